@@ -1,0 +1,118 @@
+use std::io;
+use std::path::PathBuf;
+
+use crate::object::ObjectId;
+
+/// Why an operation on the store failed. A missing object is not an error: it is a value (`None`, `false`).
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The id is empty or longer than [`ID_BYTES_MAX`](crate::ID_BYTES_MAX).
+    #[error("an object id has 1 to {max} bytes, this one has {len}", max = crate::object::ID_BYTES_MAX)]
+    InvalidId {
+        /// Length of the refused id, in bytes.
+        len: usize,
+    },
+    /// The object is larger than the store takes. Nothing was stored.
+    #[error("object {id}: {bytes} bytes, the limit is {bytes_max} bytes; nothing was stored")]
+    TooLarge {
+        /// The object.
+        id: ObjectId,
+        /// Bytes of data and metadata together (or of the metadata, where that is what exceeds its limit).
+        bytes: u64,
+        /// The limit that it exceeds.
+        bytes_max: u64,
+    },
+    /// The store has reached its capacity. Nothing was stored; deletes still work and make room.
+    #[error(
+        "object {id}: no room for {bytes} bytes: {live_bytes} of {capacity_bytes} bytes are in use in {place}; \
+         delete objects or raise max_size_mb; nothing was stored"
+    )]
+    Full {
+        /// The object that found no room.
+        id: ObjectId,
+        /// Bytes that it needs.
+        bytes: u64,
+        /// Bytes in use.
+        live_bytes: u64,
+        /// The store's capacity.
+        capacity_bytes: u64,
+        /// The directory, or `memory`.
+        place: String,
+    },
+    /// Another process (or another store in this one) has the directory open.
+    #[error("{path} is in use by process {holder}; close that one, or give this store a directory of its own")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// The holder's process id, or `unknown`.
+        holder: String,
+    },
+    /// The directory was written by a version of the program that this one does not know.
+    #[error(
+        "{path} has format version {found}, this program knows up to {known}: use a newer program, or another directory; \
+         nothing was changed"
+    )]
+    UnknownFormat {
+        /// The directory.
+        path: PathBuf,
+        /// Its format version.
+        found: u32,
+        /// The newest version that this program reads.
+        known: u32,
+    },
+    /// The operating system refused an operation on a file.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried: `write`, `open`, ...
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The sled catalog failed. The journal is the truth: reopening the store rebuilds the catalog.
+    #[error("the catalog in {path} failed: {reason}; the objects are safe in the journal, reopening rebuilds the catalog")]
+    Catalog {
+        /// The catalog's directory.
+        path: PathBuf,
+        /// What it said.
+        reason: String,
+    },
+    /// An earlier fdatasync failed, so what was written may not be on the disk: writes are refused until the store is
+    /// opened anew.
+    #[error("{path} takes no writes since an earlier failure ({cause}); check the disk, then reopen the store")]
+    WritesRefused {
+        /// The directory.
+        path: PathBuf,
+        /// The first failure.
+        cause: String,
+    },
+    /// The store was closed.
+    #[error("the object store is closed")]
+    Closed,
+    /// The process was forked after the store was opened: the child must open a store of its own.
+    #[error("the object store was opened before this process was forked; open one in the child process")]
+    Forked,
+    /// A setting is not valid.
+    #[error("{0}")]
+    Config(String),
+    /// A streamed write ended with a length other than the announced one. Nothing was stored.
+    #[error("object {id}: {written} bytes were written of the {announced} announced; nothing was stored")]
+    LengthMismatch {
+        /// The object.
+        id: ObjectId,
+        /// Bytes that were written.
+        written: u64,
+        /// Bytes that were announced.
+        announced: u64,
+    },
+}
+
+impl Error {
+    /// For `map_err` on a call that concerns one path.
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { action, path, source }
+    }
+}

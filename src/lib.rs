@@ -1,0 +1,30 @@
+//! An object store for OpenGRIS Scaler that survives crashes.
+//!
+//! An object is an id (1 to 512 bytes), data and metadata. [`ObjectStore`] keeps objects in one of several backends behind
+//! one interface; the `local` backend is an append-only journal on the node, read without a copy.
+//!
+//! ```
+//! use scaler_object_storage::ObjectStore;
+//!
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path();
+//! let store = ObjectStore::builder().local(path).open()?;
+//! store.put(b"greeting", b"Hello, World!", b"text/plain")?;
+//!
+//! let object = store.get(b"greeting")?.expect("just stored");
+//! assert_eq!(&object.data[..], b"Hello, World!");
+//! store.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod error;
+mod memory;
+mod object;
+mod store;
+
+pub use error::Error;
+pub use object::{ID_BYTES_MAX, METADATA_BYTES_MAX, Object, ObjectId};
+pub use store::{
+    CancelToken, Durability, Info, LocalOptions, MemoryOptions, ObjectStore, ObjectStoreBuilder, ObjectWriter, Parked,
+    StoreConfig, Ticket, Waited,
+};

@@ -1,0 +1,3 @@
+//! The object storage server: see the README.
+
+fn main() {}

@@ -1,0 +1,64 @@
+use crate::error::Error;
+use crate::object::Object;
+
+/// Called by a backend inside the critical section in which an object came to exist, with a way to read it. Whoever waits for the
+/// id takes the object there, so that a delete that follows at once cannot leave them waiting for ever.
+pub(crate) type OnStored<'a> = &'a mut dyn FnMut(&dyn Fn() -> Option<Object>);
+
+/// What a backend holds, for [`Info`](super::Info).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    pub objects: u64,
+    pub payloads: u64,
+    pub payload_bytes: u64,
+    pub capacity_bytes: u64,
+    pub physical_bytes: u64,
+    pub damaged_objects: u64,
+}
+
+/// One place to keep objects. Ids are valid (checked at the front door); every method may be called from any thread.
+///
+/// Operations on one id are linearizable. Bytes handed out never change, whatever happens to the id afterwards.
+pub(crate) trait Backend: Send + Sync {
+    /// Stores or overwrites. Acknowledged as durably as the backend promises.
+    fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error>;
+
+    /// Begins an object whose data arrives in pieces; nothing exists until it is committed.
+    fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Box<dyn Writer>, Error>;
+
+    fn get(&self, id: &[u8]) -> Result<Option<Object>, Error>;
+
+    fn contains(&self, id: &[u8]) -> Result<bool, Error>;
+
+    /// Whether the object existed.
+    fn delete(&self, id: &[u8]) -> Result<bool, Error>;
+
+    /// Makes `new` share the content of `original`, overwriting; false, and nothing changed, where `original` does not exist.
+    fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error>;
+
+    fn usage(&self) -> Usage;
+
+    /// Makes everything acknowledged so far durable.
+    fn flush(&self) -> Result<(), Error>;
+
+    /// Deletes every object.
+    fn clear(&self) -> Result<(), Error>;
+
+    /// Releases files and locks, after which no other method is called. Idempotent.
+    fn close(&self) -> Result<(), Error>;
+
+    /// Where the objects are, for people: a directory, an address, or `memory`.
+    fn place(&self) -> String;
+
+    /// The backend's name in the config.
+    fn name(&self) -> &'static str;
+}
+
+/// An object on its way in. Dropped without `commit`, it never existed.
+pub(crate) trait Writer: Send {
+    /// Never called with more bytes, in total, than were announced.
+    fn write(&mut self, piece: &[u8]) -> Result<(), Error>;
+
+    /// Called when all announced bytes are written.
+    fn commit(self: Box<Self>, stored: OnStored<'_>) -> Result<(), Error>;
+}

@@ -1,0 +1,419 @@
+mod backend;
+mod options;
+mod waiters;
+mod writer;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+
+pub(crate) use backend::{Backend, OnStored, Usage, Writer};
+pub use options::{BackendKind, Durability, LocalOptions, MemoryOptions, ObjectStoreBuilder, StoreConfig};
+pub use waiters::Ticket;
+use waiters::{Then, Waiter, Waiters};
+pub use writer::ObjectWriter;
+
+use crate::error::Error;
+use crate::memory::MemoryBackend;
+use crate::object::{METADATA_BYTES_MAX, Object, ObjectId, check_id};
+
+/// A store of objects: the crate's front door. Cloning is cheap and gives another handle on the same store; every method may be
+/// called from any thread.
+///
+/// Operations on one id take effect one after the other: a get that starts after an acknowledged put or delete sees it. Bytes
+/// that were handed out never change, whatever becomes of the id.
+#[derive(Clone)]
+pub struct ObjectStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Box<dyn Backend>,
+    waiters: Arc<Waiters>,
+    closed: AtomicBool,
+}
+
+/// What a store holds and who waits. Made by [`ObjectStore::info`].
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// `memory` or `local`.
+    pub backend: &'static str,
+    /// The directory, or `memory`.
+    pub place: String,
+    /// Objects.
+    pub objects: u64,
+    /// Payloads stored for them; objects that share one count it once.
+    pub payloads: u64,
+    /// Bytes of those payloads, metadata included.
+    pub payload_bytes: u64,
+    /// The most bytes that the store may take.
+    pub capacity_bytes: u64,
+    /// Bytes that it takes now, with what is dead but not yet reclaimed.
+    pub physical_bytes: u64,
+    /// Objects found damaged since the store was opened; each is a miss and a line in the log.
+    pub damaged_objects: u64,
+    /// Requests waiting for an object.
+    pub waiting_requests: u64,
+    /// Different ids that they wait for.
+    pub waiting_ids: u64,
+    /// How long the oldest of them has waited.
+    pub oldest_wait: Duration,
+}
+
+/// How [`ObjectStore::wait`] ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// The object exists.
+    Object(Object),
+    /// The deadline passed first.
+    TimedOut,
+    /// The wait was cancelled first.
+    Cancelled,
+}
+
+/// An answer now, or a ticket for one later.
+pub enum Parked<T> {
+    /// It is answered.
+    Ready(T),
+    /// It waits; dropping the ticket takes it back.
+    Waiting(Ticket),
+}
+
+/// Ends waits from another thread. Cloning gives another handle on the same token.
+#[derive(Clone, Debug)]
+pub struct CancelToken {
+    cancel: Arc<parking_lot::Mutex<Option<Sender<()>>>>,
+    cancelled: Receiver<()>,
+}
+
+impl Default for CancelToken {
+    fn default() -> Self {
+        let (sender, cancelled) = bounded(0);
+        CancelToken { cancel: Arc::new(parking_lot::Mutex::new(Some(sender))), cancelled }
+    }
+}
+
+impl CancelToken {
+    /// A token that nobody has cancelled.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends every wait that was given this token, now and later.
+    pub fn cancel(&self) {
+        self.cancel.lock().take();
+    }
+}
+
+impl ObjectStore {
+    /// A builder with every setting at its default.
+    pub fn builder() -> ObjectStoreBuilder {
+        ObjectStoreBuilder::default()
+    }
+
+    /// Opens the store that the config describes.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStoreBuilder::open`].
+    pub fn open(config: &StoreConfig) -> Result<Self, Error> {
+        let backend: Box<dyn Backend> = match config.backend {
+            BackendKind::Memory => Box::new(MemoryBackend::open(&config.memory)),
+            BackendKind::Local => Box::new(MemoryBackend::open(&config.memory)),
+        };
+        Ok(ObjectStore {
+            inner: Arc::new(Inner { backend, waiters: Arc::default(), closed: AtomicBool::new(false) }),
+        })
+    }
+
+    /// The backend, where the store is open.
+    fn backend(&self) -> Result<&dyn Backend, Error> {
+        if self.inner.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        Ok(&*self.inner.backend)
+    }
+
+    /// Stores an object, or overwrites it, and wakes whoever waits for it. When it returns, the write is as safe as the
+    /// [`Durability`] says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Full`], [`Error::TooLarge`], [`Error::InvalidId`]; [`Error::Io`] where the disk refuses. What stood under the id
+    /// before then still does.
+    pub fn put(&self, id: &[u8], data: &[u8], metadata: &[u8]) -> Result<(), Error> {
+        check_id(id)?;
+        check_metadata(id, metadata)?;
+        let backend = self.backend()?;
+        self.waking(id, |stored| backend.put(id, data, metadata, stored))
+    }
+
+    /// Begins an object whose data arrives in pieces: `data_bytes` of them in all.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<ObjectWriter, Error> {
+        check_id(id)?;
+        check_metadata(id, metadata)?;
+        let writer = self.backend()?.writer(id, data_bytes, metadata)?;
+        Ok(ObjectWriter::new(self.clone(), id, data_bytes, writer))
+    }
+
+    /// The object, or None. Large objects share the store's bytes; nothing is copied.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidId`], [`Error::Io`].
+    pub fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+        check_id(id)?;
+        self.backend()?.get(id)
+    }
+
+    /// Whether the object exists.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn contains(&self, id: &[u8]) -> Result<bool, Error> {
+        check_id(id)?;
+        self.backend()?.contains(id)
+    }
+
+    /// Deletes an object; whether it existed. Bytes of it that were handed out stay valid.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidId`], [`Error::Io`].
+    pub fn delete(&self, id: &[u8]) -> Result<bool, Error> {
+        check_id(id)?;
+        self.backend()?.delete(id)
+    }
+
+    /// Makes `new` share the content of `original`, overwriting it; false, and nothing changed, where `original` does not exist.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub fn duplicate(&self, original: &[u8], new: &[u8]) -> Result<bool, Error> {
+        check_id(original)?;
+        check_id(new)?;
+        let backend = self.backend()?;
+        if original == new {
+            return backend.contains(original);
+        }
+        self.waking(new, |stored| backend.duplicate(original, new, stored))
+    }
+
+    /// Blocks until the object exists, and returns it; or until `deadline` or `cancel`, whichever is given and comes first.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get); [`Error::Closed`] where the store is closed meanwhile.
+    pub fn wait(&self, id: &[u8], deadline: Option<Instant>, cancel: Option<&CancelToken>) -> Result<Waited, Error> {
+        let (sender, receiver) = bounded(1);
+        let ticket = match self.get_or_park(id, move |object| drop(sender.send(object)))? {
+            Parked::Ready(object) => return Ok(Waited::Object(object)),
+            Parked::Waiting(ticket) => ticket,
+        };
+        let timeout = deadline.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
+        let cancelled = cancel.map_or_else(crossbeam_channel::never, |token| token.cancelled.clone());
+        let otherwise = select! {
+            recv(receiver) -> object => return object.map(Waited::Object).map_err(|_| Error::Closed),
+            recv(timeout) -> _ => Waited::TimedOut,
+            recv(cancelled) -> _ => Waited::Cancelled,
+        };
+        match ticket.take_back() {
+            Some(_) => Ok(otherwise),
+            // Answered in the same moment: the answer is on its way.
+            None => receiver.recv().map(Waited::Object).map_err(|_| Error::Closed),
+        }
+    }
+
+    /// The object if it exists; otherwise `answer` is called with it as soon as it does, on the thread that stores it and before
+    /// that thread's `put` returns. `answer` must not block. If the object is there at once, `answer` is not called.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub fn get_or_park(&self, id: &[u8], answer: impl FnOnce(Object) + Send + 'static) -> Result<Parked<Object>, Error> {
+        check_id(id)?;
+        let backend = self.backend()?;
+        if let Some(object) = backend.get(id)? {
+            return Ok(Parked::Ready(object));
+        }
+        let ticket = self.inner.waiters.park(id, Then::Answer(Box::new(answer)));
+        if let Some(object) = backend.get(id)?
+            && ticket.take_back().is_some()
+        {
+            return Ok(Parked::Ready(object));
+        }
+        self.backend()?; // closed meanwhile: dropping the ticket takes the request back
+        Ok(Parked::Waiting(ticket))
+    }
+
+    /// Duplicates if `original` exists; otherwise as soon as it does, and then calls `done`, before whoever waits for `new` is
+    /// answered. `done` must not block. If it is done at once, `done` is not called.
+    ///
+    /// # Errors
+    ///
+    /// As [`duplicate`](Self::duplicate).
+    pub fn duplicate_or_park(
+        &self,
+        original: &[u8],
+        new: &[u8],
+        done: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) -> Result<Parked<()>, Error> {
+        check_id(original)?;
+        check_id(new)?;
+        let mut done: Box<dyn FnOnce(Result<(), Error>) + Send> = Box::new(done);
+        loop {
+            if self.duplicate(original, new)? {
+                return Ok(Parked::Ready(()));
+            }
+            let ticket = self.inner.waiters.park(original, Then::Duplicate { new: new.into(), done });
+            if !self.backend()?.contains(original)? {
+                return Ok(Parked::Waiting(ticket));
+            }
+            match ticket.take_back() {
+                Some(Then::Duplicate { done: unused, .. }) => done = unused,
+                _ => return Ok(Parked::Waiting(ticket)),
+            }
+        }
+    }
+
+    /// What the store holds and who waits.
+    #[must_use]
+    pub fn info(&self) -> Info {
+        let Usage { objects, payloads, payload_bytes, capacity_bytes, physical_bytes, damaged_objects } =
+            self.inner.backend.usage();
+        let (waiting_requests, waiting_ids, oldest_wait) = self.inner.waiters.usage();
+        Info {
+            backend: self.inner.backend.name(),
+            place: self.inner.backend.place(),
+            objects,
+            payloads,
+            payload_bytes,
+            capacity_bytes,
+            physical_bytes,
+            damaged_objects,
+            waiting_requests,
+            waiting_ids,
+            oldest_wait,
+        }
+    }
+
+    /// Makes everything acknowledged so far survive a power loss, whatever the [`Durability`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Closed`].
+    pub fn flush(&self) -> Result<(), Error> {
+        self.backend()?.flush()
+    }
+
+    /// Deletes every object. Whoever waits goes on waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Closed`].
+    pub fn clear(&self) -> Result<(), Error> {
+        self.backend()?.clear()
+    }
+
+    /// Closes the store for every handle: later calls fail with [`Error::Closed`], blocked waits end with it, bytes handed out stay
+    /// valid. Dropping the last handle does the same. Closing twice is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] where the last writes cannot be made durable; the store is closed all the same.
+    pub fn close(&self) -> Result<(), Error> {
+        self.inner.close()
+    }
+
+    /// Runs a write to `id`, then answers whoever waited for it, then whoever waited for what those made, and so on.
+    fn waking<T>(&self, id: &[u8], write: impl FnOnce(OnStored<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        let waiters = &self.inner.waiters;
+        let mut woken = VecDeque::new();
+        let result = write(&mut |object| collect(id, waiters.take(id), object, &mut woken))?;
+        while let Some(Woken { id, object, waiter }) = woken.pop_front() {
+            match waiter.then {
+                Then::Answer(answer) => answer(object),
+                Then::Duplicate { new, done } => done(self.duplicate_woken(&id, &new, &object, &mut woken)),
+            }
+        }
+        Ok(result)
+    }
+
+    /// Carries out a duplicate that waited for `original`, whose content is `object` even if it is gone again by now.
+    fn duplicate_woken(
+        &self,
+        original: &[u8],
+        new: &[u8],
+        object: &Object,
+        woken: &mut VecDeque<Woken>,
+    ) -> Result<(), Error> {
+        let backend = self.backend()?;
+        let waiters = &self.inner.waiters;
+        let stored: OnStored<'_> = &mut |object| collect(new, waiters.take(new), object, woken);
+        if backend.duplicate(original, new, stored)? {
+            return Ok(());
+        }
+        backend.put(new, &object.data, &object.metadata, stored)
+    }
+}
+
+/// A waiter whose time has come, with what it waited for.
+struct Woken {
+    id: Box<[u8]>,
+    object: Object,
+    waiter: Waiter,
+}
+
+fn collect(id: &[u8], waiters: Vec<Waiter>, object: &dyn Fn() -> Option<Object>, woken: &mut VecDeque<Woken>) {
+    if waiters.is_empty() {
+        return;
+    }
+    if let Some(object) = object() {
+        woken.extend(waiters.into_iter().map(|waiter| Woken { id: id.into(), object: object.clone(), waiter }));
+    }
+}
+
+fn check_metadata(id: &[u8], metadata: &[u8]) -> Result<(), Error> {
+    if metadata.len() > METADATA_BYTES_MAX {
+        return Err(Error::TooLarge {
+            id: ObjectId::new(id),
+            bytes: metadata.len() as u64,
+            bytes_max: METADATA_BYTES_MAX as u64,
+        });
+    }
+    Ok(())
+}
+
+impl Inner {
+    fn close(&self) -> Result<(), Error> {
+        self.closed.store(true, Ordering::Release);
+        self.waiters.clear();
+        self.backend.close()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!("closing the object store: {error}");
+        }
+    }
+}
+
+impl fmt::Debug for ObjectStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObjectStore").field("place", &self.inner.backend.place()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,121 @@
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::Error;
+use crate::object::Object;
+
+const SHARD_COUNT: usize = 32;
+
+/// What is done when the awaited object exists. Runs on the thread that stored it, before that thread's own acknowledgement.
+pub(crate) enum Then {
+    /// Hand the object over.
+    Answer(Box<dyn FnOnce(Object) + Send>),
+    /// Make it the content of this id as well, then say how that went.
+    Duplicate { new: Box<[u8]>, done: Box<dyn FnOnce(Result<(), Error>) + Send> },
+}
+
+pub(crate) struct Waiter {
+    token: u64,
+    since: Instant,
+    pub then: Then,
+}
+
+/// Everyone who waits for an object that does not exist yet, in the order in which they came.
+#[derive(Default)]
+pub(crate) struct Waiters {
+    parked: AtomicUsize,
+    next_token: AtomicU64,
+    shards: [Mutex<HashMap<Box<[u8]>, Vec<Waiter>>>; SHARD_COUNT],
+}
+
+/// A parked request. Dropping it takes the request back, unless it has been answered.
+#[must_use = "dropping a ticket cancels the request"]
+pub struct Ticket {
+    waiters: Weak<Waiters>,
+    id: Box<[u8]>,
+    token: u64,
+}
+
+impl Waiters {
+    fn shard(&self, id: &[u8]) -> &Mutex<HashMap<Box<[u8]>, Vec<Waiter>>> {
+        let index = xxh3_64(id) as usize % self.shards.len();
+        #[expect(clippy::indexing_slicing, reason = "reduced modulo the length")]
+        &self.shards[index]
+    }
+
+    /// Registers first; the caller then looks whether the object exists, and cancels if so. Together with `take`, which is called
+    /// after the object is visible, one of the two always sees the other.
+    pub fn park(self: &Arc<Self>, id: &[u8], then: Then) -> Ticket {
+        let token = self.next_token.fetch_add(1, Ordering::Relaxed);
+        let waiter = Waiter { token, since: Instant::now(), then };
+        self.shard(id).lock().entry(id.into()).or_default().push(waiter);
+        self.parked.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        Ticket { waiters: Arc::downgrade(self), id: id.into(), token }
+    }
+
+    /// Everyone who waits for `id`; called once it is visible.
+    pub fn take(&self, id: &[u8]) -> Vec<Waiter> {
+        fence(Ordering::SeqCst);
+        if self.parked.load(Ordering::SeqCst) == 0 {
+            return Vec::new();
+        }
+        let taken = self.shard(id).lock().remove(id).unwrap_or_default();
+        self.parked.fetch_sub(taken.len(), Ordering::SeqCst);
+        taken
+    }
+
+    /// Takes one waiter back; None if it was taken by a writer in the meantime.
+    fn cancel(&self, id: &[u8], token: u64) -> Option<Waiter> {
+        let mut shard = self.shard(id).lock();
+        let queue = shard.get_mut(id)?;
+        let place = queue.iter().position(|waiter| waiter.token == token)?;
+        let waiter = queue.remove(place);
+        if queue.is_empty() {
+            shard.remove(id);
+        }
+        self.parked.fetch_sub(1, Ordering::SeqCst);
+        Some(waiter)
+    }
+
+    /// Drops every waiter unanswered: the store is closed.
+    pub fn clear(&self) {
+        for shard in &self.shards {
+            let dropped = std::mem::take(&mut *shard.lock());
+            let count = dropped.values().map(Vec::len).sum();
+            self.parked.fetch_sub(count, Ordering::SeqCst);
+        }
+    }
+
+    /// Waiting requests, ids waited for, age of the oldest wait.
+    pub fn usage(&self) -> (u64, u64, Duration) {
+        let (mut requests, mut ids, mut oldest) = (0, 0, None::<Instant>);
+        for shard in &self.shards {
+            let shard = shard.lock();
+            ids += shard.len() as u64;
+            for waiter in shard.values().flatten() {
+                requests += 1;
+                oldest = Some(oldest.map_or(waiter.since, |since| since.min(waiter.since)));
+            }
+        }
+        (requests, ids, oldest.map_or(Duration::ZERO, |since| since.elapsed()))
+    }
+}
+
+impl Ticket {
+    /// Takes the request back: what was to be done, unless it was answered in the meantime.
+    pub(crate) fn take_back(&self) -> Option<Then> {
+        self.waiters.upgrade()?.cancel(&self.id, self.token).map(|waiter| waiter.then)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.take_back();
+    }
+}
