@@ -72,7 +72,9 @@ pub enum Error {
         source: io::Error,
     },
     /// The sled catalog failed. The journal is the truth: reopening the store rebuilds the catalog.
-    #[error("the catalog in {path} failed: {reason}; the objects are safe in the journal, reopening rebuilds the catalog")]
+    #[error(
+        "the catalog in {path} failed: {reason}; the objects are safe in the journal, reopening rebuilds the catalog"
+    )]
     Catalog {
         /// The catalog's directory.
         path: PathBuf,

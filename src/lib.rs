@@ -20,6 +20,7 @@
 mod error;
 mod memory;
 mod object;
+pub mod server;
 mod store;
 
 pub use error::Error;

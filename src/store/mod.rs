@@ -127,9 +127,7 @@ impl ObjectStore {
             BackendKind::Memory => Box::new(MemoryBackend::open(&config.memory)),
             BackendKind::Local => Box::new(MemoryBackend::open(&config.memory)),
         };
-        Ok(ObjectStore {
-            inner: Arc::new(Inner { backend, waiters: Arc::default(), closed: AtomicBool::new(false) }),
-        })
+        Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters: Arc::default(), closed: AtomicBool::new(false) }) })
     }
 
     /// The backend, where the store is open.
@@ -242,7 +240,11 @@ impl ObjectStore {
     /// # Errors
     ///
     /// As [`get`](Self::get).
-    pub fn get_or_park(&self, id: &[u8], answer: impl FnOnce(Object) + Send + 'static) -> Result<Parked<Object>, Error> {
+    pub fn get_or_park(
+        &self,
+        id: &[u8],
+        answer: impl FnOnce(Object) + Send + 'static,
+    ) -> Result<Parked<Object>, Error> {
         check_id(id)?;
         let backend = self.backend()?;
         if let Some(object) = backend.get(id)? {
