@@ -362,6 +362,9 @@ impl ObjectStore {
         woken: &mut VecDeque<Woken>,
     ) -> Result<(), Error> {
         let backend = self.backend()?;
+        if original == new {
+            return Ok(()); // storing it again could undo a write that came in between
+        }
         let waiters = &self.inner.waiters;
         let stored: OnStored<'_> = &mut |object| collect(new, waiters.take(new), object, woken);
         if backend.duplicate(original, new, stored)? {
