@@ -1,0 +1,92 @@
+//! What the integration tests share.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::time::{Duration, Instant};
+
+use scaler_object_storage::{Object, ObjectStore, ObjectStoreBuilder};
+use tempfile::TempDir;
+
+/// Smallest capacity that every backend accepts, in MiB.
+pub const CAPACITY_MB_MIN: u64 = 16;
+
+/// Sizes of data on both sides of every limit at which a backend changes how it keeps or hands out bytes: nothing, sharing of
+/// equal payloads (1 KiB), handing out copies (16 KiB), bodies inside records (64 KiB).
+pub const SIZES: &[usize] =
+    &[0, 1, 7, 8, 1023, 1024, 1025, 16383, 16384, 16385, 65535, 65536, 65537, (1 << 20) - 1, 1 << 20, (1 << 20) + 1];
+
+/// A backend that the contract is checked with, and where its objects are.
+pub struct Fixture {
+    backend: &'static str,
+    directory: TempDir,
+}
+
+impl Fixture {
+    pub fn new(backend: &'static str) -> Self {
+        Fixture { backend, directory: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn builder(&self) -> ObjectStoreBuilder {
+        match self.backend {
+            "memory" => ObjectStore::builder().memory(),
+            "local" => ObjectStore::builder().local(self.directory.path()).max_size_mb(1024),
+            other => panic!("no fixture for backend {other}"),
+        }
+    }
+
+    pub fn open(&self) -> ObjectStore {
+        self.builder().open().unwrap()
+    }
+
+    pub fn open_smallest(&self) -> ObjectStore {
+        self.builder().max_size_mb(CAPACITY_MB_MIN).open().unwrap()
+    }
+}
+
+/// Whether objects outlive the store.
+pub fn persists(store: &ObjectStore) -> bool {
+    store.info().backend != "memory"
+}
+
+/// Bytes that look random and differ for every seed.
+pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        bytes.extend_from_slice(&splitmix(&mut state).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// The next number of a pseudo-random sequence.
+pub fn splitmix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+pub fn object(data: &[u8], metadata: &[u8]) -> Object {
+    Object { data: data.to_vec().into(), metadata: metadata.to_vec().into() }
+}
+
+/// The object under `id`, which must be there.
+#[track_caller]
+pub fn get(store: &ObjectStore, id: &[u8]) -> Object {
+    store.get(id).unwrap().unwrap_or_else(|| panic!("{} is missing", String::from_utf8_lossy(id)))
+}
+
+/// Waits until `condition` holds; the limit only ends a test that would hang.
+#[track_caller]
+pub fn until(what: &str, condition: impl Fn() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < limit, "still not so: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A moment so late that only a test that would hang reaches it.
+pub fn much_later() -> Option<Instant> {
+    Some(Instant::now() + Duration::from_secs(60))
+}

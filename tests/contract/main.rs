@@ -1,0 +1,24 @@
+//! The contract of `ObjectStore`: what every backend promises, checked with each of them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+/// Makes a test of each function and backend.
+macro_rules! contract {
+    ($($promise:ident),* $(,)?) => {
+        mod memory { $(#[test] fn $promise() { super::$promise(&crate::common::Fixture::new("memory")); })* }
+        mod local { $(#[test] fn $promise() { super::$promise(&crate::common::Fixture::new("local")); })* }
+    };
+}
+
+mod capacity;
+mod closing;
+mod linearizability;
+mod model;
+mod objects;
+mod parking;
+mod sharing;
+mod threads;
+mod waiting;
+mod writing;
