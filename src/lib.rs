@@ -17,6 +17,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod config;
 mod error;
 mod memory;
 mod object;
@@ -26,6 +27,6 @@ mod store;
 pub use error::Error;
 pub use object::{ID_BYTES_MAX, METADATA_BYTES_MAX, Object, ObjectId};
 pub use store::{
-    CancelToken, Durability, Info, LocalOptions, MemoryOptions, ObjectStore, ObjectStoreBuilder, ObjectWriter, Parked,
-    StoreConfig, Ticket, Waited,
+    BackendKind, CancelToken, Durability, Info, LocalOptions, MemoryOptions, ObjectStore, ObjectStoreBuilder,
+    ObjectWriter, Parked, StoreConfig, Ticket, Waited,
 };

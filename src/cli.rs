@@ -1,0 +1,114 @@
+//! The command line, which is that of the stock server and more: every setting is an option, named after its key.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, ValueParser};
+use clap::{Arg, ArgAction, Command, value_parser};
+use scaler_object_storage::config::{CONFIG_VARIABLE, CommandLine, Kind, Setting, settings};
+
+/// The stock server's options of one dash and several letters, which clap does not know.
+const ALIASES: [(&str, &str); 5] = [
+    ("-lp", "--logging-paths"),
+    ("-lcf", "--logging-config-file"),
+    ("-ll", "--logging-level"),
+    ("-tc", "--tls-cert"),
+    ("-tk", "--tls-key"),
+];
+
+/// The only setting that is an argument and not an option.
+const POSITIONAL: &str = "bind_address";
+
+/// Reads the arguments of the process. Prints help, version or what is wrong with them, and exits, where that is all there is to do.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> CommandLine {
+    let mut matches = command().get_matches_from(without_aliases(arguments));
+    let mut command_line = CommandLine { config: matches.remove_one::<PathBuf>("config"), ..CommandLine::default() };
+    for setting in settings() {
+        if let Some(words) = matches.remove_many::<String>(setting.key) {
+            command_line.settings.insert(setting.key, words.collect());
+        }
+    }
+    command_line
+}
+
+fn command() -> Command {
+    let config = Arg::new("config")
+        .long("config")
+        .short('c')
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .help(format!("The config file, in TOML [environment: {CONFIG_VARIABLE}]"));
+    Command::new("scaler_object_storage_server")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("An object storage server for OpenGRIS Scaler whose objects survive a crash")
+        .after_help(
+            "The command line goes over the environment, the environment over the config file. Names in the config file are \
+             those of the environment without the prefix, in lower case, in [object_storage_server], \
+             [object_storage_server.local] and [object_storage_server.memory].",
+        )
+        .infer_long_args(true)
+        .args_override_self(true)
+        .arg(config)
+        .args(settings().map(argument))
+}
+
+fn argument(setting: &'static Setting) -> Arg {
+    let Setting { help, default, .. } = setting;
+    let long = format!("--{}", setting.flag());
+    let alias = ALIASES.iter().find(|(_, aliased)| *aliased == long);
+    let alias = alias.map(|(alias, _)| format!(" [short: {alias}]")).unwrap_or_default();
+    let argument = Arg::new(setting.key)
+        .value_name(setting.value_name)
+        .value_parser(ValueParser::string())
+        .action(ArgAction::Set)
+        .help(format!("{help}{alias} [default: {default}] [environment: {}]", setting.variable()));
+    let argument = match setting.kind {
+        Kind::Choice(words) => argument.value_parser(PossibleValuesParser::new(words)).ignore_case(true),
+        Kind::Paths => argument.num_args(0..),
+        _ => argument,
+    };
+    if setting.key == POSITIONAL { argument } else { argument.long(setting.flag()) }
+}
+
+/// Writes the long option for each alias, alone or before `=`, up to `--`.
+fn without_aliases(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut all_positional = false;
+    let long = |argument: OsString| {
+        all_positional |= argument == "--";
+        if all_positional {
+            return argument;
+        }
+        let text = argument.to_str().unwrap_or_default();
+        let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+        let alias = ALIASES.iter().find(|(alias, _)| *alias == name);
+        alias.map(|(_, long)| format!("{long}{value}").into()).unwrap_or(argument)
+    };
+    arguments.into_iter().map(long).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn aliases_become_long_options_up_to_the_double_dash() {
+        let given = ["server", "-ll", "DEBUG", "-lp=a", "-c", "-lcf", "f", "--", "-tc"].map(OsString::from);
+        let expected = [
+            "server",
+            "--logging-level",
+            "DEBUG",
+            "--logging-paths=a",
+            "-c",
+            "--logging-config-file",
+            "f",
+            "--",
+            "-tc",
+        ];
+        assert_eq!(without_aliases(given), expected.map(OsString::from));
+    }
+}

@@ -1,0 +1,88 @@
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use super::{SECTION, Values, setting::Setting, settings};
+use crate::error::Error;
+
+/// Other names that keys have had: old name, name.
+const FORMER_KEYS: [(&str, &str); 1] = [("object_storage_address", "bind_address")];
+
+/// The settings in our section of a config file; the other sections belong to other programs.
+pub(super) fn read(path: &Path) -> Result<Values, Error> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let mut file: Table = toml::from_str(&text).map_err(|error| {
+        let line =
+            error.span().map_or(1, |span| text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1);
+        Error::Config(format!("{}, line {line}: {}", path.display(), error.message().replace('\n', "; ")))
+    })?;
+    let mut reader = Reader { path, values: Values::new() };
+    match file.remove(SECTION) {
+        None => Ok(reader.values),
+        Some(Value::Table(section)) => {
+            reader.table("", section)?;
+            Ok(reader.values)
+        }
+        Some(_) => Err(reader.error(SECTION, "this is the name of a section")),
+    }
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    values: Values,
+}
+
+impl Reader<'_> {
+    /// Takes the settings of the section (`within` is empty) or of a table in it (`within` is `local.`, say).
+    fn table(&mut self, within: &str, table: Table) -> Result<(), Error> {
+        for (written, value) in table {
+            let name = format!("{within}{}", written.replace('-', "_"));
+            let former = FORMER_KEYS.iter().find(|(former, _)| *former == name);
+            let key = former.map_or(name.as_str(), |(_, key)| *key);
+            let place = format!("{SECTION}.{within}{written}");
+            if let Some(setting) = settings().find(|setting| setting.key == key) {
+                let value = setting.checked(value).map_err(|reason| self.error(&place, &reason))?;
+                if self.values.insert(setting.key, value).is_some() {
+                    return Err(self.error(&place, &format!("{key} is given twice, under two spellings; keep one")));
+                }
+            } else if tables().any(|table| table == key) {
+                match value {
+                    Value::Table(inner) => self.table(&format!("{key}."), inner)?,
+                    _ => return Err(self.error(&place, &format!("this is a section: write [{SECTION}.{key}]"))),
+                }
+            } else {
+                return Err(self.error(&place, &unknown(key, &value)));
+            }
+        }
+        Ok(())
+    }
+
+    fn error(&self, place: &str, reason: &str) -> Error {
+        Error::Config(format!("{}: {place}: {reason}", self.path.display()))
+    }
+}
+
+/// The names of the tables within the section.
+fn tables() -> impl Iterator<Item = &'static str> {
+    settings().filter_map(|setting| setting.key.split_once('.')).map(|(table, _)| table)
+}
+
+fn unknown(key: &str, value: &Value) -> String {
+    if value.is_table() {
+        let mut known: Vec<_> = tables().map(|table| format!("[{SECTION}.{table}]")).collect();
+        known.dedup();
+        return format!("there is no such section; the sections are {}", known.join(" and "));
+    }
+    match nearest(key) {
+        Some(setting) => format!("there is no such setting; the nearest is {SECTION}.{}", setting.key),
+        None => "there is no such setting".to_string(),
+    }
+}
+
+/// The setting whose name is most like this one.
+pub(super) fn nearest(key: &str) -> Option<&'static Setting> {
+    let bare = |key: &'static str| key.rsplit('.').next().unwrap_or(key);
+    let likeness =
+        |setting: &Setting| strsim::jaro_winkler(setting.key, key).max(strsim::jaro_winkler(bare(setting.key), key));
+    settings().max_by(|left, right| likeness(left).total_cmp(&likeness(right)))
+}

@@ -1,0 +1,265 @@
+//! The program as a user meets it: arguments, log, signals, exit status.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_scaler_object_storage_server");
+
+/// The program with its state, its home and its working directory in `directory`, and no variables of ours.
+fn program(directory: &Path) -> Command {
+    let mut command = Command::new(PROGRAM);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("SCALER_OBJECT_STORAGE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .current_dir(directory)
+        .env("HOME", directory)
+        .env_remove("XDG_STATE_HOME")
+        .env("TZ", "UTC")
+        .stdin(Stdio::null());
+    command
+}
+
+fn fails(arguments: &[&str]) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    let output = program(directory.path()).args(arguments).output().unwrap();
+    assert!(!output.status.success());
+    output
+}
+
+/// The one line that a failed start leaves, where its status is 1.
+fn reason(output: &Output) -> String {
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    stderr
+}
+
+/// A server that runs; killed when it is dropped.
+struct Running {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    stderr: ChildStderr,
+    /// Every line of its log so far.
+    log: Vec<String>,
+    _directory: Option<TempDir>,
+}
+
+impl Running {
+    /// Starts it on a free port in a directory of its own.
+    fn start(arguments: &[&str]) -> Running {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = program(directory.path());
+        let mut running = Running::spawn(command.arg("tcp://127.0.0.1:0").args(arguments));
+        running._directory = Some(directory);
+        running
+    }
+
+    /// Starts it and waits until its log, which must be on stdout, says that it listens.
+    fn spawn(command: &mut Command) -> Running {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (stdout, stderr) = (BufReader::new(child.stdout.take().unwrap()), child.stderr.take().unwrap());
+        let mut running = Running { child, stdout, stderr, log: Vec::new(), _directory: None };
+        while !running.log.last().is_some_and(|line| line.contains(": listening on ")) {
+            running.read_line();
+        }
+        running
+    }
+
+    fn read_line(&mut self) {
+        let mut line = String::new();
+        if self.stdout.read_line(&mut line).unwrap() == 0 {
+            let mut stderr = String::new();
+            self.stderr.read_to_string(&mut stderr).unwrap();
+            panic!("it ended: {:?} {stderr}", self.log);
+        }
+        self.log.push(line.trim_end().to_string());
+    }
+
+    fn address(&self) -> &str {
+        let line = self.log.last().unwrap();
+        line.split("listening on ").nth(1).unwrap().split(';').next().unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for its end: exit status, the whole log, stderr.
+    fn ended(mut self) -> (Option<i32>, Vec<String>, String) {
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        self.log.extend(rest.lines().map(str::to_string));
+        let mut stderr = String::new();
+        self.stderr.read_to_string(&mut stderr).unwrap();
+        (self.child.wait().unwrap().code(), std::mem::take(&mut self.log), stderr)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn sigterm_and_interrupt_end_it_with_status_0() {
+    for signal in ["-TERM", "-INT"] {
+        let running = Running::start(&[]);
+        running.signal(signal);
+        let (code, log, stderr) = running.ended();
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{log:?}");
+        assert!(log.last().unwrap().ends_with(": stopped"), "{log:?}");
+    }
+}
+
+#[test]
+fn one_line_says_where_it_listens_and_what_it_found() {
+    let running = Running::start(&["--backend", "memory"]);
+    let line = running.log.last().unwrap().clone();
+    let port = running.address().strip_prefix("tcp://127.0.0.1:").unwrap().parse::<u16>().unwrap();
+    assert_ne!(port, 0);
+    assert!(line.ends_with("; memory backend in memory, 0 objects found"), "{line}");
+}
+
+#[test]
+fn log_lines_have_the_form_of_the_stock_server() {
+    let running = Running::start(&[]);
+    let line = running.log.last().unwrap();
+    let (time, rest) = line.split_at(24);
+    let form: String = time.chars().map(|letter| if letter.is_ascii_digit() { '0' } else { letter }).collect();
+    assert_eq!(form, "0000-00-00 00:00:00+0000");
+    assert!(rest.starts_with(&format!(" INFO object_storage_server[{}]: ", running.child.id())), "{line}");
+}
+
+#[test]
+fn the_log_goes_to_every_path_and_is_appended() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("server.log");
+    fs::write(&file, "before\n").unwrap();
+    let running = Running::start(&["-lp", "/dev/stdout", file.to_str().unwrap(), "-ll", "INFO"]);
+    running.signal("-TERM");
+    let (_, log, _) = running.ended();
+    assert_eq!(fs::read_to_string(&file).unwrap(), format!("before\n{}\n", log.join("\n")));
+}
+
+#[test]
+fn the_log_can_go_to_stderr() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = program(directory.path());
+    let command = command.args(["tcp://127.0.0.1:0", "--logging-paths", "/dev/stderr"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    assert!(line.contains("listening on"), "{line}");
+    assert_eq!(child.wait_with_output().unwrap().stdout, b"");
+}
+
+#[test]
+fn the_level_decides_what_is_logged() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("quiet.log");
+    let quiet = file.to_str().unwrap();
+    let mut child = program(directory.path())
+        .args(["tcp://127.0.0.1:0", "-ll", "CRITICAL", "-lcf", "python.conf", "-lp", quiet])
+        .args(["--identity", "quiet"])
+        .spawn()
+        .unwrap();
+    while !file.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    child.wait().unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), "");
+}
+
+#[test]
+fn a_logging_config_file_is_accepted_and_said_to_be_ignored() {
+    let running = Running::start(&["-lcf", "python.conf"]);
+    let lines: Vec<_> = running.log.iter().filter(|line| line.contains("python.conf")).collect();
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].contains(" WARNING ") && lines[0].contains("ignored"), "{lines:?}");
+}
+
+#[test]
+fn a_misspelt_variable_is_warned_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = program(directory.path());
+    let running = Running::spawn(command.arg("tcp://127.0.0.1:0").env("SCALER_OBJECT_STORAGE_LOCAL_PAHT", "x"));
+    assert!(running.log[0].contains(" WARNING ") && running.log[0].contains("SCALER_OBJECT_STORAGE_LOCAL_PATH"));
+}
+
+#[test]
+fn config_file_environment_and_command_line_meet() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("scaler.toml");
+    fs::write(
+        &config,
+        "[scheduler]\nbind_address = 'tcp://127.0.0.1:1'\n\
+         [object_storage_server]\nobject_storage_address = 'tcp://127.0.0.1:1'\nbackend = 'local'\nlogging-level = 'ERROR'",
+    )
+    .unwrap();
+    let mut command = program(directory.path());
+    command.args(["-c", config.to_str().unwrap(), "--bind-address-is-positional"]);
+    assert_eq!(command.output().unwrap().status.code(), Some(2));
+
+    let mut command = program(directory.path());
+    command.env("SCALER_OBJECT_STORAGE_LOGGING_LEVEL", "INFO").env("SCALER_OBJECT_STORAGE_BACKEND", "local");
+    let running =
+        Running::spawn(command.args(["-c", config.to_str().unwrap(), "--backend=memory", "tcp://127.0.0.1:0"]));
+    assert!(running.log.last().unwrap().contains("; memory backend"), "{:?}", running.log);
+}
+
+#[test]
+fn a_port_in_use_is_one_line_and_status_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://{}", taken.local_addr().unwrap());
+    let reason = reason(&fails(&[&address]));
+    assert!(reason.contains(&address) && reason.contains("in use"), "{reason}");
+}
+
+#[test]
+fn what_is_wrong_at_start_is_one_line_and_status_1() {
+    for (arguments, expected) in [
+        (&["tcp://127.0.0.1"] as &[&str], "\"tcp://127.0.0.1\" is not an address"),
+        (&["tcp://127.0.0.1:0", "-tc", "/no/cert.pem"], "tls_cert and tls_key must be given together"),
+        (&["tcp://127.0.0.1:0", "-c", "/no/such.toml"], "/no/such.toml"),
+        (&["tcp://127.0.0.1:0", "--logging-paths", "/no/such/directory/log"], "/no/such/directory/log"),
+        (&["-lp", "/dev/stdout", "tcp://127.0.0.1:0"], "the address comes first"),
+    ] {
+        let reason = reason(&fails(arguments));
+        assert!(reason.starts_with("scaler_object_storage_server: ") && reason.contains(expected), "{reason}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_status_2() {
+    for arguments in [&["--no-such-option"] as &[&str], &["-ll", "LOUD"], &["a", "b"], &["--tls-cert"]] {
+        assert_eq!(fails(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_and_version_are_status_0() {
+    for argument in ["-h", "--help", "-V", "--version"] {
+        let output = Command::new(PROGRAM).arg(argument).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert_eq!(output.stderr, b"");
+    }
+    let help = String::from_utf8(Command::new(PROGRAM).arg("--help").output().unwrap().stdout).unwrap();
+    for option in ["-c, --config", "-lp", "-lcf", "-ll", "-tc", "-tk", "--local-path", "SCALER_OBJECT_STORAGE_BACKEND"]
+    {
+        assert!(help.contains(option), "{option} is missing in {help}");
+    }
+}
