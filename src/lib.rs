@@ -23,6 +23,7 @@ mod memory;
 mod object;
 pub mod server;
 mod store;
+mod wire;
 
 pub use error::Error;
 pub use object::{ID_BYTES_MAX, METADATA_BYTES_MAX, Object, ObjectId};

@@ -1,41 +1,108 @@
 //! The object storage server: Scaler's wire protocol over an [`ObjectStore`].
+//!
+//! A request takes the path of the files: `listener` accepts, `workers` gives the connection a thread, `transport` makes a byte
+//! stream of it, `connection` takes that apart into requests, `handler` carries them out and puts the replies into the
+//! `outbox`, from where `connection` writes them. `session` is what belongs to a client's identity and survives its connection.
 
 mod address;
+mod connection;
+mod control;
+mod counters;
 mod error;
+mod handler;
+mod listener;
+mod open;
 mod options;
+mod outbox;
+mod session;
+mod tls;
+mod transport;
+mod websocket;
+mod workers;
 
 use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 
 pub use address::{Address, AddressError, Endpoint};
+pub use counters::{Counter, ServerCounters};
 pub use error::ServerError;
+use listener::{Listener, Socket};
+use open::OpenConnections;
 pub use options::{ServerOptions, TlsFiles};
+use session::Sessions;
+use workers::Workers;
 
 use crate::ObjectStore;
+pub use crate::wire::IDENTITY_BYTES_MAX;
 
-/// Longest identity of a client or of the server, in bytes.
-pub const IDENTITY_BYTES_MAX: usize = 64 << 10;
+/// How long accepting rests when the process has no file descriptors or memory left for one more connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A server that listens but does not serve yet. Made by [`Server::bind`].
+///
+/// ```
+/// use scaler_object_storage::ObjectStore;
+/// use scaler_object_storage::server::{Server, ServerOptions};
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// # runtime.block_on(async {
+/// let store = ObjectStore::builder().memory().open()?;
+/// let options = ServerOptions { bind_address: "tcp://127.0.0.1:0".parse()?, ..ServerOptions::default() };
+/// let server = Server::bind(options, store).await?;
+/// println!("listening on {}", server.local_address());
+/// server.run(async { /* until it is time to stop */ }).await;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Server {
-    listener: tokio::net::TcpListener,
+    listener: Listener,
     local_address: Address,
+    workers: Workers,
+    shared: Arc<Shared>,
+}
+
+/// What all connections share.
+struct Shared {
+    options: ServerOptions,
     store: ObjectStore,
+    protocol: Protocol,
+    sessions: Sessions,
+    counters: Arc<ServerCounters>,
+}
+
+/// What carries the byte stream over a TCP connection.
+enum Protocol {
+    Plain,
+    Tls(TlsAcceptor),
+    Ws,
+    Wss(TlsAcceptor),
 }
 
 impl Server {
-    /// Listens, so that clients can connect from now on; they are served by [`run`](Self::run).
+    /// Listens, so that clients can connect from now on; they are served by [`run`](Self::run). Everything that can fail does so
+    /// here. To be called within a tokio runtime whose I/O and time drivers are enabled.
     ///
     /// # Errors
     ///
     /// [`ServerError::Listen`] where the address is in use or not this machine's; otherwise what is wrong with the options.
+    #[expect(clippy::unused_async, reason = "it needs a runtime, which only a future is sure to have")]
     pub async fn bind(options: ServerOptions, store: ObjectStore) -> Result<Server, ServerError> {
-        let failed = |source| ServerError::Listen { address: options.bind_address.clone(), source };
-        let Some(endpoint) = options.bind_address.endpoint() else {
-            return Err(failed(std::io::ErrorKind::Unsupported.into()));
-        };
-        let listener = tokio::net::TcpListener::bind((&*endpoint.host, endpoint.port)).await.map_err(failed)?;
-        let port = listener.local_addr().map_err(failed)?.port();
-        Ok(Server { listener, local_address: options.bind_address.with_port(port), store })
+        if options.identity.len() > IDENTITY_BYTES_MAX {
+            return Err(ServerError::Identity { bytes: options.identity.len() });
+        }
+        let protocol = Protocol::new(&options)?;
+        let workers = Workers::start(options.worker_threads).map_err(ServerError::Threads)?;
+        let (listener, local_address) = Listener::bind(&options.bind_address)
+            .map_err(|source| ServerError::Listen { address: options.bind_address.clone(), source })?;
+        let shared = Shared { options, store, protocol, sessions: Sessions::default(), counters: Arc::default() };
+        Ok(Server { listener, local_address, workers, shared: Arc::new(shared) })
     }
 
     /// The address it listens on, with the port that was really taken.
@@ -44,9 +111,74 @@ impl Server {
         &self.local_address
     }
 
-    /// Serves until `shutdown` completes; then stops accepting, finishes replies in flight and returns. The store stays open.
+    /// What it sees while it runs.
+    #[must_use]
+    pub fn counters(&self) -> Arc<ServerCounters> {
+        Arc::clone(&self.shared.counters)
+    }
+
+    /// Serves until `shutdown` completes; then stops accepting, finishes replies in flight, at most for
+    /// [`closing_time_max`](ServerOptions::closing_time_max), and returns. The store stays open.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        shutdown.await;
-        drop((self.listener, self.store));
+        let Server { listener, workers, shared, .. } = self;
+        let open = Arc::new(OpenConnections::default());
+        tokio::select! {
+            () = pin!(shutdown) => {}
+            () = accept_all(&listener, &workers, &shared, &open) => {}
+        }
+        drop(listener);
+        open.stop();
+        if timeout(shared.options.closing_time_max, open.until_empty()).await.is_err() {
+            tracing::warn!("{} connections closed before their replies were read", open.len());
+        }
+        tracing::debug!("served {}", shared.counters);
+    }
+}
+
+async fn accept_all(listener: &Listener, workers: &Workers, shared: &Arc<Shared>, open: &Arc<OpenConnections>) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, peer)) => begin(socket, peer, workers, shared, open),
+            Err(error) if is_about_one_connection(&error) => tracing::debug!("a connection was not accepted: {error}"),
+            Err(error) => {
+                tracing::warn!("connections cannot be accepted: {error}");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn begin(socket: Socket, peer: String, workers: &Workers, shared: &Arc<Shared>, open: &Arc<OpenConnections>) {
+    let connections_max = shared.options.connections_max;
+    let Some((open, (worker, place))) = open.open(connections_max).zip(workers.place()) else {
+        shared.counters.connections_refused.add(1);
+        return tracing::warn!("{peer} was turned away: {connections_max} connections are open, the limit");
+    };
+    shared.counters.connections.add(1);
+    let shared = Arc::clone(shared);
+    worker.spawn(async move {
+        connection::serve(shared, socket, peer, open.number, Arc::clone(&open.control)).await;
+        drop((open, place));
+    });
+}
+
+/// Whether only one client is concerned, so that the next may be accepted at once.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+impl Protocol {
+    fn new(options: &ServerOptions) -> Result<Self, ServerError> {
+        let acceptor = || match &options.tls {
+            Some(files) => tls::acceptor(files),
+            None => Err(ServerError::CertificateMissing { address: options.bind_address.clone() }),
+        };
+        Ok(match options.bind_address {
+            Address::Tcp(_) | Address::Ipc(_) => Protocol::Plain,
+            Address::Tls(_) => Protocol::Tls(acceptor()?),
+            Address::Ws(..) => Protocol::Ws,
+            Address::Wss(..) => Protocol::Wss(acceptor()?),
+        })
     }
 }

@@ -1,0 +1,375 @@
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
+
+use super::control::{Control, Signal};
+use super::handler::{Handler, Refusal};
+use super::listener::{Socket, Stream};
+use super::outbox::Outbox;
+use super::session::Session;
+use super::transport::Transport;
+use super::websocket::WebSocket;
+use super::{Protocol, Shared};
+use crate::wire::{Greeting, Malformed, RequestDecoder, Step, encode_greeting};
+
+/// Bytes that one read may bring: few system calls for large payloads, and still within a core's own cache.
+const READ_BYTES: usize = 256 << 10;
+
+/// An incomplete request up to this length is moved to the front of the thread's buffer rather than completed in its own.
+const MOVED_BYTES_MAX: usize = 4 << 10;
+
+/// How long a client may go on sending after we have closed: closing a socket with unread bytes would reset it, and take
+/// replies from the client that it has not read.
+const LINGER: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// Where every connection of this thread reads to, so that one that is idle holds no buffer.
+    static READ_BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(READ_BYTES));
+}
+
+/// A client that has introduced itself.
+struct Connection {
+    transport: Transport,
+    control: Arc<Control>,
+    handler: Handler,
+    decoder: RequestDecoder,
+    /// What has arrived of a request that is not complete, and whatever is not handled while replies must be written first.
+    kept: BytesMut,
+    kept_needed: usize,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+enum End {
+    /// The client closed it in good order.
+    Closed,
+    /// It broke.
+    Lost(io::Error),
+    /// Another connection has its identity.
+    Replaced,
+    /// The server stops.
+    Stopped,
+    /// It cannot go on.
+    Refused(Refusal),
+}
+
+/// Serves one client from its handshake to its end.
+pub(super) async fn serve(shared: Arc<Shared>, socket: Socket, peer: String, number: u64, control: Arc<Control>) {
+    let mut kept = BytesMut::new();
+    let greeting = timeout(shared.options.greeting_time_max, greet(&shared, socket, &mut kept));
+    let (transport, identity) = match until_stopped(&control, greeting).await {
+        Some(Ok(Ok(greeted))) => greeted,
+        Some(Ok(Err(Ungreeted::Silent))) => return tracing::debug!("{peer} connected and left"),
+        Some(Ok(Err(error))) => {
+            shared.counters.greetings_failed.add(1);
+            return tracing::warn!("{peer} was turned away: {error}");
+        }
+        Some(Err(_)) => {
+            shared.counters.greetings_failed.add(1);
+            return tracing::warn!("{peer} was turned away: it did not introduce itself in time");
+        }
+        None => return,
+    };
+
+    let (session, replaces) = shared.sessions.attach(&identity, number, &control);
+    let name = Name(&identity);
+    if replaces {
+        shared.counters.replaced.add(1);
+        tracing::info!("{name} at {peer} replaces its earlier connection");
+    } else {
+        tracing::debug!("{name} at {peer} is connected");
+    }
+    let mut connection = Connection {
+        transport,
+        decoder: RequestDecoder::new(shared.options.object_bytes_max),
+        handler: Handler::new(Arc::clone(&shared), session, Arc::clone(&control)),
+        control,
+        kept,
+        kept_needed: 0,
+    };
+    let end = poll_fn(|context| connection.poll(context)).await;
+    tell(&shared, &end, &name, &peer);
+
+    if matches!(end, End::Closed | End::Stopped | End::Refused(_)) {
+        let flushing = poll_fn(|context| connection.poll_flush(context));
+        if timeout(shared.options.closing_time_max, flushing).await.is_err() {
+            tracing::info!("{name} at {peer} does not read its last replies");
+        }
+    }
+    let Connection { mut transport, mut handler, .. } = connection;
+    let unsent = std::mem::take(handler.outbox()).into_unstarted();
+    let session = Arc::clone(handler.session());
+    drop(handler);
+    depart(&shared, &session, number, unsent, &end);
+    if !matches!(end, End::Lost(_)) {
+        let _ = timeout(LINGER, close(&mut transport)).await;
+    }
+}
+
+/// Why a connection did not come to its first request.
+#[derive(Debug, thiserror::Error)]
+enum Ungreeted {
+    #[error("it closed before it said anything")]
+    Silent,
+    #[error("{0}")]
+    Malformed(#[from] Malformed),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Exchanges greetings: waits for the client's version, answers with the same, and learns its identity.
+async fn greet(shared: &Shared, socket: Socket, kept: &mut BytesMut) -> Result<(Transport, Vec<u8>), Ungreeted> {
+    let mut transport = carry(&shared.protocol, socket).await?;
+    let mut answered = false;
+    loop {
+        let version = match Greeting::decode(kept)? {
+            Greeting::NoVersion => None,
+            Greeting::NoIdentity { version } => Some(version),
+            Greeting::Complete { version, identity, consumed } => {
+                let identity = identity.to_vec();
+                kept.advance(consumed);
+                if !answered {
+                    transport.write_all(&encode_greeting(version, &shared.options.identity)).await?;
+                    transport.flush().await?;
+                }
+                return Ok((transport, identity));
+            }
+        };
+        if let Some(version) = version.filter(|_| !answered) {
+            transport.write_all(&encode_greeting(version, &shared.options.identity)).await?;
+            transport.flush().await?;
+            answered = true;
+        }
+        kept.reserve(1 << 10);
+        if transport.read_buf(kept).await? == 0 {
+            return Err(if kept.is_empty() {
+                Ungreeted::Silent
+            } else {
+                io::Error::from(io::ErrorKind::UnexpectedEof).into()
+            });
+        }
+    }
+}
+
+async fn carry(protocol: &Protocol, socket: Socket) -> io::Result<Transport> {
+    let stream = match socket.register()? {
+        Stream::Unix(stream) => return Ok(Transport::Unix(stream)),
+        Stream::Tcp(stream) => stream,
+    };
+    Ok(match protocol {
+        Protocol::Plain => Transport::Tcp(stream),
+        Protocol::Tls(acceptor) => Transport::Tls(Box::new(acceptor.accept(stream).await?)),
+        Protocol::Ws => Transport::Ws(Box::new(WebSocket::accept(stream).await?)),
+        Protocol::Wss(acceptor) => Transport::Wss(Box::new(WebSocket::accept(acceptor.accept(stream).await?).await?)),
+    })
+}
+
+/// The future's output; None where the server stops first.
+async fn until_stopped<T>(control: &Control, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        control.listen(context);
+        if control.is_raised(Signal::Stop) {
+            return Poll::Ready(None);
+        }
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+impl Connection {
+    /// Serves until the connection ends: replies are written before more is read.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        self.control.listen(context);
+        loop {
+            if self.control.is_raised(Signal::Replaced) {
+                return Poll::Ready(End::Replaced);
+            }
+            if self.control.is_raised(Signal::Due)
+                && let Err(refusal) = self.handler.collect()
+            {
+                return Poll::Ready(End::Refused(refusal));
+            }
+            match self.handler.outbox().poll_write_all(Pin::new(&mut self.transport), context) {
+                Poll::Ready(Err(error)) => return Poll::Ready(lost_or_closed(error)),
+                Poll::Pending if self.handler.is_full() => return Poll::Pending,
+                _ => {}
+            }
+            if self.control.is_raised(Signal::Stop) {
+                return Poll::Ready(End::Stopped);
+            }
+            if self.handler.is_full() {
+                continue;
+            }
+            match self.poll_requests(context) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Reads, and handles every request that is complete or until replies must be written first.
+    fn poll_requests(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+        if !self.kept.is_empty() && self.kept.len() >= self.kept_needed {
+            return Poll::Ready(self.handle_kept());
+        }
+        if self.kept.len() > MOVED_BYTES_MAX {
+            self.kept.reserve(self.kept_needed - self.kept.len());
+            ready!(poll_read(&mut self.transport, &mut self.kept, context))?;
+            return Poll::Ready(self.handle_kept());
+        }
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            buffer.clear();
+            buffer.extend_from_slice(&self.kept);
+            ready!(poll_read(&mut self.transport, buffer, context))?;
+            let handled = self.handle_input(buffer).map_err(End::Refused)?;
+            match buffer.get(handled..).unwrap_or_default() {
+                [] => self.kept = BytesMut::new(),
+                rest => {
+                    self.kept.clear();
+                    self.kept.reserve(rest.len().max(self.kept_needed));
+                    self.kept.extend_from_slice(rest);
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    fn handle_kept(&mut self) -> Result<(), End> {
+        let mut kept = std::mem::take(&mut self.kept);
+        let handled = self.handle_input(&kept).map_err(End::Refused)?;
+        if handled < kept.len() {
+            kept.advance(handled);
+            self.kept = kept;
+        }
+        Ok(())
+    }
+
+    /// Handles the requests in `input`, and returns how many of its bytes are done with.
+    fn handle_input(&mut self, input: &[u8]) -> Result<usize, Refusal> {
+        let mut handled = 0;
+        self.kept_needed = 0;
+        while let Some(rest) = input.get(handled..).filter(|rest| !rest.is_empty()) {
+            match self.decoder.next(rest)? {
+                Step::Event { event, consumed } => {
+                    self.handler.handle(event)?;
+                    handled += consumed;
+                    if self.handler.is_full() {
+                        break;
+                    }
+                }
+                Step::Incomplete { consumed, needed } => {
+                    handled += consumed;
+                    self.kept_needed = needed;
+                    break;
+                }
+            }
+        }
+        Ok(handled)
+    }
+
+    /// Writes what is left to say.
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        self.control.listen(context);
+        loop {
+            let due = self.control.is_raised(Signal::Due);
+            if due && self.handler.collect().is_err() {
+                return Poll::Ready(());
+            }
+            let written = ready!(self.handler.outbox().poll_write_all(Pin::new(&mut self.transport), context));
+            if written.is_err() || !due {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+/// Appends what has arrived.
+fn poll_read(transport: &mut Transport, buffer: &mut BytesMut, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+    let read = pin!(transport.read_buf(buffer));
+    match ready!(read.poll(context)) {
+        Ok(0) => Poll::Ready(Err(End::Closed)),
+        Ok(_) => Poll::Ready(Ok(())),
+        Err(error) => Poll::Ready(Err(lost_or_closed(error))),
+    }
+}
+
+/// A TLS client that closes without saying so in TLS has still closed in good order.
+fn lost_or_closed(error: io::Error) -> End {
+    if error.kind() == io::ErrorKind::UnexpectedEof { End::Closed } else { End::Lost(error) }
+}
+
+/// Closes our side, and takes in what the client had already sent until it closes its own.
+async fn close(transport: &mut Transport) -> Result<(), End> {
+    transport.shutdown().await.map_err(lost_or_closed)?;
+    loop {
+        poll_fn(|context| {
+            READ_BUFFER.with_borrow_mut(|buffer| {
+                buffer.clear();
+                poll_read(transport, buffer, context)
+            })
+        })
+        .await?;
+    }
+}
+
+fn tell(shared: &Shared, end: &End, name: &Name<'_>, peer: &str) {
+    let counters = &shared.counters;
+    match end {
+        End::Closed => tracing::debug!("{name} at {peer} has left"),
+        End::Stopped | End::Replaced => {}
+        End::Lost(error) => {
+            counters.lost.add(1);
+            tracing::info!("{name} at {peer} was lost: {error}");
+        }
+        End::Refused(refusal) => {
+            match refusal {
+                Refusal::Malformed(_) => counters.malformed.add(1),
+                Refusal::Store(_) => counters.refused.add(1),
+                Refusal::TooManyWaits => counters.waits_refused.add(1),
+            }
+            tracing::warn!("{name} at {peer}: connection closed: {refusal}");
+        }
+    }
+}
+
+/// Leaves the session to the identity's next connection, for as long as it may take to come.
+fn depart(shared: &Arc<Shared>, session: &Arc<Session>, number: u64, unsent: Outbox, end: &End) {
+    let Some(absence) = shared.sessions.detach(session, number, unsent) else { return };
+    let options = &shared.options;
+    let hold = match end {
+        End::Stopped => Duration::ZERO,
+        _ if shared.sessions.absent() > options.absent_identities_max => Duration::ZERO,
+        End::Lost(_) => options.lost_hold,
+        End::Closed | End::Refused(_) | End::Replaced => options.closed_hold,
+    };
+    let (shared, session) = (Arc::clone(shared), Arc::clone(session));
+    tokio::spawn(async move {
+        sleep(hold).await;
+        let dropped = shared.sessions.end_if_absent(&session, absence);
+        if dropped > 0 {
+            shared.counters.waits_dropped.add(dropped as u64);
+            tracing::info!("{} did not return: {dropped} waiting requests dropped", Name(session.identity()));
+        }
+    });
+}
+
+/// An identity as the log shows it.
+struct Name<'a>(&'a [u8]);
+
+impl std::fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const SHOWN_BYTES_MAX: usize = 128;
+        let shown = self.0.get(..SHOWN_BYTES_MAX).unwrap_or(self.0);
+        write!(f, "{}{}", shown.escape_ascii(), if shown.len() < self.0.len() { "..." } else { "" })
+    }
+}

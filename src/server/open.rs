@@ -1,0 +1,71 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::control::{Control, Signal};
+
+/// The connections that are open, so that they can be told to stop.
+#[derive(Debug, Default)]
+pub(super) struct OpenConnections {
+    by_number: Mutex<HashMap<u64, Arc<Control>>>,
+    number_last: AtomicU64,
+    stopped: AtomicBool,
+    emptied: Notify,
+}
+
+/// One of them, until dropped.
+pub(super) struct Open {
+    all: Arc<OpenConnections>,
+    pub number: u64,
+    pub control: Arc<Control>,
+}
+
+impl OpenConnections {
+    /// One more; None where there are `connections_max`.
+    pub fn open(self: &Arc<Self>, connections_max: usize) -> Option<Open> {
+        let number = self.number_last.fetch_add(1, Ordering::Relaxed);
+        let control = Arc::new(Control::default());
+        let mut by_number = self.by_number.lock();
+        if by_number.len() >= connections_max {
+            return None;
+        }
+        by_number.insert(number, Arc::clone(&control));
+        drop(by_number);
+        if self.stopped.load(Ordering::SeqCst) {
+            control.raise(Signal::Stop);
+        }
+        Some(Open { all: Arc::clone(self), number, control })
+    }
+
+    /// Tells all of them to stop.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        for control in self.by_number.lock().values() {
+            control.raise(Signal::Stop);
+        }
+    }
+
+    /// Completes when none is left.
+    pub async fn until_empty(&self) {
+        while !self.by_number.lock().is_empty() {
+            self.emptied.notified().await;
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.by_number.lock().len()
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut by_number = self.all.by_number.lock();
+        by_number.remove(&self.number);
+        if by_number.is_empty() {
+            self.all.emptied.notify_one();
+        }
+    }
+}

@@ -1,0 +1,210 @@
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::AsyncWrite;
+
+use crate::wire::{ReplyHead, ReplyType, WireId};
+
+/// Payloads up to this length are copied behind their header, which is cheaper than one more piece for the system call.
+const PAYLOAD_BYTES_COPIED_MAX: usize = 4 << 10;
+
+/// What an empty outbox keeps of its buffer, enough for the replies to a batch of small requests.
+const EMPTY_BYTES_MAX: usize = 32 << 10;
+
+/// Written bytes are dropped from the front of the buffer once there are as many.
+const WRITTEN_BYTES_MAX: usize = 64 << 10;
+
+/// Pieces given to one system call.
+const PIECES_MAX: usize = 64;
+
+/// A reply that is not in an outbox yet. Its payload is a reference to the stored bytes.
+#[derive(Debug)]
+pub(super) struct Reply {
+    id: WireId,
+    response_id: u64,
+    reply_type: ReplyType,
+    payload: Bytes,
+}
+
+impl Reply {
+    pub fn new(id: WireId, response_id: u64, reply_type: ReplyType, payload: Bytes) -> Self {
+        Reply { id, response_id, reply_type, payload }
+    }
+}
+
+/// Replies on their way to a client: headers and small payloads in one contiguous buffer, between them references to the
+/// stored bytes of large ones.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// Starts with a reply's header.
+    copied: Vec<u8>,
+    copied_written: usize,
+    shared: VecDeque<Shared>,
+    unwritten: usize,
+    unflushed: bool,
+}
+
+/// Bytes that come after the first `at` bytes of what is copied.
+#[derive(Debug)]
+struct Shared {
+    at: usize,
+    bytes: Bytes,
+}
+
+impl Outbox {
+    /// Bytes that are not written yet.
+    pub fn len(&self) -> usize {
+        self.unwritten
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.unwritten == 0
+    }
+
+    #[inline]
+    pub fn push(&mut self, reply: Reply) {
+        let Reply { id, response_id, reply_type, payload } = reply;
+        let head = ReplyHead { id, payload_length: payload.len() as u64, response_id, reply_type }.encode();
+        if payload.is_empty() {
+            let (head, _) = head.split_at(ReplyHead::BYTES);
+            self.copied.extend_from_slice(head);
+            self.unwritten += head.len();
+            return;
+        }
+        self.unwritten += head.len() + payload.len();
+        self.copied.extend_from_slice(&head);
+        if payload.len() <= PAYLOAD_BYTES_COPIED_MAX {
+            self.copied.extend_from_slice(&payload);
+        } else {
+            self.shared.push_back(Shared { at: self.copied.len(), bytes: payload });
+        }
+    }
+
+    /// Appends the replies of another outbox, of which nothing is written yet.
+    pub fn append(&mut self, other: Outbox) {
+        let offset = self.copied.len();
+        self.unwritten += other.unwritten;
+        self.copied.extend_from_slice(&other.copied);
+        self.shared.extend(other.shared.into_iter().map(|shared| Shared { at: shared.at + offset, ..shared }));
+    }
+
+    /// The replies of which no byte is written. The one that is half written is lost with its connection.
+    pub fn into_unstarted(mut self) -> Outbox {
+        let start = self.reply_border(|border| border >= self.copied_written);
+        self.copied.drain(..start);
+        self.shared.retain_mut(|shared| {
+            // At the border itself are the last bytes of the reply before it.
+            let keep = shared.at > start;
+            shared.at = shared.at.saturating_sub(start);
+            keep
+        });
+        let unwritten = self.copied.len() + self.shared.iter().map(|shared| shared.bytes.len()).sum::<usize>();
+        Outbox { copied_written: 0, unwritten, unflushed: false, ..self }
+    }
+
+    /// Writes as much as the transport takes; ready when all of it is written and flushed.
+    pub fn poll_write_all(
+        &mut self,
+        mut transport: Pin<&mut (impl AsyncWrite + ?Sized)>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while !self.is_empty() {
+            let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+            let pieces = self.pieces(&mut pieces);
+            let written = ready!(transport.as_mut().poll_write_vectored(context, pieces))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unflushed = true;
+            self.advance(written);
+        }
+        if self.unflushed {
+            ready!(transport.poll_flush(context))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn pieces<'a, 'b>(&'a self, pieces: &'b mut [IoSlice<'a>; PIECES_MAX]) -> &'b [IoSlice<'a>] {
+        let mut filled = 0;
+        let mut add = |bytes: &'a [u8]| {
+            if let Some(piece) = pieces.get_mut(filled).filter(|_| !bytes.is_empty()) {
+                *piece = IoSlice::new(bytes);
+                filled += 1;
+            }
+        };
+        let mut from = self.copied_written;
+        for shared in self.shared.iter().take(PIECES_MAX / 2) {
+            add(self.copied.get(from..shared.at).unwrap_or_default());
+            add(&shared.bytes);
+            from = shared.at;
+        }
+        let to = self.shared.get(PIECES_MAX / 2).map_or(self.copied.len(), |shared| shared.at);
+        add(self.copied.get(from..to).unwrap_or_default());
+        pieces.get(..filled).unwrap_or_default()
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        self.unwritten = self.unwritten.saturating_sub(written);
+        while written > 0 {
+            let until = self.shared.front().map_or(self.copied.len(), |shared| shared.at);
+            let copied = written.min(until - self.copied_written);
+            self.copied_written += copied;
+            written -= copied;
+            if written > 0 {
+                let Some(shared) = self.shared.front_mut() else { break };
+                let length = written.min(shared.bytes.len());
+                shared.bytes.advance(length);
+                written -= length;
+                if shared.bytes.is_empty() {
+                    self.shared.pop_front();
+                }
+            }
+        }
+        if self.is_empty() {
+            self.copied.clear();
+            self.copied.shrink_to(EMPTY_BYTES_MAX);
+            self.copied_written = 0;
+        } else if self.copied_written >= WRITTEN_BYTES_MAX {
+            self.drop_written();
+        }
+    }
+
+    /// Drops the replies that are completely written.
+    fn drop_written(&mut self) {
+        // The copied bytes of the reply under way may all be written while its shared ones are not.
+        let limit = self.shared.front().map_or(self.copied_written, |shared| self.copied_written.min(shared.at - 1));
+        let mut last = 0;
+        self.reply_border(|border| {
+            if border <= limit {
+                last = border;
+            }
+            border >= limit
+        });
+        self.copied.drain(..last);
+        self.copied_written -= last;
+        for shared in &mut self.shared {
+            shared.at -= last;
+        }
+    }
+
+    /// The first border between two replies, as an offset in what is copied, that is the one; or the end.
+    fn reply_border(&self, mut is_it: impl FnMut(usize) -> bool) -> usize {
+        let mut border = 0;
+        while border < self.copied.len() && !is_it(border) {
+            let payload = self.copied.get(border..).and_then(ReplyHead::payload_length).unwrap_or(u64::MAX);
+            border += match usize::try_from(payload) {
+                Ok(0) => ReplyHead::BYTES,
+                Ok(length) if length <= PAYLOAD_BYTES_COPIED_MAX => ReplyHead::BYTES_BEFORE_PAYLOAD + length,
+                _ => ReplyHead::BYTES_BEFORE_PAYLOAD,
+            };
+        }
+        border.min(self.copied.len())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::control::{Control, Signal};
+use super::outbox::{Outbox, Reply};
+use crate::Ticket;
+
+/// What belongs to an identity rather than to one of its connections: its waits, and replies that came due for them.
+#[derive(Debug)]
+pub(super) struct Session {
+    identity: Box<[u8]>,
+    waiting: Arc<AtomicUsize>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The connection that has the identity now.
+    attached: Option<Attached>,
+    /// Replies that an earlier connection did not get to write.
+    unsent: Outbox,
+    due: VecDeque<Due>,
+    /// Waiting requests; the ticket is missing for the moment in which it is being made.
+    waits: HashMap<u64, Option<Ticket>>,
+    wait_last: u64,
+    /// How often it has become absent.
+    absences: u64,
+    /// It is no longer among the sessions: nothing may wait in it.
+    ended: bool,
+}
+
+struct Attached {
+    number: u64,
+    control: Arc<Control>,
+}
+
+/// What became of a wait.
+#[derive(Debug)]
+pub(super) enum Due {
+    Reply(Reply),
+    /// It failed; the connection is to close.
+    Failed(crate::Error),
+}
+
+/// Why a request may not wait.
+#[derive(Debug)]
+pub(super) struct TooManyWaits;
+
+impl Session {
+    pub fn identity(&self) -> &[u8] {
+        &self.identity
+    }
+
+    /// Registers a wait, before the request is parked: it may come due before its ticket is known.
+    pub fn begin_wait(&self, waits_max: usize, waits_total_max: usize) -> Result<u64, TooManyWaits> {
+        let mut state = self.state.lock();
+        if state.ended || state.waits.len() >= waits_max || self.waiting.load(Ordering::Relaxed) >= waits_total_max {
+            return Err(TooManyWaits);
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        state.wait_last += 1;
+        let wait = state.wait_last;
+        state.waits.insert(wait, None);
+        Ok(wait)
+    }
+
+    /// The request is parked. Where it has come due by now, or the session has ended, the ticket is dropped.
+    pub fn parked(&self, wait: u64, ticket: Ticket) {
+        let mut state = self.state.lock();
+        match state.waits.get_mut(&wait) {
+            Some(slot) => *slot = Some(ticket),
+            None => {
+                drop(state);
+                drop(ticket);
+            }
+        }
+    }
+
+    /// The request need not wait after all.
+    pub fn end_wait(&self, wait: u64) {
+        if self.state.lock().waits.remove(&wait).is_some() {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A wait is over; called on the thread that stored the object.
+    pub fn come_due(&self, wait: u64, due: Due) {
+        let mut state = self.state.lock();
+        let Some(ticket) = state.waits.remove(&wait) else { return };
+        state.due.push_back(due);
+        state.signal_due();
+        drop(state);
+        drop(ticket);
+    }
+
+    /// Queues a reply behind those that are due.
+    pub fn push(&self, reply: Reply) {
+        let mut state = self.state.lock();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        state.due.push_back(Due::Reply(reply));
+        state.signal_due();
+    }
+
+    /// Moves what is due into the outbox until that holds `bytes_max`.
+    pub fn collect(&self, control: &Control, outbox: &mut Outbox, bytes_max: usize) -> Result<(), crate::Error> {
+        let mut state = self.state.lock();
+        if !state.unsent.is_empty() {
+            outbox.append(std::mem::take(&mut state.unsent));
+        }
+        while outbox.len() < bytes_max {
+            let Some(due) = state.due.pop_front() else {
+                control.lower(Signal::Due);
+                break;
+            };
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            match due {
+                Due::Reply(reply) => outbox.push(reply),
+                Due::Failed(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn signal_due(&self) {
+        if let Some(attached) = &self.attached {
+            attached.control.raise(Signal::Due);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waits.is_empty() && self.due.is_empty() && self.unsent.is_empty()
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("waits", &self.waits.len()).field("due", &self.due.len()).finish_non_exhaustive()
+    }
+}
+
+/// Every identity that is connected, or has waits that may yet be answered.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    /// Locked before any session's state.
+    by_identity: Mutex<HashMap<Box<[u8]>, Arc<Session>>>,
+    /// Identities that are not connected.
+    absent: AtomicUsize,
+    /// Waits and undelivered replies of all of them.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Sessions {
+    /// Gives the identity to this connection; one that had it is told, and closes. Whether there was one.
+    pub fn attach(&self, identity: &[u8], number: u64, control: &Arc<Control>) -> (Arc<Session>, bool) {
+        let mut by_identity = self.by_identity.lock();
+        let known = by_identity.get(identity).map(Arc::clone);
+        let returned = known.is_some();
+        let session = known.unwrap_or_else(|| {
+            let identity: Box<[u8]> = identity.into();
+            let waiting = Arc::clone(&self.waiting);
+            let session = Arc::new(Session { identity: identity.clone(), waiting, state: Mutex::default() });
+            by_identity.insert(identity, Arc::clone(&session));
+            session
+        });
+        let mut state = session.state.lock();
+        let replaced = state.attached.replace(Attached { number, control: Arc::clone(control) });
+        if let Some(replaced) = &replaced {
+            replaced.control.raise(Signal::Replaced);
+        } else if returned {
+            self.absent.fetch_sub(1, Ordering::Relaxed);
+        }
+        if !state.due.is_empty() || !state.unsent.is_empty() {
+            control.raise(Signal::Due);
+        }
+        drop(state);
+        (session, replaced.is_some())
+    }
+
+    /// The connection is over; its unsent replies stay with the session. Where the session is absent now, and has something to
+    /// keep, the number of this absence, for [`end_if_absent`](Self::end_if_absent) after a while.
+    pub fn detach(&self, session: &Session, number: u64, unsent: Outbox) -> Option<u64> {
+        let mut by_identity = self.by_identity.lock();
+        let mut state = session.state.lock();
+        state.unsent.append(unsent);
+        if state.attached.as_ref().is_some_and(|attached| attached.number != number) {
+            if !state.unsent.is_empty() {
+                state.signal_due();
+            }
+            return None;
+        }
+        state.attached.take()?;
+        if state.is_empty() {
+            state.ended = true;
+            by_identity.remove(&session.identity);
+            return None;
+        }
+        state.absences += 1;
+        self.absent.fetch_add(1, Ordering::Relaxed);
+        Some(state.absences)
+    }
+
+    /// Identities that are kept though they are not connected.
+    pub fn absent(&self) -> usize {
+        self.absent.load(Ordering::Relaxed)
+    }
+
+    /// Drops the waits of a session whose identity has not returned since then. How many there were.
+    pub fn end_if_absent(&self, session: &Session, absence: u64) -> usize {
+        let mut by_identity = self.by_identity.lock();
+        let mut state = session.state.lock();
+        if state.attached.is_some() || state.ended || state.absences != absence {
+            return 0;
+        }
+        by_identity.remove(&session.identity);
+        self.absent.fetch_sub(1, Ordering::Relaxed);
+        let ended = State { ended: true, ..State::default() };
+        let State { waits, due, .. } = std::mem::replace(&mut *state, ended);
+        drop((state, by_identity));
+        let dropped = waits.len() + due.len();
+        self.waiting.fetch_sub(dropped, Ordering::Relaxed);
+        dropped
+    }
+}
