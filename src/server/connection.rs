@@ -65,7 +65,7 @@ enum End {
 pub(super) async fn serve(shared: Arc<Shared>, socket: Socket, peer: String, number: u64, control: Arc<Control>) {
     let mut kept = BytesMut::new();
     let greeting = timeout(shared.options.greeting_time_max, greet(&shared, socket, &mut kept));
-    let (transport, identity) = match until_stopped(&control, greeting).await {
+    let Greeted { transport, identity, answer } = match until_stopped(&control, greeting).await {
         Some(Ok(Ok(greeted))) => greeted,
         Some(Ok(Err(Ungreeted::Silent))) => return tracing::debug!("{peer} connected and left"),
         Some(Ok(Err(error))) => {
@@ -95,7 +95,12 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Socket, peer: String, num
         kept,
         kept_needed: 0,
     };
-    let end = poll_fn(|context| connection.poll(context)).await;
+    // Only now: a client that has its answer has its identity.
+    let answered = timeout(shared.options.greeting_time_max, connection.transport.write_all(&answer)).await;
+    let end = match answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(()) => poll_fn(|context| connection.poll(context)).await,
+        Err(error) => lost_or_closed(error),
+    };
     tell(&shared, &end, &name, &peer);
 
     if matches!(end, End::Closed | End::Stopped | End::Refused(_)) {
@@ -114,47 +119,51 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Socket, peer: String, num
     }
 }
 
+/// A client that has said who it is.
+struct Greeted {
+    transport: Transport,
+    identity: Vec<u8>,
+    /// What it has yet to be told in return.
+    answer: Vec<u8>,
+}
+
 /// Why a connection did not come to its first request.
 #[derive(Debug, thiserror::Error)]
 enum Ungreeted {
     #[error("it closed before it said anything")]
     Silent,
+    #[error("it closed in the middle of its greeting")]
+    Cut,
     #[error("{0}")]
     Malformed(#[from] Malformed),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-/// Exchanges greetings: waits for the client's version, answers with the same, and learns its identity.
-async fn greet(shared: &Shared, socket: Socket, kept: &mut BytesMut) -> Result<(Transport, Vec<u8>), Ungreeted> {
+/// Learns who the client is, and answers in its version.
+async fn greet(shared: &Shared, socket: Socket, kept: &mut BytesMut) -> Result<Greeted, Ungreeted> {
     let mut transport = carry(&shared.protocol, socket).await?;
     let mut answered = false;
     loop {
-        let version = match Greeting::decode(kept)? {
-            Greeting::NoVersion => None,
-            Greeting::NoIdentity { version } => Some(version),
-            Greeting::Complete { version, identity, consumed } => {
-                let identity = identity.to_vec();
-                kept.advance(consumed);
-                if !answered {
+        match Greeting::decode(kept)? {
+            Greeting::NoVersion => {}
+            Greeting::NoIdentity { version } => {
+                // It may wait for our greeting before it goes on with its own.
+                if !std::mem::replace(&mut answered, true) {
                     transport.write_all(&encode_greeting(version, &shared.options.identity)).await?;
                     transport.flush().await?;
                 }
-                return Ok((transport, identity));
             }
-        };
-        if let Some(version) = version.filter(|_| !answered) {
-            transport.write_all(&encode_greeting(version, &shared.options.identity)).await?;
-            transport.flush().await?;
-            answered = true;
+            Greeting::Complete { version, identity, consumed } => {
+                let identity = identity.to_vec();
+                kept.advance(consumed);
+                let answer = if answered { Vec::new() } else { encode_greeting(version, &shared.options.identity) };
+                return Ok(Greeted { transport, identity, answer });
+            }
         }
         kept.reserve(1 << 10);
         if transport.read_buf(kept).await? == 0 {
-            return Err(if kept.is_empty() {
-                Ungreeted::Silent
-            } else {
-                io::Error::from(io::ErrorKind::UnexpectedEof).into()
-            });
+            return Err(if kept.is_empty() { Ungreeted::Silent } else { Ungreeted::Cut });
         }
     }
 }

@@ -155,7 +155,8 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Gives the identity to this connection; one that had it is told, and closes. Whether there was one.
+    /// Gives the identity to this connection, unless a later one has it; an earlier one that had it is told, and closes. Whether
+    /// there was one.
     pub fn attach(&self, identity: &[u8], number: u64, control: &Arc<Control>) -> (Arc<Session>, bool) {
         let mut by_identity = self.by_identity.lock();
         let known = by_identity.get(identity).map(Arc::clone);
@@ -168,6 +169,12 @@ impl Sessions {
             session
         });
         let mut state = session.state.lock();
+        if state.attached.as_ref().is_some_and(|attached| attached.number > number) {
+            // Its client has connected again while this one introduced itself.
+            control.raise(Signal::Replaced);
+            drop(state);
+            return (session, false);
+        }
         let replaced = state.attached.replace(Attached { number, control: Arc::clone(control) });
         if let Some(replaced) = &replaced {
             replaced.control.raise(Signal::Replaced);
