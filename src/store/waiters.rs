@@ -25,12 +25,15 @@ pub(crate) struct Waiter {
     pub then: Then,
 }
 
+/// Id -> who waits for it, for a part of all ids.
+type Shard = Mutex<HashMap<Box<[u8]>, Vec<Waiter>>>;
+
 /// Everyone who waits for an object that does not exist yet, in the order in which they came.
 #[derive(Default)]
 pub(crate) struct Waiters {
     parked: AtomicUsize,
     next_token: AtomicU64,
-    shards: [Mutex<HashMap<Box<[u8]>, Vec<Waiter>>>; SHARD_COUNT],
+    shards: [Shard; SHARD_COUNT],
 }
 
 /// A parked request. Dropping it takes the request back, unless it has been answered.
@@ -42,7 +45,7 @@ pub struct Ticket {
 }
 
 impl Waiters {
-    fn shard(&self, id: &[u8]) -> &Mutex<HashMap<Box<[u8]>, Vec<Waiter>>> {
+    fn shard(&self, id: &[u8]) -> &Shard {
         let index = xxh3_64(id) as usize % self.shards.len();
         #[expect(clippy::indexing_slicing, reason = "reduced modulo the length")]
         &self.shards[index]

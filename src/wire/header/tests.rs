@@ -158,16 +158,16 @@ fn a_request_type_that_is_not_known_is_named() {
 fn pointers_and_lengths_that_lead_outside_are_refused() {
     let golden = bytes(GOLDEN_REQUEST);
     for (at, word) in [
-        (0, u64::MAX),                      // segments and words beyond every limit
-        (0, 0x7fff_ffff << 32),             // one segment of 16 GiB
-        (0, 511 | 9 << 32),                 // 512 segments
-        (8, 3 << 32 | 1 << 48 | 0x1000_00), // root far behind the end
-        (8, u64::MAX),                      // root of an unknown kind
-        (8, 0xffff << 32 | 0xffff << 48),   // root as large as can be
-        (8, 1 | 7 << 32),                   // root is a list
-        (40, 4 << 32 | 0x1000),             // id behind the end
-        (40, 0x8000_0000 | 4 << 32),        // id before the start
-        (40, 2 | 9 << 32),                  // id in segment 9
+        (0, u64::MAX),                        // segments and words beyond every limit
+        (0, 0x7fff_ffff << 32),               // one segment of 16 GiB
+        (0, 511 | 9 << 32),                   // 512 segments
+        (8, 3 << 32 | 1 << 48 | 0x0010_0000), // root far behind the end
+        (8, u64::MAX),                        // root of an unknown kind
+        (8, 0xffff << 32 | 0xffff << 48),     // root as large as can be
+        (8, 1 | 7 << 32),                     // root is a list
+        (40, 4 << 32 | 0x1000),               // id behind the end
+        (40, 0x8000_0000 | 4 << 32),          // id before the start
+        (40, 2 | 9 << 32),                    // id in segment 9
     ] {
         let mut message = golden.clone();
         message[at..at + 8].copy_from_slice(&u64::to_le_bytes(word));
