@@ -37,7 +37,8 @@ fn serve() -> Result<(), Failure> {
     for (name, meant) in misspelt_variables(environment().map(|(name, _)| name)) {
         tracing::warn!("the environment variable {name} means nothing: is it a misspelling of {meant}?");
     }
-    let runtime = Builder::new_multi_thread().worker_threads(options.worker_threads).enable_all().build()?;
+    // For signals and for accepting; the server serves connections on threads of its own.
+    let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run(options, &config))
 }
 

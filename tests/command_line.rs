@@ -233,6 +233,8 @@ fn a_port_in_use_is_one_line_and_status_1() {
 fn what_is_wrong_at_start_is_one_line_and_status_1() {
     for (arguments, expected) in [
         (&["tcp://127.0.0.1"] as &[&str], "\"tcp://127.0.0.1\" is not an address"),
+        (&["tls://127.0.0.1:0"], "--tls-cert"),
+        (&["tls://127.0.0.1:0", "-tc", "/no/cert.pem", "-tk", "/no/key.pem"], "/no/cert.pem"),
         (&["tcp://127.0.0.1:0", "-tc", "/no/cert.pem"], "tls_cert and tls_key must be given together"),
         (&["tcp://127.0.0.1:0", "-c", "/no/such.toml"], "/no/such.toml"),
         (&["tcp://127.0.0.1:0", "--logging-paths", "/no/such/directory/log"], "/no/such/directory/log"),

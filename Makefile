@@ -1,0 +1,94 @@
+# `make help` lists what there is to do here.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BUILD := $(abspath $(or $(CARGO_TARGET_DIR),target))
+SCALER_VERSIONS := newest 2.6.0
+ROUNDS ?= 1000
+SECONDS ?= 60
+FUZZ_SECONDS ?= 15
+
+export PYTHONDONTWRITEBYTECODE := 1
+# Read by tests/scaler: the debug build, which `make test-rust` has made already.
+export OBJECT_STORAGE_SERVER_PROGRAM ?= $(BUILD)/debug/scaler_object_storage_server
+
+# cargo-nextest where it is installed, otherwise cargo's own test runner.
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+# Sanitizers are unstable options of the compiler; with this the stable one takes them.
+FUZZ := RUSTC_BOOTSTRAP=1 cargo fuzz
+
+.PHONY: help
+help: ## What there is to do here
+	@awk -F ' *## *' '/^[a-z-]+:.*## / { sub(":.*", "", $$1); printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## The server, optimised, in target/release
+	cargo build --release --locked
+
+.PHONY: test
+test: test-rust test-scaler fuzz-all ## All tests; installs what they need
+
+.PHONY: needs
+needs:
+	@tests/needs.sh system
+
+.PHONY: test-rust
+test-rust: needs ## Unit, integration and documentation tests
+ifeq ($(NEXTEST),yes)
+	cargo nextest run --locked --no-fail-fast </dev/null
+	cargo test --locked --doc
+else
+	cargo test --locked --no-fail-fast </dev/null
+endif
+
+.PHONY: test-scaler
+test-scaler: $(addprefix test-scaler-,$(SCALER_VERSIONS)) ## A real Scaler cluster, of each version, on the server
+
+.PHONY: $(addprefix test-scaler-,$(SCALER_VERSIONS))
+$(addprefix test-scaler-,$(SCALER_VERSIONS)): test-scaler-%: needs
+	cargo build --locked
+	tests/needs.sh scaler $* $(BUILD)/scaler/$*
+	cd tests/scaler && timeout --signal=INT --kill-after=60 900 $(BUILD)/scaler/$*/bin/python -m pytest </dev/null
+
+.PHONY: crash
+crash: ## Kill and reopen the store ROUNDS times (1000)
+	ROUNDS=$(ROUNDS) cargo test --release --locked --test crash -- --nocapture
+
+.PHONY: fuzz
+fuzz: needs ## Fuzz one TARGET for SECONDS (60)
+	@[ -n "$(TARGET)" ] || { echo "say which: make fuzz TARGET=..., one of" $$($(FUZZ) list) >&2; exit 2; }
+	@tests/needs.sh cargo cargo-fuzz
+	$(FUZZ) run $(TARGET) -- -max_total_time=$(SECONDS)
+
+.PHONY: fuzz-all
+fuzz-all: needs ## Fuzz every target for FUZZ_SECONDS (15) each
+	@tests/needs.sh cargo cargo-fuzz
+	@for target in $$($(FUZZ) list); do \
+		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
+		$(FUZZ) run $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 </dev/null; \
+	done
+
+.PHONY: bench
+bench: ## Compare the store with other stores and caches
+	cargo bench --locked --bench cache_hit
+
+.PHONY: bench-server
+bench-server: needs ## Compare the server with the stock server and a bare echo
+	tests/needs.sh scaler newest $(BUILD)/scaler/newest
+	SCALER_VENV=$(BUILD)/scaler/newest cargo bench --locked --bench server
+
+.PHONY: lint
+lint: ## Formatting, clippy, documentation, dependencies; warnings are errors
+	cargo fmt --all -- --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
+	@tests/needs.sh cargo cargo-deny
+	cargo deny --locked check bans licenses sources
+	@if timeout 120 cargo deny fetch db >/dev/null 2>&1; then \
+		cargo deny --locked check --disable-fetch advisories; \
+	else \
+		echo "advisories NOT checked: the database at github.com cannot be fetched"; \
+	fi

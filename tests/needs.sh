@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Installs what the tests need, where it is missing.
+#
+#   needs.sh system                       what comes as system packages
+#   needs.sh cargo PROGRAM                a program from crates.io, into cargo's own bin directory
+#   needs.sh scaler VERSION DIRECTORY     a virtual environment with that version of opengris-scaler, or the newest
+set -euo pipefail
+
+system() {
+    local missing=()
+    command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    command -v c++ >/dev/null || missing+=(g++)
+    command -v python3 >/dev/null || missing+=(python3)
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    [ ${#missing[@]} -eq 0 ] && return
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        echo "installing ${missing[*]}"
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}"
+    else
+        echo "the tests need these packages (Debian's names), please install them: ${missing[*]}" >&2
+        exit 1
+    fi
+}
+
+cargo_program() {
+    command -v "$1" >/dev/null && return
+    echo "installing $1"
+    # These only run for seconds: compile them fast rather than well.
+    CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+        cargo install --locked --quiet "$1"
+}
+
+scaler() {
+    local version=$1 directory=$2
+    local wanted=("opengris-scaler==$version" pytest)
+    [ "$version" = newest ] && wanted=(opengris-scaler pytest)
+    if ! "$directory/bin/python" -c '' 2>/dev/null; then
+        rm -rf "$directory"
+        python3 -m venv "$directory"
+    fi
+    local pip=("$directory/bin/python" -m pip --disable-pip-version-check --quiet)
+    if ! "${pip[@]}" install --upgrade --only-binary :all: "${wanted[@]}"; then
+        # Without a network, what an earlier run installed still serves.
+        "$directory/bin/python" -c 'import pytest, scaler' || exit 1
+        echo "PyPI cannot be reached: using what is installed"
+    fi
+    "$directory/bin/python" -c 'import importlib.metadata as m; print("opengris-scaler", m.version("opengris-scaler"))'
+}
+
+case "$1" in
+    system) system ;;
+    cargo) cargo_program "$2" ;;
+    scaler) scaler "$2" "$3" ;;
+esac
