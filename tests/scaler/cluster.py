@@ -1,0 +1,156 @@
+"""A real Scaler cluster around one object storage server: every process is a child, has a log file, and is ended by its id."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Dict, List, Optional
+
+import psutil
+
+# Generous: they only bound how long a defect takes to be reported.
+START_SECONDS = 60
+END_SECONDS = 30
+RESULT_SECONDS = 120
+
+VENV_BIN = Path(sys.executable).parent
+
+
+def server_program() -> str:
+    """The server under test; the stock server's program may stand in, to check these tests themselves."""
+    return os.environ["OBJECT_STORAGE_SERVER_PROGRAM"]
+
+
+def serves_from_disk() -> bool:
+    return Path(server_program()).parent != VENV_BIN
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"after {seconds} s, still not: {what}"
+        time.sleep(0.05)
+
+
+class Process:
+    """One child process, its log appended to a file."""
+
+    def __init__(self, name: str, arguments: List[str], directory: Path, environment: Optional[Dict[str, str]] = None):
+        self.name = name
+        self.log = directory / f"{name}.log"
+        with self.log.open("ab") as log:
+            self._child = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=directory,
+                env={**os.environ, **(environment or {})},
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def is_running(self) -> bool:
+        return self._child.poll() is None
+
+    def kill(self) -> None:
+        self._child.kill()
+        self._child.wait(END_SECONDS)
+
+    def end(self) -> Optional[int]:
+        """Terminates the process, then kills what is left of it and of its descendants; its exit status if it went by itself."""
+        try:
+            descendants = psutil.Process(self.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            descendants = []
+        status = None
+        try:
+            self._child.send_signal(signal.SIGTERM)
+            status = self._child.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        for descendant in descendants:
+            try:
+                descendant.kill()
+            except psutil.NoSuchProcess:
+                pass
+        psutil.wait_procs(descendants, timeout=END_SECONDS)
+        return status
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+class StorageServer:
+    """The object storage server under test, which may be killed and started again on its directory and port."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self.port = free_port()
+        self.address = f"tcp://127.0.0.1:{self.port}"
+        self.process: Process
+        self.start()
+
+    def start(self) -> None:
+        arguments = [server_program(), self.address]
+        if serves_from_disk():
+            arguments += ["--local-path", str(self._directory / "objects"), "--local-max-size-mb", "2048"]
+        self.process = Process("object_storage_server", arguments, self._directory)
+        wait_until(self._answers, f"the server listens on {self.address}")
+
+    def _answers(self) -> bool:
+        assert self.process.is_running(), f"the server ended: {self.process.log_text()}"
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill_and_restart(self) -> None:
+        self.process.kill()
+        self.start()
+
+    def objects_found(self) -> int:
+        """How many objects its last start found, from its log."""
+        return int(re.findall(r"(\d+) objects found", self.process.log_text())[-1])
+
+
+class Cluster:
+    """A scheduler and workers that use one object storage server."""
+
+    def __init__(self, directory: Path, storage: StorageServer, workers: int):
+        self.storage = storage
+        self.address = f"tcp://127.0.0.1:{free_port()}"
+        monitor = f"tcp://127.0.0.1:{free_port()}"
+        self.scheduler = Process(
+            "scheduler",
+            [str(VENV_BIN / "scaler_scheduler"), self.address, "--object-storage-address", storage.address]
+            + ["--monitor-address", monitor, "--worker-timeout-seconds", "5", "--logging-level", "DEBUG"],
+            directory,
+        )
+        wait_until(self._scheduler_listens, f"the scheduler listens on {self.address}")
+        self.workers = Process(
+            "workers",
+            [str(VENV_BIN / "scaler_worker_manager"), "baremetal_native", self.address, "--worker-manager-id", "test"]
+            + ["--mode", "fixed", "--max-task-concurrency", str(workers), "--heartbeat-interval-seconds", "1"]
+            + ["--death-timeout-seconds", "60"],
+            directory,
+        )
+
+    def _scheduler_listens(self) -> bool:
+        assert self.scheduler.is_running(), f"the scheduler ended: {self.scheduler.log_text()}"
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(self.address.rsplit(":", 1)[1]))) == 0
+
+    def end(self) -> None:
+        self.workers.end()
+        self.scheduler.end()
