@@ -29,7 +29,7 @@ build: ## The server, optimised, in target/release
 	cargo build --release --locked
 
 .PHONY: test
-test: test-rust test-scaler fuzz-all ## All tests; installs what they need
+test: test-rust test-scaler $(if $(wildcard fuzz),fuzz-all) ## All tests; installs what they need
 
 .PHONY: needs
 needs:
