@@ -75,10 +75,14 @@ fuzz-all: needs ## Fuzz every target for FUZZ_SECONDS (15) each
 bench: ## Compare the store with other stores and caches
 	cargo bench --locked --bench cache_hit
 
+.PHONY: bench-objects
+bench-objects: ## Open, read and write a store of ten million objects
+	cargo bench --locked --bench many_objects
+
 .PHONY: bench-server
 bench-server: needs ## Compare the server with the stock server and a bare echo
 	tests/needs.sh scaler newest $(BUILD)/scaler/newest
-	SCALER_VENV=$(BUILD)/scaler/newest cargo bench --locked --bench server
+	STOCK_SERVER=$(BUILD)/scaler/newest/bin/scaler_object_storage_server cargo bench --locked --bench server
 
 .PHONY: lint
 lint: ## Formatting, clippy, documentation, dependencies; warnings are errors

@@ -263,3 +263,15 @@ fn misspelt_variables_are_noticed_and_those_of_a_container_platform_are_not() {
     let meant = ("SCALER_OBJECT_STORAGE_LOCAL_PAHT".to_string(), "SCALER_OBJECT_STORAGE_LOCAL_PATH".to_string());
     assert_eq!(misspelt_variables(names.map(str::to_string)), [meant]);
 }
+
+#[test]
+fn the_readme_lists_every_setting() {
+    let readme = include_str!("../README.md");
+    for setting in settings() {
+        let row = readme.lines().find(|line| line.starts_with('|') && line.contains(&format!("| `{}` |", setting.key)));
+        let row = row.unwrap_or_else(|| panic!("{} is missing", setting.key));
+        assert!(setting.key == "bind_address" || row.contains(&format!("`--{}`", setting.flag())), "{row}");
+        let default = setting.default.split([':', ' ']).next().unwrap();
+        assert!(default == "none" || row.contains(default), "{row}");
+    }
+}
