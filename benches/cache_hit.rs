@@ -12,6 +12,7 @@ mod peers;
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{
@@ -39,8 +40,24 @@ const TURN_COUNT_MAX: usize = 3000;
 const WORKING_SET_BYTES: usize = 128 << 20;
 const WORKING_SET_COUNT_MAX: usize = 100_000;
 
-/// What may be written before the disk is given time.
+/// What may be written before the disk is given time: less than the kernel's dirty-background limit, a tenth of the memory.
 const WRITTEN_BYTES_MAX: usize = 512 << 20;
+
+/// Counts what is written, and lets the disk settle when it is much.
+struct Disk<'a> {
+    directory: &'a Path,
+    written_bytes: usize,
+}
+
+impl Disk<'_> {
+    fn written(&mut self, peer: &dyn Peer, bytes: usize) {
+        self.written_bytes += if peer.in_memory() { 0 } else { bytes };
+        if self.written_bytes > WRITTEN_BYTES_MAX {
+            settle(self.directory);
+            self.written_bytes = 0;
+        }
+    }
+}
 
 fn main() {
     if only_listed() {
@@ -89,12 +106,13 @@ fn measure(size: usize, medians: &mut Medians) {
     let peers = open_all(directory.path());
     let mut payloads = Payloads::new(size);
     let ids: Vec<Id> = (0..working_set_count(size) as u64).map(id).collect();
+    let mut disk = Disk { directory: directory.path(), written_bytes: 0 };
     for peer in &peers {
         fill(&**peer, &ids, &mut payloads);
-        settle(directory.path());
+        disk.written(&**peer, ids.len() * size);
     }
+    settle(directory.path());
     let mut fresh = fresh();
-    let mut written_bytes = 0;
     for (place, operation) in OPERATIONS.into_iter().enumerate() {
         if !wanted(&label("table", operation, size)) {
             continue;
@@ -110,10 +128,8 @@ fn measure(size: usize, medians: &mut Medians) {
                     "put" => puts(peer, &mut payloads, size, &mut fresh),
                     _ => puts_gets_deletes(peer, &mut payloads, size, &mut fresh),
                 });
-                written_bytes += if operation == "get" { 0 } else { TURN_BYTES.max(size) };
-                if written_bytes > WRITTEN_BYTES_MAX {
-                    settle(directory.path());
-                    written_bytes = 0;
+                if operation != "get" {
+                    disk.written(peer, turn_count(size) * size);
                 }
             }
         }
@@ -239,7 +255,7 @@ fn criterion_part() {
         .configure_from_args();
     for (operation, &size) in OPERATIONS.iter().flat_map(|operation| SIZES.iter().map(move |size| (operation, size))) {
         let name = label("criterion", operation, size);
-        let selected = wanted("criterion") || wanted(&name) || std::env::args().any(|filter| filter.starts_with(&name));
+        let selected = wanted(&name) || std::env::args().any(|filter| filter.starts_with(&name));
         if !selected || (*operation != "get" && size >= LARGE_BYTES) {
             continue;
         }
@@ -252,7 +268,9 @@ fn criterion_part() {
             if *operation == "get" {
                 fill(&*peer, &ids, &mut payloads);
             }
-            settle(directory.path());
+            if !peer.in_memory() {
+                settle(directory.path());
+            }
             let (mut state, mut fresh) = (1, fresh());
             // Puts go round a ring of ids, so that what is live does not grow.
             let ring: Vec<Id> = fresh.by_ref().take((TURN_BYTES / size).max(1)).collect();

@@ -25,6 +25,11 @@ pub trait Peer {
 
     fn delete(&self, id: &Id);
 
+    /// Whether it writes to no disk.
+    fn in_memory(&self) -> bool {
+        false
+    }
+
     /// Whether it can only put.
     fn only_puts(&self) -> bool {
         false
@@ -70,6 +75,10 @@ impl Ours {
 impl Peer for Ours {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn in_memory(&self) -> bool {
+        self.name == "memory"
     }
 
     fn put(&self, id: &Id, data: &[u8]) {
@@ -208,6 +217,10 @@ impl Peer for QuickCache {
         "quick_cache"
     }
 
+    fn in_memory(&self) -> bool {
+        true
+    }
+
     fn put(&self, id: &Id, data: &[u8]) {
         self.0.insert(*id, Bytes::copy_from_slice(data));
     }
@@ -234,6 +247,10 @@ impl Moka {
 impl Peer for Moka {
     fn name(&self) -> &'static str {
         "moka"
+    }
+
+    fn in_memory(&self) -> bool {
+        true
     }
 
     fn put(&self, id: &Id, data: &[u8]) {

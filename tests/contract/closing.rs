@@ -11,6 +11,7 @@ contract!(
     closing_twice_is_fine,
     closing_one_handle_closes_all,
     bytes_handed_out_outlive_the_store,
+    bytes_handed_out_outlive_what_a_later_store_writes,
     close_waits_for_no_one_and_nothing_panics,
     a_store_can_be_opened_again_after_close,
     a_store_can_be_opened_again_after_its_last_handle_is_dropped,
@@ -72,6 +73,33 @@ fn bytes_handed_out_outlive_the_store(fixture: &Fixture) {
 
     for (held, &size) in held.iter().zip(SIZES) {
         assert!(*held == object(&bytes(size as u64, size), b"metadata"), "held data of {size} bytes");
+    }
+}
+
+/// A store opened later in the directory cannot know who holds bytes of the earlier one.
+fn bytes_handed_out_outlive_what_a_later_store_writes(fixture: &Fixture) {
+    for deleted in [false, true] {
+        let store = fixture.open();
+        let held: Vec<_> = SIZES
+            .iter()
+            .map(|&size| {
+                store.put(b"id", &bytes(size as u64, size), b"metadata").unwrap();
+                get(&store, b"id")
+            })
+            .collect();
+        if deleted {
+            store.delete(b"id").unwrap();
+        }
+        drop(store);
+
+        let store = fixture.open();
+        for (number, &size) in SIZES.iter().chain(SIZES).enumerate() {
+            store.put(&number.to_le_bytes(), &bytes(1000 + number as u64, size), b"").unwrap();
+        }
+
+        for (held, &size) in held.iter().zip(SIZES) {
+            assert!(*held == object(&bytes(size as u64, size), b"metadata"), "held data of {size} bytes");
+        }
     }
 }
 
