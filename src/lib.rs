@@ -19,6 +19,7 @@
 
 pub mod config;
 mod error;
+mod local;
 mod memory;
 mod object;
 pub mod server;
@@ -26,6 +27,8 @@ mod store;
 mod wire;
 
 pub use error::Error;
+#[doc(hidden)]
+pub use local::{Underlying, disk};
 pub use object::{ID_BYTES_MAX, METADATA_BYTES_MAX, Object, ObjectId};
 pub use store::{
     BackendKind, CancelToken, Durability, Info, LocalOptions, MemoryOptions, ObjectStore, ObjectStoreBuilder,

@@ -18,6 +18,7 @@ use waiters::{Then, Waiter, Waiters};
 pub use writer::ObjectWriter;
 
 use crate::error::Error;
+use crate::local::{LocalBackend, Underlying};
 use crate::memory::MemoryBackend;
 use crate::object::{METADATA_BYTES_MAX, Object, ObjectId, check_id};
 
@@ -123,9 +124,13 @@ impl ObjectStore {
     ///
     /// As [`ObjectStoreBuilder::open`].
     pub fn open(config: &StoreConfig) -> Result<Self, Error> {
+        Self::open_under(config, Underlying::default())
+    }
+
+    fn open_under(config: &StoreConfig, under: Underlying) -> Result<Self, Error> {
         let backend: Box<dyn Backend> = match config.backend {
             BackendKind::Memory => Box::new(MemoryBackend::open(&config.memory)),
-            BackendKind::Local => Box::new(MemoryBackend::open(&config.memory)),
+            BackendKind::Local => Box::new(LocalBackend::open(&config.local, under)?),
         };
         Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters: Arc::default(), closed: AtomicBool::new(false) }) })
     }

@@ -1,9 +1,11 @@
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::ObjectStore;
 use crate::error::Error;
+use crate::local::Underlying;
 
 /// When an acknowledged write is safe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -37,7 +39,7 @@ pub struct MemoryOptions {
 }
 
 /// Settings of the `local` backend.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LocalOptions {
     /// The store's directory, made if it does not exist. Default (empty): `scaler_object_storage` in `$XDG_STATE_HOME`, which
@@ -48,6 +50,19 @@ pub struct LocalOptions {
     pub max_size_mb: u64,
     /// When a write is acknowledged. Default: `process`.
     pub durability: Durability,
+    /// How long to wait, in milliseconds, for another process to release the directory. Default: 10 000.
+    pub lock_wait_ms: u64,
+}
+
+impl Default for LocalOptions {
+    fn default() -> Self {
+        LocalOptions {
+            path: PathBuf::new(),
+            max_size_mb: 0,
+            durability: Durability::default(),
+            lock_wait_ms: 10_000,
+        }
+    }
 }
 
 impl LocalOptions {
@@ -78,10 +93,11 @@ pub struct StoreConfig {
 }
 
 /// Opens an [`ObjectStore`], one setting at a time. Made by [`ObjectStore::builder`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 #[must_use = "a builder does nothing until open() is called"]
 pub struct ObjectStoreBuilder {
     config: StoreConfig,
+    under: Underlying,
 }
 
 impl ObjectStoreBuilder {
@@ -112,6 +128,19 @@ impl ObjectStoreBuilder {
         self
     }
 
+    /// How long [`open`](Self::open) waits for another process to release the directory (`local` backend). Default: 10 seconds.
+    pub fn lock_wait(mut self, lock_wait: Duration) -> Self {
+        self.config.local.lock_wait_ms = u64::try_from(lock_wait.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
+    /// For tests: replaces what is underneath the `local` backend.
+    #[doc(hidden)]
+    pub fn under(mut self, under: Underlying) -> Self {
+        self.under = under;
+        self
+    }
+
     /// Opens the store.
     ///
     /// # Errors
@@ -119,6 +148,6 @@ impl ObjectStoreBuilder {
     /// [`Error::Locked`] where another process has the directory, [`Error::UnknownFormat`] where a newer program wrote it,
     /// [`Error::Io`] where the operating system refuses, [`Error::Config`] where a setting is out of range.
     pub fn open(self) -> Result<ObjectStore, Error> {
-        ObjectStore::open(&self.config)
+        ObjectStore::open_under(&self.config, self.under)
     }
 }

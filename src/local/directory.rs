@@ -1,0 +1,161 @@
+//! The store's directory: its format version, its limit, and which segments are in it.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::MAX_SIZE_MB_MIN;
+use super::catalog::Catalog;
+use super::disk::{Disk, SystemDisk};
+use super::journal::segment::{SegmentHeader, parse_file_name, read_header};
+use super::journal::{Seal, Segment, SegmentKind, SegmentMap};
+use super::mapping::Mapping;
+use super::space::Space;
+use crate::error::Error;
+
+const FORMAT: u32 = 1;
+
+const FORMAT_TEXT: &str = "scaler-object-storage format ";
+
+/// Part of the free disk that a store without a stated limit may take.
+const FREE_PERCENT: u64 = 80;
+
+/// Refuses a directory that a newer program wrote, before anything is changed in it.
+pub(super) fn check_format(directory: &Path) -> Result<(), Error> {
+    let path = directory.join("FORMAT");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io("read", &path)(error)),
+    };
+    let found = text.trim().strip_prefix(FORMAT_TEXT).and_then(|version| version.parse().ok());
+    match found {
+        Some(FORMAT) => Ok(()),
+        Some(found) => Err(Error::UnknownFormat { path: directory.to_path_buf(), found, known: FORMAT }),
+        None => Err(Error::Config(format!(
+            "{} does not say which format the directory has; restore it (\"{FORMAT_TEXT}{FORMAT}\"), or use another directory",
+            path.display()
+        ))),
+    }
+}
+
+pub(super) fn write_format(directory: &Path) -> Result<(), Error> {
+    let path = directory.join("FORMAT");
+    if path.exists() {
+        return Ok(());
+    }
+    let new = directory.join("FORMAT.new");
+    let written = std::fs::write(&new, format!("{FORMAT_TEXT}{FORMAT}\n"))
+        .and_then(|()| std::fs::rename(&new, &path))
+        .and_then(|()| SystemDisk.sync_directory(directory));
+    written.map_err(Error::io("write", &path))
+}
+
+/// Refuses a file system on which a write does not show through a map: some network file systems.
+pub(super) fn check_mapping(directory: &Path) -> Result<(), Error> {
+    const PROBE: &[u8] = b"does a write show through a map?";
+    let path = directory.join("probe");
+    let failed = |action| Error::io(action, &path);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).map_err(failed("make"))?;
+    file.set_len(4096).map_err(failed("grow"))?;
+    let mapping = Mapping::new(&file, 4096, Space::new(u64::MAX).found(0)).map_err(failed("map"))?;
+    let before = mapping.slice(0, PROBE.len() as u64).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));
+    let file = SystemDisk.open(&path).map_err(failed("open"))?;
+    file.write_all_at(&mut [IoSlice::new(PROBE)], 0).map_err(failed("write"))?;
+    let after = mapping.slice(0, PROBE.len() as u64) == Some(PROBE);
+    std::fs::remove_file(&path).map_err(failed("remove"))?;
+    if before && after {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "{}: what is written to a file does not show through a map of it; use a directory on a local file system",
+        directory.display()
+    )))
+}
+
+/// The limit in bytes.
+pub(super) fn limit_bytes(max_size_mb: u64, directory: &Path, present_bytes: u64) -> Result<u64, Error> {
+    if max_size_mb > 0 {
+        return match max_size_mb.checked_mul(1 << 20) {
+            Some(bytes) if max_size_mb >= MAX_SIZE_MB_MIN => Ok(bytes),
+            _ => Err(Error::Config(format!("max_size_mb = {max_size_mb}: at least {MAX_SIZE_MB_MIN}, or 0 for the default"))),
+        };
+    }
+    let status = rustix::fs::statvfs(directory).map_err(|error| Error::io("ask for the free space of", directory)(error.into()))?;
+    let free_bytes = status.f_bavail.saturating_mul(status.f_frsize);
+    Ok((free_bytes / 100 * FREE_PERCENT).saturating_add(present_bytes).max(MAX_SIZE_MB_MIN << 20))
+}
+
+/// The segment files of a directory.
+pub(super) struct Found {
+    segments: Vec<(PathBuf, SegmentHeader, u64)>,
+    next_number: u32,
+    pub bytes: u64,
+}
+
+/// Lists the journal's directory; spare files are removed, and files whose header is damaged beyond help are set aside.
+pub(super) fn list(directory: &Path, catalog: &Catalog, disk: &Arc<dyn Disk>) -> Result<Found, Error> {
+    let mut found = Found { segments: Vec::new(), next_number: 1, bytes: 0 };
+    found.next_number = catalog.segments()?.last().map_or(1, |last| last.saturating_add(1));
+    for entry in std::fs::read_dir(directory).map_err(Error::io("list", directory))? {
+        let path = entry.map_err(Error::io("list", directory))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.ends_with(".spare") {
+            disk.remove(&path).map_err(Error::io("remove", &path))?;
+            continue;
+        }
+        let Some((number, kind)) = parse_file_name(name.trim_end_matches(".damaged")) else { continue };
+        found.next_number = found.next_number.max(number.saturating_add(1));
+        if name.ends_with(".damaged") {
+            continue;
+        }
+        let bytes = path.metadata().map_err(Error::io("look at", &path))?.len();
+        let header = read_header(&path).map_err(Error::io("read", &path))?;
+        match header.filter(|header| header.number == number && header.kind == kind) {
+            Some(header) => found.add(path, header, bytes),
+            None => match stand_in(number, kind, catalog)? {
+                Some(header) => {
+                    tracing::error!("{}: its header is damaged; going by the catalog", path.display());
+                    found.add(path, header, bytes);
+                }
+                None => set_aside(&path, disk)?,
+            },
+        }
+    }
+    Ok(found)
+}
+
+/// What the header must have said: of a record segment the catalog knows it, and bodies are found without it.
+fn stand_in(number: u32, kind: SegmentKind, catalog: &Catalog) -> Result<Option<SegmentHeader>, Error> {
+    if kind != SegmentKind::Records {
+        return Ok(Some(SegmentHeader { number, kind, nonce: 0, seal: None }));
+    }
+    Ok(catalog.load(number)?.map(|(closing, hints)| {
+        let seal = Seal { end: closing.end, record_count: hints.len() as u64 };
+        SegmentHeader { number, kind, nonce: closing.nonce, seal: Some(seal) }
+    }))
+}
+
+fn set_aside(path: &Path, disk: &Arc<dyn Disk>) -> Result<(), Error> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".damaged");
+    let aside = PathBuf::from(name);
+    tracing::error!("{}: not a segment, or its header is damaged; set aside as {}", path.display(), aside.display());
+    disk.rename(path, &aside).map_err(Error::io("rename", path))
+}
+
+impl Found {
+    fn add(&mut self, path: PathBuf, header: SegmentHeader, bytes: u64) {
+        self.bytes += bytes;
+        self.segments.push((path, header, bytes));
+    }
+
+    /// The segments by number, and the first number that was never used.
+    pub fn into_segments(self, space: &Arc<Space>, disk: &Arc<dyn Disk>) -> (SegmentMap, u32) {
+        let open = |(path, header, bytes): (PathBuf, SegmentHeader, u64)| {
+            (header.number, Arc::new(Segment::found(&header, path, Arc::clone(disk), space.found(bytes))))
+        };
+        (self.segments.into_iter().map(open).collect(), self.next_number)
+    }
+}

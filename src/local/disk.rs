@@ -1,0 +1,172 @@
+//! What the journal asks of the file system. Tests put faults and losses between.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::FallocateFlags;
+
+/// The file system under a journal.
+pub trait Disk: Send + Sync {
+    /// A new file of `bytes` preallocated zeros, readable and writable.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's; nothing is left behind then.
+    fn create(&self, path: &Path, bytes: u64) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// An existing file, readable and writable.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Gives a file another name in its directory.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    fn sync_directory(&self, path: &Path) -> io::Result<()>;
+}
+
+/// An open file of the journal.
+pub trait DiskFile: Send + Sync {
+    /// Writes all slices, one behind the other, in as few calls as the system allows.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's; part of the bytes may be written then.
+    fn write_all_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
+
+    /// Fills `buffer`.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's, or an unexpected end of the file.
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Makes the bytes written so far durable.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's; the state of the bytes is unknown then, and trying again proves nothing.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Grows the file to `bytes` of preallocated zeros.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    fn grow(&self, bytes: u64) -> io::Result<()>;
+
+    /// Cuts the file.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's.
+    fn truncate(&self, bytes: u64) -> io::Result<()>;
+
+    /// The file itself, to map it.
+    fn file(&self) -> &File;
+}
+
+/// The operating system's file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemDisk;
+
+impl Disk for SystemDisk {
+    fn create(&self, path: &Path, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        if let Err(error) = allocate(&file, 0, bytes) {
+            drop(file);
+            std::fs::remove_file(path)?;
+            return Err(error);
+        }
+        Ok(Arc::new(SystemFile(file)))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(SystemFile(OpenOptions::new().read(true).write(true).open(path)?)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+}
+
+struct SystemFile(File);
+
+/// Grows a file from `present` to `bytes`. Where the file system cannot preallocate, a full disk shows at the write instead.
+fn allocate(file: &File, present: u64, bytes: u64) -> io::Result<()> {
+    let Some(more) = bytes.checked_sub(present).filter(|more| *more > 0) else {
+        return Ok(());
+    };
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), present, more) {
+        Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(bytes),
+        result => Ok(result?),
+    }
+}
+
+impl DiskFile for SystemFile {
+    fn write_all_at(&self, mut slices: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        IoSlice::advance_slices(&mut slices, 0); // drops empty ones
+        while !slices.is_empty() {
+            match rustix::io::pwritev(&self.0, slices, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    IoSlice::advance_slices(&mut slices, written);
+                    offset += written as u64;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn grow(&self, bytes: u64) -> io::Result<()> {
+        let present = self.0.metadata()?.len();
+        allocate(&self.0, present, bytes)
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+
+    fn file(&self) -> &File {
+        &self.0
+    }
+}

@@ -1,0 +1,198 @@
+use std::collections::HashMap;
+use std::mem;
+
+use hashbrown::HashTable;
+use parking_lot::{Mutex, RwLock};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::journal::Lsn;
+
+const SHARD_COUNT: usize = 256;
+
+/// Where each object's record is: 16 bytes for an object.
+///
+/// An entry has a seeded 64-bit fingerprint of the id instead of the id; the id in the record decides. Ids whose fingerprint is
+/// taken by another id are kept, whole, at the side.
+pub(crate) struct Index {
+    fingerprints: Fingerprints,
+    shards: Box<[Shard]>,
+}
+
+/// Makes 64 bits of an id, which whoever chooses the ids cannot foresee.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fingerprints {
+    pub seed: u64,
+    /// All ones, but in tests that want collisions.
+    pub mask: u64,
+}
+
+impl Fingerprints {
+    #[inline]
+    pub fn of(&self, id: &[u8]) -> u64 {
+        xxh3_64_with_seed(id, self.seed) & self.mask
+    }
+}
+
+/// The part of the index for some of the ids.
+#[derive(Default)]
+pub(crate) struct Shard {
+    /// Held while an id of this shard is checked, appended and entered, so that journal order is index order.
+    pub writing: Mutex<()>,
+    pub table: RwLock<Table>,
+}
+
+#[derive(Default)]
+pub(crate) struct Table {
+    entries: HashTable<Entry>,
+    collisions: HashMap<Box<[u8]>, Lsn>,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    fingerprint: u64,
+    place: Lsn,
+}
+
+const _: () = assert!(mem::size_of::<Entry>() == 16);
+
+impl Index {
+    pub fn new(fingerprints: Fingerprints) -> Self {
+        Index { fingerprints, shards: std::iter::repeat_with(Shard::default).take(SHARD_COUNT).collect() }
+    }
+
+    #[inline]
+    pub fn fingerprint(&self, id: &[u8]) -> u64 {
+        self.fingerprints.of(id)
+    }
+
+    pub fn fingerprints(&self) -> Fingerprints {
+        self.fingerprints
+    }
+
+    /// The number of an id's shard; when two are locked, the lower goes first.
+    #[inline]
+    pub fn shard_number(fingerprint: u64) -> usize {
+        // The table itself uses the lowest bits and the highest seven.
+        (fingerprint >> 40) as usize % SHARD_COUNT
+    }
+
+    #[inline]
+    pub fn shard(&self, fingerprint: u64) -> &Shard {
+        #[expect(clippy::indexing_slicing, reason = "reduced modulo the length")]
+        &self.shards[Self::shard_number(fingerprint)]
+    }
+
+    /// At open, newest record first: enters a place, unless another has its fingerprint; that one is returned then.
+    pub fn restore(&mut self, fingerprint: u64, place: Lsn) -> Option<Lsn> {
+        #[expect(clippy::indexing_slicing, reason = "reduced modulo the length")]
+        let table = self.shards[Self::shard_number(fingerprint)].table.get_mut();
+        match table.find_fingerprint(fingerprint) {
+            Some(occupant) => Some(occupant),
+            None => {
+                table.entries.insert_unique(fingerprint, Entry { fingerprint, place }, |entry| entry.fingerprint);
+                None
+            }
+        }
+    }
+
+    pub fn object_count(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.table.read().len() as u64).sum()
+    }
+
+    /// The places of all objects, shard by shard, each as it was at one moment.
+    pub fn places(&self) -> impl Iterator<Item = Lsn> + '_ {
+        self.shards.iter().flat_map(|shard| {
+            let table = shard.table.read();
+            table.entries.iter().map(|entry| entry.place).chain(table.collisions.values().copied()).collect::<Vec<_>>()
+        })
+    }
+}
+
+impl Table {
+    fn len(&self) -> usize {
+        self.entries.len() + self.collisions.len()
+    }
+
+    /// The id's place. `is_at` says whether the record at a place has this id.
+    #[inline]
+    pub fn find(&self, fingerprint: u64, id: &[u8], is_at: impl FnOnce(Lsn) -> bool) -> Option<Lsn> {
+        let entry = self.entries.find(fingerprint, |entry| entry.fingerprint == fingerprint);
+        match entry {
+            Some(entry) if is_at(entry.place) => Some(entry.place),
+            _ if self.collisions.is_empty() => None,
+            _ => self.collisions.get(id).copied(),
+        }
+    }
+
+    /// The place that goes with a fingerprint, whosever it is.
+    #[inline]
+    pub fn find_fingerprint(&self, fingerprint: u64) -> Option<Lsn> {
+        self.entries.find(fingerprint, |entry| entry.fingerprint == fingerprint).map(|entry| entry.place)
+    }
+
+    /// Where an id whose fingerprint another id has is.
+    #[inline]
+    pub fn find_collision(&self, id: &[u8]) -> Option<Lsn> {
+        if self.collisions.is_empty() { None } else { self.collisions.get(id).copied() }
+    }
+
+    /// Puts the id at `place`, in place of `old` where it had one.
+    pub fn set(&mut self, fingerprint: u64, id: &[u8], old: Option<Lsn>, place: Lsn) {
+        let same = |entry: &Entry| entry.fingerprint == fingerprint;
+        match self.entries.find_mut(fingerprint, same) {
+            Some(entry) if old == Some(entry.place) => entry.place = place,
+            Some(_) => drop(self.collisions.insert(id.into(), place)),
+            // A colliding id whose rival is gone stays at the side: it may be in one place only.
+            None if old.is_some() => drop(self.collisions.insert(id.into(), place)),
+            None => {
+                self.entries.insert_unique(fingerprint, Entry { fingerprint, place }, |entry| entry.fingerprint);
+            }
+        }
+    }
+
+    /// Forgets whoever is at `place`; whether there was one.
+    pub fn remove_place(&mut self, fingerprint: u64, place: Lsn) -> bool {
+        let is_it = |entry: &Entry| entry.fingerprint == fingerprint && entry.place == place;
+        if let Ok(entry) = self.entries.find_entry(fingerprint, is_it) {
+            entry.remove();
+            return true;
+        }
+        let before = self.collisions.len();
+        self.collisions.retain(|_, at| *at != place);
+        self.collisions.len() < before
+    }
+
+    /// Forgets the id, which was at `place`.
+    pub fn remove(&mut self, fingerprint: u64, id: &[u8], place: Lsn) {
+        match self.entries.find_entry(fingerprint, |entry| entry.fingerprint == fingerprint && entry.place == place) {
+            Ok(entry) => drop(entry.remove()),
+            Err(_) => drop(self.collisions.remove(id)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_with_one_fingerprint_are_told_apart_by_the_id() {
+        let mut table = Table::default();
+        let (first, second, third) = (Lsn::new(1, 64), Lsn::new(1, 128), Lsn::new(1, 192));
+        table.set(5, b"a", None, first);
+        table.set(5, b"b", None, second);
+        assert_eq!(table.find(5, b"a", |place| place == first), Some(first));
+        assert_eq!(table.find(5, b"b", |place| place == second), Some(second));
+        assert_eq!(table.find(5, b"c", |_| false), None);
+
+        table.set(5, b"b", Some(second), third);
+        assert_eq!(table.find(5, b"b", |place| place == third), Some(third));
+        table.remove(5, b"a", first);
+        assert_eq!(table.find(5, b"a", |_| true), None);
+        assert_eq!(table.find(5, b"b", |_| false), Some(third));
+        table.set(5, b"b", Some(third), second);
+        assert_eq!((table.find(5, b"b", |_| false), table.len()), (Some(second), 1));
+        table.remove(5, b"b", second);
+        assert_eq!(table.len(), 0);
+    }
+}

@@ -1,0 +1,355 @@
+//! One file of the journal. The header's layout:
+//!
+//! ```text
+//!  0  checksum      u64  xxh3-64 of bytes 8..32
+//!  8  magic         8 bytes, the last two of them the format version
+//! 16  number        u32
+//! 20  kind          u32  1 records, 2 bodies, 3 one large body
+//! 24  nonce         u64  random: seeds the checksums of this segment's records
+//! 32  seal checksum u64  xxh3-64 of bytes 40..56, seeded with the nonce; not valid before the segment is sealed
+//! 40  end           u64  where the last record ends
+//! 48  record count  u64
+//! 56  zeros up to byte 64, before bodies up to byte 4096
+//! ```
+//!
+//! All numbers are little-endian. Records follow in a record segment, bodies at multiples of 4096 in a body segment.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::{ArcSwapOption, Guard};
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::local::disk::{Disk, DiskFile};
+use crate::local::mapping::Mapping;
+use crate::local::space::Lease;
+
+pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
+
+/// Bodies begin at multiples of this, so that writing one never touches a page of another.
+pub(crate) const BODY_ALIGNMENT: u64 = 4096;
+
+const MAGIC: [u8; 8] = *b"SOSseg\x01\x00";
+
+/// Two records never begin in the same stretch of this many bytes: a record's header alone is longer.
+const VERIFIED_GRAIN_BYTES: u32 = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum SegmentKind {
+    Records = 1,
+    Bodies = 2,
+    /// Of a single body, too large for the others.
+    Body = 3,
+}
+
+/// What a sealed segment says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seal {
+    pub end: u64,
+    pub record_count: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub number: u32,
+    pub kind: SegmentKind,
+    pub nonce: u64,
+    pub seal: Option<Seal>,
+}
+
+impl SegmentHeader {
+    pub fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
+        let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&self.number.to_le_bytes());
+        bytes.extend_from_slice(&(self.kind as u32).to_le_bytes());
+        bytes.extend_from_slice(&self.nonce.to_le_bytes());
+        let mut header = xxh3_64_with_seed(&bytes, 0).to_le_bytes().to_vec();
+        header.append(&mut bytes);
+        if let Some(seal) = self.seal {
+            bytes.extend_from_slice(&seal.end.to_le_bytes());
+            bytes.extend_from_slice(&seal.record_count.to_le_bytes());
+            header.extend_from_slice(&xxh3_64_with_seed(&bytes, self.nonce).to_le_bytes());
+            header.append(&mut bytes);
+        }
+        let mut fixed = [0; SEGMENT_HEADER_BYTES];
+        for (to, from) in fixed.iter_mut().zip(header) {
+            *to = from;
+        }
+        fixed
+    }
+
+    pub fn decode(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> Option<SegmentHeader> {
+        let u64_at = |offset: usize| Some(u64::from_le_bytes(*bytes.get(offset..)?.first_chunk()?));
+        let u32_at = |offset: usize| Some(u32::from_le_bytes(*bytes.get(offset..)?.first_chunk()?));
+        if u64_at(0)? != xxh3_64_with_seed(bytes.get(8..32)?, 0) || *bytes.get(8..16)? != MAGIC {
+            return None;
+        }
+        let kind = match u32_at(20)? {
+            1 => SegmentKind::Records,
+            2 => SegmentKind::Bodies,
+            3 => SegmentKind::Body,
+            _ => return None,
+        };
+        let nonce = u64_at(24)?;
+        let is_sealed = u64_at(32)? == xxh3_64_with_seed(bytes.get(40..56)?, nonce);
+        let seal = is_sealed.then_some(Seal { end: u64_at(40)?, record_count: u64_at(48)? });
+        Some(SegmentHeader { number: u32_at(16)?, kind, nonce, seal })
+    }
+}
+
+/// Which records of a segment from an earlier open had their bodies checked since this open.
+#[derive(Default)]
+struct Verified(OnceLock<Box<[AtomicU64]>>);
+
+impl Verified {
+    fn cell(&self, offset: u32, segment_bytes: u64) -> Option<(&AtomicU64, u64)> {
+        let words = self.0.get_or_init(|| {
+            let count = segment_bytes.div_ceil(u64::from(VERIFIED_GRAIN_BYTES) * 64) as usize;
+            std::iter::repeat_with(AtomicU64::default).take(count).collect()
+        });
+        let grain = offset / VERIFIED_GRAIN_BYTES;
+        Some((words.get(grain as usize / 64)?, 1 << (grain % 64)))
+    }
+}
+
+/// An open segment. Its file is opened and mapped on use.
+pub(crate) struct Segment {
+    pub number: u32,
+    pub kind: SegmentKind,
+    pub nonce: u64,
+    path: PathBuf,
+    disk: Arc<dyn Disk>,
+    lease: Arc<Lease>,
+    file: Mutex<Option<Arc<dyn DiskFile>>>,
+    mapping: ArcSwapOption<Mapping>,
+    /// Used since the last sweep: see `Segments::sweep`.
+    touched: AtomicBool,
+    live_bytes: AtomicU64,
+    /// Sealed on disk, with its hints in the catalog.
+    sealed: AtomicBool,
+    /// Present where the bytes come from an earlier open, so that the disk may have changed them.
+    verified: Option<Verified>,
+}
+
+impl Segment {
+    /// A segment that this open has just made.
+    pub fn new(header: &SegmentHeader, path: PathBuf, disk: Arc<dyn Disk>, lease: Arc<Lease>, file: Arc<dyn DiskFile>) -> Self {
+        let file = Mutex::new(Some(file));
+        Segment { file, verified: None, ..Segment::found(header, path, disk, lease) }
+    }
+
+    /// A segment that an earlier open left behind.
+    pub fn found(header: &SegmentHeader, path: PathBuf, disk: Arc<dyn Disk>, lease: Arc<Lease>) -> Self {
+        Segment {
+            number: header.number,
+            kind: header.kind,
+            nonce: header.nonce,
+            path,
+            disk,
+            lease,
+            file: Mutex::new(None),
+            mapping: ArcSwapOption::empty(),
+            touched: AtomicBool::new(false),
+            live_bytes: AtomicU64::new(0),
+            sealed: AtomicBool::new(false),
+            verified: Some(Verified::default()),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length of the file.
+    pub fn bytes(&self) -> u64 {
+        self.lease.bytes()
+    }
+
+    pub fn lease(&self) -> &Arc<Lease> {
+        &self.lease
+    }
+
+    pub fn live_bytes(&self) -> u64 {
+        self.live_bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn add_live(&self, bytes: u64) {
+        self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn remove_live(&self, bytes: u64) {
+        self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Acquire)
+    }
+
+    pub fn set_sealed(&self) {
+        self.sealed.store(true, Ordering::Release);
+    }
+
+    /// The open file, opened if it is not.
+    pub fn file(&self) -> io::Result<Arc<dyn DiskFile>> {
+        self.touch();
+        let mut file = self.file.lock();
+        if let Some(file) = &*file {
+            return Ok(Arc::clone(file));
+        }
+        let opened = self.disk.open(&self.path)?;
+        *file = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// The map, if there is one now.
+    #[inline]
+    pub fn mapping(&self) -> Guard<Option<Arc<Mapping>>> {
+        self.touch();
+        self.mapping.load()
+    }
+
+    /// Maps the file as long as it is now.
+    pub fn map(&self) -> io::Result<Arc<Mapping>> {
+        let file = self.file()?;
+        let mapping = Arc::new(Mapping::new(file.file(), self.bytes(), Arc::clone(&self.lease))?);
+        self.mapping.store(Some(Arc::clone(&mapping)));
+        Ok(mapping)
+    }
+
+    #[inline]
+    fn touch(&self) {
+        if !self.touched.load(Ordering::Relaxed) {
+            self.touched.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was used since the last call.
+    pub fn was_touched(&self) -> bool {
+        self.touched.swap(false, Ordering::Relaxed)
+    }
+
+    /// Closes the descriptor; what is mapped stays mapped.
+    pub fn close_file(&self) {
+        self.file.lock().take();
+    }
+
+    pub fn is_file_open(&self) -> bool {
+        self.file.lock().is_some()
+    }
+
+    pub fn is_mapped(&self) -> bool {
+        self.mapping.load().is_some()
+    }
+
+    /// Unmaps; readers that hold bytes keep them.
+    pub fn unmap(&self) {
+        self.mapping.store(None);
+    }
+
+    /// Whether the body of the record at `offset` still has to be checked before it is handed out.
+    #[inline]
+    pub fn needs_verification(&self, offset: u32) -> bool {
+        let Some(verified) = &self.verified else { return false };
+        verified.cell(offset, self.bytes()).is_none_or(|(word, bit)| word.load(Ordering::Relaxed) & bit == 0)
+    }
+
+    pub fn set_verified(&self, offset: u32) {
+        let cell = self.verified.as_ref().and_then(|verified| verified.cell(offset, self.bytes()));
+        if let Some((word, bit)) = cell {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Writes the seal: from now on the records up to `end` are all there are, and a bad one is damage, not the end.
+    pub fn write_seal(&self, seal: Seal) -> io::Result<()> {
+        let SegmentHeader { number, kind, nonce, .. } = self.header();
+        let header = SegmentHeader { number, kind, nonce, seal: Some(seal) }.encode();
+        let file = self.file()?;
+        file.write_all_at(&mut [IoSlice::new(&header)], 0)?;
+        file.sync()
+    }
+
+    /// The seal, if it has one.
+    pub fn read_seal(&self) -> io::Result<Option<Seal>> {
+        Ok(read_header(&self.path)?.and_then(|header| header.seal))
+    }
+
+    /// Cuts the preallocated rest off.
+    pub fn trim(&self, end: u64) -> io::Result<()> {
+        if end < self.bytes() {
+            self.file()?.truncate(end)?;
+            self.lease.shrink(end);
+        }
+        Ok(())
+    }
+
+    /// Removes the file. Its space comes back when nobody reads it any more.
+    pub fn remove(&self) -> io::Result<()> {
+        self.disk.remove(&self.path)?;
+        self.lease.unlink();
+        self.close_file();
+        self.unmap();
+        Ok(())
+    }
+
+    fn header(&self) -> SegmentHeader {
+        SegmentHeader { number: self.number, kind: self.kind, nonce: self.nonce, seal: None }
+    }
+}
+
+/// The name of a segment's file.
+pub(crate) fn file_name(number: u32, kind: SegmentKind) -> String {
+    match kind {
+        SegmentKind::Records => format!("{number:010}.records"),
+        SegmentKind::Bodies => format!("{number:010}.bodies"),
+        SegmentKind::Body => format!("{number:010}.body"),
+    }
+}
+
+/// The number and kind that a file's name claims.
+pub(crate) fn parse_file_name(name: &str) -> Option<(u32, SegmentKind)> {
+    let (number, kind) = name.split_once('.')?;
+    let kind = match kind {
+        "records" => SegmentKind::Records,
+        "bodies" => SegmentKind::Bodies,
+        "body" => SegmentKind::Body,
+        _ => return None,
+    };
+    Some((number.parse().ok()?, kind))
+}
+
+/// Reads a segment file's header; None where it is not one.
+pub(crate) fn read_header(path: &Path) -> io::Result<Option<SegmentHeader>> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = [0; SEGMENT_HEADER_BYTES];
+    match File::open(path)?.read_exact_at(&mut bytes, 0) {
+        Ok(()) => Ok(SegmentHeader::decode(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_header_reads_back_and_a_flipped_bit_is_seen() {
+        let open = SegmentHeader { number: 7, kind: SegmentKind::Records, nonce: 99, seal: None };
+        let sealed = SegmentHeader { seal: Some(Seal { end: 4096, record_count: 12 }), ..open };
+        assert_eq!(SegmentHeader::decode(&open.encode()), Some(open));
+        assert_eq!(SegmentHeader::decode(&sealed.encode()), Some(sealed));
+        assert_eq!(open.encode()[8..24], *b"SOSseg\x01\x00\x07\x00\x00\x00\x01\x00\x00\x00");
+        for byte in 0..56 {
+            let mut flipped = sealed.encode();
+            flipped[byte] ^= 4;
+            assert_ne!(SegmentHeader::decode(&flipped), Some(sealed), "byte {byte}");
+        }
+    }
+}

@@ -1,0 +1,60 @@
+use super::Lsn;
+use super::record::{ALIGNMENT, HEADER_BYTES, Header, RECORD_BYTES_MAX};
+use super::segment::SEGMENT_HEADER_BYTES;
+
+/// Goes through a record segment's bytes, from record to record by their lengths.
+///
+/// Behind a header that is not valid, it looks for the next one that is: lsn and seeded checksum tell a header from any other bytes,
+/// also from one that stood there in an earlier life of the disk block.
+pub(crate) struct Walk<'a> {
+    bytes: &'a [u8],
+    number: u32,
+    nonce: u64,
+    offset: usize,
+}
+
+pub(crate) enum Step<'a> {
+    Record { header: Header, id: &'a [u8], body: &'a [u8] },
+    /// Bytes up to `end` hold no valid header, but a valid one follows.
+    Damage { offset: u32, end: u32 },
+}
+
+impl<'a> Walk<'a> {
+    /// `bytes`: the segment from its beginning to where records may end.
+    pub fn new(bytes: &'a [u8], number: u32, nonce: u64) -> Self {
+        Walk { bytes, number, nonce, offset: SEGMENT_HEADER_BYTES }
+    }
+
+    /// Where the next record would begin: after the last step, where the records end.
+    pub fn offset(&self) -> u32 {
+        self.offset as u32
+    }
+
+    fn decode(&self, offset: usize) -> Option<(Header, &'a [u8], &'a [u8])> {
+        let rest = self.bytes.get(offset..)?;
+        let rest = rest.get(..rest.len().min(RECORD_BYTES_MAX))?;
+        let (header, id) = Header::decode(rest, self.nonce, Lsn::new(self.number, offset as u32))?;
+        let body = rest.get(header.body_offset()..header.record_bytes())?;
+        Some((header, id, body))
+    }
+
+    fn next_valid(&self, from: usize) -> Option<usize> {
+        (from..self.bytes.len().saturating_sub(HEADER_BYTES)).step_by(ALIGNMENT).find(|offset| self.decode(*offset).is_some())
+    }
+}
+
+impl<'a> Iterator for Walk<'a> {
+    type Item = Step<'a>;
+
+    fn next(&mut self) -> Option<Step<'a>> {
+        if let Some((header, id, body)) = self.decode(self.offset) {
+            self.offset += header.record_bytes().next_multiple_of(ALIGNMENT);
+            return Some(Step::Record { header, id, body });
+        }
+        let next = self.next_valid(self.offset + ALIGNMENT)?;
+        let damage = Step::Damage { offset: self.offset as u32, end: next as u32 };
+        self.offset = next;
+        Some(damage)
+    }
+}
+

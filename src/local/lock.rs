@@ -1,0 +1,127 @@
+//! One directory, one process: the directory lock, and what happens to it in a forked child.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
+use std::sync::Once;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::error::Error;
+
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Descriptors that a forked child must close: stores open in this process at one time, at most. Further ones work, but a child
+/// keeps their lock until it ends.
+const FORK_DESCRIPTORS_MAX: usize = 256;
+
+static FORKS: AtomicU64 = AtomicU64::new(0);
+static DESCRIPTORS: [AtomicI32; FORK_DESCRIPTORS_MAX] = [const { AtomicI32::new(-1) }; FORK_DESCRIPTORS_MAX];
+
+/// How many forks lie between the first process and this one. A store of another generation belongs to a parent.
+#[inline]
+pub(crate) fn fork_generation() -> u64 {
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// Runs in a forked child, where only async-signal-safe calls are allowed: atomics and close are.
+extern "C" fn after_fork_in_child() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+    for slot in &DESCRIPTORS {
+        let descriptor = slot.swap(-1, Ordering::Relaxed);
+        if descriptor >= 0 {
+            // Sound: the descriptor is the lock file's, which nothing in the child uses: every call on the store fails there.
+            unsafe { libc::close(descriptor) };
+        }
+    }
+}
+
+fn watch_forks() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // Sound: the handler has the required signature and makes only async-signal-safe calls.
+        unsafe { libc::pthread_atfork(None, None, Some(after_fork_in_child)) };
+    });
+}
+
+/// Holds a directory for this process. The lock goes with the process, however it ends.
+pub(crate) struct DirectoryLock {
+    file: Option<File>,
+    generation: u64,
+    /// This computer's current start: with another one, what was not synced may be lost.
+    pub rebooted: bool,
+}
+
+impl DirectoryLock {
+    /// Waits up to `patience` for the lock.
+    pub fn acquire(directory: &Path, patience: Duration) -> Result<Self, Error> {
+        watch_forks();
+        let path = directory.join("LOCK");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
+        let deadline = Instant::now() + patience;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => sleep(RETRY),
+                Err(Errno::WOULDBLOCK) => {
+                    let holder = read(&mut file).lines().next().unwrap_or("unknown").to_owned();
+                    return Err(Error::Locked { path: directory.to_path_buf(), holder });
+                }
+                Err(error) => return Err(Error::io("lock", &path)(error.into())),
+            }
+        }
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let rebooted = read(&mut file).lines().nth(1) != Some(boot.trim());
+        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| {
+            file.write_all(format!("{}\n{}\n", std::process::id(), boot.trim()).as_bytes())
+        });
+        written.map_err(Error::io("write", &path))?;
+        remember(file.as_raw_fd());
+        Ok(DirectoryLock { file: Some(file), generation: fork_generation(), rebooted })
+    }
+}
+
+fn read(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.take(1024).read_to_string(&mut text));
+    if read.is_err() { String::new() } else { text }
+}
+
+fn remember(descriptor: RawFd) {
+    for slot in &DESCRIPTORS {
+        if slot.compare_exchange(-1, descriptor, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            return;
+        }
+    }
+}
+
+fn forget(descriptor: RawFd) {
+    for slot in &DESCRIPTORS {
+        if slot.compare_exchange(descriptor, -1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            return;
+        }
+    }
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        let Some(file) = self.file.take() else { return };
+        if self.generation == fork_generation() {
+            forget(file.as_raw_fd());
+        } else {
+            // A forked child: the handler has closed the descriptor, and its number may be another file's by now.
+            std::mem::forget(file);
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Opening a directory: from hints and, where there are none, from the journal itself, to the index.
+//!
+//! Records are taken newest first. Each names the record that it superseded, so the first that is seen of an id is the one that
+//! counts, and an older one is known by its place, without comparing ids.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::bodies::Bodies;
+use super::catalog::Catalog;
+use super::hints::Hint;
+use super::index::{Fingerprints, Index};
+use super::journal::record::{HEADER_BYTES, RECORD_BYTES_MAX};
+use super::journal::{Flags, Header, Lsn, Segment, SegmentKind, Segments};
+use super::payloads::{Payloads, Shared};
+use super::scan::{self, Scanned};
+use super::space::Space;
+use crate::error::Error;
+use crate::object::ObjectId;
+
+/// What is rebuilt.
+pub(super) struct Recovery<'a> {
+    pub segments: &'a Segments,
+    pub space: &'a Arc<Space>,
+    pub catalog: &'a Catalog,
+    pub bodies: &'a Bodies,
+    pub payloads: &'a Payloads,
+    pub index: Index,
+    pub outcome: Outcome,
+    /// Places that a newer record superseded, and that were not met yet.
+    superseded: FxHashSet<Lsn>,
+    /// Records that share a payload, by its name.
+    sharers: FxHashMap<Lsn, Vec<Sharer>>,
+    /// Where payloads that are shared, or were, stand.
+    holders: FxHashMap<Lsn, Holder>,
+}
+
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// Greatest version clock of all records.
+    pub clock: u64,
+    pub payloads: u64,
+    pub payload_bytes: u64,
+    pub damaged_objects: u64,
+    /// Segments of which only hints are left.
+    pub missing: BTreeSet<u32>,
+}
+
+struct Sharer {
+    fingerprint: u64,
+    place: Lsn,
+}
+
+struct Holder {
+    place: Lsn,
+    hint: Hint,
+    owned: bool,
+}
+
+impl<'a> Recovery<'a> {
+    pub fn new(
+        segments: &'a Segments,
+        space: &'a Arc<Space>,
+        catalog: &'a Catalog,
+        bodies: &'a Bodies,
+        payloads: &'a Payloads,
+        fingerprint_mask: u64,
+    ) -> Self {
+        Recovery {
+            segments,
+            space,
+            catalog,
+            bodies,
+            payloads,
+            index: Index::new(Fingerprints { seed: catalog.seed(), mask: fingerprint_mask }),
+            outcome: Outcome::default(),
+            superseded: FxHashSet::default(),
+            sharers: FxHashMap::default(),
+            holders: FxHashMap::default(),
+        }
+    }
+
+    /// Goes through all segments, newest first. `rebooted`: what was not synced may be lost, so bodies are checked as well.
+    pub fn run(mut self, rebooted: bool) -> Result<(Index, Outcome), Error> {
+        let found = self.segments.load();
+        let records = found.values().filter(|segment| segment.kind == SegmentKind::Records);
+        let mut numbers: BTreeSet<u32> = records.map(|segment| segment.number).collect();
+        numbers.extend(self.catalog.segments()?);
+        let mut scanned_segments = false;
+        for number in numbers.into_iter().rev() {
+            let segment = found.get(&number).map(Arc::clone);
+            let hinted = self.catalog.load(number)?;
+            match (segment, hinted) {
+                (Some(segment), Some((closing, hints))) if closing.nonce == segment.nonce => {
+                    self.outcome.clock = self.outcome.clock.max(closing.clock);
+                    self.replay(&segment, &hints)?;
+                    segment.set_sealed();
+                }
+                (Some(segment), _) => {
+                    let scanned = scan::scan(self.segments, &segment, rebooted, self.index.fingerprints())?;
+                    self.replay(&segment, &scanned.hints)?;
+                    self.remember(&segment, scanned)?;
+                    scanned_segments = true;
+                }
+                (None, Some((closing, hints))) => {
+                    self.outcome.clock = self.outcome.clock.max(closing.clock);
+                    self.outcome.missing.insert(number);
+                    self.mourn(number, &hints);
+                }
+                (None, None) => self.catalog.remove(number)?,
+            }
+        }
+        self.settle_shared();
+        self.bodies.restore_free()?;
+        if scanned_segments {
+            self.catalog.flush()?;
+        }
+        Ok((self.index, self.outcome))
+    }
+
+    /// Stores the hints of a segment that had none, so that the next open need not scan it.
+    fn remember(&mut self, segment: &Segment, scanned: Scanned) -> Result<(), Error> {
+        let Scanned { hints, end, clock, damaged } = scanned;
+        self.outcome.clock = self.outcome.clock.max(clock);
+        self.outcome.damaged_objects += damaged;
+        if hints.is_empty() && damaged == 0 {
+            self.catalog.remove(segment.number)?;
+            return self.segments.remove(segment);
+        }
+        self.catalog.store(segment.number, segment.nonce, end, clock, &hints)?;
+        segment.set_sealed();
+        Ok(())
+    }
+
+    /// Takes a segment's records into account, newest first.
+    fn replay(&mut self, segment: &Arc<Segment>, hints: &[Hint]) -> Result<(), Error> {
+        let (mut live_bytes, mut lost) = (0, 0);
+        for hint in hints.iter().rev() {
+            let place = Lsn::new(segment.number, hint.offset);
+            let counts = self.follow(hint, place);
+            let is_readable = hint.end() <= segment.bytes() && self.has_its_body(hint);
+            let is_live = counts && is_readable && self.enter(hint, place)?;
+            if counts && !is_readable {
+                lost += 1;
+            }
+            if is_live {
+                live_bytes += hint.stride();
+            }
+            if hint.has_body() && is_readable {
+                self.note_holder(hint, place, is_live);
+            } else if is_live {
+                let sharer = Sharer { fingerprint: hint.fingerprint, place };
+                self.sharers.entry(hint.payload).or_default().push(sharer);
+            }
+        }
+        segment.add_live(live_bytes);
+        self.space.add_live(live_bytes);
+        if lost > 0 {
+            self.outcome.damaged_objects += lost;
+            let name = segment.path().display();
+            tracing::error!("{name} or bodies that it refers to are cut short or missing: {lost} objects are lost");
+        }
+        Ok(())
+    }
+
+    /// A segment of which only the hints are left: its objects are lost, but what they superseded stays superseded.
+    fn mourn(&mut self, number: u32, hints: &[Hint]) {
+        let lost = hints.iter().rev().filter(|hint| self.follow(hint, Lsn::new(number, hint.offset))).count();
+        self.outcome.damaged_objects += lost as u64;
+        if lost > 0 {
+            tracing::error!("segment {number} is missing: {lost} objects are lost");
+        }
+    }
+
+    /// Whether the record at `place` says something about its id that no newer one has overruled; it overrules older ones.
+    fn follow(&mut self, hint: &Hint, place: Lsn) -> bool {
+        let is_superseded = self.superseded.remove(&place);
+        if !hint.supersedes.is_none() {
+            self.superseded.insert(hint.supersedes);
+        }
+        hint.kind.stores() && !is_superseded && !hint.flags.has(Flags::DETACHED)
+    }
+
+    fn has_its_body(&self, hint: &Hint) -> bool {
+        if !hint.has_body() || !hint.flags.has(Flags::EXTERNAL) {
+            return true;
+        }
+        let segment = self.segments.get(hint.body_place.segment);
+        let end = u64::from(hint.body_place.offset).saturating_add(hint.body_bytes);
+        segment.is_some_and(|segment| end <= segment.bytes())
+    }
+
+    /// Enters a live record into the index; false where it turns out to be an older one of an id that is there already.
+    fn enter(&mut self, hint: &Hint, place: Lsn) -> Result<bool, Error> {
+        if let Some(occupant) = self.index.restore(hint.fingerprint, place) {
+            let (Some(id), Some(rival)) = (self.id_at(place)?, self.id_at(occupant)?) else {
+                tracing::error!("the record at {place} cannot be told from the one at {occupant}: it is taken for an older one");
+                self.outcome.damaged_objects += 1;
+                return Ok(false);
+            };
+            let shard = self.index.shard(hint.fingerprint);
+            let mut table = shard.table.write();
+            if id == rival || table.find_collision(id.as_bytes()).is_some() {
+                return Ok(false);
+            }
+            table.set(hint.fingerprint, id.as_bytes(), None, place);
+        }
+        if !hint.has_body() {
+            return Ok(true);
+        }
+        if !self.restore_body(hint) {
+            tracing::error!("the record at {place} refers to a body that another one has");
+            self.index.shard(hint.fingerprint).table.write().remove_place(hint.fingerprint, place);
+            self.outcome.damaged_objects += 1;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn restore_body(&mut self, hint: &Hint) -> bool {
+        if hint.flags.has(Flags::EXTERNAL) {
+            let segment = self.segments.get(hint.body_place.segment);
+            if !segment.is_some_and(|segment| self.bodies.restore(hint.body_place, hint.body_bytes, &segment)) {
+                return false;
+            }
+        }
+        self.outcome.payloads += 1;
+        self.outcome.payload_bytes += hint.body_bytes;
+        true
+    }
+
+    /// Remembers where a payload stands, if its name differs from its place or sharers were met, which are always newer than the
+    /// record that first stored it.
+    fn note_holder(&mut self, hint: &Hint, place: Lsn, owned: bool) {
+        let name = if hint.flags.has(Flags::NAMED) { hint.payload } else { place };
+        if name != place || self.sharers.contains_key(&name) {
+            self.holders.entry(name).or_insert(Holder { place, hint: *hint, owned });
+        }
+    }
+
+    /// With everything seen: joins sharers and payloads.
+    fn settle_shared(&mut self) {
+        for (payload, sharers) in std::mem::take(&mut self.sharers) {
+            let holder = self.holders.remove(&payload);
+            let is_there = holder.as_ref().is_some_and(|holder| holder.owned || self.restore_body(&holder.hint));
+            let Some(Holder { place, hint, owned }) = holder.filter(|_| is_there) else {
+                tracing::error!("the payload first stored at {payload} is missing: {} objects are lost", sharers.len());
+                self.outcome.damaged_objects += sharers.len() as u64;
+                for Sharer { fingerprint, place } in &sharers {
+                    self.index.shard(*fingerprint).table.write().remove_place(*fingerprint, *place);
+                }
+                continue;
+            };
+            if !owned && let Some(segment) = self.segments.get(place.segment()) {
+                segment.add_live(hint.stride());
+                self.space.add_live(hint.stride());
+            }
+            self.payloads.restore(payload, Shared { place, sharers: sharers.len() as u32, owned });
+        }
+    }
+
+    /// The id in the record at `place`; None where the record is not valid.
+    fn id_at(&self, place: Lsn) -> Result<Option<ObjectId>, Error> {
+        let Some(segment) = self.segments.get(place.segment()) else { return Ok(None) };
+        let file = segment.file().map_err(Error::io("open", segment.path()))?;
+        let offset = u64::from(place.offset());
+        let readable = segment.bytes().saturating_sub(offset).min(RECORD_BYTES_MAX as u64);
+        let mut bytes = vec![0; readable.min((HEADER_BYTES + crate::ID_BYTES_MAX) as u64) as usize];
+        if file.read_exact_at(&mut bytes, offset).is_err() {
+            return Ok(None);
+        }
+        Ok(Header::decode(&bytes, segment.nonce, place).map(|(_, id)| ObjectId::new(id)))
+    }
+}

@@ -1,0 +1,108 @@
+//! Reading a segment that has no hints, record by record.
+
+use std::collections::BTreeSet;
+use std::io::IoSlice;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::hints::Hint;
+use super::index::Fingerprints;
+use super::journal::{Flags, Header, Kind, Seal, Segment, Segments, Step, Walk};
+use super::read::{Unreadable, verify_body};
+use crate::error::Error;
+
+/// What a segment's records say.
+#[derive(Default)]
+pub(super) struct Scanned {
+    pub hints: Vec<Hint>,
+    pub end: u64,
+    /// Greatest version clock.
+    pub clock: u64,
+    /// Stretches without a valid header between valid ones: at least one record each.
+    pub damaged: u64,
+}
+
+/// Reads a record segment. One that was not sealed, because its process was killed, is sealed and trimmed now: a record of it whose
+/// body is torn never happened.
+pub(super) fn scan(segments: &Segments, segment: &Segment, rebooted: bool, fingerprints: Fingerprints) -> Result<Scanned, Error> {
+    let mapping = segments.mapping(segment)?;
+    let seal = segment.read_seal().map_err(Error::io("read", segment.path()))?;
+    let end = seal.map_or(segment.bytes(), |seal| seal.end.min(segment.bytes()));
+    let bytes = mapping.slice(0, end).unwrap_or_default();
+    let mut walk = Walk::new(bytes, segment.number, segment.nonce);
+    let mut scanned = Scanned::default();
+    let mut torn = Vec::new();
+    for step in walk.by_ref() {
+        match step {
+            Step::Record { header, id, body } => {
+                let is_whole = seal.is_some() || is_whole(segments, &header, body, rebooted)?;
+                let header = if is_whole { header } else { Header { kind: Kind::Void, ..header } };
+                if !is_whole {
+                    torn.push((header, id.to_vec()));
+                }
+                scanned.clock = scanned.clock.max(header.version.clock);
+                if header.kind != Kind::Void {
+                    scanned.hints.push(Hint::of(&header, fingerprints.of(id)));
+                }
+            }
+            Step::Damage { offset, end } => {
+                scanned.damaged += 1;
+                let name = segment.path().display();
+                tracing::error!("{name}: bytes {offset} to {end} are damaged; objects in them are lost");
+            }
+        }
+    }
+    scanned.end = seal.map_or(u64::from(walk.offset()), |seal| seal.end);
+    if seal.is_some() && end < scanned.end {
+        scanned.damaged += 1;
+        tracing::error!("{} is cut short; objects at its end are lost", segment.path().display());
+    }
+    if seal.is_none() {
+        for (header, id) in torn {
+            void(segment, &header, &id)?;
+        }
+        let seal = Seal { end: scanned.end, record_count: scanned.hints.len() as u64 };
+        segment.write_seal(seal).map_err(Error::io("seal", segment.path()))?;
+        segment.trim(seal.end).map_err(Error::io("trim", segment.path()))?;
+        sync_bodies(segments, &scanned.hints)?;
+    }
+    segment.close_file();
+    Ok(scanned)
+}
+
+/// Whether a record of an unsealed segment was written to its end. A body elsewhere was written before its record, so only a
+/// power loss can have torn it.
+fn is_whole(segments: &Segments, header: &Header, body: &[u8], rebooted: bool) -> Result<bool, Error> {
+    if header.is_inline() {
+        return Ok(xxh3_128(body) == header.body_hash);
+    }
+    if !rebooted || !header.has_body() {
+        return Ok(true);
+    }
+    let Some(segment) = segments.get(header.body_place.segment) else { return Ok(false) };
+    match verify_body(&segment, u64::from(header.body_place.offset), header) {
+        Ok(()) => Ok(true),
+        Err(Unreadable::Damaged(_)) => Ok(false),
+        Err(Unreadable::Failed(error)) => Err(error),
+    }
+}
+
+/// Marks a torn record as one that never happened, so that no later scan takes it for a damaged one.
+fn void(segment: &Segment, header: &Header, id: &[u8]) -> Result<(), Error> {
+    let mut bytes = Vec::new();
+    header.encode(segment.nonce, id, &mut bytes);
+    let offset = u64::from(header.lsn.offset());
+    let written = segment.file().and_then(|file| file.write_all_at(&mut [IoSlice::new(&bytes)], offset));
+    written.map_err(Error::io("write", segment.path()))
+}
+
+/// Makes the large bodies durable that these records refer to.
+fn sync_bodies(segments: &Segments, hints: &[Hint]) -> Result<(), Error> {
+    let external = hints.iter().filter(|hint| hint.flags.has(Flags::EXTERNAL));
+    let numbers: BTreeSet<u32> = external.map(|hint| hint.body_place.segment).collect();
+    for segment in numbers.into_iter().filter_map(|number| segments.get(number)) {
+        segment.file().and_then(|file| file.sync()).map_err(Error::io("sync", segment.path()))?;
+    }
+    Ok(())
+}
+

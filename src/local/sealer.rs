@@ -1,0 +1,181 @@
+//! The background thread of the local tier: seals full segments, reclaims space, prepares files ahead.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, select};
+
+use super::catalog::Catalog;
+use super::hints::Hint;
+
+use super::journal::{Sealing, Segment, Step, Walk};
+use super::tier::LocalTier;
+use crate::error::Error;
+
+/// How often it looks around when nobody calls.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Dead bodies are freed when they take this much, or a 32nd of the limit; freeing them costs a sync.
+const DEAD_BODIES_BYTES_MAX: u64 = 64 << 20;
+
+/// Fewer dead bodies than that are freed after this time.
+const DEAD_BODIES_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// What the sealer can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Somebody waits for room.
+    MakeRoom,
+    /// Seal what is pending, and end.
+    Stop,
+}
+
+pub(super) struct Sealer {
+    tier: Arc<LocalTier>,
+    catalog: Catalog,
+    tasks: Receiver<Task>,
+    sealing: Receiver<Sealing>,
+    /// Sealed in the journal, not yet on disk: oldest first.
+    pending: VecDeque<Sealing>,
+    /// Segments of which hints are left, though the file is missing: their hints go when nothing older is left.
+    missing: BTreeSet<u32>,
+    bodies_reaped: Instant,
+}
+
+impl Sealer {
+    pub fn spawn(
+        tier: Arc<LocalTier>,
+        catalog: Catalog,
+        missing: BTreeSet<u32>,
+        tasks: Receiver<Task>,
+        sealing: Receiver<Sealing>,
+    ) -> std::io::Result<JoinHandle<()>> {
+        let sealer =
+            Sealer { tier, catalog, tasks, sealing, pending: VecDeque::new(), missing, bodies_reaped: Instant::now() };
+        std::thread::Builder::new().name("sealer".to_owned()).spawn(move || sealer.run())
+    }
+
+    fn run(mut self) {
+        loop {
+            self.pass();
+            select! {
+                recv(self.sealing) -> sealing => self.pending.extend(sealing),
+                recv(self.tasks) -> task => match task {
+                    Ok(Task::MakeRoom) => {}
+                    Ok(Task::Stop) | Err(_) => break,
+                },
+                default(TICK) => {}
+            }
+        }
+        self.report("sealing at close", |sealer| sealer.seal_pending());
+        self.report("closing the catalog", |sealer| sealer.catalog.flush());
+    }
+
+    /// Everything that may be due.
+    fn pass(&mut self) {
+        self.tier.progress.begin();
+        let before = self.tier.space.physical_bytes();
+        self.report("sealing", Self::seal_pending);
+        let reaped = self.report("freeing bodies", Self::reap_bodies).unwrap_or(0);
+        self.report("reclaiming", Self::reclaim);
+        self.tier.space.set_catalog_bytes(self.catalog.bytes());
+        self.report("preparing segments", |sealer| sealer.tier.journal.refill_spares());
+        self.tier.segments.sweep();
+        let freed = before.saturating_sub(self.tier.space.physical_bytes());
+        self.tier.progress.done(freed + reaped);
+    }
+
+    /// What fails is tried again in the next pass: nothing is lost by waiting.
+    fn report<T>(&mut self, what: &str, step: impl FnOnce(&mut Self) -> Result<T, Error>) -> Option<T> {
+        step(self).inspect_err(|error| tracing::warn!("{what}: {error}; trying again later")).ok()
+    }
+
+    fn seal_pending(&mut self) -> Result<(), Error> {
+        self.pending.extend(self.sealing.try_iter());
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        // The journal first, then the hints that refer to it.
+        self.tier.flush()?;
+        while let Some(sealing) = self.pending.front() {
+            self.seal(sealing)?;
+            self.pending.pop_front();
+        }
+        self.catalog.flush()
+    }
+
+    fn seal(&self, sealing: &Sealing) -> Result<(), Error> {
+        let Sealing { segment, seal } = sealing;
+        if seal.record_count == 0 {
+            return self.tier.segments.remove(segment);
+        }
+        let (hints, clock) = self.hints_of(segment, seal.end)?;
+        segment.write_seal(*seal).map_err(Error::io("seal", segment.path()))?;
+        segment.trim(seal.end).map_err(Error::io("trim", segment.path()))?;
+        segment.close_file();
+        self.catalog.store(segment.number, segment.nonce, seal.end, clock, &hints)?;
+        segment.set_sealed();
+        Ok(())
+    }
+
+    fn hints_of(&self, segment: &Segment, end: u64) -> Result<(Vec<Hint>, u64), Error> {
+        let mapping = self.tier.segments.mapping(segment)?;
+        let bytes = mapping.slice(0, end).unwrap_or_default();
+        let (mut hints, mut clock) = (Vec::new(), 0);
+        for step in Walk::new(bytes, segment.number, segment.nonce) {
+            match step {
+                Step::Record { header, id, .. } => {
+                    clock = clock.max(header.version.clock);
+                    hints.push(Hint::of(&header, self.tier.index.fingerprint(id)));
+                }
+                Step::Damage { offset, end } => {
+                    tracing::error!("segment {}: bytes {offset} to {end} were damaged before it was sealed", segment.number);
+                }
+            }
+        }
+        Ok((hints, clock))
+    }
+
+    fn reap_bodies(&mut self) -> Result<u64, Error> {
+        let dead = self.tier.bodies.dead_bytes();
+        let due = dead > DEAD_BODIES_BYTES_MAX.min(self.tier.space.limit_bytes() / 32)
+            || (dead > 0 && self.bodies_reaped.elapsed() > DEAD_BODIES_AGE_MAX);
+        if !due {
+            return Ok(0);
+        }
+        self.bodies_reaped = Instant::now();
+        let durable = self.tier.journal.sync()?;
+        self.tier.bodies.reap(durable)
+    }
+
+    fn reclaim(&mut self) -> Result<(), Error> {
+        while let Some(segment) = self.tier.reclaimable() {
+            self.forget_missing(segment.number)?;
+            let hints = match self.catalog.load(segment.number)? {
+                Some((_, hints)) => hints,
+                None => self.hints_of(&segment, segment.bytes())?.0,
+            };
+            if !self.tier.evacuate(&segment, &hints)? {
+                tracing::warn!("no room to copy what is live in segment {} forward; trying again later", segment.number);
+                return Ok(());
+            }
+            // Hints without their segment would look like a loss; a segment without hints is only walked once more.
+            self.catalog.remove(segment.number)?;
+            self.catalog.flush()?;
+            self.tier.segments.remove(&segment)?;
+            self.tier.journal.refill_spares()?;
+        }
+        Ok(())
+    }
+
+    /// Hints of missing segments said what they had superseded. With nothing older left, that is of no use any more.
+    fn forget_missing(&mut self, oldest: u32) -> Result<(), Error> {
+        while let Some(number) = self.missing.first().copied().filter(|number| *number < oldest) {
+            self.catalog.remove(number)?;
+            self.missing.remove(&number);
+        }
+        Ok(())
+    }
+}

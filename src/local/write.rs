@@ -1,0 +1,318 @@
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::Xxh3;
+
+use super::bodies::Reservation;
+use super::index::Index;
+use super::journal::record::{INLINE_BODY_BYTES_MAX, body_hash};
+use super::journal::{AppendError, Flags, Header, Kind, Lsn, NewRecord, Room};
+use super::payloads::EQUAL_BODY_BYTES_MIN;
+use super::tier::LocalTier;
+use crate::error::Error;
+use crate::object::Object;
+use crate::store::{Durability, OnStored, Writer};
+
+/// An object's content on its way into the journal.
+struct Incoming<'a> {
+    data_bytes: u64,
+    metadata_bytes: u32,
+    body_hash: u128,
+    body: IncomingBody<'a>,
+}
+
+enum IncomingBody<'a> {
+    Inline { metadata: &'a [u8], data: &'a [u8] },
+    /// Written already; kept when the record is.
+    External(Option<Reservation>),
+    /// An equal payload is there; a reference to it is held, and given back unless the record is written.
+    Equal { payload: Lsn },
+}
+
+impl LocalTier {
+    /// Stores an object: its body first where that is large, then its record, which makes it exist.
+    pub fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
+        let bytes = data.len() as u64 + metadata.len() as u64;
+        self.admit(id, bytes)?;
+        let body_hash = body_hash(metadata, data);
+        let body = if let Some(payload) = self.find_equal(body_hash, metadata, data) {
+            IncomingBody::Equal { payload }
+        } else if bytes <= INLINE_BODY_BYTES_MAX as u64 {
+            IncomingBody::Inline { metadata, data }
+        } else {
+            IncomingBody::External(Some(self.write_body(id, metadata, data)?))
+        };
+        let metadata_bytes = metadata.len() as u32;
+        self.store(id, Incoming { data_bytes: data.len() as u64, metadata_bytes, body_hash, body }, stored)
+    }
+
+    /// Writes the record of an object whose body is where it belongs.
+    fn store(&self, id: &[u8], mut incoming: Incoming<'_>, stored: OnStored<'_>) -> Result<(), Error> {
+        let bytes = incoming.data_bytes + u64::from(incoming.metadata_bytes);
+        let result = self.with_room(id, bytes, || self.enter(id, &mut incoming, stored));
+        if let (Err(_), IncomingBody::Equal { payload }) = (&result, &incoming.body) {
+            self.let_go(*payload);
+        }
+        self.make_durable(result?)
+    }
+
+    /// Check, append and index update of one id, in one piece.
+    fn enter(&self, id: &[u8], incoming: &mut Incoming<'_>, stored: OnStored<'_>) -> Result<Lsn, AppendError> {
+        let fingerprint = self.index.fingerprint(id);
+        let shard = self.index.shard(fingerprint);
+        let _writing = shard.writing.lock();
+        let old = self.find(fingerprint, id);
+        let record = incoming.record(id, old.unwrap_or(Lsn::NONE));
+        let lsn = self.journal.append(&record, Room::Ordinary)?;
+        let header = record.header(lsn);
+        if let IncomingBody::External(reservation) = &mut incoming.body
+            && let Some(reservation) = reservation.take()
+        {
+            reservation.keep();
+        }
+        self.entered(fingerprint, id, old, &header);
+        if header.has_body() && header.body_bytes() >= EQUAL_BODY_BYTES_MIN {
+            self.payloads.remember(header.body_hash, lsn);
+        }
+        stored(&|| self.content_at(id, lsn));
+        Ok(lsn)
+    }
+
+    /// The index follows the journal: `header` is the id's newest record.
+    fn entered(&self, fingerprint: u64, id: &[u8], old: Option<Lsn>, header: &Header) {
+        self.came_alive(header.lsn, header);
+        self.index.shard(fingerprint).table.write().set(fingerprint, id, old, header.lsn);
+        if let Some(old) = old {
+            self.superseded(old, header.lsn);
+        }
+    }
+
+    pub fn delete(&self, id: &[u8]) -> Result<bool, Error> {
+        let lsn = self.with_room(id, 0, || {
+            let fingerprint = self.index.fingerprint(id);
+            let shard = self.index.shard(fingerprint);
+            let _writing = shard.writing.lock();
+            let Some(old) = self.find(fingerprint, id) else { return Ok(None) };
+            let lsn = self.journal.append(&NewRecord::bare(id, Kind::Delete, old), Room::Reserved)?;
+            shard.table.write().remove(fingerprint, id, old);
+            self.superseded(old, lsn);
+            Ok(Some(lsn))
+        })?;
+        match lsn {
+            None => Ok(false),
+            Some(lsn) => self.make_durable(lsn).map(|()| true),
+        }
+    }
+
+    /// Writes a record for `new` that refers to the payload of `original`.
+    pub fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {
+        self.admit(new, 0)?;
+        let lsn = self.with_room(new, 0, || self.enter_duplicate(original, new, stored))?;
+        match lsn {
+            None => Ok(false),
+            Some(lsn) => self.make_durable(lsn).map(|()| true),
+        }
+    }
+
+    fn enter_duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<Option<Lsn>, AppendError> {
+        let original_fingerprint = self.index.fingerprint(original);
+        let fingerprint = self.index.fingerprint(new);
+        let numbers = [Index::shard_number(original_fingerprint), Index::shard_number(fingerprint)];
+        let (first, second) = if numbers[0] <= numbers[1] {
+            (original_fingerprint, fingerprint)
+        } else {
+            (fingerprint, original_fingerprint)
+        };
+        let _first = self.index.shard(first).writing.lock();
+        let _second = (numbers[0] != numbers[1]).then(|| self.index.shard(second).writing.lock());
+
+        let Some(place) = self.find(original_fingerprint, original) else { return Ok(None) };
+        let Ok(source) = self.record_at(place) else { return Ok(None) };
+        let payload = source.header.payload_name();
+        if !source.header.flags.has(Flags::SHARED) {
+            self.payloads.acquire_owned(payload, place);
+        } else if !self.payloads.acquire_shared(payload) {
+            return Ok(None);
+        }
+        let old = self.find(fingerprint, new);
+        let record = NewRecord {
+            flags: Flags::SHARED,
+            body_hash: source.header.body_hash,
+            payload,
+            data_bytes: source.header.data_bytes,
+            metadata_bytes: source.header.metadata_bytes,
+            ..NewRecord::bare(new, Kind::Duplicate, old.unwrap_or(Lsn::NONE))
+        };
+        let lsn = self.journal.append(&record, Room::Ordinary).inspect_err(|_| self.let_go(payload))?;
+        self.entered(fingerprint, new, old, &record.header(lsn));
+        stored(&|| self.content_at(new, lsn));
+        Ok(Some(lsn))
+    }
+
+    /// Deletes every object, one by one: a process killed in the middle has deleted some.
+    pub fn clear(&self) -> Result<(), Error> {
+        for place in self.index.places() {
+            let Ok(record) = self.record_at(place) else { continue };
+            self.delete(record.id())?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything acknowledged so far survive a power loss.
+    pub fn flush(&self) -> Result<(), Error> {
+        self.bodies.sync().map_err(|error| self.journal.fail(error))?;
+        self.journal.sync().map(drop)
+    }
+
+    /// Where the id's record is. The caller holds the id's shard.
+    pub(super) fn find(&self, fingerprint: u64, id: &[u8]) -> Option<Lsn> {
+        let table = self.index.shard(fingerprint).table.read();
+        table.find(fingerprint, id, |place| self.record_at(place).is_ok_and(|record| record.id() == id))
+    }
+
+    /// What was just stored at `lsn`, for those who waited for it.
+    fn content_at(&self, id: &[u8], lsn: Lsn) -> Option<Object> {
+        match self.get(id) {
+            Ok(object) => object,
+            Err(error) => {
+                tracing::error!("reading back what was stored at {lsn}: {error}");
+                None
+            }
+        }
+    }
+
+    /// A payload with the same bytes, with a reference to it taken.
+    fn find_equal(&self, body_hash: u128, metadata: &[u8], data: &[u8]) -> Option<Lsn> {
+        if ((metadata.len() + data.len()) as u64) < EQUAL_BODY_BYTES_MIN {
+            return None;
+        }
+        let (payload, place) = self.payloads.acquire_equal(body_hash)?;
+        if self.holds(place, metadata, data).unwrap_or(false) {
+            return Some(payload);
+        }
+        self.let_go(payload);
+        None
+    }
+
+    /// Gives a reference back that no record came to use.
+    fn let_go(&self, payload: Lsn) {
+        if let Some(holder) = self.payloads.release(payload) {
+            // Its own id went meanwhile.
+            self.payload_died(holder, self.journal.end());
+        }
+    }
+
+    /// As `find_equal`, for a body that is written already.
+    fn find_equal_written(&self, body_hash: u128, metadata_bytes: usize, bytes: u64, body: &Reservation) -> Option<Lsn> {
+        let (segment, offset) = body.location()?;
+        let mapping = self.segments.mapping(segment).ok()?;
+        let (metadata, data) = mapping.slice(offset, bytes)?.split_at_checked(metadata_bytes)?;
+        self.find_equal(body_hash, metadata, data)
+    }
+
+    /// Reserves a place for a large body and writes it there.
+    fn write_body(&self, id: &[u8], metadata: &[u8], data: &[u8]) -> Result<Reservation, Error> {
+        let bytes = (metadata.len() + data.len()) as u64;
+        let mut reservation = self.with_room(id, bytes, || Ok(self.bodies.reserve(bytes)?))?;
+        for piece in [metadata, data] {
+            self.with_room(id, bytes, || Ok(reservation.write(piece)?))?;
+        }
+        self.sync_body(&reservation)?;
+        Ok(reservation)
+    }
+
+    /// The body is durable before the record that refers to it is acknowledged.
+    fn sync_body(&self, reservation: &Reservation) -> Result<(), Error> {
+        match self.durability {
+            Durability::Process => Ok(()),
+            Durability::Disk => reservation.sync().map_err(|error| self.journal.fail(error)),
+        }
+    }
+}
+
+impl<'a> Incoming<'a> {
+    fn record<'r>(&'r self, id: &'r [u8], supersedes: Lsn) -> NewRecord<'r>
+    where
+        'a: 'r,
+    {
+        let record = NewRecord {
+            body_hash: self.body_hash,
+            data_bytes: self.data_bytes,
+            metadata_bytes: self.metadata_bytes,
+            ..NewRecord::bare(id, Kind::Put, supersedes)
+        };
+        match &self.body {
+            IncomingBody::Inline { metadata, data } => NewRecord { metadata, data, ..record },
+            IncomingBody::External(reservation) => NewRecord {
+                flags: Flags::EXTERNAL,
+                body_place: reservation.as_ref().map(Reservation::place).unwrap_or_default(),
+                ..record
+            },
+            IncomingBody::Equal { payload } => NewRecord { flags: Flags::SHARED, payload: *payload, ..record },
+        }
+    }
+}
+
+/// An object whose data arrives in pieces: gathered while it may still fit into its record, from then on written to its place.
+pub(super) struct LocalWriter {
+    tier: Arc<LocalTier>,
+    id: Box<[u8]>,
+    data_bytes: u64,
+    metadata: Box<[u8]>,
+    gathered: Vec<u8>,
+    reservation: Option<Reservation>,
+    hasher: Xxh3,
+}
+
+impl LocalWriter {
+    pub fn new(tier: Arc<LocalTier>, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Self, Error> {
+        tier.admit(id, data_bytes.saturating_add(metadata.len() as u64))?;
+        let mut hasher = Xxh3::new();
+        hasher.update(metadata);
+        let (gathered, reservation) = (Vec::new(), None);
+        Ok(LocalWriter { tier, id: id.into(), data_bytes, metadata: metadata.into(), gathered, reservation, hasher })
+    }
+
+    fn write_piece(&mut self, piece: &[u8]) -> Result<(), Error> {
+        let bytes = self.data_bytes + self.metadata.len() as u64;
+        let Some(reservation) = &mut self.reservation else { return Ok(()) };
+        self.tier.with_room(&self.id, bytes, || Ok(reservation.write(piece)?))
+    }
+}
+
+impl Writer for LocalWriter {
+    fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
+        if self.reservation.is_none() {
+            if self.metadata.len() + self.gathered.len() + piece.len() <= INLINE_BODY_BYTES_MAX {
+                self.gathered.extend_from_slice(piece);
+                return Ok(());
+            }
+            let bytes = self.data_bytes + self.metadata.len() as u64;
+            let bodies = &self.tier.bodies;
+            self.reservation = Some(self.tier.with_room(&self.id, bytes, || Ok(bodies.reserve(bytes)?))?);
+            let (metadata, gathered) = (std::mem::take(&mut self.metadata), std::mem::take(&mut self.gathered));
+            self.write_piece(&metadata)?;
+            self.metadata = metadata;
+            self.hasher.update(&gathered);
+            self.write_piece(&gathered)?;
+        }
+        self.hasher.update(piece);
+        self.write_piece(piece)
+    }
+
+    fn commit(mut self: Box<Self>, stored: OnStored<'_>) -> Result<(), Error> {
+        let Some(reservation) = self.reservation.take() else {
+            return self.tier.put(&self.id, &self.gathered, &self.metadata, stored);
+        };
+        let (data_bytes, metadata_bytes) = (self.data_bytes, self.metadata.len() as u32);
+        let bytes = data_bytes + u64::from(metadata_bytes);
+        let body_hash = self.hasher.digest128();
+        let equal = self.tier.find_equal_written(body_hash, metadata_bytes as usize, bytes, &reservation);
+        let body = if let Some(payload) = equal {
+            IncomingBody::Equal { payload }
+        } else {
+            self.tier.sync_body(&reservation)?;
+            IncomingBody::External(Some(reservation))
+        };
+        self.tier.store(&self.id, Incoming { data_bytes, metadata_bytes, body_hash, body }, stored)
+    }
+}
