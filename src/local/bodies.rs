@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use super::journal::segment::BODY_ALIGNMENT;
 use super::journal::{BodyPlace, Lsn, NoFile, Segment, SegmentKind, Segments};
+use super::mapping::Mapping;
 use super::space::Space;
 use crate::error::Error;
 
@@ -155,6 +156,7 @@ impl Bodies {
             }
             free.remove_segment(segment.number);
         }
+        self.written.lock().remove(&segment.number);
         self.segments.remove(segment)
     }
 
@@ -196,7 +198,11 @@ impl Bodies {
                 self.segments.remove(segment)?;
                 continue;
             };
-            if segment.kind == SegmentKind::Body {
+            // Bytes that a store closed in this process handed out may lie in what looks free. They stay as they are.
+            let file = segment.file().map_err(Error::io("open", segment.path()))?;
+            let is_read = Mapping::is_mapped(file.file()).map_err(Error::io("look at", segment.path()))?;
+            segment.close_file();
+            if segment.kind == SegmentKind::Body || is_read {
                 continue;
             }
             let mut free = self.free.lock();
@@ -260,7 +266,8 @@ impl Free {
     }
 
     fn remove_segment(&mut self, segment: u32) {
-        let stretches: Vec<_> = self.by_place.range((segment, 0)..=(segment, u32::MAX)).map(|(at, n)| (*at, *n)).collect();
+        let stretches: Vec<_> =
+            self.by_place.range((segment, 0)..=(segment, u32::MAX)).map(|(at, n)| (*at, *n)).collect();
         for ((segment, offset), bytes) in stretches {
             self.remove(segment, offset, bytes);
         }

@@ -107,7 +107,9 @@ impl Catalog {
                 let (key, value) = entry?;
                 if key.ends_with(&CLOSING.to_be_bytes()) {
                     let closing = Closing::decode(&value, hasher.digest());
-                    return Ok(closing.filter(|closing| closing.hint_count == hints.len() as u64).map(|it| (it, hints)));
+                    return Ok(closing
+                        .filter(|closing| closing.hint_count == hints.len() as u64)
+                        .map(|it| (it, hints)));
                 }
                 hasher.update(&value);
                 if decode_chunk(&value, &mut hints).is_none() {
@@ -165,7 +167,10 @@ impl Catalog {
 
 impl Closing {
     fn encode(&self, checksum: u64) -> Vec<u8> {
-        [self.nonce, self.end, self.hint_count, self.clock, checksum].iter().flat_map(|field| field.to_le_bytes()).collect()
+        [self.nonce, self.end, self.hint_count, self.clock, checksum]
+            .iter()
+            .flat_map(|field| field.to_le_bytes())
+            .collect()
     }
 
     fn decode(value: &[u8], checksum: u64) -> Option<Closing> {

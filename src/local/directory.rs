@@ -57,7 +57,8 @@ pub(super) fn check_mapping(directory: &Path) -> Result<(), Error> {
     const PROBE: &[u8] = b"does a write show through a map?";
     let path = directory.join("probe");
     let failed = |action| Error::io(action, &path);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).map_err(failed("make"))?;
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).map_err(failed("make"))?;
     file.set_len(4096).map_err(failed("grow"))?;
     let mapping = Mapping::new(&file, 4096, Space::new(u64::MAX).found(0)).map_err(failed("map"))?;
     let before = mapping.slice(0, PROBE.len() as u64).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));
@@ -79,10 +80,13 @@ pub(super) fn limit_bytes(max_size_mb: u64, directory: &Path, present_bytes: u64
     if max_size_mb > 0 {
         return match max_size_mb.checked_mul(1 << 20) {
             Some(bytes) if max_size_mb >= MAX_SIZE_MB_MIN => Ok(bytes),
-            _ => Err(Error::Config(format!("max_size_mb = {max_size_mb}: at least {MAX_SIZE_MB_MIN}, or 0 for the default"))),
+            _ => Err(Error::Config(format!(
+                "max_size_mb = {max_size_mb}: at least {MAX_SIZE_MB_MIN}, or 0 for the default"
+            ))),
         };
     }
-    let status = rustix::fs::statvfs(directory).map_err(|error| Error::io("ask for the free space of", directory)(error.into()))?;
+    let status = rustix::fs::statvfs(directory)
+        .map_err(|error| Error::io("ask for the free space of", directory)(error.into()))?;
     let free_bytes = status.f_bavail.saturating_mul(status.f_frsize);
     Ok((free_bytes / 100 * FREE_PERCENT).saturating_add(present_bytes).max(MAX_SIZE_MB_MIN << 20))
 }

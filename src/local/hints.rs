@@ -49,7 +49,11 @@ impl Hint {
             kind: header.kind,
             flags: header.flags,
             supersedes: header.supersedes,
-            payload: if header.flags.has(Flags::SHARED) || header.flags.has(Flags::NAMED) { header.payload } else { Lsn::NONE },
+            payload: if header.flags.has(Flags::SHARED) || header.flags.has(Flags::NAMED) {
+                header.payload
+            } else {
+                Lsn::NONE
+            },
             body_bytes: header.body_bytes(),
             body_place: header.body_place,
         }
@@ -177,7 +181,11 @@ mod tests {
             supersedes: if offset % 3 == 0 { Lsn::new(1, 64) } else { Lsn::NONE },
             payload: if is_named { Lsn::new(9, 8) } else { Lsn::NONE },
             body_bytes: if is_inline { 100 } else { 1 << 20 },
-            body_place: if flags.has(Flags::EXTERNAL) { BodyPlace { segment: 4, offset: 4096 } } else { BodyPlace::default() },
+            body_place: if flags.has(Flags::EXTERNAL) {
+                BodyPlace { segment: 4, offset: 4096 }
+            } else {
+                BodyPlace::default()
+            },
         }
     }
 

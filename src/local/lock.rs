@@ -83,9 +83,10 @@ impl DirectoryLock {
         }
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let rebooted = read(&mut file).lines().nth(1) != Some(boot.trim());
-        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| {
-            file.write_all(format!("{}\n{}\n", std::process::id(), boot.trim()).as_bytes())
-        });
+        let written = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(format!("{}\n{}\n", std::process::id(), boot.trim()).as_bytes()));
         written.map_err(Error::io("write", &path))?;
         remember(file.as_raw_fd());
         Ok(DirectoryLock { file: Some(file), generation: fork_generation(), rebooted })

@@ -130,7 +130,8 @@ impl LocalTier {
             }
             // The table is held until the holder's record is found: it may not move in between.
             let places = self.payloads.places();
-            let holder = places.place(record.header.payload).ok_or(Unreadable::Damaged("the payload that it shares is lost"))?;
+            let holder =
+                places.place(record.header.payload).ok_or(Unreadable::Damaged("the payload that it shares is lost"))?;
             self.record_in(segments, holder).or_else(|_| self.record_at(holder))?
         } else {
             record
@@ -261,5 +262,9 @@ pub(super) fn verify_body(segment: &Segment, mut offset: u64, header: &Header) -
         }
         offset += length as u64;
     }
-    if hasher.digest128() == header.body_hash { Ok(()) } else { Err(Unreadable::Damaged("its body's checksum is wrong")) }
+    if hasher.digest128() == header.body_hash {
+        Ok(())
+    } else {
+        Err(Unreadable::Damaged("its body's checksum is wrong"))
+    }
 }

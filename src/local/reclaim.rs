@@ -64,9 +64,9 @@ impl LocalTier {
                 Ok(()) => {}
                 Err(Unreadable::Failed(error)) => return Err(error.into()),
                 Err(Unreadable::Damaged(reason)) => {
-                self.give_up(place, fingerprint, reason);
-                return Ok(());
-            }
+                    self.give_up(place, fingerprint, reason);
+                    return Ok(());
+                }
             }
         }
         let shard = self.index.shard(fingerprint);
@@ -104,7 +104,8 @@ impl LocalTier {
     }
 
     fn append_copy(&self, record: &RecordAt, flags: Flags, payload: Lsn) -> Result<Lsn, AppendError> {
-        let Header { lsn, version, deadline_ms, body_hash, data_bytes, metadata_bytes, kind, body_place, .. } = record.header;
+        let Header { lsn, version, deadline_ms, body_hash, data_bytes, metadata_bytes, kind, body_place, .. } =
+            record.header;
         let body = if record.header.is_inline() { record.body() } else { &[] };
         let (metadata, data) = body.split_at_checked(metadata_bytes as usize).unwrap_or_default();
         let copy = NewRecord {

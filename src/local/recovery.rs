@@ -196,7 +196,9 @@ impl<'a> Recovery<'a> {
     fn enter(&mut self, hint: &Hint, place: Lsn) -> Result<bool, Error> {
         if let Some(occupant) = self.index.restore(hint.fingerprint, place) {
             let (Some(id), Some(rival)) = (self.id_at(place)?, self.id_at(occupant)?) else {
-                tracing::error!("the record at {place} cannot be told from the one at {occupant}: it is taken for an older one");
+                tracing::error!(
+                    "the record at {place} cannot be told from the one at {occupant}: it is taken for an older one"
+                );
                 self.outcome.damaged_objects += 1;
                 return Ok(false);
             };

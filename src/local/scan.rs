@@ -24,7 +24,12 @@ pub(super) struct Scanned {
 
 /// Reads a record segment. One that was not sealed, because its process was killed, is sealed and trimmed now: a record of it whose
 /// body is torn never happened.
-pub(super) fn scan(segments: &Segments, segment: &Segment, rebooted: bool, fingerprints: Fingerprints) -> Result<Scanned, Error> {
+pub(super) fn scan(
+    segments: &Segments,
+    segment: &Segment,
+    rebooted: bool,
+    fingerprints: Fingerprints,
+) -> Result<Scanned, Error> {
     let mapping = segments.mapping(segment)?;
     let seal = segment.read_seal().map_err(Error::io("read", segment.path()))?;
     let end = seal.map_or(segment.bytes(), |seal| seal.end.min(segment.bytes()));
@@ -105,4 +110,3 @@ fn sync_bodies(segments: &Segments, hints: &[Hint]) -> Result<(), Error> {
     }
     Ok(())
 }
-

@@ -76,15 +76,13 @@ impl Sealer {
     /// Everything that may be due.
     fn pass(&mut self) {
         self.tier.progress.begin();
-        let before = self.tier.space.physical_bytes();
         self.report("sealing", Self::seal_pending);
-        let reaped = self.report("freeing bodies", Self::reap_bodies).unwrap_or(0);
-        self.report("reclaiming", Self::reclaim);
+        let reaped_bytes = self.report("freeing bodies", Self::reap_bodies).unwrap_or(0);
+        let reclaimed_bytes = self.report("reclaiming", Self::reclaim).unwrap_or(0);
         self.tier.space.set_catalog_bytes(self.catalog.bytes());
         self.report("preparing segments", |sealer| sealer.tier.journal.refill_spares());
         self.tier.segments.sweep();
-        let freed = before.saturating_sub(self.tier.space.physical_bytes());
-        self.tier.progress.done(freed + reaped);
+        self.tier.progress.done(reaped_bytes + reclaimed_bytes);
     }
 
     /// What fails is tried again in the next pass: nothing is lost by waiting.
@@ -131,7 +129,10 @@ impl Sealer {
                     hints.push(Hint::of(&header, self.tier.index.fingerprint(id)));
                 }
                 Step::Damage { offset, end } => {
-                    tracing::error!("segment {}: bytes {offset} to {end} were damaged before it was sealed", segment.number);
+                    tracing::error!(
+                        "segment {}: bytes {offset} to {end} were damaged before it was sealed",
+                        segment.number
+                    );
                 }
             }
         }
@@ -150,24 +151,31 @@ impl Sealer {
         self.tier.bodies.reap(durable)
     }
 
-    fn reclaim(&mut self) -> Result<(), Error> {
+    /// Reclaims the oldest segments while that is worth it; how many bytes that freed.
+    fn reclaim(&mut self) -> Result<u64, Error> {
+        let mut freed_bytes = 0;
         while let Some(segment) = self.tier.reclaimable() {
             self.forget_missing(segment.number)?;
             let hints = match self.catalog.load(segment.number)? {
                 Some((_, hints)) => hints,
                 None => self.hints_of(&segment, segment.bytes())?.0,
             };
+            let dead_bytes = segment.bytes().saturating_sub(segment.live_bytes());
             if !self.tier.evacuate(&segment, &hints)? {
-                tracing::warn!("no room to copy what is live in segment {} forward; trying again later", segment.number);
-                return Ok(());
+                tracing::warn!(
+                    "no room to copy what is live in segment {} forward; trying again later",
+                    segment.number
+                );
+                break;
             }
+            freed_bytes += dead_bytes;
             // Hints without their segment would look like a loss; a segment without hints is only walked once more.
             self.catalog.remove(segment.number)?;
             self.catalog.flush()?;
             self.tier.segments.remove(&segment)?;
             self.tier.journal.refill_spares()?;
         }
-        Ok(())
+        Ok(freed_bytes)
     }
 
     /// Hints of missing segments said what they had superseded. With nothing older left, that is of no use any more.

@@ -8,6 +8,9 @@ const LIVE_PERCENT_MAX: u64 = 80;
 /// Above this share of the limit in bytes that are dead but held by readers, gets hand out copies.
 const PINNED_PERCENT_MAX: u64 = 10;
 
+/// The catalog grows by less than this part of the limit while one segment is sealed.
+const CATALOG_GROWTH_PART: u64 = 32;
+
 /// What the directory may take on disk, and takes. Shared by everything that makes or removes files in it.
 #[derive(Debug)]
 pub(crate) struct Space {
@@ -51,10 +54,11 @@ impl Space {
         self.segments_bytes.load(Ordering::Relaxed) + self.catalog_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether `bytes` more of live objects are within what the store may hold.
+    /// Whether `bytes` more of live objects, and the catalog's share, are within what the store may hold.
     pub fn admits(&self, bytes: u64) -> bool {
         let live_bytes_max = self.limit_bytes / 100 * LIVE_PERCENT_MAX;
-        self.live_bytes().saturating_add(bytes) <= live_bytes_max
+        let used = self.live_bytes() + self.catalog_bytes.load(Ordering::Relaxed);
+        used.saturating_add(bytes) <= live_bytes_max
     }
 
     /// Whether readers hold so many dead bytes that gets must copy.
@@ -82,12 +86,17 @@ impl Space {
         self.catalog_bytes.store(bytes, Ordering::Relaxed);
     }
 
+    /// What files may take: a little is left for what the catalog grows between two looks at it.
+    fn files_bytes_max(&self) -> u64 {
+        self.limit_bytes - self.limit_bytes / CATALOG_GROWTH_PART
+    }
+
     /// Takes room for a new file; None where the limit leaves none.
     pub fn take(self: &Arc<Self>, bytes: u64) -> Option<Arc<Lease>> {
         let catalog_bytes = self.catalog_bytes.load(Ordering::Relaxed);
         let within = |taken: u64| {
             let taken = taken.checked_add(bytes)?;
-            (taken.saturating_add(catalog_bytes) <= self.limit_bytes).then_some(taken)
+            (taken.saturating_add(catalog_bytes) <= self.files_bytes_max()).then_some(taken)
         };
         self.segments_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).ok()?;
         Some(self.lease(bytes))
@@ -118,7 +127,7 @@ impl Lease {
     /// The file is to grow to this length; false where the limit leaves no room.
     pub fn grow(&self, bytes: u64) -> bool {
         let more = bytes.saturating_sub(self.bytes());
-        let within = |taken: u64| taken.checked_add(more).filter(|taken| *taken <= self.space.limit_bytes);
+        let within = |taken: u64| taken.checked_add(more).filter(|taken| *taken <= self.space.files_bytes_max());
         let grown = self.space.segments_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok();
         if grown {
             self.bytes.fetch_add(more, Ordering::Relaxed);

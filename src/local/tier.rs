@@ -146,14 +146,16 @@ impl LocalTier {
         mut attempt: impl FnMut() -> Result<T, AppendError>,
     ) -> Result<T, Error> {
         let deadline = Instant::now() + ROOM_WAIT_MAX;
+        let mut is_hopeless = false;
         loop {
             match attempt() {
                 Ok(done) => return Ok(done),
                 Err(AppendError::Failed(error)) => return Err(error),
                 Err(AppendError::NoRoom) => {
-                    if !self.progress.wait(deadline, || self.call_sealer()) {
+                    if is_hopeless {
                         return Err(self.full(id, bytes));
                     }
+                    is_hopeless = !self.progress.wait(deadline, || self.call_sealer());
                 }
             }
         }

@@ -21,11 +21,16 @@ struct Incoming<'a> {
 }
 
 enum IncomingBody<'a> {
-    Inline { metadata: &'a [u8], data: &'a [u8] },
+    Inline {
+        metadata: &'a [u8],
+        data: &'a [u8],
+    },
     /// Written already; kept when the record is.
     External(Option<Reservation>),
     /// An equal payload is there; a reference to it is held, and given back unless the record is written.
-    Equal { payload: Lsn },
+    Equal {
+        payload: Lsn,
+    },
 }
 
 impl LocalTier {
@@ -202,7 +207,13 @@ impl LocalTier {
     }
 
     /// As `find_equal`, for a body that is written already.
-    fn find_equal_written(&self, body_hash: u128, metadata_bytes: usize, bytes: u64, body: &Reservation) -> Option<Lsn> {
+    fn find_equal_written(
+        &self,
+        body_hash: u128,
+        metadata_bytes: usize,
+        bytes: u64,
+        body: &Reservation,
+    ) -> Option<Lsn> {
         let (segment, offset) = body.location()?;
         let mapping = self.segments.mapping(segment).ok()?;
         let (metadata, data) = mapping.slice(offset, bytes)?.split_at_checked(metadata_bytes)?;

@@ -56,12 +56,7 @@ pub struct LocalOptions {
 
 impl Default for LocalOptions {
     fn default() -> Self {
-        LocalOptions {
-            path: PathBuf::new(),
-            max_size_mb: 0,
-            durability: Durability::default(),
-            lock_wait_ms: 10_000,
-        }
+        LocalOptions { path: PathBuf::new(), max_size_mb: 0, durability: Durability::default(), lock_wait_ms: 10_000 }
     }
 }
 

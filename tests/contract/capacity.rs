@@ -171,5 +171,6 @@ fn empty_objects_cannot_take_more_than_the_capacity(fixture: &Fixture) {
 
     assert!(taken < 2_000_000, "two million empty objects in {CAPACITY_MB_MIN} MiB");
     assert_eq!(store.info().objects, taken as u64);
-    assert!(store.info().physical_bytes <= CAPACITY_BYTES);
+    let physical_bytes = store.info().physical_bytes;
+    assert!(physical_bytes <= CAPACITY_BYTES, "{physical_bytes} bytes with {taken} objects");
 }

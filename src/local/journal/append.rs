@@ -5,10 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
 
+use super::Lsn;
 use super::record::{ALIGNMENT, BodyPlace, Flags, Header, Kind, RECORD_BYTES_MAX, Version};
 use super::segment::{SEGMENT_HEADER_BYTES, Seal, Segment, SegmentKind};
 use super::segments::{NoFile, Segments, Spare};
-use super::Lsn;
 use crate::error::Error;
 use crate::local::disk::DiskFile;
 

@@ -35,7 +35,8 @@ pub(crate) const ALIGNMENT: usize = 8;
 pub(crate) const INLINE_BODY_BYTES_MAX: usize = 64 << 10;
 
 /// The longest record: header, id and an inline body.
-pub(crate) const RECORD_BYTES_MAX: usize = (HEADER_BYTES + ID_BYTES_MAX + INLINE_BODY_BYTES_MAX).next_multiple_of(ALIGNMENT);
+pub(crate) const RECORD_BYTES_MAX: usize =
+    (HEADER_BYTES + ID_BYTES_MAX + INLINE_BODY_BYTES_MAX).next_multiple_of(ALIGNMENT);
 
 /// Orders the writes to one id across nodes: the greater wins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,6 +78,10 @@ pub(crate) struct Flags(pub u8);
 impl Flags {
     pub const NONE: Flags = Flags(0);
     /// The other tier has it.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "part of the format; records written without another tier are never clean")
+    )]
     pub const CLEAN: Flags = Flags(1);
     /// The body is in a body segment.
     pub const EXTERNAL: Flags = Flags(2);
@@ -140,7 +145,9 @@ impl Header {
 
     /// Whether a body stands behind the id. That of a void record still takes its room.
     pub fn is_inline(&self) -> bool {
-        (self.has_body() || self.kind == Kind::Void) && !self.flags.has(Flags::SHARED) && !self.flags.has(Flags::EXTERNAL)
+        (self.has_body() || self.kind == Kind::Void)
+            && !self.flags.has(Flags::SHARED)
+            && !self.flags.has(Flags::EXTERNAL)
     }
 
     /// The name under which this record's body is shared.

@@ -139,7 +139,13 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// A segment that this open has just made.
-    pub fn new(header: &SegmentHeader, path: PathBuf, disk: Arc<dyn Disk>, lease: Arc<Lease>, file: Arc<dyn DiskFile>) -> Self {
+    pub fn new(
+        header: &SegmentHeader,
+        path: PathBuf,
+        disk: Arc<dyn Disk>,
+        lease: Arc<Lease>,
+        file: Arc<dyn DiskFile>,
+    ) -> Self {
         let file = Mutex::new(Some(file));
         Segment { file, verified: None, ..Segment::found(header, path, disk, lease) }
     }

@@ -14,9 +14,16 @@ pub(crate) struct Walk<'a> {
 }
 
 pub(crate) enum Step<'a> {
-    Record { header: Header, id: &'a [u8], body: &'a [u8] },
+    Record {
+        header: Header,
+        id: &'a [u8],
+        body: &'a [u8],
+    },
     /// Bytes up to `end` hold no valid header, but a valid one follows.
-    Damage { offset: u32, end: u32 },
+    Damage {
+        offset: u32,
+        end: u32,
+    },
 }
 
 impl<'a> Walk<'a> {
@@ -39,7 +46,9 @@ impl<'a> Walk<'a> {
     }
 
     fn next_valid(&self, from: usize) -> Option<usize> {
-        (from..self.bytes.len().saturating_sub(HEADER_BYTES)).step_by(ALIGNMENT).find(|offset| self.decode(*offset).is_some())
+        (from..self.bytes.len().saturating_sub(HEADER_BYTES))
+            .step_by(ALIGNMENT)
+            .find(|offset| self.decode(*offset).is_some())
     }
 }
 
@@ -57,4 +66,3 @@ impl<'a> Iterator for Walk<'a> {
         Some(damage)
     }
 }
-
