@@ -171,3 +171,19 @@ fn hundreds_of_clients_come_and_vanish_while_others_work() {
         assert_eq!(steady.ask(&get(id(2), round)).payload, round.to_le_bytes());
     }
 }
+
+#[test]
+fn a_hundred_thousand_waits_for_one_object_can_be_dropped() {
+    const WAITS: u64 = 100_000;
+    let server = start_with(ServerOptions { closed_hold: Duration::ZERO, ..options() });
+    let (mut first, mut second) = (server.client("first"), server.client("second"));
+    second.send(&get(id(1), 7));
+    for part in 0..100 {
+        first.send(&(0..WAITS / 100).flat_map(|request| get(id(1), part * 1000 + request)).collect::<Vec<_>>());
+    }
+    eventually("waiting", || server.store.info().waiting_requests == WAITS + 1);
+    drop(first);
+    eventually("dropped", || server.store.info().waiting_requests == 1);
+    server.store.put(&id(1), b"x", b"").unwrap();
+    assert_eq!(second.receive(), reply(GET_OK, id(1), 7, b"x"));
+}

@@ -20,13 +20,37 @@ pub(crate) enum Then {
 }
 
 pub(crate) struct Waiter {
-    token: u64,
     since: Instant,
     pub then: Then,
 }
 
 /// Id -> who waits for it, for a part of all ids.
-type Shard = Mutex<HashMap<Box<[u8]>, Vec<Waiter>>>;
+type Shard = Mutex<HashMap<Box<[u8]>, Queue>>;
+
+/// Those who wait for one id, by token. Who cancelled leaves a gap, so that thousands of waiters can go one by one.
+#[derive(Default)]
+struct Queue {
+    places: Vec<(u64, Option<Waiter>)>,
+    gaps: usize,
+}
+
+impl Queue {
+    fn waiters(&self) -> impl Iterator<Item = &Waiter> {
+        self.places.iter().filter_map(|(_, waiter)| waiter.as_ref())
+    }
+
+    fn remove(&mut self, token: u64) -> Option<Waiter> {
+        let place = self.places.binary_search_by_key(&token, |(token, _)| *token).ok()?;
+        let (_, waiter) = self.places.get_mut(place)?;
+        let waiter = waiter.take()?;
+        self.gaps += 1;
+        if self.gaps > self.places.len() / 2 {
+            self.places.retain(|(_, waiter)| waiter.is_some());
+            self.gaps = 0;
+        }
+        Some(waiter)
+    }
+}
 
 /// Everyone who waits for an object that does not exist yet, in the order in which they came.
 #[derive(Default)]
@@ -54,9 +78,12 @@ impl Waiters {
     /// Registers first; the caller then looks whether the object exists, and cancels if so. Together with `take`, which is called
     /// after the object is visible, one of the two always sees the other.
     pub fn park(self: &Arc<Self>, id: &[u8], then: Then) -> Ticket {
+        let waiter = Waiter { since: Instant::now(), then };
+        let mut shard = self.shard(id).lock();
+        // Under the lock, so that the tokens of a queue ascend.
         let token = self.next_token.fetch_add(1, Ordering::Relaxed);
-        let waiter = Waiter { token, since: Instant::now(), then };
-        self.shard(id).lock().entry(id.into()).or_default().push(waiter);
+        shard.entry(id.into()).or_default().places.push((token, Some(waiter)));
+        drop(shard);
         self.parked.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         Ticket { waiters: Arc::downgrade(self), id: id.into(), token }
@@ -68,7 +95,8 @@ impl Waiters {
         if self.parked.load(Ordering::SeqCst) == 0 {
             return Vec::new();
         }
-        let taken = self.shard(id).lock().remove(id).unwrap_or_default();
+        let queue = self.shard(id).lock().remove(id).unwrap_or_default();
+        let taken: Vec<Waiter> = queue.places.into_iter().filter_map(|(_, waiter)| waiter).collect();
         self.parked.fetch_sub(taken.len(), Ordering::SeqCst);
         taken
     }
@@ -77,9 +105,8 @@ impl Waiters {
     fn cancel(&self, id: &[u8], token: u64) -> Option<Waiter> {
         let mut shard = self.shard(id).lock();
         let queue = shard.get_mut(id)?;
-        let place = queue.iter().position(|waiter| waiter.token == token)?;
-        let waiter = queue.remove(place);
-        if queue.is_empty() {
+        let waiter = queue.remove(token)?;
+        if queue.places.is_empty() {
             shard.remove(id);
         }
         self.parked.fetch_sub(1, Ordering::SeqCst);
@@ -90,7 +117,7 @@ impl Waiters {
     pub fn clear(&self) {
         for shard in &self.shards {
             let dropped = std::mem::take(&mut *shard.lock());
-            let count = dropped.values().map(Vec::len).sum();
+            let count = dropped.values().map(|queue| queue.waiters().count()).sum();
             self.parked.fetch_sub(count, Ordering::SeqCst);
         }
     }
@@ -101,7 +128,7 @@ impl Waiters {
         for shard in &self.shards {
             let shard = shard.lock();
             ids += shard.len() as u64;
-            for waiter in shard.values().flatten() {
+            for waiter in shard.values().flat_map(Queue::waiters) {
                 requests += 1;
                 oldest = Some(oldest.map_or(waiter.since, |since| since.min(waiter.since)));
             }
