@@ -17,7 +17,7 @@ use super::outbox::Outbox;
 use super::session::Session;
 use super::transport::Transport;
 use super::websocket::WebSocket;
-use super::{Protocol, Shared};
+use super::{Protocol, Shared, TURN_BYTES_MAX};
 use crate::wire::{Greeting, Malformed, RequestDecoder, Step, encode_greeting};
 
 /// Bytes that one read may bring: few system calls for large payloads, and still within a core's own cache.
@@ -44,6 +44,7 @@ struct Connection {
     /// What has arrived of a request that is not complete, and whatever is not handled while replies must be written first.
     kept: BytesMut,
     kept_needed: usize,
+    read_in_turn: usize,
 }
 
 /// How a connection ended.
@@ -94,6 +95,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Socket, peer: String, num
         control,
         kept,
         kept_needed: 0,
+        read_in_turn: 0,
     };
     // Only now: a client that has its answer has its identity.
     let answered = timeout(shared.options.greeting_time_max, connection.transport.write_all(&answer)).await;
@@ -198,6 +200,7 @@ impl Connection {
     /// Serves until the connection ends: replies are written before more is read.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<End> {
         self.control.listen(context);
+        self.read_in_turn = 0;
         loop {
             if self.control.is_raised(Signal::Replaced) {
                 return Poll::Ready(End::Replaced);
@@ -218,6 +221,10 @@ impl Connection {
             if self.handler.is_full() {
                 continue;
             }
+            if self.read_in_turn >= TURN_BYTES_MAX {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             match self.poll_requests(context) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
@@ -233,13 +240,13 @@ impl Connection {
         }
         if self.kept.len() > MOVED_BYTES_MAX {
             self.kept.reserve(self.kept_needed - self.kept.len());
-            ready!(poll_read(&mut self.transport, &mut self.kept, context))?;
+            self.read_in_turn += ready!(poll_read(&mut self.transport, &mut self.kept, context))?;
             return Poll::Ready(self.handle_kept());
         }
         READ_BUFFER.with_borrow_mut(|buffer| {
             buffer.clear();
             buffer.extend_from_slice(&self.kept);
-            ready!(poll_read(&mut self.transport, buffer, context))?;
+            self.read_in_turn += ready!(poll_read(&mut self.transport, buffer, context))?;
             let handled = self.handle_input(buffer).map_err(End::Refused)?;
             match buffer.get(handled..).unwrap_or_default() {
                 [] => self.kept = BytesMut::new(),
@@ -303,11 +310,11 @@ impl Connection {
 }
 
 /// Appends what has arrived.
-fn poll_read(transport: &mut Transport, buffer: &mut BytesMut, context: &mut Context<'_>) -> Poll<Result<(), End>> {
+fn poll_read(transport: &mut Transport, buffer: &mut BytesMut, context: &mut Context<'_>) -> Poll<Result<usize, End>> {
     let read = pin!(transport.read_buf(buffer));
     match ready!(read.poll(context)) {
         Ok(0) => Poll::Ready(Err(End::Closed)),
-        Ok(_) => Poll::Ready(Ok(())),
+        Ok(length) => Poll::Ready(Ok(length)),
         Err(error) => Poll::Ready(Err(lost_or_closed(error))),
     }
 }

@@ -44,6 +44,9 @@ pub use crate::wire::IDENTITY_BYTES_MAX;
 /// How long accepting rests when the process has no file descriptors or memory left for one more connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What a connection may read, and write, before the others on its thread have their turn: a fraction of a millisecond.
+const TURN_BYTES_MAX: usize = 1 << 20;
+
 /// A server that listens but does not serve yet. Made by [`Server::bind`].
 ///
 /// ```

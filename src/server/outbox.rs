@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
+use super::TURN_BYTES_MAX;
 use crate::wire::{ReplyHead, ReplyType, WireId};
 
 /// Payloads up to this length are copied behind their header, which is cheaper than one more piece for the system call.
@@ -105,16 +106,20 @@ impl Outbox {
         Outbox { copied_written: 0, unwritten, unflushed: false, ..self }
     }
 
-    /// Writes as much as the transport takes; ready when all of it is written and flushed.
+    /// Writes as much as the transport takes, or a turn's worth; ready when all of it is written and flushed.
     pub fn poll_write_all(
         &mut self,
         mut transport: Pin<&mut (impl AsyncWrite + ?Sized)>,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        let mut written_in_turn = 0;
         while !self.is_empty() {
-            let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
-            let pieces = self.pieces(&mut pieces);
-            let written = ready!(transport.as_mut().poll_write_vectored(context, pieces))?;
+            if written_in_turn >= TURN_BYTES_MAX {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let written = ready!(self.poll_write_some(transport.as_mut(), context))?;
+            written_in_turn += written;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -126,6 +131,19 @@ impl Outbox {
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    #[inline]
+    fn poll_write_some(
+        &self,
+        transport: Pin<&mut (impl AsyncWrite + ?Sized)>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.shared.is_empty() {
+            return transport.poll_write(context, self.copied.get(self.copied_written..).unwrap_or_default());
+        }
+        let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+        transport.poll_write_vectored(context, self.pieces(&mut pieces))
     }
 
     fn pieces<'a, 'b>(&'a self, pieces: &'b mut [IoSlice<'a>; PIECES_MAX]) -> &'b [IoSlice<'a>] {

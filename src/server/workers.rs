@@ -6,6 +6,9 @@ use std::thread::JoinHandle;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+/// Turns of busy connections after which a thread looks for arrivals on the others.
+const TURNS_BETWEEN_ARRIVALS: u32 = 4;
+
 /// Threads that serve connections, each with a runtime of its own: a connection stays on its thread, so that from the arrival
 /// of a request to the writing of its reply no other thread has to be woken.
 pub(super) struct Workers {
@@ -41,7 +44,8 @@ impl Workers {
 
 impl Worker {
     fn start(number: usize) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
+        let runtime =
+            Builder::new_current_thread().event_interval(TURNS_BETWEEN_ARRIVALS).enable_io().enable_time().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new().name(format!("server-{number}")).spawn(move || {
