@@ -236,5 +236,5 @@ fn a_set_beyond_the_limit_for_objects_is_refused_when_it_is_announced() {
     assert_eq!(client.ask(&set(id(1), &[1; 1000], 1)).kind, SET_OK);
     client.send(&message(&header(SET, id(2), 1001, 2)));
     client.expect_closed();
-    assert_eq!(server.counters.malformed.get(), 1);
+    assert_eq!(server.counters.refused.get(), 1);
 }

@@ -146,6 +146,22 @@ fn an_earlier_absence_does_not_end_a_later_one() {
 }
 
 #[test]
+fn what_a_client_asked_before_it_closed_is_answered() {
+    let server = start();
+    let mut client = server.client("one");
+    client.send(
+        &[set(id(1), &[1; 200_000], 1), get(id(1), 2), delete(id(1), 3), set(id(2), b"half", 4)[..90].to_vec()]
+            .concat(),
+    );
+    client.finish();
+    assert_eq!(client.receive(), reply(SET_OK, id(1), 1, b""));
+    assert_eq!(client.receive(), reply(GET_OK, id(1), 2, &[1; 200_000]));
+    assert_eq!(client.receive(), reply(DEL_OK, id(1), 3, b""));
+    client.expect_closed();
+    assert_eq!(server.counters.lost.get(), 0);
+}
+
+#[test]
 fn a_half_request_dies_with_its_connection() {
     let server = start();
     // Of every length that a request of two messages can be cut at.

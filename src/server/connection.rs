@@ -349,8 +349,8 @@ fn tell(shared: &Shared, end: &End, name: &Name<'_>, peer: &str) {
         }
         End::Refused(refusal) => {
             match refusal {
+                Refusal::Malformed(Malformed::ObjectLength { .. }) | Refusal::Store(_) => counters.refused.add(1),
                 Refusal::Malformed(_) => counters.malformed.add(1),
-                Refusal::Store(_) => counters.refused.add(1),
                 Refusal::TooManyWaits => counters.waits_refused.add(1),
             }
             tracing::warn!("{name} at {peer}: connection closed: {refusal}");
@@ -363,7 +363,8 @@ fn depart(shared: &Arc<Shared>, session: &Arc<Session>, number: u64, unsent: Out
     let Some(absence) = shared.sessions.detach(session, number, unsent) else { return };
     let options = &shared.options;
     let hold = match end {
-        End::Stopped => Duration::ZERO,
+        // All sessions end when all connections have.
+        End::Stopped => return,
         _ if shared.sessions.absent() > options.absent_identities_max => Duration::ZERO,
         End::Lost(_) => options.lost_hold,
         End::Closed | End::Refused(_) | End::Replaced => options.closed_hold,

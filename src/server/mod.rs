@@ -134,6 +134,7 @@ impl Server {
         if timeout(shared.options.closing_time_max, open.until_empty()).await.is_err() {
             tracing::warn!("{} connections closed before their replies were read", open.len());
         }
+        shared.sessions.end_all();
         tracing::debug!("served {}", shared.counters);
     }
 }

@@ -132,6 +132,12 @@ impl State {
         }
     }
 
+    fn end(&mut self) -> Dropped {
+        let ended = State { ended: true, ..State::default() };
+        let State { waits, due, .. } = std::mem::replace(self, ended);
+        Dropped { waits, due }
+    }
+
     fn is_empty(&self) -> bool {
         self.waits.is_empty() && self.due.is_empty() && self.unsent.is_empty()
     }
@@ -225,11 +231,30 @@ impl Sessions {
         }
         by_identity.remove(&session.identity);
         self.absent.fetch_sub(1, Ordering::Relaxed);
-        let ended = State { ended: true, ..State::default() };
-        let State { waits, due, .. } = std::mem::replace(&mut *state, ended);
+        let dropped = state.end();
         drop((state, by_identity));
-        let dropped = waits.len() + due.len();
-        self.waiting.fetch_sub(dropped, Ordering::Relaxed);
-        dropped
+        self.waiting.fetch_sub(dropped.count(), Ordering::Relaxed);
+        dropped.count()
+    }
+
+    /// Drops the waits of every session: the server has stopped, and nobody will be answered.
+    pub fn end_all(&self) {
+        let by_identity = std::mem::take(&mut *self.by_identity.lock());
+        for session in by_identity.values() {
+            let dropped = session.state.lock().end();
+            self.waiting.fetch_sub(dropped.count(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a session leaves when it ends, to be dropped when its lock is released: dropping a ticket takes a lock of the store.
+struct Dropped {
+    waits: HashMap<u64, Option<Ticket>>,
+    due: VecDeque<Due>,
+}
+
+impl Dropped {
+    fn count(&self) -> usize {
+        self.waits.len() + self.due.len()
     }
 }
