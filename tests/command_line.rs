@@ -1,12 +1,15 @@
 //! The program as a user meets it: arguments, log, signals, exit status.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+mod client;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
 
+use client::{Client, DEL_OK, GET_OK, PATIENCE, SET_OK, delete, get, id, reply, set};
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_scaler_object_storage_server");
@@ -87,6 +90,14 @@ impl Running {
     fn address(&self) -> &str {
         let line = self.log.last().unwrap();
         line.split("listening on ").nth(1).unwrap().split(';').next().unwrap()
+    }
+
+    fn client(&self, identity: &str) -> Client<TcpStream> {
+        let socket = TcpStream::connect(self.address().strip_prefix("tcp://").unwrap()).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut client = Client { socket };
+        client.greet(2, identity.as_bytes());
+        client
     }
 
     fn signal(&self, name: &str) {
@@ -264,4 +275,61 @@ fn help_and_version_are_status_0() {
     {
         assert!(help.contains(option), "{option} is missing in {help}");
     }
+}
+
+#[test]
+fn the_default_directory_is_in_the_home_of_the_user() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join(".local/state/scaler_object_storage");
+    let running = Running::spawn(program(directory.path()).arg("tcp://127.0.0.1:0"));
+    let line = running.log.last().unwrap();
+    assert!(line.contains(&format!("local backend in {}, 0 objects", state.display())), "{line}");
+}
+
+/// Invariant 1: an acknowledged put or delete survives `kill -9`.
+#[test]
+fn what_was_acknowledged_is_there_after_kill_9() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = program(directory.path());
+    command.args(["tcp://127.0.0.1:0", "--local-path", "objects", "--local-max-size-mb", "256"]);
+    let content = |number: u64| vec![number as u8; [0, 1, 100, 5000, 1 << 20, 3 << 20][number as usize % 6]];
+
+    let running = Running::spawn(&mut command);
+    let mut client = running.client("writer");
+    for number in 0..60 {
+        assert_eq!(client.ask(&set(id(number), &content(number), number)), reply(SET_OK, id(number), number, b""));
+    }
+    assert_eq!(client.ask(&delete(id(7), 0)), reply(DEL_OK, id(7), 0, b""));
+    running.signal("-KILL");
+    assert_eq!(running.ended().0, None);
+
+    let running = Running::spawn(&mut command);
+    assert!(running.log.last().unwrap().ends_with("/objects, 59 objects found"), "{:?}", running.log);
+    let mut client = running.client("reader");
+    for number in (0..60).filter(|number| *number != 7) {
+        assert_eq!(client.ask(&get(id(number), number)), reply(GET_OK, id(number), number, &content(number)));
+    }
+    client.send(&get(id(7), 0));
+    client.expect_silence();
+}
+
+#[test]
+fn a_client_that_waits_does_not_keep_it_from_ending() {
+    let running = Running::start(&["--backend", "memory"]);
+    let mut client = running.client("waiter");
+    client.send(&get(id(1), 0));
+    client.expect_silence();
+    running.signal("-TERM");
+    assert_eq!(running.ended().0, Some(0));
+    client.expect_closed();
+}
+
+#[test]
+fn a_second_server_on_a_directory_is_refused_and_the_first_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = program(directory.path());
+    let first = Running::spawn(command.args(["tcp://127.0.0.1:0", "--local-path", "objects"]));
+    let reason = reason(&command.output().unwrap());
+    assert!(reason.contains(&format!("is in use by process {}", first.child.id())), "{reason}");
+    assert_eq!(first.client("after").ask(&set(id(1), b"x", 1)), reply(SET_OK, id(1), 1, b""));
 }

@@ -251,6 +251,12 @@ fn a_tilde_is_the_home_directory() {
 }
 
 #[test]
+fn a_relative_path_is_made_absolute() {
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(nothing().argument("local.path", &["objects"]).config().store.local.path, here.join("objects"));
+}
+
+#[test]
 fn misspelt_variables_are_noticed_and_those_of_a_container_platform_are_not() {
     let names = [
         "SCALER_OBJECT_STORAGE_LOCAL_PAHT",

@@ -5,9 +5,9 @@ use toml::Value;
 pub enum Kind {
     /// Any text.
     Text,
-    /// A file or directory; a leading `~/` is the home directory.
+    /// A file or directory, made absolute; a leading `~/` is the home directory.
     Path,
-    /// Several of them.
+    /// Several files.
     Paths,
     /// A whole number from 0.
     Number,
@@ -158,7 +158,7 @@ impl Setting {
     pub(super) fn checked(&self, value: Value) -> Result<Value, String> {
         match (self.kind, value) {
             (Kind::Text, Value::String(text)) => Ok(Value::String(text)),
-            (Kind::Path, Value::String(text)) => Ok(Value::String(with_home(text))),
+            (Kind::Path, Value::String(text)) => Ok(Value::String(absolute(with_home(text)))),
             (Kind::Paths, Value::String(text)) => Ok(Value::Array(vec![log_path(text)?])),
             (Kind::Paths, Value::Array(values)) => {
                 let paths = values.into_iter().map(|value| match value {
@@ -208,6 +208,12 @@ fn log_path(text: String) -> Result<Value, String> {
         return Err(format!("{text:?} is an address and not a path; on the command line the address comes first"));
     }
     Ok(Value::String(with_home(text)))
+}
+
+/// What is logged about a path is to be of use to someone in another directory.
+fn absolute(path: String) -> String {
+    let absolute = std::path::absolute(&path).ok().and_then(|path| path.into_os_string().into_string().ok());
+    absolute.unwrap_or(path)
 }
 
 fn with_home(path: String) -> String {
