@@ -329,7 +329,7 @@ fn a_second_server_on_a_directory_is_refused_and_the_first_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let mut command = program(directory.path());
     let first = Running::spawn(command.args(["tcp://127.0.0.1:0", "--local-path", "objects"]));
-    let reason = reason(&command.output().unwrap());
+    let reason = reason(&command.args(["--local-lock-wait-ms", "100"]).output().unwrap());
     assert!(reason.contains(&format!("is in use by process {}", first.child.id())), "{reason}");
     assert_eq!(first.client("after").ask(&set(id(1), b"x", 1)), reply(SET_OK, id(1), 1, b""));
 }

@@ -3,8 +3,10 @@
 
 use std::path::PathBuf;
 
-use scaler_object_storage::config::{CommandLine, Kind, LoggingLevel, ServerConfig, misspelt_variables, settings};
-use scaler_object_storage::{BackendKind, Durability, Error};
+use scaler_object_storage::config::{
+    CommandLine, Kind, LoggingLevel, STORE_SETTINGS, ServerConfig, misspelt_variables, settings,
+};
+use scaler_object_storage::{BackendKind, Durability, Error, LocalOptions, MemoryOptions, StoreConfig};
 use tempfile::TempDir;
 
 struct Sources {
@@ -85,6 +87,15 @@ fn the_command_line_goes_over_the_environment_and_the_environment_over_the_file(
     assert_eq!(config.identity, "command line");
     assert_eq!(config.logging_level, LoggingLevel::Debug);
     assert_eq!(config.store.local.path, PathBuf::from("/file"));
+}
+
+/// Where this does not compile, a field of the store's options has been added: it needs a row in the settings.
+#[test]
+fn every_option_of_the_store_is_a_setting() {
+    let StoreConfig { backend: _, memory, local } = StoreConfig::default();
+    let MemoryOptions { max_size_mb: _ } = memory;
+    let LocalOptions { path: _, max_size_mb: _, durability: _, lock_wait_ms: _ } = local;
+    assert_eq!(STORE_SETTINGS.len(), 1 + 1 + 4);
 }
 
 #[test]

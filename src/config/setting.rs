@@ -85,7 +85,7 @@ pub const SERVER_SETTINGS: [Setting; 7] = [
 ];
 
 /// The settings of the store: the fields of [`StoreConfig`](crate::StoreConfig).
-pub const STORE_SETTINGS: [Setting; 5] = [
+pub const STORE_SETTINGS: [Setting; 6] = [
     Setting {
         key: "backend",
         kind: Kind::Choice(&["local", "memory"]),
@@ -113,6 +113,13 @@ pub const STORE_SETTINGS: [Setting; 5] = [
         value_name: "WHEN",
         help: "What an acknowledged write survives: the death of the process, or also a power loss (slower)",
         default: "process",
+    },
+    Setting {
+        key: "local.lock_wait_ms",
+        kind: Kind::Number,
+        value_name: "MILLISECONDS",
+        help: "How long to wait at start for another process to release the directory, in milliseconds",
+        default: "10000",
     },
     Setting {
         key: "memory.max_size_mb",
