@@ -178,7 +178,7 @@ mod tests {
             id_bytes: 32,
             kind: Kind::Put,
             flags,
-            supersedes: if offset % 3 == 0 { Lsn::new(1, 64) } else { Lsn::NONE },
+            supersedes: if offset.is_multiple_of(3) { Lsn::new(1, 64) } else { Lsn::NONE },
             payload: if is_named { Lsn::new(9, 8) } else { Lsn::NONE },
             body_bytes: if is_inline { 100 } else { 1 << 20 },
             body_place: if flags.has(Flags::EXTERNAL) {
