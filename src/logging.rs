@@ -11,7 +11,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -34,10 +34,17 @@ pub fn start(paths: &[PathBuf], level: LoggingLevel) -> Result<WorkerGuard, Stri
     let sinks = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>, _>>()?;
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(LINES_WAITING_MAX).lossy(true).finish(Sinks(sinks));
-    let layer = tracing_subscriber::fmt::layer().with_ansi(false).log_internal_errors(false).event_format(StockFormat);
-    tracing_subscriber::registry().with(layer.with_writer(writer)).with(targets(level)).init();
+    subscriber(writer, level).init();
     std::panic::set_hook(Box::new(report_panic));
     Ok(guard)
+}
+
+fn subscriber<W>(writer: W, level: LoggingLevel) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false).log_internal_errors(false).event_format(StockFormat);
+    tracing_subscriber::registry().with(layer.with_writer(writer)).with(targets(level))
 }
 
 fn targets(level: LoggingLevel) -> Targets {
@@ -115,5 +122,59 @@ fn level_name(event: &Event<'_>) -> &'static str {
         Level::WARN => "WARNING",
         Level::INFO => "INFO",
         Level::DEBUG | Level::TRACE => "DEBUG",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What is logged at a level, without the time.
+    fn logged(level: LoggingLevel) -> Vec<String> {
+        let lines = Lines::default();
+        let sink = lines.clone();
+        tracing::subscriber::with_default(subscriber(move || sink.clone(), level), || {
+            tracing::error!(target: CRITICAL, "one");
+            tracing::error!("two");
+            tracing::warn!("three\nlines\u{1b}[0m");
+            tracing::info!(bytes = 4, "four");
+            tracing::debug!("five");
+            tracing::info!(target: "a_dependency", "six");
+            tracing::warn!(target: "a_dependency", "seven");
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let process = format!("object_storage_server[{}]: ", std::process::id());
+        text.lines().map(|line| line.splitn(3, ' ').nth(2).unwrap().replace(&process, "")).collect()
+    }
+
+    #[test]
+    fn each_level_logs_what_is_as_severe_or_more() {
+        assert_eq!(logged(LoggingLevel::Critical), ["CRITICAL one"]);
+        assert_eq!(logged(LoggingLevel::Error), ["CRITICAL one", "ERROR two"]);
+        assert_eq!(logged(LoggingLevel::Warning).len(), 4);
+        assert_eq!(logged(LoggingLevel::Info).len(), 5);
+        assert_eq!(logged(LoggingLevel::Debug).len(), 6);
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_is_in_it() {
+        let expected =
+            ["ERROR two", "WARNING three\\nlines\\x1b[0m", "INFO four bytes=4", "DEBUG five", "WARNING seven"];
+        assert_eq!(logged(LoggingLevel::Debug)[1..], expected);
     }
 }

@@ -180,18 +180,15 @@ fn the_log_can_go_to_stderr() {
 #[test]
 fn the_level_decides_what_is_logged() {
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("quiet.log");
-    let quiet = file.to_str().unwrap();
+    let (file, socket) = (directory.path().join("quiet.log"), directory.path().join("socket"));
     let mut child = program(directory.path())
-        .args(["tcp://127.0.0.1:0", "-ll", "CRITICAL", "-lcf", "python.conf", "-lp", quiet])
-        .args(["--identity", "quiet"])
+        .args([&format!("ipc://{}", socket.display()), "-ll", "CRITICAL", "-lcf", "python.conf", "-lp"])
+        .args([&file])
         .spawn()
         .unwrap();
-    while !file.exists() {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    client::eventually("it listens", || socket.exists());
     Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    child.wait().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(fs::read_to_string(&file).unwrap(), "");
 }
 
