@@ -248,6 +248,33 @@ impl Header {
     }
 }
 
+/// What a get of a small object needs of its record, read where it stands.
+pub(crate) struct InlineRecord<'a> {
+    pub id: &'a [u8],
+    pub metadata: &'a [u8],
+    pub data: &'a [u8],
+}
+
+impl<'a> InlineRecord<'a> {
+    /// Reads a record whose body stands in it; None for any other. `slice` gives bytes of it by offset and length. For a record
+    /// that was verified before, or that this process wrote.
+    #[inline]
+    pub fn parse(slice: impl Fn(u64, u64) -> Option<&'a [u8]>) -> Option<Self> {
+        let fixed = slice(0, HEADER_BYTES as u64)?.first_chunk::<HEADER_BYTES>()?;
+        let flags = Flags(*fixed.get(87)?);
+        if flags.has(Flags::SHARED) || flags.has(Flags::EXTERNAL) {
+            return None;
+        }
+        let data_bytes = u64::from_le_bytes(field(fixed, 72)?);
+        let metadata_bytes = u32::from_le_bytes(field(fixed, 80)?);
+        let id_bytes = u16::from_le_bytes(field(fixed, 84)?);
+        let bytes = data_bytes.checked_add(u64::from(metadata_bytes) + u64::from(id_bytes))?;
+        let (id, body) = slice(HEADER_BYTES as u64, bytes)?.split_at_checked(usize::from(id_bytes))?;
+        let (metadata, data) = body.split_at_checked(metadata_bytes as usize)?;
+        Some(InlineRecord { id, metadata, data })
+    }
+}
+
 /// The checksum of a body: metadata, then data.
 pub(crate) fn body_hash(metadata: &[u8], data: &[u8]) -> u128 {
     if metadata.is_empty() {
