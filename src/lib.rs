@@ -1,5 +1,7 @@
 //! An object store for OpenGRIS Scaler that survives crashes.
 //!
+//! The feature `server`, on by default, adds the server and its program; without it the crate is the store alone.
+//!
 //! An object is an id (1 to 512 bytes), data and metadata. [`ObjectStore`] keeps objects in one of several backends behind
 //! one interface; the `local` backend is an append-only journal on the node, read without a copy.
 //!
@@ -17,13 +19,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "server")]
 pub mod config;
 mod error;
 mod local;
 mod memory;
 mod object;
+#[cfg(feature = "server")]
 pub mod server;
 mod store;
+#[cfg(feature = "wire")]
 mod wire;
 
 pub use error::Error;
