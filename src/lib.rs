@@ -39,3 +39,15 @@ pub use store::{
     BackendKind, CancelToken, Durability, Info, LocalOptions, MemoryOptions, ObjectStore, ObjectStoreBuilder,
     ObjectWriter, Parked, StoreConfig, Ticket, Waited,
 };
+
+/// What the fuzz targets reach that is not part of the interface.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod fuzzing {
+    pub mod wire {
+        pub use crate::wire::{
+            Event, Greeting, Malformed, ReplyHead, ReplyType, RequestDecoder, RequestHeader, RequestType, Step, WireId,
+        };
+    }
+}
