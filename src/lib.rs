@@ -45,6 +45,7 @@ pub use store::{
 #[doc(hidden)]
 #[allow(missing_docs)]
 pub mod fuzzing {
+    pub use crate::local::fuzzing as journal;
     pub mod wire {
         pub use crate::wire::{
             Event, Greeting, Malformed, ReplyHead, ReplyType, RequestDecoder, RequestHeader, RequestType, Step, WireId,

@@ -211,6 +211,9 @@ fn greet(stream: &mut TcpStream) -> io::Result<()> {
     stream.read_exact(&mut vec![0; length as usize])
 }
 
+/// Bytes that the echo's replies are taken from, one behind the other: as a store's, they are not in the processor's cache.
+const ECHO_POOL_BYTES: usize = 64 << 20;
+
 /// The echo: a thread for each connection, blocking calls, nothing but the bytes.
 pub fn echo(listener: &std::net::TcpListener) {
     for stream in listener.incoming() {
@@ -220,11 +223,17 @@ pub fn echo(listener: &std::net::TcpListener) {
             let mut lengths = [0; 16];
             stream.read_exact(&mut lengths)?;
             let length = |place: usize| u64::from_le_bytes(lengths[place..][..8].try_into().unwrap()) as usize;
-            let (mut request, reply) = (vec![0; length(0)], random_bytes(1, length(8)));
-            loop {
+            let (mut request, reply_bytes) = (vec![0; length(0)], length(8));
+            let pool = if reply_bytes < 1024 {
+                random_bytes(1, 1024)
+            } else {
+                random_bytes(1, reply_bytes.max(ECHO_POOL_BYTES))
+            };
+            for reply in pool.chunks_exact(reply_bytes).cycle() {
                 stream.read_exact(&mut request)?;
-                stream.write_all(&reply)?;
+                stream.write_all(reply)?;
             }
+            Ok(())
         });
     }
 }

@@ -14,6 +14,8 @@ mod bodies;
 mod catalog;
 mod directory;
 pub mod disk;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hints;
 mod index;
 mod journal;
