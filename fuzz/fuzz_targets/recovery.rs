@@ -60,15 +60,22 @@ struct Origin {
     directory: TempDir,
     /// Every content that an id ever had; None stands for being deleted.
     history: BTreeMap<Vec<u8>, Vec<Option<Object>>>,
+    /// Never closed: nothing is sealed and the catalog is old, as after `kill -9`.
+    _store: ObjectStore,
 }
 
 fn origin() -> &'static Origin {
     static ORIGIN: OnceLock<Origin> = OnceLock::new();
     ORIGIN.get_or_init(|| {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = scratch();
         let mut history = BTreeMap::<_, Vec<_>>::new();
+        let mut store = open(directory.path()).unwrap();
         for session in 0..3_u8 {
-            let store = open(directory.path()).unwrap();
+            if session > 0 {
+                store.close().unwrap();
+                drop(store);
+                store = open(directory.path()).unwrap();
+            }
             for number in 0..40_u8 {
                 let id = vec![b'i', number % 15];
                 if number % 7 == 6 {
@@ -84,14 +91,8 @@ fn origin() -> &'static Origin {
                 store.duplicate(&id, &new).unwrap();
                 history.entry(new).or_default().push(Some(object));
             }
-            // The last session ends as with `kill -9`, as far as one process can: nothing is sealed, the catalog is old.
-            if session < 2 {
-                store.close().unwrap();
-            } else {
-                std::mem::forget(store);
-            }
         }
-        Origin { directory, history }
+        Origin { directory, history, _store: store }
     })
 }
 
@@ -111,7 +112,7 @@ fn let_sled_panic() {
 
 fuzz_target!(init: let_sled_panic(), |input: Input| {
     let origin = origin();
-    let scratch = tempfile::tempdir().unwrap();
+    let scratch = scratch();
     let path = scratch.path().join("store");
     copy(origin.directory.path(), &path);
     for damage in input.damage.iter().take(12) {
@@ -211,6 +212,15 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let to = to.join(entry.file_name());
-        if entry.path().is_dir() { copy(&entry.path(), &to) } else { drop(fs::copy(entry.path(), to).unwrap()) }
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
     }
+}
+
+/// In memory where that is possible: what is tested is not the disk.
+fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
