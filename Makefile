@@ -61,14 +61,14 @@ crash: ## Kill and reopen the store ROUNDS times (1000)
 fuzz: needs ## Fuzz one TARGET for SECONDS (60)
 	@[ -n "$(TARGET)" ] || { echo "say which: make fuzz TARGET=..., one of" $$($(FUZZ) list) >&2; exit 2; }
 	@tests/needs.sh cargo cargo-fuzz
-	$(FUZZ) run $(TARGET) -- -max_total_time=$(SECONDS)
+	$(FUZZ) run $(TARGET) -- -len_control=0 -max_total_time=$(SECONDS)
 
 .PHONY: fuzz-all
 fuzz-all: needs ## Fuzz every target for FUZZ_SECONDS (15) each
 	@tests/needs.sh cargo cargo-fuzz
 	@for target in $$($(FUZZ) list); do \
 		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
-		$(FUZZ) run $$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 </dev/null; \
+		$(FUZZ) run $$target -- -len_control=0 -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 </dev/null; \
 	done
 
 .PHONY: bench
