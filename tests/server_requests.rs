@@ -5,6 +5,7 @@
 mod client;
 
 use client::*;
+use scaler_object_storage::ObjectStore;
 
 #[test]
 fn a_set_is_acknowledged_and_then_read() {
@@ -87,16 +88,21 @@ fn a_duplicate_shares_the_content_and_outlives_the_original() {
 
 #[test]
 fn a_duplicate_onto_itself_changes_nothing() {
-    let server = start();
-    let mut client = server.client("one");
-    client.ask(&set(id(1), b"content", 1));
-    assert_eq!(client.ask(&duplicate(id(1), id(1), 2)), reply(DUPLICATE_OK, id(1), 2, b""));
-    assert_eq!(client.ask(&get(id(1), 3)).payload, b"content");
-    client.send(&duplicate(id(2), id(2), 4));
-    client.expect_silence();
-    client.send(&set(id(2), b"late", 5));
-    assert_eq!(client.receive(), reply(DUPLICATE_OK, id(2), 4, b""));
-    assert_eq!(client.receive(), reply(SET_OK, id(2), 5, b""));
+    let directory = tempfile::tempdir().unwrap();
+    let local = ObjectStore::builder().local(directory.path()).max_size_mb(64).open().unwrap();
+    for server in [start(), serve(options(), local)] {
+        let mut client = server.client("one");
+        client.ask(&set(id(1), b"content", 1));
+        assert_eq!(client.ask(&duplicate(id(1), id(1), 2)), reply(DUPLICATE_OK, id(1), 2, b""));
+        assert_eq!(client.ask(&get(id(1), 3)).payload, b"content");
+        // One that does not exist is waited for, like any other original.
+        client.send(&duplicate(id(2), id(2), 4));
+        client.expect_silence();
+        client.send(&set(id(2), b"late", 5));
+        assert_eq!(client.receive(), reply(DUPLICATE_OK, id(2), 4, b""));
+        assert_eq!(client.receive(), reply(SET_OK, id(2), 5, b""));
+        assert_eq!(client.ask(&get(id(2), 6)).payload, b"late");
+    }
 }
 
 #[test]

@@ -86,7 +86,7 @@ impl Handler {
     fn get(&mut self, header: &RequestHeader) -> Result<(), Refusal> {
         match self.shared.store.get(&header.id)? {
             Some(object) => self.reply(header, ReplyType::GetOk, wanted(object, header)),
-            None => self.wait_for(header.id, header, ReplyType::GetOk),
+            None => self.wait_for(header),
         }
     }
 
@@ -126,9 +126,6 @@ impl Handler {
         if store.duplicate(&original, &header.id)? {
             return self.reply(header, ReplyType::DuplicateOk, Bytes::new());
         }
-        if original == header.id {
-            return self.wait_for(original, header, ReplyType::DuplicateOk);
-        }
         let wait = self.begin_wait()?;
         let session = Arc::clone(&self.session);
         let RequestHeader { id, request_id, .. } = *header;
@@ -153,20 +150,16 @@ impl Handler {
         }
     }
 
-    /// Replies when the object comes to exist: with its content to a get, without to a duplicate onto itself.
-    fn wait_for(&mut self, id: WireId, header: &RequestHeader, reply_type: ReplyType) -> Result<(), Refusal> {
+    /// Replies to a get when its object comes to exist.
+    fn wait_for(&mut self, header: &RequestHeader) -> Result<(), Refusal> {
         let wait = self.begin_wait()?;
         let session = Arc::clone(&self.session);
         let header = *header;
-        let payload = move |object| match reply_type {
-            ReplyType::GetOk => wanted(object, &header),
-            _ => Bytes::new(),
-        };
         let answer = move |object| {
-            let reply = Reply::new(header.id, header.request_id, reply_type, payload(object));
+            let reply = Reply::new(header.id, header.request_id, ReplyType::GetOk, wanted(object, &header));
             session.come_due(wait, Due::Reply(reply));
         };
-        match self.shared.store.get_or_park(&id, answer) {
+        match self.shared.store.get_or_park(&header.id, answer) {
             Ok(Parked::Waiting(ticket)) => {
                 self.session.parked(wait, ticket);
                 self.requests += 1;
@@ -174,7 +167,7 @@ impl Handler {
             }
             Ok(Parked::Ready(object)) => {
                 self.session.end_wait(wait);
-                self.reply(&header, reply_type, payload(object))
+                self.reply(&header, ReplyType::GetOk, wanted(object, &header))
             }
             Err(error) => {
                 self.session.end_wait(wait);
