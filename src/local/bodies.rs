@@ -38,6 +38,8 @@ pub(crate) struct Bodies {
     dead: Mutex<Dead>,
     /// Segments with bodies that no sync has covered.
     written: Mutex<BTreeMap<u32, Arc<Segment>>>,
+    /// Held while they are synced: who finds none left may not go on before that is done.
+    syncing: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -69,6 +71,7 @@ impl Bodies {
             free: Mutex::default(),
             dead: Mutex::default(),
             written: Mutex::default(),
+            syncing: Mutex::default(),
         }
     }
 
@@ -125,11 +128,11 @@ impl Bodies {
         self.dead.lock().bytes
     }
 
-    /// Frees the dead stretches that nobody reads and whose superseding records are durable, up to `durable`.
+    /// Frees the dead stretches that nobody reads and whose superseding records are durable: those below `durable`.
     pub fn reap(&self, durable: Lsn) -> Result<u64, Error> {
         let reapable: Vec<DeadStretch> = {
             let mut dead = self.dead.lock();
-            let is_free = |entry: &mut DeadStretch| entry.after <= durable && Arc::strong_count(&entry.stretch) == 1;
+            let is_free = |entry: &mut DeadStretch| entry.after < durable && Arc::strong_count(&entry.stretch) == 1;
             let reapable: Vec<_> = dead.stretches.extract_if(.., is_free).collect();
             dead.bytes -= reapable.iter().map(|entry| entry.stretch.bytes).sum::<u64>();
             reapable
@@ -162,6 +165,7 @@ impl Bodies {
 
     /// Makes every body durable that was written since the last call.
     pub fn sync(&self) -> Result<(), Error> {
+        let _syncing = self.syncing.lock();
         let written = std::mem::take(&mut *self.written.lock());
         for segment in written.into_values() {
             match segment.file().and_then(|file| file.sync()) {
@@ -315,6 +319,8 @@ impl Reservation {
         }
         file.write_all_at(&mut [IoSlice::new(piece)], offset).map_err(|error| failed("write", error))?;
         self.written = self.written.saturating_add(piece.len() as u64);
+        // Before its record is appended: who makes that durable makes this durable first.
+        self.bodies.written.lock().entry(segment.number).or_insert_with(|| Arc::clone(segment));
         Ok(())
     }
 
@@ -333,7 +339,6 @@ impl Reservation {
     /// A record refers to it now: it lives until that one is superseded.
     pub fn keep(mut self) {
         let Some(stretch) = self.stretch.take() else { return };
-        self.bodies.written.lock().entry(stretch.place.segment).or_insert_with(|| Arc::clone(&stretch.segment));
         stretch.segment.add_live(stretch.bytes);
         self.bodies.space.add_live(stretch.bytes);
         self.bodies.live.lock().insert(stretch.place, stretch);

@@ -1,7 +1,7 @@
 //! One directory, one process: the directory lock, and what happens to it in a forked child.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::Once;
@@ -53,7 +53,9 @@ fn watch_forks() {
 pub(crate) struct DirectoryLock {
     file: Option<File>,
     generation: u64,
-    /// This computer's current start: with another one, what was not synced may be lost.
+    /// Identifies this computer's current start.
+    boot: String,
+    /// It started since the store was last recovered: what was not synced may be lost.
     pub rebooted: bool,
 }
 
@@ -81,15 +83,18 @@ impl DirectoryLock {
                 Err(error) => return Err(Error::io("lock", &path)(error.into())),
             }
         }
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let rebooted = read(&mut file).lines().nth(1) != Some(boot.trim());
-        let written = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(format!("{}\n{}\n", std::process::id(), boot.trim()).as_bytes()));
-        written.map_err(Error::io("write", &path))?;
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let recovered = read(&mut file).lines().nth(1).unwrap_or_default().to_owned();
+        write(&mut file, &recovered).map_err(Error::io("write", &path))?;
         remember(file.as_raw_fd());
-        Ok(DirectoryLock { file: Some(file), generation: fork_generation(), rebooted })
+        let rebooted = recovered != boot;
+        Ok(DirectoryLock { file: Some(file), generation: fork_generation(), boot, rebooted })
+    }
+
+    /// Notes that the store is recovered from whatever ended the computer's earlier start. Not before: an open may be killed, too.
+    pub fn set_recovered(&mut self) -> io::Result<()> {
+        let Some(file) = &mut self.file else { return Ok(()) };
+        write(file, &self.boot)
     }
 }
 
@@ -97,6 +102,13 @@ fn read(file: &mut File) -> String {
     let mut text = String::new();
     let read = file.rewind().and_then(|()| file.take(1024).read_to_string(&mut text));
     if read.is_err() { String::new() } else { text }
+}
+
+/// Writes who holds the lock, and in which start of the computer the store was last recovered.
+fn write(file: &mut File, recovered: &str) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(format!("{}\n{recovered}\n", std::process::id()).as_bytes())
 }
 
 fn remember(descriptor: RawFd) {

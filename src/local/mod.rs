@@ -104,7 +104,7 @@ impl LocalBackend {
         let journal_directory = directory.join("journal");
         directory::check_format(&directory)?;
         std::fs::create_dir_all(&journal_directory).map_err(Error::io("make", &journal_directory))?;
-        let lock = DirectoryLock::acquire(&directory, Duration::from_millis(options.lock_wait_ms))?;
+        let mut lock = DirectoryLock::acquire(&directory, Duration::from_millis(options.lock_wait_ms))?;
         directory::write_format(&directory)?;
         directory::check_mapping(&journal_directory)?;
 
@@ -118,6 +118,7 @@ impl LocalBackend {
         let payloads = Payloads::default();
         let recovery = Recovery::new(&segments, &space, &catalog, &bodies, &payloads, fingerprint_mask);
         let (index, outcome) = recovery.run(lock.rebooted)?;
+        lock.set_recovered().map_err(Error::io("note the recovery in the lock file of", &directory))?;
 
         let (sealing, to_seal) = unbounded();
         let (tasks, to_do) = bounded(1);
@@ -135,6 +136,7 @@ impl LocalBackend {
             durability: options.durability,
             wake: tasks.clone(),
         });
+        tier.bury(&outcome.orphans)?;
         let sealer = Sealer::spawn(Arc::clone(&tier), catalog, outcome.missing, to_do, to_seal)
             .map_err(Error::io("start the sealer thread of", &directory))?;
         let running = Mutex::new(Some(Running { sealer, tasks, lock }));
@@ -187,7 +189,7 @@ impl Backend for LocalBackend {
     }
 
     fn flush(&self) -> Result<(), Error> {
-        self.tier()?.flush()
+        self.tier()?.flush().map(drop)
     }
 
     fn clear(&self) -> Result<(), Error> {
@@ -201,7 +203,7 @@ impl Backend for LocalBackend {
             std::mem::forget((sealer, tasks, lock));
             return Err(Error::Forked);
         }
-        let flushed = self.tier.flush();
+        let flushed = self.tier.flush().map(drop);
         self.tier.journal.close();
         // A sealer that panicked does not hear this; it shows below.
         let _ = tasks.send(Task::Stop);

@@ -248,6 +248,11 @@ impl LocalTier {
             table.remove(fingerprint, id, place);
             self.totals.count_damaged(1);
             tracing::error!("object {} at {place} is damaged: {reason}; it is treated as missing", ObjectId::new(id));
+            drop(table);
+            // A disk that fails for a while must not bring it back beside what is written meanwhile.
+            if let Err(error) = self.append_drop(id, place) {
+                tracing::warn!("{error}; the damaged object will be found again by the next open");
+            }
         }
         Ok(())
     }

@@ -45,7 +45,7 @@ impl LocalTier {
             }
         }
         // Also where nothing was copied: what made these records dead must not be undone by a power loss.
-        self.journal.sync()?;
+        self.flush()?;
         Ok(true)
     }
 

@@ -3,17 +3,17 @@
 //! Records are taken newest first. Each names the record that it superseded, so the first that is seen of an id is the one that
 //! counts, and an older one is known by its place, without comparing ids.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::bodies::Bodies;
 use super::catalog::Catalog;
 use super::hints::Hint;
 use super::index::{Fingerprints, Index};
 use super::journal::record::{HEADER_BYTES, RECORD_BYTES_MAX};
-use super::journal::{Flags, Header, Lsn, Segment, SegmentKind, Segments};
+use super::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Segments};
 use super::payloads::{Payloads, Shared};
 use super::scan::{self, Scanned};
 use super::space::Space;
@@ -29,8 +29,7 @@ pub(super) struct Recovery<'a> {
     pub payloads: &'a Payloads,
     pub index: Index,
     pub outcome: Outcome,
-    /// Places that a newer record superseded, and that were not met yet.
-    superseded: FxHashSet<Lsn>,
+    superseded: Superseded,
     /// Records that share a payload, by its name.
     sharers: FxHashMap<Lsn, Vec<Sharer>>,
     /// Where payloads that are shared, or were, stand.
@@ -46,11 +45,29 @@ pub(super) struct Outcome {
     pub damaged_objects: u64,
     /// Segments of which only hints are left.
     pub missing: BTreeSet<u32>,
+    /// Older records of ids that have a newer one, which nothing superseded: what did is lost.
+    pub orphans: Vec<(ObjectId, Lsn)>,
 }
 
 struct Sharer {
     fingerprint: u64,
     place: Lsn,
+}
+
+/// A record that superseded an older one of its id.
+#[derive(Clone, Copy)]
+struct Superseder {
+    fingerprint: u64,
+    place: Lsn,
+}
+
+/// Places that a newer record superseded.
+#[derive(Default)]
+struct Superseded {
+    /// Those that were not met yet, by segment and offset.
+    places: BTreeMap<u32, FxHashMap<u32, Superseder>>,
+    /// By fingerprint, records that superseded one that was lost: what that one had superseded is known by its id alone.
+    severed: FxHashMap<u64, Vec<Lsn>>,
 }
 
 struct Holder {
@@ -76,7 +93,7 @@ impl<'a> Recovery<'a> {
             payloads,
             index: Index::new(Fingerprints { seed: catalog.seed(), mask: fingerprint_mask }),
             outcome: Outcome::default(),
-            superseded: FxHashSet::default(),
+            superseded: Superseded::default(),
             sharers: FxHashMap::default(),
             holders: FxHashMap::default(),
         }
@@ -107,7 +124,7 @@ impl<'a> Recovery<'a> {
                 (None, Some((closing, hints))) => {
                     self.outcome.clock = self.outcome.clock.max(closing.clock);
                     self.outcome.missing.insert(number);
-                    self.mourn(number, &hints);
+                    self.mourn(number, &hints)?;
                 }
                 (None, None) => self.catalog.remove(number)?,
             }
@@ -115,6 +132,9 @@ impl<'a> Recovery<'a> {
         self.settle_shared();
         self.bodies.restore_free()?;
         if scanned_segments {
+            // What was found there counts from now on, so no power loss may take it back: bodies that it superseded are free space.
+            let directory = self.segments.directory();
+            self.segments.sync_directory().map_err(Error::io("sync", directory))?;
             self.catalog.flush()?;
         }
         Ok((self.index, self.outcome))
@@ -137,9 +157,10 @@ impl<'a> Recovery<'a> {
     /// Takes a segment's records into account, newest first.
     fn replay(&mut self, segment: &Arc<Segment>, hints: &[Hint]) -> Result<(), Error> {
         let (mut live_bytes, mut lost) = (0, 0);
+        self.superseded.begin(segment.number, hints);
         for hint in hints.iter().rev() {
             let place = Lsn::new(segment.number, hint.offset);
-            let counts = self.follow(hint, place);
+            let counts = self.follow(hint, place, hints)?;
             let is_readable = hint.end() <= segment.bytes() && self.has_its_body(hint);
             let is_live = counts && is_readable && self.enter(hint, place)?;
             if counts && !is_readable {
@@ -166,21 +187,40 @@ impl<'a> Recovery<'a> {
     }
 
     /// A segment of which only the hints are left: its objects are lost, but what they superseded stays superseded.
-    fn mourn(&mut self, number: u32, hints: &[Hint]) {
-        let lost = hints.iter().rev().filter(|hint| self.follow(hint, Lsn::new(number, hint.offset))).count();
-        self.outcome.damaged_objects += lost as u64;
+    fn mourn(&mut self, number: u32, hints: &[Hint]) -> Result<(), Error> {
+        let mut lost = 0;
+        self.superseded.begin(number, hints);
+        for hint in hints.iter().rev() {
+            lost += u64::from(self.follow(hint, Lsn::new(number, hint.offset), hints)?);
+        }
+        self.outcome.damaged_objects += lost;
         if lost > 0 {
             tracing::error!("segment {number} is missing: {lost} objects are lost");
         }
+        Ok(())
     }
 
-    /// Whether the record at `place` says something about its id that no newer one has overruled; it overrules older ones.
-    fn follow(&mut self, hint: &Hint, place: Lsn) -> bool {
-        let is_superseded = self.superseded.remove(&place);
-        if !hint.supersedes.is_none() {
-            self.superseded.insert(hint.supersedes);
+    /// Whether the record at `place` says something about its id that no newer one has overruled; it overrules older ones. A void
+    /// record does so only where a newer one superseded it: otherwise what stood before still does.
+    fn follow(&mut self, hint: &Hint, place: Lsn, hints: &[Hint]) -> Result<bool, Error> {
+        let is_superseded = self.superseded.meet(place) || self.is_severed(hint.fingerprint, place)?;
+        if !hint.supersedes.is_none() && (is_superseded || hint.kind != Kind::Void) {
+            let by = Superseder { fingerprint: hint.fingerprint, place };
+            self.superseded.insert(hint.supersedes, by, hints);
         }
-        hint.kind.stores() && !is_superseded && !hint.flags.has(Flags::DETACHED)
+        Ok(hint.kind.stores() && !is_superseded && !hint.flags.has(Flags::DETACHED))
+    }
+
+    /// Whether a newer record of the same id superseded one that is lost. An id that cannot be read is taken for the same.
+    fn is_severed(&self, fingerprint: u64, place: Lsn) -> Result<bool, Error> {
+        let Some(superseders) = self.superseded.severed.get(&fingerprint) else { return Ok(false) };
+        let Some(id) = self.id_at(place)? else { return Ok(true) };
+        for superseder in superseders {
+            if self.id_at(*superseder)?.is_none_or(|other| other == id) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn has_its_body(&self, hint: &Hint) -> bool {
@@ -205,6 +245,7 @@ impl<'a> Recovery<'a> {
             let shard = self.index.shard(hint.fingerprint);
             let mut table = shard.table.write();
             if id == rival || table.find_collision(id.as_bytes()).is_some() {
+                self.outcome.orphans.push((id, place));
                 return Ok(false);
             }
             table.set(hint.fingerprint, id.as_bytes(), None, place);
@@ -275,4 +316,39 @@ impl<'a> Recovery<'a> {
         }
         Ok(Header::decode(&bytes, segment.nonce, place).map(|(_, id)| ObjectId::new(id)))
     }
+}
+
+impl Superseded {
+    /// Begins a segment, all newer ones having been gone through: what is not among its records, or was not met in those, is lost.
+    fn begin(&mut self, number: u32, hints: &[Hint]) {
+        let passed = self.places.split_off(&number.saturating_add(1)).into_values().flatten();
+        let mut lost: Vec<_> = passed.map(|(_, by)| by).collect();
+        if let Some(places) = self.places.get_mut(&number) {
+            lost.extend(places.extract_if(|offset, _| !has_record(hints, *offset)).map(|(_, by)| by));
+        }
+        lost.into_iter().for_each(|by| self.sever(by));
+    }
+
+    /// `by`, in the segment with these hints, superseded the record at `place`.
+    fn insert(&mut self, place: Lsn, by: Superseder, hints: &[Hint]) {
+        if place.segment() == by.place.segment() && !has_record(hints, place.offset()) {
+            self.sever(by);
+        } else {
+            self.places.entry(place.segment()).or_default().insert(place.offset(), by);
+        }
+    }
+
+    fn sever(&mut self, by: Superseder) {
+        self.severed.entry(by.fingerprint).or_default().push(by.place);
+    }
+
+    /// The record at `place` is met; whether it is superseded.
+    fn meet(&mut self, place: Lsn) -> bool {
+        let places = self.places.get_mut(&place.segment());
+        places.is_some_and(|places| places.remove(&place.offset()).is_some())
+    }
+}
+
+fn has_record(hints: &[Hint], offset: u32) -> bool {
+    hints.binary_search_by_key(&offset, |hint| hint.offset).is_ok()
 }

@@ -7,7 +7,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::hints::Hint;
 use super::index::Fingerprints;
-use super::journal::{Flags, Header, Kind, Seal, Segment, Segments, Step, Walk};
+use super::journal::record::RECORD_BYTES_MAX;
+use super::journal::{Flags, Header, Kind, Lsn, Seal, Segment, Segments, Step, Walk};
 use super::read::{Unreadable, verify_body};
 use crate::error::Error;
 
@@ -46,9 +47,7 @@ pub(super) fn scan(
                     torn.push((header, id.to_vec()));
                 }
                 scanned.clock = scanned.clock.max(header.version.clock);
-                if header.kind != Kind::Void {
-                    scanned.hints.push(Hint::of(&header, fingerprints.of(id)));
-                }
+                scanned.hints.push(Hint::of(&header, fingerprints.of(id)));
             }
             Step::Damage { offset, end } => {
                 scanned.damaged += 1;
@@ -63,8 +62,12 @@ pub(super) fn scan(
         tracing::error!("{} is cut short; objects at its end are lost", segment.path().display());
     }
     if seal.is_none() {
-        for (header, id) in torn {
-            void(segment, &header, &id)?;
+        if !torn.is_empty() {
+            for (header, id) in torn {
+                void(segment, &header, &id)?;
+            }
+            // On the disk before the seal: under a seal, a torn record counts.
+            segment.file().and_then(|file| file.sync()).map_err(Error::io("sync", segment.path()))?;
         }
         let seal = Seal { end: scanned.end, record_count: scanned.hints.len() as u64 };
         segment.write_seal(seal).map_err(Error::io("seal", segment.path()))?;
@@ -81,7 +84,13 @@ fn is_whole(segments: &Segments, header: &Header, body: &[u8], rebooted: bool) -
     if header.is_inline() {
         return Ok(xxh3_128(body) == header.body_hash);
     }
-    if !rebooted || !header.has_body() {
+    if !rebooted {
+        return Ok(true);
+    }
+    if header.kind.stores() && header.flags.has(Flags::SHARED) {
+        return has_payload(segments, header.payload);
+    }
+    if !header.has_body() {
         return Ok(true);
     }
     let Some(segment) = segments.get(header.body_place.segment) else { return Ok(false) };
@@ -90,6 +99,24 @@ fn is_whole(segments: &Segments, header: &Header, body: &[u8], rebooted: bool) -
         Err(Unreadable::Damaged(_)) => Ok(false),
         Err(Unreadable::Failed(error)) => Err(error),
     }
+}
+
+/// Whether the payload that was stored first at `place` outlived a power loss. One in a sealed segment did, and so did one whose
+/// segment is gone: it had moved before.
+fn has_payload(segments: &Segments, place: Lsn) -> Result<bool, Error> {
+    let Some(segment) = segments.get(place.segment()) else { return Ok(true) };
+    if segment.read_seal().map_err(Error::io("read", segment.path()))?.is_some() {
+        return Ok(true);
+    }
+    let mapping = segments.mapping(&segment)?;
+    let offset = u64::from(place.offset());
+    let bytes = segment.bytes().saturating_sub(offset).min(RECORD_BYTES_MAX as u64);
+    let bytes = mapping.slice(offset, bytes).unwrap_or_default();
+    let Some((header, _)) = Header::decode(bytes, segment.nonce, place).filter(|(header, _)| header.has_body()) else {
+        return Ok(false);
+    };
+    let body = bytes.get(header.body_offset()..header.record_bytes()).unwrap_or_default();
+    is_whole(segments, &header, body, true)
 }
 
 /// Marks a torn record as one that never happened, so that no later scan takes it for a damaged one.

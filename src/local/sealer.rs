@@ -147,7 +147,7 @@ impl Sealer {
             return Ok(0);
         }
         self.bodies_reaped = Instant::now();
-        let durable = self.tier.journal.sync()?;
+        let durable = self.tier.flush()?;
         self.tier.bodies.reap(durable)
     }
 

@@ -9,7 +9,7 @@ use super::journal::{AppendError, Flags, Header, Kind, Lsn, NewRecord, Room};
 use super::payloads::EQUAL_BODY_BYTES_MIN;
 use super::tier::LocalTier;
 use crate::error::Error;
-use crate::object::Object;
+use crate::object::{Object, ObjectId};
 use crate::store::{Durability, OnStored, Writer};
 
 /// An object's content on its way into the journal.
@@ -153,6 +153,23 @@ impl LocalTier {
         Ok(Some(lsn))
     }
 
+    /// Notes that these records are superseded. Otherwise they would come back when the newer record that hides them goes.
+    pub fn bury(&self, orphans: &[(ObjectId, Lsn)]) -> Result<(), Error> {
+        for (id, place) in orphans {
+            self.append_drop(id.as_bytes(), *place)?;
+        }
+        Ok(())
+    }
+
+    /// Notes that the record at `place` does not count any more, though no newer one of its id superseded it. Without room for that
+    /// note it is left out: it matters only after more went wrong.
+    pub(super) fn append_drop(&self, id: &[u8], place: Lsn) -> Result<(), Error> {
+        match self.journal.append(&NewRecord::bare(id, Kind::Drop, place), Room::Reserved) {
+            Ok(_) | Err(AppendError::NoRoom) => Ok(()),
+            Err(AppendError::Failed(error)) => Err(error),
+        }
+    }
+
     /// Deletes every object, one by one: a process killed in the middle has deleted some.
     pub fn clear(&self) -> Result<(), Error> {
         for place in self.index.places() {
@@ -162,10 +179,13 @@ impl LocalTier {
         Ok(())
     }
 
-    /// Makes everything acknowledged so far survive a power loss.
-    pub fn flush(&self) -> Result<(), Error> {
+    /// Makes everything acknowledged so far survive a power loss: the records below the lsn that it returns, with their bodies.
+    pub fn flush(&self) -> Result<Lsn, Error> {
+        self.journal.check_writable()?;
+        let end = self.journal.end();
         self.bodies.sync().map_err(|error| self.journal.fail(error))?;
-        self.journal.sync().map(drop)
+        self.journal.sync()?;
+        Ok(end)
     }
 
     /// Where the id's record is. The caller holds the id's shard.

@@ -121,7 +121,7 @@ pub(crate) struct Journal {
     options: JournalOptions,
     append: Mutex<Append>,
     spares: Mutex<Vec<Spare>>,
-    /// Up to where everything is on the disk. Held while a sync runs, so that those who wait share the next one.
+    /// Everything below is on the disk. Held while a sync runs, so that those who wait share the next one.
     synced: Mutex<Lsn>,
     /// The first failure to sync, after which nothing is written any more.
     failure: RwLock<Option<String>>,
@@ -295,10 +295,15 @@ impl Journal {
         }
     }
 
-    /// Makes every record up to `lsn` durable. Callers that come while a sync runs share the next one.
+    /// Makes the record at `lsn`, and every one before it, durable. Callers that come while a sync runs share the next one.
     pub fn sync_to(&self, lsn: Lsn) -> Result<(), Error> {
+        self.sync_unless(|synced| synced > lsn)
+    }
+
+    /// Makes everything durable that is not, unless what is, all below the lsn that `is_enough` is told, will do.
+    fn sync_unless(&self, is_enough: impl FnOnce(Lsn) -> bool) -> Result<(), Error> {
         let mut synced = self.synced.lock();
-        if *synced >= lsn {
+        if is_enough(*synced) {
             return Ok(());
         }
         self.check_writable()?;
@@ -307,8 +312,8 @@ impl Journal {
             (std::mem::take(&mut append.unsynced), append.end())
         };
         for segment in &segments {
-            let file = segment.file().map_err(Error::io("open", segment.path()))?;
-            file.sync().map_err(|error| self.fail(Error::io("sync", segment.path())(error)))?;
+            let synced = segment.file().and_then(|file| file.sync());
+            synced.map_err(|error| self.fail(Error::io("sync", segment.path())(error)))?;
         }
         if !segments.is_empty() {
             let directory = self.segments.directory();
@@ -323,10 +328,10 @@ impl Journal {
         self.append.lock().end()
     }
 
-    /// Makes every record appended so far durable, and returns where the journal ended.
+    /// Makes every record appended so far durable: all those below the lsn that it returns.
     pub fn sync(&self) -> Result<Lsn, Error> {
         let end = self.end();
-        self.sync_to(end)?;
+        self.sync_unless(|synced| synced >= end)?;
         Ok(end)
     }
 
