@@ -14,6 +14,9 @@ const CACHE_BYTES: u64 = 4 << 20;
 /// Larger batches make sled take memory out of proportion.
 const BATCH_ENTRIES_MAX: usize = 100;
 
+/// Smaller catalogs are not worth opening twice.
+const SLIMMED_BYTES_MIN: u64 = 8 << 20;
+
 /// The key of the entry that closes a segment's hints, behind all chunks.
 const CLOSING: u32 = u32::MAX;
 
@@ -23,7 +26,8 @@ const SEED_KEY: &[u8] = b"fingerprint_seed";
 ///
 /// ```text
 /// tree "hints"     segment u32 BE, number u32 BE      -> chunk of hints
-///                  segment u32 BE, 0xffffffff         -> nonce, end, hint count, clock, checksum of the chunks: u64 LE each
+///                  segment u32 BE, 0xffffffff         -> nonce, end, hint count, clock, growth, checksum of the chunks:
+///                                                        8 bytes LE each
 /// tree "settings"  "fingerprint_seed"                 -> u64 LE
 /// ```
 pub(crate) struct Catalog {
@@ -41,6 +45,8 @@ pub(crate) struct Closing {
     pub hint_count: u64,
     /// Greatest version clock of the segment's records.
     pub clock: u64,
+    /// Objects that the segment adds, less those that it deletes: about what it makes the index grow by.
+    pub growth: i64,
 }
 
 impl Catalog {
@@ -75,6 +81,21 @@ impl Catalog {
         })
     }
 
+    /// Gives back the memory that reading took: sled keeps what it has read, whatever its cache is told to be.
+    pub fn slimmed(self) -> Result<Self, Error> {
+        if self.bytes() < SLIMMED_BYTES_MIN {
+            return Ok(self);
+        }
+        let path = self.path.clone();
+        drop(self);
+        // Sound: it only returns free memory of the allocator to the system.
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        unsafe {
+            libc::malloc_trim(0);
+        }
+        Self::open_existing(&path)
+    }
+
     /// What fingerprints are made with.
     pub fn seed(&self) -> u64 {
         self.seed
@@ -91,7 +112,8 @@ impl Catalog {
                 }
                 self.hints.apply_batch(batch)?;
             }
-            let closing = Closing { nonce, end, hint_count: hints.len() as u64, clock };
+            let growth = hints.iter().map(Hint::growth).sum();
+            let closing = Closing { nonce, end, hint_count: hints.len() as u64, clock, growth };
             let value = closing.encode(checksum(chunks.iter().map(Vec::as_slice)));
             self.hints.insert(key(segment, CLOSING), value)?;
             Ok(())
@@ -135,6 +157,19 @@ impl Catalog {
         })
     }
 
+    /// About how many objects there are: for making room for them, nothing else.
+    pub fn object_count_estimate(&self, segments: &[u32]) -> Result<u64, Error> {
+        guarded(&self.path, || {
+            let mut objects = 0i64;
+            for segment in segments {
+                let value = self.hints.get(key(*segment, CLOSING))?;
+                let growth = value.as_deref().and_then(Closing::decode_growth).unwrap_or(0);
+                objects = objects.saturating_add(growth);
+            }
+            Ok(objects.max(0) as u64)
+        })
+    }
+
     pub fn remove(&self, segment: u32) -> Result<(), Error> {
         guarded(&self.path, || {
             // The closing entry goes first: without it the rest counts as nothing.
@@ -167,16 +202,21 @@ impl Catalog {
 
 impl Closing {
     fn encode(&self, checksum: u64) -> Vec<u8> {
-        [self.nonce, self.end, self.hint_count, self.clock, checksum]
+        [self.nonce, self.end, self.hint_count, self.clock, self.growth as u64, checksum]
             .iter()
             .flat_map(|field| field.to_le_bytes())
             .collect()
     }
 
+    fn decode_growth(value: &[u8]) -> Option<i64> {
+        value.get(32..)?.first_chunk().map(|bytes| i64::from_le_bytes(*bytes))
+    }
+
     fn decode(value: &[u8], checksum: u64) -> Option<Closing> {
         let field = |index: usize| Some(u64::from_le_bytes(*value.get(index * 8..)?.first_chunk()?));
-        (field(4)? == checksum).then_some(())?;
-        Some(Closing { nonce: field(0)?, end: field(1)?, hint_count: field(2)?, clock: field(3)? })
+        (field(5)? == checksum).then_some(())?;
+        let growth = field(4)? as i64;
+        Some(Closing { nonce: field(0)?, end: field(1)?, hint_count: field(2)?, clock: field(3)?, growth })
     }
 }
 
@@ -234,7 +274,7 @@ mod tests {
         catalog.store(9, 12, 64, 0, &[]).unwrap();
         assert_eq!(catalog.segments().unwrap(), [7, 9]);
         let (closing, loaded) = catalog.load(7).unwrap().unwrap();
-        assert_eq!(closing, Closing { nonce: 11, end: 5000, hint_count: 50_000, clock: 99 });
+        assert_eq!(closing, Closing { nonce: 11, end: 5000, hint_count: 50_000, clock: 99, growth: 50_000 });
         assert_eq!(loaded, hints(50_000));
         assert_eq!(catalog.load(9).unwrap().unwrap().1, []);
         assert!(catalog.load(8).unwrap().is_none());

@@ -69,6 +69,15 @@ impl Hint {
         u64::from(self.offset) + u64::from(self.record_bytes)
     }
 
+    /// By how much the record changes the number of objects, as far as it can tell by itself.
+    pub fn growth(&self) -> i64 {
+        match self.kind {
+            Kind::Put | Kind::Duplicate | Kind::Fill => i64::from(self.supersedes.is_none()),
+            Kind::Delete | Kind::Drop => -i64::from(!self.supersedes.is_none()),
+            Kind::Void => 0,
+        }
+    }
+
     pub fn has_body(&self) -> bool {
         self.kind.stores() && !self.flags.has(Flags::SHARED)
     }

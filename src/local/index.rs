@@ -7,7 +7,10 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::journal::Lsn;
 
-const SHARD_COUNT: usize = 256;
+pub(crate) const SHARD_COUNT: usize = 256;
+
+/// What a catalog's count is believed; more grows as it comes. 64 million objects are 2 GiB.
+const OBJECTS_RESERVED_MAX: u64 = 64 << 20;
 
 /// Where each object's record is: 16 bytes for an object.
 ///
@@ -80,6 +83,16 @@ impl Index {
     pub fn shard(&self, fingerprint: u64) -> &Shard {
         #[expect(clippy::indexing_slicing, reason = "reduced modulo the length")]
         &self.shards[Self::shard_number(fingerprint)]
+    }
+
+    /// At open: makes room for about this many objects, so that tables need not grow step by step.
+    pub fn reserve(&mut self, objects: u64) {
+        let each = objects.min(OBJECTS_RESERVED_MAX) as usize / SHARD_COUNT;
+        // Ids spread evenly, but not quite.
+        let each = each + each / 16;
+        for shard in &mut self.shards {
+            shard.table.get_mut().entries.reserve(each, |entry| entry.fingerprint);
+        }
     }
 
     /// At open, newest record first: enters a place, unless another has its fingerprint; that one is returned then.

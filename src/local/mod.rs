@@ -28,6 +28,7 @@ mod recovery;
 mod scan;
 mod sealer;
 mod space;
+mod superseded;
 mod tier;
 mod write;
 
@@ -119,6 +120,7 @@ impl LocalBackend {
         let recovery = Recovery::new(&segments, &space, &catalog, &bodies, &payloads, fingerprint_mask);
         let (index, outcome) = recovery.run(lock.rebooted)?;
         lock.set_recovered().map_err(Error::io("note the recovery in the lock file of", &directory))?;
+        let catalog = catalog.slimmed()?;
 
         let (sealing, to_seal) = unbounded();
         let (tasks, to_do) = bounded(1);

@@ -3,7 +3,7 @@
 //! Records are taken newest first. Each names the record that it superseded, so the first that is seen of an id is the one that
 //! counts, and an older one is known by its place, without comparing ids.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -11,12 +11,13 @@ use rustc_hash::FxHashMap;
 use super::bodies::Bodies;
 use super::catalog::Catalog;
 use super::hints::Hint;
-use super::index::{Fingerprints, Index};
+use super::index::{Fingerprints, Index, SHARD_COUNT};
 use super::journal::record::{HEADER_BYTES, RECORD_BYTES_MAX};
 use super::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Segments};
 use super::payloads::{Payloads, Shared};
 use super::scan::{self, Scanned};
 use super::space::Space;
+use super::superseded::{Superseded, Superseder};
 use crate::error::Error;
 use crate::object::ObjectId;
 
@@ -54,26 +55,56 @@ struct Sharer {
     place: Lsn,
 }
 
-/// A record that superseded an older one of its id.
-#[derive(Clone, Copy)]
-struct Superseder {
-    fingerprint: u64,
-    place: Lsn,
-}
-
-/// Places that a newer record superseded.
-#[derive(Default)]
-struct Superseded {
-    /// Those that were not met yet, by segment and offset.
-    places: BTreeMap<u32, FxHashMap<u32, Superseder>>,
-    /// By fingerprint, records that superseded one that was lost: what that one had superseded is known by its id alone.
-    severed: FxHashMap<u64, Vec<Lsn>>,
-}
-
 struct Holder {
     place: Lsn,
     hint: Hint,
     owned: bool,
+}
+
+/// What becomes of a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// A newer record says otherwise, or it stores nothing.
+    Overruled,
+    /// It is the newest of its id.
+    Live,
+    /// It would be, but its bytes are not there.
+    Lost,
+}
+
+/// A record for the index.
+#[derive(Clone, Copy, Default)]
+struct Candidate {
+    fingerprint: u64,
+    /// Among the segment's hints.
+    number: u32,
+}
+
+/// The live records in the order of the index's shards, newest first within each: the index is filled one part after the other, which
+/// is kind to the processor's caches. What has one fingerprint is in one shard. (Counting sort.)
+fn by_shard(hints: &[Hint], states: &[State]) -> Vec<Candidate> {
+    let live = || (0..).zip(hints.iter().zip(states)).filter(|(_, (_, state))| **state == State::Live);
+    let mut ends = vec![0usize; SHARD_COUNT];
+    for (_, (hint, _)) in live() {
+        if let Some(end) = ends.get_mut(Index::shard_number(hint.fingerprint)) {
+            *end += 1;
+        }
+    }
+    let mut sum = 0;
+    for end in &mut ends {
+        sum += *end;
+        *end = sum;
+    }
+    // Each shard's part is filled from its end, with the oldest first.
+    let mut sorted = vec![Candidate::default(); sum];
+    for (number, (hint, _)) in live() {
+        let Some(end) = ends.get_mut(Index::shard_number(hint.fingerprint)) else { continue };
+        *end -= 1;
+        if let Some(candidate) = sorted.get_mut(*end) {
+            *candidate = Candidate { fingerprint: hint.fingerprint, number };
+        }
+    }
+    sorted
 }
 
 impl<'a> Recovery<'a> {
@@ -104,7 +135,9 @@ impl<'a> Recovery<'a> {
         let found = self.segments.load();
         let records = found.values().filter(|segment| segment.kind == SegmentKind::Records);
         let mut numbers: BTreeSet<u32> = records.map(|segment| segment.number).collect();
-        numbers.extend(self.catalog.segments()?);
+        let hinted_numbers = self.catalog.segments()?;
+        self.index.reserve(self.catalog.object_count_estimate(&hinted_numbers)?);
+        numbers.extend(hinted_numbers);
         let mut scanned_segments = false;
         for number in numbers.into_iter().rev() {
             let segment = found.get(&number).map(Arc::clone);
@@ -156,24 +189,34 @@ impl<'a> Recovery<'a> {
 
     /// Takes a segment's records into account, newest first.
     fn replay(&mut self, segment: &Arc<Segment>, hints: &[Hint]) -> Result<(), Error> {
+        let place = |hint: &Hint| Lsn::new(segment.number, hint.offset);
         let (mut live_bytes, mut lost) = (0, 0);
         self.superseded.begin(segment.number, hints);
-        for hint in hints.iter().rev() {
-            let place = Lsn::new(segment.number, hint.offset);
-            let counts = self.follow(hint, place, hints)?;
-            let is_readable = hint.end() <= segment.bytes() && self.has_its_body(hint);
-            let is_live = counts && is_readable && self.enter(hint, place)?;
-            if counts && !is_readable {
-                lost += 1;
+        let mut states = vec![State::Overruled; hints.len()];
+        for (hint, state) in hints.iter().zip(&mut states).rev() {
+            if self.follow(hint, place(hint), hints)? {
+                *state = if self.is_readable(segment, hint) { State::Live } else { State::Lost };
             }
-            if is_live {
-                live_bytes += hint.stride();
+        }
+        for Candidate { fingerprint, number } in by_shard(hints, &states) {
+            let (Some(hint), Some(state)) = (hints.get(number as usize), states.get_mut(number as usize)) else {
+                continue;
+            };
+            if !self.enter(fingerprint, place(hint))? {
+                *state = State::Overruled;
             }
-            if hint.has_body() && is_readable {
-                self.note_holder(hint, place, is_live);
-            } else if is_live {
-                let sharer = Sharer { fingerprint: hint.fingerprint, place };
-                self.sharers.entry(hint.payload).or_default().push(sharer);
+        }
+        for (hint, state) in hints.iter().zip(&states).rev() {
+            lost += u64::from(*state == State::Lost);
+            let is_live = *state == State::Live && self.count(hint, place(hint));
+            live_bytes += if is_live { hint.stride() } else { 0 };
+            if !hint.has_body() {
+                if is_live {
+                    let sharer = Sharer { fingerprint: hint.fingerprint, place: place(hint) };
+                    self.sharers.entry(hint.payload).or_default().push(sharer);
+                }
+            } else if is_live || self.is_readable(segment, hint) {
+                self.note_holder(hint, place(hint), is_live);
             }
         }
         segment.add_live(live_bytes);
@@ -213,7 +256,7 @@ impl<'a> Recovery<'a> {
 
     /// Whether a newer record of the same id superseded one that is lost. An id that cannot be read is taken for the same.
     fn is_severed(&self, fingerprint: u64, place: Lsn) -> Result<bool, Error> {
-        let Some(superseders) = self.superseded.severed.get(&fingerprint) else { return Ok(false) };
+        let Some(superseders) = self.superseded.severed(fingerprint) else { return Ok(false) };
         let Some(id) = self.id_at(place)? else { return Ok(true) };
         for superseder in superseders {
             if self.id_at(*superseder)?.is_none_or(|other| other == id) {
@@ -223,7 +266,11 @@ impl<'a> Recovery<'a> {
         Ok(false)
     }
 
-    fn has_its_body(&self, hint: &Hint) -> bool {
+    /// Whether the files are long enough for the record and its body.
+    fn is_readable(&self, records: &Segment, hint: &Hint) -> bool {
+        if hint.end() > records.bytes() {
+            return false;
+        }
         if !hint.has_body() || !hint.flags.has(Flags::EXTERNAL) {
             return true;
         }
@@ -232,34 +279,34 @@ impl<'a> Recovery<'a> {
         segment.is_some_and(|segment| end <= segment.bytes())
     }
 
-    /// Enters a live record into the index; false where it turns out to be an older one of an id that is there already.
-    fn enter(&mut self, hint: &Hint, place: Lsn) -> Result<bool, Error> {
-        if let Some(occupant) = self.index.restore(hint.fingerprint, place) {
-            let (Some(id), Some(rival)) = (self.id_at(place)?, self.id_at(occupant)?) else {
-                tracing::error!(
-                    "the record at {place} cannot be told from the one at {occupant}: it is taken for an older one"
-                );
-                self.outcome.damaged_objects += 1;
-                return Ok(false);
-            };
-            let shard = self.index.shard(hint.fingerprint);
-            let mut table = shard.table.write();
-            if id == rival || table.find_collision(id.as_bytes()).is_some() {
-                self.outcome.orphans.push((id, place));
-                return Ok(false);
-            }
-            table.set(hint.fingerprint, id.as_bytes(), None, place);
-        }
-        if !hint.has_body() {
-            return Ok(true);
-        }
-        if !self.restore_body(hint) {
-            tracing::error!("the record at {place} refers to a body that another one has");
-            self.index.shard(hint.fingerprint).table.write().remove_place(hint.fingerprint, place);
+    /// Enters a record into the index; false where it turns out to be an older one of an id that is there already.
+    fn enter(&mut self, fingerprint: u64, place: Lsn) -> Result<bool, Error> {
+        let Some(occupant) = self.index.restore(fingerprint, place) else { return Ok(true) };
+        let (Some(id), Some(rival)) = (self.id_at(place)?, self.id_at(occupant)?) else {
+            tracing::error!(
+                "the record at {place} cannot be told from the one at {occupant}: it is taken for an older one"
+            );
             self.outcome.damaged_objects += 1;
             return Ok(false);
+        };
+        let mut table = self.index.shard(fingerprint).table.write();
+        if id == rival || table.find_collision(id.as_bytes()).is_some() {
+            self.outcome.orphans.push((id, place));
+            return Ok(false);
         }
+        table.set(fingerprint, id.as_bytes(), None, place);
         Ok(true)
+    }
+
+    /// Counts a live record, and takes its body into use; false where another record has that body.
+    fn count(&mut self, hint: &Hint, place: Lsn) -> bool {
+        if !hint.has_body() || self.restore_body(hint) {
+            return true;
+        }
+        tracing::error!("the record at {place} refers to a body that another one has");
+        self.index.shard(hint.fingerprint).table.write().remove_place(hint.fingerprint, place);
+        self.outcome.damaged_objects += 1;
+        false
     }
 
     fn restore_body(&mut self, hint: &Hint) -> bool {
@@ -316,39 +363,4 @@ impl<'a> Recovery<'a> {
         }
         Ok(Header::decode(&bytes, segment.nonce, place).map(|(_, id)| ObjectId::new(id)))
     }
-}
-
-impl Superseded {
-    /// Begins a segment, all newer ones having been gone through: what is not among its records, or was not met in those, is lost.
-    fn begin(&mut self, number: u32, hints: &[Hint]) {
-        let passed = self.places.split_off(&number.saturating_add(1)).into_values().flatten();
-        let mut lost: Vec<_> = passed.map(|(_, by)| by).collect();
-        if let Some(places) = self.places.get_mut(&number) {
-            lost.extend(places.extract_if(|offset, _| !has_record(hints, *offset)).map(|(_, by)| by));
-        }
-        lost.into_iter().for_each(|by| self.sever(by));
-    }
-
-    /// `by`, in the segment with these hints, superseded the record at `place`.
-    fn insert(&mut self, place: Lsn, by: Superseder, hints: &[Hint]) {
-        if place.segment() == by.place.segment() && !has_record(hints, place.offset()) {
-            self.sever(by);
-        } else {
-            self.places.entry(place.segment()).or_default().insert(place.offset(), by);
-        }
-    }
-
-    fn sever(&mut self, by: Superseder) {
-        self.severed.entry(by.fingerprint).or_default().push(by.place);
-    }
-
-    /// The record at `place` is met; whether it is superseded.
-    fn meet(&mut self, place: Lsn) -> bool {
-        let places = self.places.get_mut(&place.segment());
-        places.is_some_and(|places| places.remove(&place.offset()).is_some())
-    }
-}
-
-fn has_record(hints: &[Hint], offset: u32) -> bool {
-    hints.binary_search_by_key(&offset, |hint| hint.offset).is_ok()
 }
