@@ -179,7 +179,8 @@ impl Backend for LocalBackend {
     }
 
     fn usage(&self) -> Usage {
-        let LocalTier { index, totals, space, .. } = &*self.tier;
+        // In a forked child the parent's threads may have left anything locked.
+        let Ok(LocalTier { index, totals, space, .. }) = self.tier() else { return Usage::default() };
         Usage {
             objects: index.object_count(),
             payloads: totals.payloads.load(Ordering::Relaxed),

@@ -111,6 +111,14 @@ impl LocalTier {
         (is_small && record.id == id).then(|| Object { data: copy(record.data), metadata: copy(record.metadata) })
     }
 
+    /// The object that a writer has just entered, for those who waited for it. The caller holds the id's shard, so damage is left for
+    /// the next get to deal with.
+    pub(super) fn get_locked(&self, id: &[u8]) -> Option<Object> {
+        let found = self.locate(id).ok()??;
+        self.verified(&found).ok()?;
+        self.hand_out(found).ok()
+    }
+
     pub fn contains(&self, id: &[u8]) -> Result<bool, Error> {
         match self.locate(id) {
             Ok(found) => Ok(found.is_some()),
@@ -123,14 +131,14 @@ impl LocalTier {
         let fingerprint = self.index.fingerprint(id);
         let table = self.index.shard(fingerprint).table.read();
         let segments = self.segments.load();
-        let mut found = None;
+        let (mut found, mut damaged) = (None, None);
         if let Some(place) = table.find_fingerprint(fingerprint) {
             let record = self.record_in(&segments, place).map_err(|unreadable| (place, unreadable))?;
             if record.id() == id {
                 found = Some(record);
             } else if let Some(segment) = &record.unverified {
                 // Another id with this fingerprint; unless the id itself is what is damaged.
-                record.verify(segment).map_err(|unreadable| (place, unreadable))?;
+                damaged = record.verify(segment).err().map(|unreadable| (place, unreadable));
             }
         }
         if found.is_none()
@@ -138,7 +146,7 @@ impl LocalTier {
         {
             found = Some(self.record_in(&segments, place).map_err(|unreadable| (place, unreadable))?);
         }
-        let Some(record) = found else { return Ok(None) };
+        let Some(record) = found else { return damaged.map_or(Ok(None), Err) };
         let place = record.place;
         self.with_body(&segments, record).map(Some).map_err(|unreadable| (place, unreadable))
     }

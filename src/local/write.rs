@@ -9,7 +9,7 @@ use super::journal::{AppendError, Flags, Header, Kind, Lsn, NewRecord, Room};
 use super::payloads::EQUAL_BODY_BYTES_MIN;
 use super::tier::LocalTier;
 use crate::error::Error;
-use crate::object::{Object, ObjectId};
+use crate::object::ObjectId;
 use crate::store::{Durability, OnStored, Writer};
 
 /// An object's content on its way into the journal.
@@ -78,7 +78,7 @@ impl LocalTier {
         if header.has_body() && header.body_bytes() >= EQUAL_BODY_BYTES_MIN {
             self.payloads.remember(header.body_hash, lsn);
         }
-        stored(&|| self.content_at(id, lsn));
+        stored(&|| self.get_locked(id));
         Ok(lsn)
     }
 
@@ -149,7 +149,7 @@ impl LocalTier {
         };
         let lsn = self.journal.append(&record, Room::Ordinary).inspect_err(|_| self.let_go(payload))?;
         self.entered(fingerprint, new, old, &record.header(lsn));
-        stored(&|| self.content_at(new, lsn));
+        stored(&|| self.get_locked(new));
         Ok(Some(lsn))
     }
 
@@ -192,17 +192,6 @@ impl LocalTier {
     pub(super) fn find(&self, fingerprint: u64, id: &[u8]) -> Option<Lsn> {
         let table = self.index.shard(fingerprint).table.read();
         table.find(fingerprint, id, |place| self.record_at(place).is_ok_and(|record| record.id() == id))
-    }
-
-    /// What was just stored at `lsn`, for those who waited for it.
-    fn content_at(&self, id: &[u8], lsn: Lsn) -> Option<Object> {
-        match self.get(id) {
-            Ok(object) => object,
-            Err(error) => {
-                tracing::error!("reading back what was stored at {lsn}: {error}");
-                None
-            }
-        }
     }
 
     /// A payload with the same bytes, with a reference to it taken.

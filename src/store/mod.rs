@@ -348,7 +348,7 @@ impl ObjectStore {
     fn waking<T>(&self, id: &[u8], write: impl FnOnce(OnStored<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let waiters = &self.inner.waiters;
         let mut woken = VecDeque::new();
-        let result = write(&mut |object| collect(id, waiters.take(id), object, &mut woken))?;
+        let result = write(&mut |object| collect(id, waiters, object, &mut woken))?;
         while let Some(Woken { id, object, waiter }) = woken.pop_front() {
             match waiter.then {
                 Then::Answer(answer) => answer(object),
@@ -371,7 +371,7 @@ impl ObjectStore {
             return Ok(()); // storing it again could undo a write that came in between
         }
         let waiters = &self.inner.waiters;
-        let stored: OnStored<'_> = &mut |object| collect(new, waiters.take(new), object, woken);
+        let stored: OnStored<'_> = &mut |object| collect(new, waiters, object, woken);
         if backend.duplicate(original, new, stored)? {
             return Ok(());
         }
@@ -386,12 +386,13 @@ struct Woken {
     waiter: Waiter,
 }
 
-fn collect(id: &[u8], waiters: Vec<Waiter>, object: &dyn Fn() -> Option<Object>, woken: &mut VecDeque<Woken>) {
-    if waiters.is_empty() {
-        return;
-    }
-    if let Some(object) = object() {
-        woken.extend(waiters.into_iter().map(|waiter| Woken { id: id.into(), object: object.clone(), waiter }));
+/// Takes those who wait for `id`; where it cannot be read back, they wait on.
+fn collect(id: &[u8], waiters: &Waiters, object: &dyn Fn() -> Option<Object>, woken: &mut VecDeque<Woken>) {
+    if waiters.has_any(id)
+        && let Some(object) = object()
+    {
+        let taken = waiters.take(id).into_iter();
+        woken.extend(taken.map(|waiter| Woken { id: id.into(), object: object.clone(), waiter }));
     }
 }
 

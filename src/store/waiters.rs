@@ -89,12 +89,14 @@ impl Waiters {
         Ticket { waiters: Arc::downgrade(self), id: id.into(), token }
     }
 
-    /// Everyone who waits for `id`; called once it is visible.
-    pub fn take(&self, id: &[u8]) -> Vec<Waiter> {
+    /// Whether anyone waits for `id`; called once it is visible.
+    pub fn has_any(&self, id: &[u8]) -> bool {
         fence(Ordering::SeqCst);
-        if self.parked.load(Ordering::SeqCst) == 0 {
-            return Vec::new();
-        }
+        self.parked.load(Ordering::SeqCst) > 0 && self.shard(id).lock().contains_key(id)
+    }
+
+    /// Everyone who waits for `id`.
+    pub fn take(&self, id: &[u8]) -> Vec<Waiter> {
         let queue = self.shard(id).lock().remove(id).unwrap_or_default();
         let taken: Vec<Waiter> = queue.places.into_iter().filter_map(|(_, waiter)| waiter).collect();
         self.parked.fetch_sub(taken.len(), Ordering::SeqCst);
