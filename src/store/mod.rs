@@ -143,6 +143,14 @@ impl ObjectStore {
         Ok(&*self.inner.backend)
     }
 
+    /// A miss in a store that was closed meanwhile says nothing: closing may have taken the object away.
+    fn unless_closed<T: Default + PartialEq>(&self, found: T) -> Result<T, Error> {
+        if found == T::default() {
+            self.backend()?;
+        }
+        Ok(found)
+    }
+
     /// Stores an object, or overwrites it, and wakes whoever waits for it. When it returns, the write is as safe as the
     /// [`Durability`] says.
     ///
@@ -176,7 +184,8 @@ impl ObjectStore {
     /// [`Error::InvalidId`], [`Error::Io`].
     pub fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         check_id(id)?;
-        self.backend()?.get(id)
+        let found = self.backend()?.get(id)?;
+        self.unless_closed(found)
     }
 
     /// Whether the object exists.
@@ -186,7 +195,8 @@ impl ObjectStore {
     /// As [`get`](Self::get).
     pub fn contains(&self, id: &[u8]) -> Result<bool, Error> {
         check_id(id)?;
-        self.backend()?.contains(id)
+        let found = self.backend()?.contains(id)?;
+        self.unless_closed(found)
     }
 
     /// Deletes an object; whether it existed. Bytes of it that were handed out stay valid.
@@ -196,7 +206,8 @@ impl ObjectStore {
     /// [`Error::InvalidId`], [`Error::Io`].
     pub fn delete(&self, id: &[u8]) -> Result<bool, Error> {
         check_id(id)?;
-        self.backend()?.delete(id)
+        let found = self.backend()?.delete(id)?;
+        self.unless_closed(found)
     }
 
     /// Makes `new` share the content of `original`, overwriting it; false, and nothing changed, where `original` does not exist.
@@ -211,7 +222,8 @@ impl ObjectStore {
         if original == new {
             return backend.contains(original);
         }
-        self.waking(new, |stored| backend.duplicate(original, new, stored))
+        let found = self.waking(new, |stored| backend.duplicate(original, new, stored))?;
+        self.unless_closed(found)
     }
 
     /// Blocks until the object exists, and returns it; or until `deadline` or `cancel`, whichever is given and comes first.
