@@ -9,6 +9,7 @@ mod common;
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use common::{
@@ -22,6 +23,12 @@ const OBJECTS_DEFAULT: u64 = 1_000_000;
 
 /// Gets and puts that are timed one by one.
 const SAMPLES: u64 = 200_000;
+
+/// Turns of the full and the empty store in which they are taken.
+const TURNS: u64 = 10;
+
+/// Objects that are read again and again.
+const HOT_COUNT: u64 = 1000;
 
 /// Names the directory to fill to the process that fills it: the one that measures starts with a clean heap.
 const FILL: &str = "FILL_DIRECTORY";
@@ -49,12 +56,16 @@ fn main() {
     assert_eq!(store.info().objects, count);
 
     let empty = open(&empty);
-    // Each kind in turns of both stores; the empty one has as many objects as it needs to be read from.
-    (0..1000).for_each(|number| empty.put(&id(number), &[0; DATA_BYTES], b"").unwrap());
-    let (mut of_full, mut of_empty) = (Samples::default(), Samples::default());
-    for turn in 0..10 {
-        of_full.take(&store, count, turn);
-        of_empty.take(&empty, 1000, turn);
+    // The empty one has as many objects as it needs to be read from: as many as are read again and again in the full one.
+    for number in 0..HOT_COUNT {
+        empty.put(&id(number), &[0; DATA_BYTES], b"").unwrap();
+    }
+    let first_gets = gets(&store, count, 1);
+    let (mut of_full, mut any, mut of_empty) = (Samples::default(), Vec::new(), Samples::default());
+    for _ in 0..TURNS {
+        of_full.take(&store, count / HOT_COUNT);
+        any.extend(gets(&store, count, 1));
+        of_empty.take(&empty, 1);
     }
 
     println!("\n{count} live objects of {DATA_BYTES} bytes\n");
@@ -63,10 +74,16 @@ fn main() {
     table.row(["open".to_owned(), seconds, String::new(), String::new(), "2 s for ten million".to_owned()]);
     let bytes = format!("{opened_bytes:.1} B");
     table.row(["memory of an object".to_owned(), bytes, String::new(), String::new(), "40 B".to_owned()]);
-    let (full, empty) = (of_full.medians(), of_empty.medians());
-    for (what, full, empty) in [("get, p50", full.0, empty.0), ("put, p50", full.1, empty.1)] {
-        let ratio = show_ratio(full / empty);
-        table.row([what.to_owned(), show_nanoseconds(full), show_nanoseconds(empty), ratio, "2x".to_owned()]);
+    let p50 = |mut samples: Vec<f64>| percentile(&mut samples, 50.0);
+    let (hot, put) = (p50(of_full.gets), p50(of_full.puts));
+    let (empty_hot, empty_put) = (p50(of_empty.gets), p50(of_empty.puts));
+    for (what, full, empty) in [
+        ("put, p50".to_owned(), put, empty_put),
+        (format!("get, p50, of the same {HOT_COUNT}"), hot, empty_hot),
+        ("get, p50, of any".to_owned(), p50(any), empty_hot),
+        ("get, p50, of any, the first after the open".to_owned(), p50(first_gets), empty_hot),
+    ] {
+        table.row([what, show_nanoseconds(full), show_nanoseconds(empty), show_ratio(full / empty), "2x".to_owned()]);
     }
     table.print();
 }
@@ -91,6 +108,27 @@ fn fill(directory: &Path, count: u64) {
     eprintln!("close: {:.2} s", start.elapsed().as_secs_f64());
 }
 
+/// Another sequence for every turn.
+fn turn_seed() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed) << 32
+}
+
+/// Nanoseconds of gets of random ones of the objects 0, `step`, 2 `step`, ... below `count`.
+fn gets(store: &ObjectStore, count: u64, step: u64) -> Vec<f64> {
+    let mut state = turn_seed();
+    (0..SAMPLES / TURNS)
+        .map(|_| {
+            let id = id(random(&mut state) % (count / step) * step);
+            let start = Instant::now();
+            let got = store.get(&id).unwrap();
+            let each = nanoseconds(start);
+            assert_eq!(got.expect("it was put").data.len(), DATA_BYTES);
+            each
+        })
+        .collect()
+}
+
 /// Nanoseconds of single operations.
 #[derive(Default)]
 struct Samples {
@@ -99,17 +137,10 @@ struct Samples {
 }
 
 impl Samples {
-    fn take(&mut self, store: &ObjectStore, count: u64, turn: u64) {
-        let mut state = turn;
-        for _ in 0..SAMPLES / 10 {
-            let id = id(random(&mut state) % count);
-            let start = Instant::now();
-            let got = store.get(&id).unwrap();
-            self.gets.push(nanoseconds(start));
-            assert_eq!(got.expect("it was put").data.len(), DATA_BYTES);
-        }
-        // New ids, deleted again, so that the store keeps its size.
-        let fresh = (0..SAMPLES / 10).map(|number| id((1 << 40) + number));
+    /// Gets of the objects 0, `step`, 2 `step`, ...; puts of new ones, deleted again so that the store keeps its size.
+    fn take(&mut self, store: &ObjectStore, step: u64) {
+        self.gets.extend(gets(store, HOT_COUNT * step, step));
+        let fresh = (0..SAMPLES / TURNS).map(|number| id((1 << 40) + number));
         let data = [7; DATA_BYTES];
         for id in fresh.clone() {
             let start = Instant::now();
@@ -117,9 +148,5 @@ impl Samples {
             self.puts.push(nanoseconds(start));
         }
         fresh.for_each(|id| assert!(store.delete(&id).unwrap()));
-    }
-
-    fn medians(&mut self) -> (f64, f64) {
-        (percentile(&mut self.gets, 50.0), percentile(&mut self.puts, 50.0))
     }
 }

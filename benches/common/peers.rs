@@ -15,6 +15,10 @@ use crate::common::Id;
 /// What a store in memory may hold: more than any benchmark puts in.
 const MEMORY_BYTES: u64 = 4 << 30;
 
+/// What the stores may keep in caches of their own: less than the working set, so that a get of any but small objects is one from
+/// the page cache, as it is for `local`, which has no cache.
+const CACHE_BYTES: u64 = 64 << 20;
+
 pub trait Peer {
     fn name(&self) -> &'static str;
 
@@ -42,7 +46,8 @@ pub fn open_all(directory: &Path) -> Vec<Box<dyn Peer>> {
     vec![
         Box::new(Ours::local(&path("local"))),
         Box::new(Ours::memory()),
-        Box::new(Sled::open(&path("sled"))),
+        Box::new(Sled::open("sled", &path("sled"), CACHE_BYTES)),
+        Box::new(Sled::open("sled 1 GiB", &path("sled-default"), 1 << 30)),
         Box::new(Fjall::open(&path("fjall"))),
         Box::new(Redb::open(&path("redb"))),
         Box::new(QuickCache::new()),
@@ -94,35 +99,38 @@ impl Peer for Ours {
     }
 }
 
-/// With its default cache of 1 GiB, which holds every working set here: with an explicit small one its gets of data in the page
-/// cache are several times slower. It writes in the background, every 500 ms: a `kill -9` takes more from it than from the others.
-struct Sled(sled::Db);
+/// Also with the cache that it has by default, 1 GiB, which holds every working set here in this process's memory. It writes in the
+/// background, every 500 ms: a `kill -9` takes more from it than from the others.
+struct Sled {
+    name: &'static str,
+    database: sled::Db,
+}
 
 impl Sled {
-    fn open(path: &Path) -> Self {
-        Sled(sled::open(path).unwrap())
+    fn open(name: &'static str, path: &Path, cache_bytes: u64) -> Self {
+        Sled { name, database: sled::Config::new().path(path).cache_capacity(cache_bytes).open().unwrap() }
     }
 }
 
 impl Peer for Sled {
     fn name(&self) -> &'static str {
-        "sled"
+        self.name
     }
 
     fn put(&self, id: &Id, data: &[u8]) {
-        self.0.insert(id, data).unwrap();
+        self.database.insert(id, data).unwrap();
     }
 
     fn get(&self, id: &Id) -> Option<usize> {
-        look(&self.0.get(id).unwrap()?)
+        look(&self.database.get(id).unwrap()?)
     }
 
     fn delete(&self, id: &Id) {
-        self.0.remove(id).unwrap();
+        self.database.remove(id).unwrap();
     }
 }
 
-/// With values of 1 KiB and more in blob files, as its documentation advises for large values, and a cache as large as sled's.
+/// With values of 1 KiB and more in blob files, as its documentation advises for large values.
 struct Fjall {
     keyspace: fjall::Keyspace,
     _database: fjall::Database,
@@ -130,7 +138,7 @@ struct Fjall {
 
 impl Fjall {
     fn open(path: &Path) -> Self {
-        let database = fjall::Database::builder(path).cache_size(1 << 30).open().unwrap();
+        let database = fjall::Database::builder(path).cache_size(CACHE_BYTES).open().unwrap();
         let options =
             || fjall::KeyspaceCreateOptions::default().with_kv_separation(Some(fjall::KvSeparationOptions::default()));
         Fjall { keyspace: database.keyspace("objects", options).unwrap(), _database: database }
@@ -162,7 +170,7 @@ const TABLE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("objects");
 
 impl Redb {
     fn open(path: &Path) -> Self {
-        let redb = Redb(redb::Database::create(path).unwrap());
+        let redb = Redb(redb::Builder::new().set_cache_size(CACHE_BYTES as usize).create(path).unwrap());
         redb.write(|_| ());
         redb
     }
@@ -283,7 +291,7 @@ impl Pwrite {
     const FILE_BYTES: u64 = 64 << 20;
 
     fn open(directory: PathBuf) -> Self {
-        std::fs::create_dir(&directory).unwrap();
+        std::fs::create_dir_all(&directory).unwrap();
         let file = Mutex::new(Preallocated::new(&directory, 0, Self::FILE_BYTES));
         Pwrite { directory, file }
     }
@@ -292,7 +300,7 @@ impl Pwrite {
 impl Preallocated {
     fn new(directory: &Path, number: u64, bytes: u64) -> Self {
         let path = directory.join(number.to_string());
-        let file = OpenOptions::new().write(true).create_new(true).open(path).unwrap();
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path).unwrap();
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
         Preallocated { file, number, bytes, end: 0 }
     }
