@@ -77,7 +77,7 @@ bench: ## Compare the store with other stores and caches
 
 .PHONY: bench-objects
 bench-objects: ## Open, read and write a store of ten million objects
-	cargo bench --locked --bench many_objects
+	OBJECTS=$${OBJECTS:-10000000} cargo bench --locked --bench many_objects
 
 .PHONY: bench-server
 bench-server: needs ## Compare the server with the stock server and a bare echo
