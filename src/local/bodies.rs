@@ -138,14 +138,15 @@ impl Bodies {
             reapable
         };
         let mut freed = 0;
+        let mut result = Ok(());
         for DeadStretch { stretch, pinned, .. } in reapable {
             freed += stretch.bytes;
             if pinned {
                 self.space.remove_pinned(stretch.bytes);
             }
-            self.free(&stretch)?;
+            result = result.and(self.free(&stretch));
         }
-        Ok(freed)
+        result.map(|()| freed)
     }
 
     /// Makes a stretch's room free, and removes its segment where that leaves it empty.

@@ -244,7 +244,10 @@ impl LocalTier {
     fn sync_body(&self, reservation: &Reservation) -> Result<(), Error> {
         match self.durability {
             Durability::Process => Ok(()),
-            Durability::Disk => reservation.sync().map_err(|error| self.journal.fail(error)),
+            Durability::Disk => {
+                self.journal.check_writable()?;
+                reservation.sync().map_err(|error| self.journal.fail(error))
+            }
         }
     }
 }

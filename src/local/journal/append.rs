@@ -1,4 +1,4 @@
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -215,10 +215,7 @@ impl Journal {
             active.file.write_all_at(&mut slices, offset)
         };
         if let Err(error) = written {
-            // What was written of it stays behind the end. The segment takes no more: the disk decides what is readable there.
-            let path = active.segment.path().to_path_buf();
-            self.seal(append);
-            return Err(Error::io("write", path)(error).into());
+            return Err(self.cut_off(append, error).into());
         }
         active.end += stride;
         active.record_count += 1;
@@ -226,6 +223,20 @@ impl Journal {
             unsynced.push(Arc::clone(&active.segment));
         }
         Ok(header.lsn)
+    }
+
+    /// After a write that failed: the segment takes no more, and what was written of the record must not be found by a later open, in
+    /// which records that do not know of it may have followed.
+    fn cut_off(&self, append: &mut Append, error: io::Error) -> Error {
+        let Some(Active { segment, end, .. }) = &append.active else { return Error::Closed };
+        let (segment, end) = (Arc::clone(segment), u64::from(*end));
+        self.seal(append);
+        if let Err(error) = segment.trim(end) {
+            return self.fail(Error::io("cut off a failed write in", segment.path())(error));
+        }
+        let failed = Error::io("write", segment.path())(error);
+        append.unsynced.push(segment);
+        failed
     }
 
     /// A version above all that this journal has seen.

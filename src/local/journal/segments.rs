@@ -138,10 +138,12 @@ impl Segments {
         Ok(segment)
     }
 
-    /// Removes a segment that nothing refers to any more.
+    /// Removes a segment that nothing refers to any more. One that cannot be removed stays: as long as its file is there, so must
+    /// be the newer ones that say what in it is dead.
     pub fn remove(&self, segment: &Segment) -> Result<(), Error> {
+        segment.remove().map_err(Error::io("remove", segment.path()))?;
         self.change(|segments| segments.remove(&segment.number));
-        segment.remove().map_err(Error::io("remove", segment.path()))
+        Ok(())
     }
 
     pub fn remove_spare(&self, spare: &Spare) -> Result<(), Error> {
