@@ -169,12 +169,7 @@ impl Bodies {
         let _syncing = self.syncing.lock();
         let written = std::mem::take(&mut *self.written.lock());
         for segment in written.into_values() {
-            match segment.file().and_then(|file| file.sync()) {
-                Ok(()) => {}
-                // Removed meanwhile: nobody refers to its bodies.
-                Err(_) if self.segments.get(segment.number).is_none() => {}
-                Err(error) => return Err(Error::io("sync", segment.path())(error)),
-            }
+            segment.sync().map_err(Error::io("sync", segment.path()))?;
         }
         Ok(())
     }
@@ -333,8 +328,7 @@ impl Reservation {
     /// Makes the bytes durable.
     pub fn sync(&self) -> Result<(), Error> {
         let segment = &self.stretch()?.segment;
-        let synced = segment.file().and_then(|file| file.sync());
-        synced.map_err(Error::io("sync", segment.path()))
+        segment.sync().map_err(Error::io("sync", segment.path()))
     }
 
     /// A record refers to it now: it lives until that one is superseded.

@@ -67,7 +67,7 @@ pub(super) fn scan(
                 void(segment, &header, &id)?;
             }
             // On the disk before the seal: under a seal, a torn record counts.
-            segment.file().and_then(|file| file.sync()).map_err(Error::io("sync", segment.path()))?;
+            segment.sync().map_err(Error::io("sync", segment.path()))?;
         }
         let seal = Seal { end: scanned.end, record_count: scanned.hints.len() as u64 };
         segment.write_seal(seal).map_err(Error::io("seal", segment.path()))?;
@@ -133,7 +133,7 @@ fn sync_bodies(segments: &Segments, hints: &[Hint]) -> Result<(), Error> {
     let external = hints.iter().filter(|hint| hint.flags.has(Flags::EXTERNAL));
     let numbers: BTreeSet<u32> = external.map(|hint| hint.body_place.segment).collect();
     for segment in numbers.into_iter().filter_map(|number| segments.get(number)) {
-        segment.file().and_then(|file| file.sync()).map_err(Error::io("sync", segment.path()))?;
+        segment.sync().map_err(Error::io("sync", segment.path()))?;
     }
     Ok(())
 }

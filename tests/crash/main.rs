@@ -15,7 +15,7 @@ use rounds::{Losses, Plan, run};
 use scaler_object_storage::Durability;
 
 /// Rounds where `ROUNDS` does not say: all tests of this program together take about a minute then.
-const ROUNDS: u64 = 150;
+const ROUNDS: u64 = 120;
 
 // Invariants 1, 2 and 7.
 #[test]

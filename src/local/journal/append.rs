@@ -323,8 +323,7 @@ impl Journal {
             (std::mem::take(&mut append.unsynced), append.end())
         };
         for segment in &segments {
-            let synced = segment.file().and_then(|file| file.sync());
-            synced.map_err(|error| self.fail(Error::io("sync", segment.path())(error)))?;
+            segment.sync().map_err(|error| self.fail(Error::io("sync", segment.path())(error)))?;
         }
         if !segments.is_empty() {
             let directory = self.segments.directory();

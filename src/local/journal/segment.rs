@@ -286,6 +286,14 @@ impl Segment {
         Ok(read_header(&self.path)?.and_then(|header| header.seal))
     }
 
+    /// Makes what was written durable, unless the segment was removed meanwhile: then nobody refers to it.
+    pub fn sync(&self) -> io::Result<()> {
+        match self.file().and_then(|file| file.sync()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
     /// Cuts the preallocated rest off.
     pub fn trim(&self, end: u64) -> io::Result<()> {
         if end < self.bytes() {
