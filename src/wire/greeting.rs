@@ -55,6 +55,7 @@ impl<'a> Greeting<'a> {
 }
 
 /// Our own greeting, in the client's version.
+#[cfg(feature = "server")]
 pub fn encode_greeting(version: u8, identity: &[u8]) -> Vec<u8> {
     let mut greeting = Vec::with_capacity(MAGIC_BYTES + LENGTH_BYTES + identity.len());
     greeting.extend_from_slice(&MAGIC);

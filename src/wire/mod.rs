@@ -14,7 +14,9 @@ mod header;
 mod header_capnp;
 mod requests;
 
-pub use greeting::{Greeting, encode_greeting};
+pub use greeting::Greeting;
+#[cfg(feature = "server")]
+pub use greeting::encode_greeting;
 pub use header::{Malformed, ReplyHead, ReplyType, RequestHeader, RequestType};
 pub use requests::{Event, RequestDecoder, Step};
 
