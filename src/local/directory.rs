@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::MAX_SIZE_MB_MIN;
 use super::catalog::Catalog;
 use super::disk::{Disk, SystemDisk};
-use super::journal::segment::{SegmentHeader, parse_file_name, read_header};
+use super::journal::segment::{SegmentHeader, guess_header, parse_file_name, read_header};
 use super::journal::{Seal, Segment, SegmentKind, SegmentMap};
 use super::mapping::Mapping;
 use super::space::Space;
@@ -96,11 +96,13 @@ pub(super) struct Found {
     segments: Vec<(PathBuf, SegmentHeader, u64)>,
     next_number: u32,
     pub bytes: u64,
+    /// Files that were set aside: at least one object each.
+    pub damaged: u64,
 }
 
 /// Lists the journal's directory; spare files are removed, and files whose header is damaged beyond help are set aside.
 pub(super) fn list(directory: &Path, catalog: &Catalog, disk: &Arc<dyn Disk>) -> Result<Found, Error> {
-    let mut found = Found { segments: Vec::new(), next_number: 1, bytes: 0 };
+    let mut found = Found { segments: Vec::new(), next_number: 1, bytes: 0, damaged: 0 };
     found.next_number = catalog.segments()?.last().map_or(1, |last| last.saturating_add(1));
     for entry in std::fs::read_dir(directory).map_err(Error::io("list", directory))? {
         let path = entry.map_err(Error::io("list", directory))?.path();
@@ -118,27 +120,31 @@ pub(super) fn list(directory: &Path, catalog: &Catalog, disk: &Arc<dyn Disk>) ->
         let header = read_header(&path).map_err(Error::io("read", &path))?;
         match header.filter(|header| header.number == number && header.kind == kind) {
             Some(header) => found.add(path, header, bytes),
-            None => match stand_in(number, kind, catalog)? {
+            None => match stand_in(&path, number, kind, catalog)? {
                 Some(header) => {
-                    tracing::error!("{}: its header is damaged; going by the catalog", path.display());
+                    tracing::error!("{}: its header is damaged; it is read all the same", path.display());
                     found.add(path, header, bytes);
                 }
-                None => set_aside(&path, disk)?,
+                None => {
+                    set_aside(&path, disk)?;
+                    found.damaged += 1;
+                }
             },
         }
     }
     Ok(found)
 }
 
-/// What the header must have said: of a record segment the catalog knows it, and bodies are found without it.
-fn stand_in(number: u32, kind: SegmentKind, catalog: &Catalog) -> Result<Option<SegmentHeader>, Error> {
+/// What the header must have said: of a record segment the catalog knows it, or its first record tells; bodies are found without it.
+fn stand_in(path: &Path, number: u32, kind: SegmentKind, catalog: &Catalog) -> Result<Option<SegmentHeader>, Error> {
     if kind != SegmentKind::Records {
         return Ok(Some(SegmentHeader { number, kind, nonce: 0, seal: None }));
     }
-    Ok(catalog.load(number)?.map(|(closing, hints)| {
+    if let Some((closing, hints)) = catalog.load(number)? {
         let seal = Seal { end: closing.end, record_count: hints.len() as u64 };
-        SegmentHeader { number, kind, nonce: closing.nonce, seal: Some(seal) }
-    }))
+        return Ok(Some(SegmentHeader { number, kind, nonce: closing.nonce, seal: Some(seal) }));
+    }
+    guess_header(path, number).map_err(Error::io("read", path))
 }
 
 fn set_aside(path: &Path, disk: &Arc<dyn Disk>) -> Result<(), Error> {

@@ -113,6 +113,7 @@ impl LocalBackend {
         let found = directory::list(&journal_directory, &catalog, &disk)?;
         let space = Space::new(directory::limit_bytes(options.max_size_mb, &directory, found.bytes)?);
         let segment_bytes_max = segment_bytes_max(space.limit_bytes());
+        let set_aside = found.damaged;
         let (map, next_number) = found.into_segments(&space, &disk);
         let segments = Arc::new(Segments::new(journal_directory, disk, Arc::clone(&space), map, next_number));
         let bodies = Arc::new(Bodies::new(Arc::clone(&segments), Arc::clone(&space), segment_bytes_max));
@@ -133,7 +134,7 @@ impl LocalBackend {
             bodies,
             index,
             payloads,
-            totals: Totals::new(outcome.payloads, outcome.payload_bytes, outcome.damaged_objects),
+            totals: Totals::new(outcome.payloads, outcome.payload_bytes, outcome.damaged_objects + set_aside),
             progress: tier::Progress::default(),
             durability: options.durability,
             wake: tasks.clone(),

@@ -133,12 +133,15 @@ impl LocalTier {
         let segments = self.segments.load();
         let (mut found, mut damaged) = (None, None);
         if let Some(place) = table.find_fingerprint(fingerprint) {
-            let record = self.record_in(&segments, place).map_err(|unreadable| (place, unreadable))?;
-            if record.id() == id {
-                found = Some(record);
-            } else if let Some(segment) = &record.unverified {
+            match self.record_in(&segments, place) {
+                Ok(record) if record.id() == id => found = Some(record),
                 // Another id with this fingerprint; unless the id itself is what is damaged.
-                damaged = record.verify(segment).err().map(|unreadable| (place, unreadable));
+                Ok(RecordAt { unverified: None, .. }) => {}
+                Ok(record) => {
+                    let unreadable = record.unverified.as_ref().and_then(|segment| record.verify(segment).err());
+                    damaged = unreadable.map(|unreadable| (place, unreadable));
+                }
+                Err(unreadable) => damaged = Some((place, unreadable)),
             }
         }
         if found.is_none()
@@ -198,14 +201,15 @@ impl LocalTier {
         let segment = segments.get(&place.segment()).ok_or(Unreadable::Damaged("its segment is missing"))?;
         let mapping = self.segments.mapping(segment).map_err(Unreadable::Failed)?;
         let offset = u64::from(place.offset());
+        let unverified = segment.needs_verification(place.offset()).then(|| Arc::clone(segment));
         let header = mapping.slice(offset, HEADER_BYTES as u64 + 1).and_then(|fixed| {
-            let id_bytes = Header::id_bytes(fixed)?;
-            Header::parse(mapping.slice(offset, HEADER_BYTES as u64 + id_bytes)?)
+            let bytes = mapping.slice(offset, HEADER_BYTES as u64 + Header::id_bytes(fixed)?)?;
+            // What an earlier process wrote is not believed unchecked: its lengths and places are acted upon.
+            if unverified.is_some() { Header::decode(bytes, segment.nonce, place) } else { Header::parse(bytes) }
         });
         let Some((header, _)) = header else {
             return Err(Unreadable::Damaged("its header is not valid"));
         };
-        let unverified = segment.needs_verification(place.offset()).then(|| Arc::clone(segment));
         Ok(RecordAt { header, mapping, place, unverified })
     }
 

@@ -15,7 +15,7 @@
 //! All numbers are little-endian. Records follow in a record segment, bodies at multiples of 4096 in a body segment.
 
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -24,9 +24,12 @@ use arc_swap::{ArcSwapOption, Guard};
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::Lsn;
+use super::record::{HEADER_BYTES, Header};
 use crate::local::disk::{Disk, DiskFile};
 use crate::local::mapping::Mapping;
 use crate::local::space::Lease;
+use crate::object::ID_BYTES_MAX;
 
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
 
@@ -97,9 +100,13 @@ impl SegmentHeader {
             _ => return None,
         };
         let nonce = u64_at(24)?;
+        Some(SegmentHeader { number: u32_at(16)?, kind, nonce, seal: Self::decode_seal(bytes, nonce) })
+    }
+
+    fn decode_seal(bytes: &[u8; SEGMENT_HEADER_BYTES], nonce: u64) -> Option<Seal> {
+        let u64_at = |offset: usize| Some(u64::from_le_bytes(*bytes.get(offset..)?.first_chunk()?));
         let is_sealed = u64_at(32)? == xxh3_64_with_seed(bytes.get(40..56)?, nonce);
-        let seal = is_sealed.then_some(Seal { end: u64_at(40)?, record_count: u64_at(48)? });
-        Some(SegmentHeader { number: u32_at(16)?, kind, nonce, seal })
+        is_sealed.then_some(Seal { end: u64_at(40)?, record_count: u64_at(48)? })
     }
 }
 
@@ -347,6 +354,22 @@ pub(crate) fn read_header(path: &Path) -> io::Result<Option<SegmentHeader>> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What a record segment's damaged header must have said, if its nonce is intact: the first record tells.
+pub(crate) fn guess_header(path: &Path, number: u32) -> io::Result<Option<SegmentHeader>> {
+    let mut bytes = Vec::new();
+    let wanted = SEGMENT_HEADER_BYTES + HEADER_BYTES + ID_BYTES_MAX;
+    File::open(path)?.take(wanted as u64).read_to_end(&mut bytes)?;
+    let Some((header, record)) = bytes.split_first_chunk::<SEGMENT_HEADER_BYTES>() else { return Ok(None) };
+    let Some(nonce) = header.get(24..).and_then(|rest| rest.first_chunk()).map(|nonce| u64::from_le_bytes(*nonce))
+    else {
+        return Ok(None);
+    };
+    let place = Lsn::new(number, SEGMENT_HEADER_BYTES as u32);
+    let is_it = Header::decode(record, nonce, place).is_some();
+    let seal = SegmentHeader::decode_seal(header, nonce);
+    Ok(is_it.then_some(SegmentHeader { number, kind: SegmentKind::Records, nonce, seal }))
 }
 
 #[cfg(test)]
