@@ -90,6 +90,26 @@ pub enum Error {
         /// The first failure.
         cause: String,
     },
+    /// Redis does not answer. Nothing is known about the object: it is not missing.
+    #[error("Redis at {address} cannot be reached: {reason}")]
+    Unreachable {
+        /// Where Redis should be, without its password.
+        address: String,
+        /// What happened.
+        reason: String,
+    },
+    /// Redis answers, but refuses a command: out of memory, no permission, a key of another type.
+    #[error("Redis at {address} refuses to {action} object {id}: {reason}")]
+    Refused {
+        /// Where Redis is, without its password.
+        address: String,
+        /// What was tried: `store`, `read`, `delete`.
+        action: &'static str,
+        /// The object.
+        id: ObjectId,
+        /// What Redis says.
+        reason: String,
+    },
     /// The store was closed.
     #[error("the object store is closed")]
     Closed,

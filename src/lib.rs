@@ -25,9 +25,11 @@ mod error;
 mod local;
 mod memory;
 mod object;
+mod redis;
 #[cfg(feature = "server")]
 pub mod server;
 mod store;
+mod version;
 #[cfg(feature = "wire")]
 mod wire;
 
@@ -35,6 +37,7 @@ pub use error::Error;
 #[doc(hidden)]
 pub use local::{Underlying, disk};
 pub use object::{ID_BYTES_MAX, METADATA_BYTES_MAX, Object, ObjectId};
+pub use redis::{Compression, RedisOptions, ValueFormat};
 pub use store::{
     BackendKind, CancelToken, Durability, Info, LocalOptions, MemoryOptions, ObjectStore, ObjectStoreBuilder,
     ObjectWriter, Parked, StoreConfig, Ticket, Waited,

@@ -131,6 +131,9 @@ impl ObjectStore {
         let backend: Box<dyn Backend> = match config.backend {
             BackendKind::Memory => Box::new(MemoryBackend::open(&config.memory)),
             BackendKind::Local => Box::new(LocalBackend::open(&config.local, under)?),
+            BackendKind::Redis | BackendKind::Tiered => {
+                return Err(Error::Config("this backend is not there yet".into()));
+            }
         };
         Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters: Arc::default(), closed: AtomicBool::new(false) }) })
     }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::ObjectStore;
 use crate::error::Error;
 use crate::local::Underlying;
+use crate::redis::RedisOptions;
 
 /// When an acknowledged write is safe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -28,6 +29,10 @@ pub enum BackendKind {
     /// In a journal on this node's disk.
     #[default]
     Local,
+    /// In Redis, and nowhere else.
+    Redis,
+    /// In a journal on this node's disk, shared with other nodes through Redis.
+    Tiered,
 }
 
 /// Settings of the `memory` backend.
@@ -52,11 +57,20 @@ pub struct LocalOptions {
     pub durability: Durability,
     /// How long to wait, in milliseconds, for another process to release the directory. Default: 10 000.
     pub lock_wait_ms: u64,
+    /// `tiered` only: how many processes of this node may have a local tier of their own in the directory, each with its part of
+    /// `max_size_mb`; further ones run without. Default: 1.
+    pub slots: u32,
 }
 
 impl Default for LocalOptions {
     fn default() -> Self {
-        LocalOptions { path: PathBuf::new(), max_size_mb: 0, durability: Durability::default(), lock_wait_ms: 10_000 }
+        LocalOptions {
+            path: PathBuf::new(),
+            max_size_mb: 0,
+            durability: Durability::default(),
+            lock_wait_ms: 10_000,
+            slots: 1,
+        }
     }
 }
 
@@ -83,8 +97,10 @@ pub struct StoreConfig {
     pub backend: BackendKind,
     /// Settings of the `memory` backend.
     pub memory: MemoryOptions,
-    /// Settings of the `local` backend.
+    /// Settings of the `local` backend, and of the local tier of the `tiered` one.
     pub local: LocalOptions,
+    /// Settings of the `redis` backend, and of the shared tier of the `tiered` one.
+    pub redis: RedisOptions,
 }
 
 /// Opens an [`ObjectStore`], one setting at a time. Made by [`ObjectStore::builder`].
@@ -106,6 +122,32 @@ impl ObjectStoreBuilder {
     pub fn local(mut self, path: impl AsRef<Path>) -> Self {
         self.config.backend = BackendKind::Local;
         self.config.local.path = path.as_ref().to_path_buf();
+        self
+    }
+
+    /// Keeps objects in the Redis at this url, and nowhere else: see [`RedisOptions::url`].
+    pub fn redis(mut self, url: impl Into<String>) -> Self {
+        self.config.backend = BackendKind::Redis;
+        self.config.redis.url = url.into();
+        self
+    }
+
+    /// Keeps objects in a journal in this directory, and shares them with other nodes through the Redis at this url.
+    pub fn tiered(mut self, path: impl AsRef<Path>, url: impl Into<String>) -> Self {
+        self = self.local(path).redis(url);
+        self.config.backend = BackendKind::Tiered;
+        self
+    }
+
+    /// Changes how Redis is used (`redis` and `tiered` backends).
+    pub fn redis_options(mut self, change: impl FnOnce(&mut RedisOptions)) -> Self {
+        change(&mut self.config.redis);
+        self
+    }
+
+    /// How many processes of this node may have a local tier of their own (`tiered` backend). Default: 1.
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.config.local.slots = slots;
         self
     }
 

@@ -6,11 +6,12 @@ use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
 
 use super::Lsn;
-use super::record::{ALIGNMENT, BodyPlace, Flags, Header, Kind, RECORD_BYTES_MAX, Version};
+use super::record::{ALIGNMENT, BodyPlace, Flags, Header, Kind, RECORD_BYTES_MAX};
 use super::segment::{SEGMENT_HEADER_BYTES, Seal, Segment, SegmentKind};
 use super::segments::{NoFile, Segments, Spare};
 use crate::error::Error;
 use crate::local::disk::DiskFile;
+use crate::version::Version;
 
 /// Preallocated segments kept for deletes, copies and marks: a full disk that cannot append a delete stays full.
 const RESERVE_SEGMENTS: usize = 2;

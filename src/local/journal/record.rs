@@ -25,6 +25,7 @@ use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128};
 
 use super::Lsn;
 use crate::object::{ID_BYTES_MAX, METADATA_BYTES_MAX};
+use crate::version::Version;
 
 pub(crate) const HEADER_BYTES: usize = 96;
 
@@ -37,13 +38,6 @@ pub(crate) const INLINE_BODY_BYTES_MAX: usize = 64 << 10;
 /// The longest record: header, id and an inline body.
 pub(crate) const RECORD_BYTES_MAX: usize =
     (HEADER_BYTES + ID_BYTES_MAX + INLINE_BODY_BYTES_MAX).next_multiple_of(ALIGNMENT);
-
-/// Orders the writes to one id across nodes: the greater wins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Version {
-    pub clock: u64,
-    pub node: u64,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
