@@ -1,11 +1,12 @@
 //! The command line, which is that of the stock server and more: every setting is an option, named after its key.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, ValueParser};
 use clap::{Arg, ArgAction, Command, value_parser};
-use scaler_object_storage::config::{CONFIG_VARIABLE, CommandLine, Kind, Setting, settings};
+use scaler_object_storage::config::{CONFIG_VARIABLE, CommandLine, Kind, Setting, settings, without_password};
 
 /// The stock server's options of one dash and several letters, which clap does not know.
 const ALIASES: [(&str, &str); 5] = [
@@ -21,7 +22,14 @@ const POSITIONAL: &str = "bind_address";
 
 /// Reads the arguments of the process. Prints help, version or what is wrong with them, and exits, where that is all there is to do.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> CommandLine {
-    let mut matches = command().get_matches_from(without_aliases(arguments));
+    let arguments = without_aliases(arguments);
+    let mut matches = command().try_get_matches_from(&arguments).unwrap_or_else(|error| {
+        if error.exit_code() == 0 {
+            error.exit();
+        }
+        let _ = write!(std::io::stderr(), "{}", shown(&error.to_string(), &arguments));
+        std::process::exit(error.exit_code())
+    });
     let mut command_line = CommandLine { config: matches.remove_one::<PathBuf>("config"), ..CommandLine::default() };
     for setting in settings() {
         if let Some(words) = matches.remove_many::<String>(setting.key) {
@@ -44,7 +52,8 @@ fn command() -> Command {
         .after_help(
             "The command line goes over the environment, the environment over the config file. Names in the config file are \
              those of the environment without the prefix, in lower case, in [object_storage_server], \
-             [object_storage_server.local] and [object_storage_server.memory].",
+             [object_storage_server.local], [object_storage_server.memory] and [object_storage_server.redis]. Everyone on the \
+             machine can read a command line: a url with a password is better given in the environment or in the file.",
         )
         .infer_long_args(true)
         .args_override_self(true)
@@ -68,6 +77,19 @@ fn argument(setting: &'static Setting) -> Arg {
         _ => argument,
     };
     if setting.key == POSITIONAL { argument } else { argument.long(setting.flag()) }
+}
+
+/// What clap says about the arguments, which it quotes, without the password in any of them.
+fn shown(error: &str, arguments: &[OsString]) -> String {
+    let values =
+        arguments.iter().filter_map(|argument| argument.to_str()).map(|argument| match argument.split_once('=') {
+            Some((name, value)) if name.starts_with('-') => value,
+            _ => argument,
+        });
+    values.fold(error.to_string(), |error, value| match without_password(value) {
+        unchanged if unchanged == value => error,
+        without => error.replace(value, &without),
+    })
 }
 
 /// Writes the long option for each alias, alone or before `=`, up to `--`.

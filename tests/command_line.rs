@@ -260,6 +260,26 @@ fn a_wrong_command_line_is_status_2() {
     }
 }
 
+/// Invariant 12: an argument with a password may stand where it does not belong.
+#[test]
+fn a_password_in_a_wrong_argument_is_not_shown() {
+    let url = "redis://user:hush@127.0.0.1:6379/0";
+    for arguments in [
+        &[url] as &[&str],
+        &["tcp://127.0.0.1:0", url],
+        &["--backend", url],
+        &["--backend=redis://user:hush@127.0.0.1:6379/0"],
+        &["--redis-ulr", url],
+        &["--redis-max-object-size-mb", url],
+        &["--redis-key-prefix", "p:", "--no-such-option", url],
+        &["-lp", "/dev/stdout", url],
+        &["--redis-tls-cert", "cert.pem", "--redis-url", url],
+    ] {
+        let stderr = String::from_utf8(fails(arguments).stderr).unwrap();
+        assert!(!stderr.is_empty() && !stderr.contains("hush"), "{stderr}");
+    }
+}
+
 #[test]
 fn help_and_version_are_status_0() {
     for argument in ["-h", "--help", "-V", "--version"] {

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use scaler_object_storage::config::{
     CommandLine, Kind, LoggingLevel, STORE_SETTINGS, ServerConfig, misspelt_variables, settings,
 };
-use scaler_object_storage::{BackendKind, Durability, Error, LocalOptions, MemoryOptions, StoreConfig};
+use scaler_object_storage::{
+    BackendKind, Compression, Durability, Error, LocalOptions, MemoryOptions, RedisOptions, StoreConfig, ValueFormat,
+};
 use tempfile::TempDir;
 
 struct Sources {
@@ -92,10 +94,28 @@ fn the_command_line_goes_over_the_environment_and_the_environment_over_the_file(
 /// Where this does not compile, a field of the store's options has been added: it needs a row in the settings.
 #[test]
 fn every_option_of_the_store_is_a_setting() {
-    let StoreConfig { backend: _, memory, local } = StoreConfig::default();
+    let StoreConfig { backend: _, memory, local, redis } = StoreConfig::default();
     let MemoryOptions { max_size_mb: _ } = memory;
-    let LocalOptions { path: _, max_size_mb: _, durability: _, lock_wait_ms: _ } = local;
-    assert_eq!(STORE_SETTINGS.len(), 1 + 1 + 4);
+    let LocalOptions { path: _, max_size_mb: _, durability: _, lock_wait_ms: _, slots: _ } = local;
+    let RedisOptions {
+        url: _,
+        max_object_size_mb: _,
+        key_prefix: _,
+        connection_pool_size: _,
+        compression: _,
+        value_format: _,
+        connect_timeout_ms: _,
+        response_timeout_ms: _,
+        object_ttl_seconds: _,
+        tombstone_ttl_seconds: _,
+        wait_replicas: _,
+        drain_timeout_ms: _,
+        settle_ms: _,
+        tls_ca: _,
+        tls_cert: _,
+        tls_key: _,
+    } = redis;
+    assert_eq!(STORE_SETTINGS.len(), 1 + 1 + 5 + 16);
 }
 
 #[test]
@@ -110,6 +130,8 @@ fn every_setting_can_come_from_each_of_the_three_sources() {
         let complete = |sources: Sources| match setting.key {
             "tls_cert" => sources.argument("tls_key", &["key"]),
             "tls_key" => sources.argument("tls_cert", &["cert"]),
+            "redis.tls_cert" => sources.argument("redis.tls_key", &["key"]),
+            "redis.tls_key" => sources.argument("redis.tls_cert", &["cert"]),
             _ => sources,
         };
         let from_file = complete(file(&format!("[object_storage_server]\n{} = {toml}", setting.key))).config();
@@ -216,15 +238,90 @@ fn a_wrong_value_elsewhere_is_refused_with_the_name_of_its_source() {
 
 #[test]
 fn a_backend_that_does_not_exist_is_refused_with_the_ones_that_do() {
-    for backend in ["redis", "tiered"] {
-        let error = file(&format!("[object_storage_server]\nbackend = '{backend}'")).error();
-        assert!(error.contains(&format!("\"{backend}\" is not one of local, memory")), "{error}");
+    let error = file("[object_storage_server]\nbackend = 'disk'").error();
+    assert!(error.contains("\"disk\" is not one of local, memory, redis, tiered"), "{error}");
+    let error = file("[object_storage_server.s3]\nbucket = 'objects'").error();
+    for section in ["[object_storage_server.local]", "[object_storage_server.memory]", "[object_storage_server.redis]"]
+    {
+        assert!(error.contains(section), "{error}");
     }
-    let error = file("[object_storage_server.redis]\nurl = 'redis://localhost'").error();
-    assert!(
-        error.contains("the sections are [object_storage_server.local] and [object_storage_server.memory]"),
-        "{error}"
-    );
+}
+
+#[test]
+fn the_tables_of_every_backend_are_read_whichever_is_chosen() {
+    for (backend, kind) in [
+        ("local", BackendKind::Local),
+        ("memory", BackendKind::Memory),
+        ("redis", BackendKind::Redis),
+        ("tiered", BackendKind::Tiered),
+    ] {
+        let config = file(&format!(
+            "[object_storage_server]\nbackend = '{backend}'\n[object_storage_server.local]\nslots = 3\n\
+             [object_storage_server.redis]\nurl = 'rediss://10.0.0.1'\nkey-prefix = 'p:'\ncompression = 'NONE'\n\
+             value_format = 'python'\nobject_ttl_seconds = 60\nwait_replicas = 1\ntls_ca = '/ca.pem'"
+        ))
+        .config();
+        assert_eq!(config.store.backend, kind);
+        assert_eq!(config.store.local.slots, 3);
+        let redis = config.store.redis;
+        assert_eq!((redis.url.as_str(), redis.key_prefix.as_str()), ("rediss://10.0.0.1", "p:"));
+        assert_eq!((redis.compression, redis.value_format), (Compression::None, ValueFormat::Python));
+        assert_eq!((redis.object_ttl_seconds, redis.wait_replicas), (60, 1));
+        assert_eq!(redis.tls_ca, Some(PathBuf::from("/ca.pem")));
+    }
+}
+
+/// Invariant 12: well-formed or not, where it belongs or not.
+#[test]
+fn the_password_of_a_url_is_never_shown() {
+    for url in [
+        "redis://user:hush@localhost:6379/0",
+        "redis://:hush@localhost",
+        "redis://user:hu sh@localhost hush@somewhere",
+        "redis://user:p/hush@localhost",
+        "redis://user:p@hush@localhost",
+        "redis:/user:hush@localhost",
+        "user:hush@localhost",
+        ":hush@",
+        "redis+unix:///run/redis.sock?db=1&user=me&pass=hush",
+        "redis+unix:///run/redis.sock?password=hush&db=1",
+    ] {
+        let config = nothing().argument("redis.url", &[url]).config();
+        assert_eq!(config.store.redis.url, url);
+        let mut shown = vec![format!("{config:?}")];
+        for setting in settings().filter(|setting| matches!(setting.kind, Kind::Number | Kind::Choice(_))) {
+            shown.push(nothing().argument(setting.key, &[url]).error());
+            let variable = setting.variable();
+            shown.push(nothing().variable(variable.strip_prefix("SCALER_OBJECT_STORAGE_").unwrap(), url).error());
+            shown.push(file(&format!("[object_storage_server]\n{} = '{url}'", setting.key)).error());
+        }
+        if url.contains("://") {
+            shown.push(nothing().argument("logging_paths", &["/a", url]).error());
+        }
+        for text in [
+            format!("redis.url = ['{url}']"),
+            format!("redis.url = {{ url = '{url}' }}"),
+            format!("redis.url = {url}"),
+            format!("redis.url = '{url}"),
+            format!("redis.url = '{url}'\nredis.url = '{url}'"),
+            format!("redis = '{url}'"),
+            format!("redis.ulr = '{url}'"),
+            format!("local.redis = {{ url = '{url}' }}"),
+        ] {
+            shown.push(file(&format!("[object_storage_server]\n{text}")).error());
+        }
+        for shown in shown {
+            assert!(!shown.contains("hush") && !shown.contains("hu sh"), "{url}: {shown}");
+        }
+    }
+}
+
+#[test]
+fn a_number_that_is_too_large_is_refused_with_its_name() {
+    for key in ["redis.wait_replicas", "local.slots"] {
+        let error = nothing().argument(key, &["5000000000"]).error();
+        assert!(error.contains(key), "{error}");
+    }
 }
 
 #[test]
@@ -251,8 +348,12 @@ fn an_empty_variable_is_none() {
 
 #[test]
 fn certificate_and_key_belong_together() {
-    let error = nothing().argument("tls_cert", &["cert.pem"]).error();
-    assert!(error.contains("tls_cert and tls_key must be given together"), "{error}");
+    for (one, other) in [("tls_cert", "tls_key"), ("redis.tls_cert", "redis.tls_key")] {
+        for given in [one, other] {
+            let error = nothing().argument(given, &["file.pem"]).error();
+            assert!(error.contains(&format!("{one} and {other} must be given together")), "{error}");
+        }
+    }
 }
 
 #[test]

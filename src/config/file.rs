@@ -71,7 +71,7 @@ fn unknown(key: &str, value: &Value) -> String {
     if value.is_table() {
         let mut known: Vec<_> = tables().map(|table| format!("[{SECTION}.{table}]")).collect();
         known.dedup();
-        return format!("there is no such section; the sections are {}", known.join(" and "));
+        return format!("there is no such section; the sections are {}", known.join(", "));
     }
     match nearest(key) {
         Some(setting) => format!("there is no such setting; the nearest is {SECTION}.{}", setting.key),

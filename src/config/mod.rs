@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-pub use setting::{Kind, SERVER_SETTINGS, STORE_SETTINGS, Setting, settings};
+pub use setting::{Kind, SERVER_SETTINGS, STORE_SETTINGS, Setting, settings, without_password};
 
 use crate::error::Error;
 use crate::store::StoreConfig;
@@ -143,7 +143,8 @@ impl ServerConfig {
     }
 
     fn of(mut values: Values) -> Result<Self, Error> {
-        let invalid = |error: toml::de::Error| Error::Config(error.message().to_string());
+        // Display and not message(): it names the setting.
+        let invalid = |error: toml::de::Error| Error::Config(error.to_string().trim().replace('\n', " "));
         let mut store = Table::new();
         for setting in &STORE_SETTINGS {
             let Some(value) = values.remove(setting.key) else { continue };
@@ -162,6 +163,9 @@ impl ServerConfig {
         }
         if config.tls_cert.is_some() != config.tls_key.is_some() {
             return Err(Error::Config("tls_cert and tls_key must be given together".to_string()));
+        }
+        if config.store.redis.tls_cert.is_some() != config.store.redis.tls_key.is_some() {
+            return Err(Error::Config("redis.tls_cert and redis.tls_key must be given together".to_string()));
         }
         Ok(config)
     }

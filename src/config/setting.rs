@@ -85,26 +85,28 @@ pub const SERVER_SETTINGS: [Setting; 7] = [
 ];
 
 /// The settings of the store: the fields of [`StoreConfig`](crate::StoreConfig).
-pub const STORE_SETTINGS: [Setting; 6] = [
+pub const STORE_SETTINGS: [Setting; 23] = [
     Setting {
         key: "backend",
-        kind: Kind::Choice(&["local", "memory"]),
+        kind: Kind::Choice(&["local", "memory", "redis", "tiered"]),
         value_name: "BACKEND",
-        help: "Where objects are kept: in a journal on this node's disk, or in this process's memory",
+        help: "Where objects are kept: in a journal on this node's disk; in this process's memory; in Redis; or in a journal and, \
+               for other nodes, in Redis",
         default: "local",
     },
     Setting {
         key: "local.path",
         kind: Kind::Path,
         value_name: "DIRECTORY",
-        help: "The directory of the local backend, made if it does not exist",
+        help: "The directory of the local and tiered backends, made if it does not exist",
         default: "scaler_object_storage in $XDG_STATE_HOME, or in ~/.local/state",
     },
     Setting {
         key: "local.max_size_mb",
         kind: Kind::Number,
         value_name: "MIB",
-        help: "The most disk space that the local backend may take, in MiB; puts fail when four fifths of it are live objects",
+        help: "The most disk space that the directory may take, in MiB; puts fail when four fifths of it are live objects that cannot \
+               be evicted",
         default: "0: four fifths of what is free at start, and what the directory already holds",
     },
     Setting {
@@ -122,11 +124,133 @@ pub const STORE_SETTINGS: [Setting; 6] = [
         default: "10000",
     },
     Setting {
+        key: "local.slots",
+        kind: Kind::Number,
+        value_name: "PROCESSES",
+        help: "How many processes of this node may have a local tier of their own in the directory (tiered backend); further ones \
+               run without",
+        default: "1",
+    },
+    Setting {
         key: "memory.max_size_mb",
         kind: Kind::Number,
         value_name: "MIB",
         help: "The most memory that objects of the memory backend may take, in MiB",
         default: "0: half of the memory of the machine or container",
+    },
+    Setting {
+        key: "redis.url",
+        kind: Kind::Text,
+        value_name: "URL",
+        help: "Where Redis is: redis://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE], rediss:// (TLS), redis+unix:///SOCKET[?db=N], \
+               redis+sentinel://HOST:PORT[,HOST:PORT...]/MASTER[/DATABASE] or redis+cluster://HOST:PORT[,HOST:PORT...]",
+        default: "redis://localhost:6379/0",
+    },
+    Setting {
+        key: "redis.max_object_size_mb",
+        kind: Kind::Number,
+        value_name: "MIB",
+        help: "The largest object, in MiB: a larger put is refused; 0 is no limit",
+        default: "100",
+    },
+    Setting {
+        key: "redis.key_prefix",
+        kind: Kind::Text,
+        value_name: "PREFIX",
+        help: "What every key in Redis begins with; stores with different prefixes never see each other",
+        default: "scaler:obj:",
+    },
+    Setting {
+        key: "redis.connection_pool_size",
+        kind: Kind::Number,
+        value_name: "CONNECTIONS",
+        help: "How many connections read from Redis",
+        default: "10",
+    },
+    Setting {
+        key: "redis.compression",
+        kind: Kind::Choice(&["lz4", "none"]),
+        value_name: "CODEC",
+        help: "How values are compressed before they go to Redis",
+        default: "lz4",
+    },
+    Setting {
+        key: "redis.value_format",
+        kind: Kind::Choice(&["tiered", "python"]),
+        value_name: "FORMAT",
+        help: "How values are laid out in Redis: with version and checksum, or as Scaler's Python Redis backend reads them",
+        default: "tiered",
+    },
+    Setting {
+        key: "redis.connect_timeout_ms",
+        kind: Kind::Number,
+        value_name: "MILLISECONDS",
+        help: "How long a connection to Redis may take to be made, in milliseconds",
+        default: "2000",
+    },
+    Setting {
+        key: "redis.response_timeout_ms",
+        kind: Kind::Number,
+        value_name: "MILLISECONDS",
+        help: "How long Redis may take to answer, in milliseconds",
+        default: "5000",
+    },
+    Setting {
+        key: "redis.object_ttl_seconds",
+        kind: Kind::Number,
+        value_name: "SECONDS",
+        help: "How long objects live after they were stored, in seconds",
+        default: "0: for ever",
+    },
+    Setting {
+        key: "redis.tombstone_ttl_seconds",
+        kind: Kind::Number,
+        value_name: "SECONDS",
+        help: "How long it is remembered that an object was deleted, in seconds; a node that was cut off for longer may bring it \
+               back",
+        default: "3600",
+    },
+    Setting {
+        key: "redis.wait_replicas",
+        kind: Kind::Number,
+        value_name: "REPLICAS",
+        help: "How many replicas of Redis must have an object before it counts as replicated; not with Redis Cluster",
+        default: "0",
+    },
+    Setting {
+        key: "redis.drain_timeout_ms",
+        kind: Kind::Number,
+        value_name: "MILLISECONDS",
+        help: "How long a stop waits for what Redis does not have yet, in milliseconds; the rest is pushed after the next start",
+        default: "10000",
+    },
+    Setting {
+        key: "redis.settle_ms",
+        kind: Kind::Number,
+        value_name: "MILLISECONDS",
+        help: "How long an object that Redis has acknowledged is still pushed again when a connection breaks, in milliseconds",
+        default: "30000",
+    },
+    Setting {
+        key: "redis.tls_ca",
+        kind: Kind::Path,
+        value_name: "FILE",
+        help: "The certificate authorities that sign Redis's certificate, in PEM, for rediss://",
+        default: "those of the system",
+    },
+    Setting {
+        key: "redis.tls_cert",
+        kind: Kind::Path,
+        value_name: "FILE",
+        help: "The certificate that is shown to Redis, in PEM",
+        default: "none",
+    },
+    Setting {
+        key: "redis.tls_key",
+        kind: Kind::Path,
+        value_name: "FILE",
+        help: "The private key of that certificate, in PEM",
+        default: "none",
     },
 ];
 
@@ -155,7 +279,7 @@ impl Setting {
             Kind::Paths => self.checked(Value::Array(words.iter().cloned().map(Value::String).collect())),
             Kind::Number => match word().parse::<i64>() {
                 Ok(number) => self.checked(Value::Integer(number)),
-                Err(_) => Err(self.expected(&format!("{:?}", word()))),
+                Err(_) => Err(self.expected(&described(&Value::String(word())))),
             },
             Kind::Text | Kind::Path | Kind::Choice(_) => self.checked(Value::String(word())),
         }
@@ -179,7 +303,7 @@ impl Setting {
                 let spelt = words.iter().find(|word| word.eq_ignore_ascii_case(&text));
                 spelt
                     .map(|word| Value::String((*word).to_string()))
-                    .ok_or_else(|| format!("{text:?} is not one of {}", words.join(", ")))
+                    .ok_or_else(|| self.expected(&described(&Value::String(text))))
             }
             (_, other) => Err(self.expected(&described(&other))),
         }
@@ -199,7 +323,7 @@ impl Setting {
 
 fn described(value: &Value) -> String {
     match value {
-        Value::String(text) => format!("{text:?}"),
+        Value::String(text) => format!("{:?}", without_password(text)),
         Value::Integer(number) => number.to_string(),
         Value::Float(number) => number.to_string(),
         Value::Boolean(yes) => yes.to_string(),
@@ -212,6 +336,7 @@ fn described(value: &Value) -> String {
 /// An option that takes several paths also swallows an address that follows it.
 fn log_path(text: String) -> Result<Value, String> {
     if text.contains("://") {
+        let text = without_password(&text);
         return Err(format!("{text:?} is an address and not a path; on the command line the address comes first"));
     }
     Ok(Value::String(with_home(text)))
@@ -229,4 +354,17 @@ fn with_home(path: String) -> String {
         (Some(rest), Some(home)) => format!("{home}/{rest}"),
         _ => path,
     }
+}
+
+/// The text as it may be shown: of what could be a url with a password, well-formed or not and wherever it was given, all is left out
+/// that could be user or password.
+#[must_use]
+pub fn without_password(text: &str) -> String {
+    let text = match text.split_once('?') {
+        Some((url, query)) if query.to_lowercase().contains("pass") => format!("{url}?***"),
+        _ => text.to_string(),
+    };
+    let Some((secret, host)) = text.rsplit_once('@') else { return text };
+    let scheme = secret.split_once("://").map(|(scheme, _)| format!("{scheme}://")).unwrap_or_default();
+    format!("{scheme}***@{host}")
 }

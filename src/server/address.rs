@@ -2,6 +2,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::config::without_password;
+
 /// Where a server listens.
 ///
 /// ```
@@ -79,7 +81,7 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        parse(text).map_err(|reason| AddressError { text: text.to_owned(), reason })
+        parse(text).map_err(|reason| AddressError { text: without_password(text), reason })
     }
 }
 
