@@ -12,6 +12,9 @@ system() {
     command -v c++ >/dev/null || missing+=(g++)
     command -v python3 >/dev/null || missing+=(python3)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+    # The tests start servers of their own; the service that the package may start is not used.
+    command -v redis-server >/dev/null || missing+=(redis-server)
+    command -v setpriv >/dev/null || missing+=(util-linux)
     [ ${#missing[@]} -eq 0 ] && return
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
         echo "installing ${missing[*]}"
@@ -21,6 +24,16 @@ system() {
         echo "the tests need these packages (Debian's names), please install them: ${missing[*]}" >&2
         exit 1
     fi
+}
+
+# Some tests also run with Valkey, where there is a package of it.
+valkey() {
+    command -v valkey-server >/dev/null && return
+    if [ "$(id -u)" -eq 0 ] && [ -n "$(apt-cache --names-only search '^valkey-server$' 2>/dev/null)" ]; then
+        echo "installing valkey-server"
+        DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends valkey-server && return
+    fi
+    echo "there is no valkey-server: the tests run with Redis alone"
 }
 
 cargo_program() {
@@ -49,7 +62,7 @@ scaler() {
 }
 
 case "$1" in
-    system) system ;;
+    system) system; valkey ;;
     cargo) cargo_program "$2" ;;
     scaler) scaler "$2" "$3" ;;
 esac

@@ -1,5 +1,7 @@
 //! What the integration tests share.
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+
+pub mod redis;
 
 use std::time::{Duration, Instant};
 
