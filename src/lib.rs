@@ -49,6 +49,7 @@ pub use store::{
 #[allow(missing_docs)]
 pub mod fuzzing {
     pub use crate::local::fuzzing as journal;
+    pub use crate::redis::fuzzing as envelope;
     pub mod wire {
         pub use crate::wire::{
             Event, Greeting, Malformed, ReplyHead, ReplyType, RequestDecoder, RequestHeader, RequestType, Step, WireId,

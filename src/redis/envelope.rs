@@ -1,0 +1,367 @@
+//! The layout of a value in Redis. Nothing else knows an offset in it, except the scripts, which take theirs from here.
+//!
+//! ```text
+//!  0  magic           4    ff 'S' 'O' 'S': as a little-endian u32 beyond 512 MiB, so never a value of the Python backend
+//!  4  format version  u8   1
+//!  5  kind            u8   1 object, 2 manifest, 3 tombstone
+//!  6  codec           u8   0 none, 1 lz4 block
+//!  7  zero            u8
+//!  8  version clock   u64  big-endian, so that versions are ordered as their bytes are
+//! 16  version node    u64  big-endian
+//! 24  deadline        u64  milliseconds since 1970, 0 = never
+//! 32  metadata length u32
+//! 36  checksum        u32  lower half of xxh3-64 of the 64 bytes of the head, with zeros here
+//! 40  data length     u64
+//! 48  body hash       u128 xxh3-128 of the raw body: metadata, then data
+//! 64  object: the body, as the codec has it; manifest, tombstone: nothing
+//! ```
+//!
+//! A body of more than [`CHUNK_BYTES`] stands in chunks of that many raw bytes (the last may be shorter), each under a key of its own,
+//! and the manifest under the object's key:
+//!
+//! ```text
+//!  0  codec           u8
+//!  1  zero            3
+//!  4  raw length      u32
+//!  8  the chunk, as the codec has it
+//! ```
+//!
+//! All numbers are little-endian but for the version.
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+use crate::object::{METADATA_BYTES_MAX, Object};
+use crate::version::Version;
+
+pub(crate) const MAGIC: [u8; 4] = [0xff, b'S', b'O', b'S'];
+pub(crate) const HEAD_BYTES: usize = 64;
+pub(crate) const CHUNK_HEAD_BYTES: usize = 8;
+
+/// Larger bodies stand in chunks of as many bytes, so that Redis is never blocked for long.
+pub(crate) const CHUNK_BYTES: usize = 1 << 20;
+
+/// 1 TiB: a manifest that claims more chunks is damaged, not large.
+pub(crate) const CHUNK_COUNT_MAX: u32 = 1 << 20;
+
+/// Where the version and the kind stand in a head.
+pub(crate) const VERSION_OFFSET: usize = 8;
+pub(crate) const VERSION_BYTES: usize = 16;
+pub(crate) const KIND_OFFSET: usize = 5;
+
+const FORMAT_VERSION: u8 = 1;
+const CHECKSUM_OFFSET: usize = 36;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Object = 1,
+    Manifest = 2,
+    Tombstone = 3,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Codec {
+    None = 0,
+    Lz4 = 1,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub kind: Kind,
+    pub codec: Codec,
+    pub version: Version,
+    pub deadline_ms: u64,
+    pub metadata_bytes: u32,
+    /// Follows from the lengths; 0 unless it is a manifest.
+    pub chunk_count: u32,
+    pub data_bytes: u64,
+    pub body_hash: u128,
+}
+
+fn field<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
+    bytes.get(offset..)?.first_chunk::<N>().copied()
+}
+
+/// Whether a value is one of ours, whatever its state.
+pub(crate) fn is_ours(value: &[u8]) -> bool {
+    value.starts_with(&MAGIC)
+}
+
+/// The version that a head states, though the rest of it may be damaged.
+pub(crate) fn stated_version(head: &[u8]) -> Option<Version> {
+    is_ours(head).then_some(())?;
+    Some(Version {
+        clock: u64::from_be_bytes(field(head, VERSION_OFFSET)?),
+        node: u64::from_be_bytes(field(head, VERSION_OFFSET + 8)?),
+    })
+}
+
+pub(crate) fn version_bytes(version: Version) -> [u8; VERSION_BYTES] {
+    ((u128::from(version.clock) << 64) | u128::from(version.node)).to_be_bytes()
+}
+
+impl Codec {
+    fn from_u8(value: u8) -> Option<Codec> {
+        [Codec::None, Codec::Lz4].into_iter().find(|codec| *codec as u8 == value)
+    }
+}
+
+impl Kind {
+    fn from_u8(value: u8) -> Option<Kind> {
+        [Kind::Object, Kind::Manifest, Kind::Tombstone].into_iter().find(|kind| *kind as u8 == value)
+    }
+}
+
+/// How many chunks a body of this length stands in; None where it stands in the value itself.
+pub(crate) fn chunk_count(body_bytes: u64) -> Option<u64> {
+    (body_bytes > CHUNK_BYTES as u64).then(|| body_bytes.div_ceil(CHUNK_BYTES as u64))
+}
+
+impl Head {
+    /// Of an object that is stored; the codec is known only when its body has been encoded.
+    pub fn put(version: Version, object: &Object, body_hash: u128, deadline_ms: u64) -> Head {
+        let chunks = chunk_count(object.len() as u64);
+        Head {
+            kind: if chunks.is_some() { Kind::Manifest } else { Kind::Object },
+            codec: Codec::None,
+            version,
+            deadline_ms,
+            metadata_bytes: object.metadata.len() as u32,
+            chunk_count: chunks.unwrap_or(0) as u32,
+            data_bytes: object.data.len() as u64,
+            body_hash,
+        }
+    }
+
+    pub fn tombstone(version: Version) -> Head {
+        let body_hash = xxh3_128(&[]);
+        Head { kind: Kind::Tombstone, ..Head::put(version, &Object::default(), body_hash, 0) }
+    }
+
+    /// Bytes of metadata and data together.
+    pub fn body_bytes(&self) -> u64 {
+        self.data_bytes.saturating_add(u64::from(self.metadata_bytes))
+    }
+
+    pub fn encode(&self) -> [u8; HEAD_BYTES] {
+        let mut head = [0; HEAD_BYTES];
+        let fields: [(usize, &[u8]); 7] = [
+            (0, &MAGIC),
+            (4, &[FORMAT_VERSION, self.kind as u8, self.codec as u8]),
+            (VERSION_OFFSET, &version_bytes(self.version)),
+            (24, &self.deadline_ms.to_le_bytes()),
+            (32, &self.metadata_bytes.to_le_bytes()),
+            (40, &self.data_bytes.to_le_bytes()),
+            (48, &self.body_hash.to_le_bytes()),
+        ];
+        for (offset, bytes) in fields {
+            if let Some(place) = head.get_mut(offset..offset + bytes.len()) {
+                place.copy_from_slice(bytes);
+            }
+        }
+        let checksum = checksum(&head);
+        if let Some(place) = head.get_mut(CHECKSUM_OFFSET..CHECKSUM_OFFSET + 4) {
+            place.copy_from_slice(&checksum.to_le_bytes());
+        }
+        head
+    }
+
+    /// Reads a head that stands alone or before its payload; the reason where it is damaged. Its lengths may then be trusted to be
+    /// within the limits, but not that anything of that length exists.
+    pub fn decode(value: &[u8]) -> Result<Head, String> {
+        let Some(head) = value.first_chunk::<HEAD_BYTES>() else {
+            return Err(format!("it is cut off after {} bytes", value.len()));
+        };
+        Self::read(head).unwrap_or_else(|| Err("its head is damaged".into()))
+    }
+
+    fn read(head: &[u8; HEAD_BYTES]) -> Option<Result<Head, String>> {
+        if !is_ours(head) {
+            return Some(Err("it does not have the magic number".into()));
+        }
+        if u32::from_le_bytes(field(head, CHECKSUM_OFFSET)?) != checksum(head) {
+            return Some(Err("its head's checksum is wrong".into()));
+        }
+        let [format, kind, codec, zero] = field::<4>(head, 4)?;
+        if format != FORMAT_VERSION {
+            return Some(Err(format!("it has format version {format}, this program knows {FORMAT_VERSION}")));
+        }
+        let mut decoded = Head {
+            kind: Kind::from_u8(kind)?,
+            codec: Codec::from_u8(codec)?,
+            version: stated_version(head)?,
+            deadline_ms: u64::from_le_bytes(field(head, 24)?),
+            metadata_bytes: u32::from_le_bytes(field(head, 32)?),
+            chunk_count: 0,
+            data_bytes: u64::from_le_bytes(field(head, 40)?),
+            body_hash: u128::from_le_bytes(field(head, 48)?),
+        };
+        let chunks = chunk_count(decoded.body_bytes());
+        let plausible = zero == 0
+            && decoded.metadata_bytes as usize <= METADATA_BYTES_MAX
+            && match decoded.kind {
+                Kind::Object => chunks.is_none(),
+                Kind::Manifest => chunks.is_some_and(|chunks| chunks <= u64::from(CHUNK_COUNT_MAX)),
+                Kind::Tombstone => decoded.body_bytes() == 0,
+            };
+        if decoded.kind == Kind::Manifest {
+            decoded.chunk_count = u32::try_from(chunks?).ok()?;
+        }
+        Some(if plausible { Ok(decoded) } else { Err("its lengths contradict each other".into()) })
+    }
+
+    /// How many raw bytes chunk `chunk` has.
+    pub fn chunk_bytes(&self, chunk: u32) -> usize {
+        let start = u64::from(chunk) * CHUNK_BYTES as u64;
+        self.body_bytes().saturating_sub(start).min(CHUNK_BYTES as u64) as usize
+    }
+
+    /// The object out of its raw body, where that is the one that was stored.
+    pub fn object(&self, body: Bytes) -> Result<Object, String> {
+        if body.len() as u64 != self.body_bytes() {
+            return Err(format!("its body has {} bytes instead of {}", body.len(), self.body_bytes()));
+        }
+        if xxh3_128(&body) != self.body_hash {
+            return Err("its checksum is wrong".into());
+        }
+        let mut metadata = body;
+        let data = metadata.split_off(self.metadata_bytes as usize);
+        Ok(Object { data, metadata })
+    }
+}
+
+fn checksum(head: &[u8; HEAD_BYTES]) -> u32 {
+    let mut head = *head;
+    if let Some(place) = head.get_mut(CHECKSUM_OFFSET..CHECKSUM_OFFSET + 4) {
+        place.fill(0);
+    }
+    xxh3_64(&head) as u32
+}
+
+/// Reads a whole value whose head is `head`: an object that stands in it.
+pub(crate) fn decode_object(head: &Head, value: Vec<u8>) -> Result<Object, String> {
+    let body_bytes = usize::try_from(head.body_bytes()).map_err(|_| "its length is implausible")?;
+    if head.kind != Kind::Object || body_bytes > CHUNK_BYTES {
+        return Err("it is no object that stands in one value".into());
+    }
+    head.object(decode_body(head.codec, Bytes::from(value).slice_ref_from(HEAD_BYTES), body_bytes)?)
+}
+
+/// Reads a chunk of `raw_bytes`, as the manifest has it.
+pub(crate) fn decode_chunk(value: Vec<u8>, raw_bytes: usize) -> Result<Bytes, String> {
+    let head: [u8; CHUNK_HEAD_BYTES] = field(&value, 0).ok_or("a chunk is cut off")?;
+    let [codec, 0, 0, 0, length @ ..] = head else { return Err("a chunk's head is damaged".into()) };
+    let codec = Codec::from_u8(codec).ok_or("a chunk's codec is not known")?;
+    if u32::from_le_bytes(length) as usize != raw_bytes || raw_bytes > CHUNK_BYTES {
+        return Err("a chunk has another length than its manifest says".into());
+    }
+    decode_body(codec, Bytes::from(value).slice_ref_from(CHUNK_HEAD_BYTES), raw_bytes)
+}
+
+/// `raw_bytes` is checked by the caller: it is what is allocated.
+fn decode_body(codec: Codec, payload: Bytes, raw_bytes: usize) -> Result<Bytes, String> {
+    match codec {
+        Codec::None if payload.len() == raw_bytes => Ok(payload),
+        Codec::None => Err(format!("{} bytes stand where {raw_bytes} should", payload.len())),
+        Codec::Lz4 => {
+            let mut raw = vec![0; raw_bytes];
+            match lz4_flex::block::decompress_into(&payload, &mut raw) {
+                Ok(bytes) if bytes == raw_bytes => Ok(raw.into()),
+                Ok(bytes) => Err(format!("it decompresses to {bytes} bytes instead of {raw_bytes}")),
+                Err(error) => Err(format!("it does not decompress: {error}")),
+            }
+        }
+    }
+}
+
+trait SliceFrom {
+    fn slice_ref_from(self, offset: usize) -> Bytes;
+}
+
+impl SliceFrom for Bytes {
+    fn slice_ref_from(mut self, offset: usize) -> Bytes {
+        if self.len() < offset { Bytes::new() } else { self.split_off(offset) }
+    }
+}
+
+/// Compresses where that makes smaller; keeps its buffers.
+pub(crate) struct Encoder {
+    compress: bool,
+    joined: Vec<u8>,
+    compressed: Vec<u8>,
+}
+
+/// Below this, lz4 has nothing to find.
+const COMPRESSED_BYTES_MIN: usize = 64;
+
+impl Encoder {
+    pub fn new(compress: bool) -> Encoder {
+        Encoder { compress, joined: Vec::new(), compressed: Vec::new() }
+    }
+
+    /// Hands the pieces of a value to `write`; its body stands in it.
+    pub fn object(&mut self, mut head: Head, object: &Object, mut write: impl FnMut(&[u8])) {
+        let (metadata, data) = (&object.metadata[..], &object.data[..]);
+        let compressed = if !self.compress {
+            None
+        } else if metadata.is_empty() {
+            compress(data, &mut self.compressed)
+        } else {
+            self.joined.clear();
+            self.joined.extend_from_slice(metadata);
+            self.joined.extend_from_slice(data);
+            compress(&self.joined, &mut self.compressed)
+        };
+        match compressed {
+            Some(compressed) => {
+                head.codec = Codec::Lz4;
+                write(&head.encode());
+                write(compressed);
+            }
+            None => {
+                write(&head.encode());
+                write(metadata);
+                write(data);
+            }
+        }
+    }
+
+    /// Hands the pieces of a chunk's value to `write`.
+    pub fn chunk(&mut self, object: &Object, chunk: u32, mut write: impl FnMut(&[u8])) {
+        let start = (u64::from(chunk) * CHUNK_BYTES as u64) as usize;
+        let end = (start + CHUNK_BYTES).min(object.len());
+        let split = object.metadata.len();
+        let metadata = object.metadata.get(start..end.min(split)).unwrap_or_default();
+        let data = object.data.get(start.saturating_sub(split)..end.saturating_sub(split)).unwrap_or_default();
+        let raw = if metadata.is_empty() {
+            data
+        } else {
+            self.joined.clear();
+            self.joined.extend_from_slice(metadata);
+            self.joined.extend_from_slice(data);
+            &self.joined
+        };
+        let compressed = if self.compress { compress(raw, &mut self.compressed) } else { None };
+        let codec = if compressed.is_some() { Codec::Lz4 } else { Codec::None };
+        write(&[codec as u8, 0, 0, 0]);
+        write(&(raw.len() as u32).to_le_bytes());
+        write(compressed.unwrap_or(raw));
+    }
+}
+
+fn compress<'a>(raw: &[u8], out: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    if raw.len() < COMPRESSED_BYTES_MIN {
+        return None;
+    }
+    let bytes_max = lz4_flex::block::get_maximum_output_size(raw.len());
+    if out.len() < bytes_max {
+        out.resize(bytes_max, 0);
+    }
+    let bytes = lz4_flex::block::compress_into(raw, out).ok()?;
+    out.get(..bytes).filter(|compressed| compressed.len() < raw.len())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! The stream of what changed, and the layout of its entries. An entry has two fields:
+//!
+//! ```text
+//! n  the node that wrote it, 8 bytes, big-endian
+//! b  up to EVENT_OPS_MAX times:
+//!      op         u8   1 put, 2 delete, 3 want, 4 hello
+//!      id length  u16  little-endian; 0 only in a hello
+//!      id
+//!      version    16   big-endian: clock, node
+//! ```
+
+use std::time::Duration;
+
+use redis::{Cmd, Value};
+
+use super::envelope::{VERSION_BYTES, version_bytes};
+use super::keys::Keys;
+use super::link::{Link, Reply, code};
+use super::scripts;
+use crate::error::Error;
+use crate::object::ID_BYTES_MAX;
+use crate::version::Version;
+
+/// Operations in one entry: a few KiB, which Redis handles in microseconds.
+pub(crate) const EVENT_OPS_MAX: usize = 128;
+
+/// Entries that the stream keeps, about: at full speed some seconds for a node that was cut off, in a normal cluster hours.
+pub(crate) const EVENTS_MAX: usize = 32768;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Op {
+    Put = 1,
+    Delete = 2,
+    /// The node asks whoever holds the id to push it again.
+    Want = 3,
+    /// Written to have a place in the stream.
+    Hello = 4,
+}
+
+/// Something that a node tells the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Notice<'a> {
+    pub op: Op,
+    pub id: &'a [u8],
+    pub version: Version,
+}
+
+/// Something that a node was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub node: u64,
+    pub op: Op,
+    pub id: Vec<u8>,
+    pub version: Version,
+}
+
+/// What a read of the stream brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Read {
+    pub events: Vec<Event>,
+    /// Where the next read goes on.
+    pub cursor: String,
+    /// The entry that the cursor named is gone: events may have been missed, and even the cursor is of no use any more.
+    pub lost_past: bool,
+}
+
+impl Op {
+    fn from_u8(value: u8) -> Option<Op> {
+        [Op::Put, Op::Delete, Op::Want, Op::Hello].into_iter().find(|op| *op as u8 == value)
+    }
+}
+
+/// Packs up to [`EVENT_OPS_MAX`] notices.
+fn pack(notices: &[Notice<'_>]) -> Vec<u8> {
+    let mut batch = Vec::with_capacity(notices.iter().map(|notice| 3 + notice.id.len() + VERSION_BYTES).sum());
+    for notice in notices {
+        batch.push(notice.op as u8);
+        batch.extend_from_slice(&(notice.id.len() as u16).to_le_bytes());
+        batch.extend_from_slice(notice.id);
+        batch.extend_from_slice(&version_bytes(notice.version));
+    }
+    batch
+}
+
+#[cfg(any(test, fuzzing))]
+pub(super) fn pack_events(events: &[Event]) -> Vec<u8> {
+    events.iter().flat_map(|Event { op, id, version, .. }| pack(&[Notice { op: *op, id, version: *version }])).collect()
+}
+
+/// Appends the events of a batch; false, and nothing appended, where it is malformed.
+pub(super) fn unpack(node: u64, mut batch: &[u8], events: &mut Vec<Event>) -> bool {
+    let before = events.len();
+    while !batch.is_empty() {
+        match next(node, &mut batch) {
+            Some(event) if events.len() - before < EVENT_OPS_MAX => events.push(event),
+            _ => {
+                events.truncate(before);
+                return false;
+            }
+        }
+    }
+    true
+}
+
+fn next(node: u64, batch: &mut &[u8]) -> Option<Event> {
+    let (&[op, low, high], rest) = batch.split_first_chunk::<3>()?;
+    let (id, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes([low, high])))?;
+    let (version, rest) = rest.split_first_chunk::<VERSION_BYTES>()?;
+    let (op, version) = (Op::from_u8(op)?, u128::from_be_bytes(*version));
+    if id.len() > ID_BYTES_MAX || id.is_empty() != (op == Op::Hello) {
+        return None;
+    }
+    *batch = rest;
+    let version = Version { clock: (version >> 64) as u64, node: version as u64 };
+    Some(Event { node, op, id: id.to_vec(), version })
+}
+
+/// The command that adds one entry.
+pub(super) fn adding(keys: &Keys, node: u64, notices: &[Notice<'_>]) -> Cmd {
+    let mut add = redis::cmd("XADD");
+    add.arg(keys.events()).arg("MAXLEN").arg("~").arg(EVENTS_MAX).arg("*");
+    add.arg("n").arg(&node.to_be_bytes()[..]).arg("b").arg(pack(notices));
+    add
+}
+
+/// Adds as many entries as are needed, and gives the answer to each: those of `notices.chunks(EVENT_OPS_MAX)`. When Redis is out of
+/// memory they are added all the same: the stream's length is bounded, and deletes have to be heard of.
+pub(super) fn announce(link: &mut Link, keys: &Keys, node: u64, notices: &[Notice<'_>]) -> Result<Vec<Reply>, Error> {
+    let entries: Vec<Cmd> = notices.chunks(EVENT_OPS_MAX).map(|notices| adding(keys, node, notices)).collect();
+    let mut replies = link.run(&entries)?;
+    for (reply, notices) in replies.iter_mut().zip(notices.chunks(EVENT_OPS_MAX)) {
+        if reply.as_ref().is_err_and(|refusal| code(refusal) == "OOM") {
+            let events = keys.events();
+            *reply =
+                link.run_one(scripts::publish_when_full(&events, EVENTS_MAX, &node.to_be_bytes(), &pack(notices)))?;
+        }
+    }
+    Ok(replies)
+}
+
+/// Publishes, and returns where in the stream the last entry stands: a cursor that a reader can begin with.
+pub(crate) fn publish(link: &mut Link, keys: &Keys, node: u64, notices: &[Notice<'_>]) -> Result<String, Error> {
+    let mut last = String::new();
+    for reply in announce(link, keys, node, notices)? {
+        last = match reply {
+            Ok(Value::BulkString(id)) => String::from_utf8_lossy(&id).into_owned(),
+            Ok(_) => return Err(refused(link, "its answer is not known")),
+            Err(refusal) => return Err(refused(link, &refusal)),
+        };
+    }
+    Ok(last)
+}
+
+/// Waits up to `block` for entries after `cursor`; the link's response timeout has to be longer.
+///
+/// XREAD keeps silent about a past that was trimmed, flushed or restarted, so the entry of the cursor is asked for as well.
+pub(crate) fn read(
+    link: &mut Link,
+    keys: &Keys,
+    cursor: &str,
+    block: Duration,
+    entries_max: usize,
+) -> Result<Read, Error> {
+    let key = keys.events();
+    let mut entries = redis::cmd("XREAD");
+    entries.arg("COUNT").arg(entries_max.max(1)).arg("BLOCK").arg(block.as_millis().max(1) as u64);
+    entries.arg("STREAMS").arg(&key).arg(cursor);
+    let mut past = redis::cmd("XRANGE");
+    past.arg(&key).arg(cursor).arg(cursor);
+    let mut replies = link.run(&[entries, past])?.into_iter();
+    let (entries, past) = match (replies.next(), replies.next()) {
+        (Some(Ok(entries)), Some(Ok(past))) => (entries, past),
+        (Some(Err(refusal)), _) | (_, Some(Err(refusal))) => return Err(refused(link, &refusal)),
+        _ => return Err(refused(link, "no answer")),
+    };
+    let lost_past = past.as_sequence().is_none_or(<[Value]>::is_empty);
+    let mut read = Read { events: Vec::new(), cursor: cursor.to_owned(), lost_past };
+    for entry in stream_entries(&entries) {
+        read.take(entry);
+    }
+    Ok(read)
+}
+
+/// The entries in XREAD's answer: nothing, or `[[key, [entry, ...]]]`.
+fn stream_entries(answer: &Value) -> &[Value] {
+    let stream = answer.as_sequence().and_then(|streams| streams.first()).and_then(Value::as_sequence);
+    stream.and_then(|parts| parts.get(1)).and_then(Value::as_sequence).unwrap_or_default()
+}
+
+impl Read {
+    /// Takes in an entry: `[id, [name, value, ...]]`.
+    fn take(&mut self, entry: &Value) {
+        let [Value::BulkString(id), fields] = entry.as_sequence().unwrap_or_default() else {
+            tracing::warn!("an entry in the event stream cannot be read; it is skipped");
+            return;
+        };
+        self.cursor = String::from_utf8_lossy(id).into_owned();
+        let field = |name: &[u8]| {
+            fields.as_sequence()?.as_chunks::<2>().0.iter().find_map(|pair| match pair {
+                [Value::BulkString(found), Value::BulkString(value)] if found == name => Some(value.as_slice()),
+                _ => None,
+            })
+        };
+        let node = field(b"n").and_then(|node| <[u8; 8]>::try_from(node).ok()).map(u64::from_be_bytes);
+        let understood = match (node, field(b"b")) {
+            (Some(node), Some(batch)) => unpack(node, batch, &mut self.events),
+            _ => false,
+        };
+        if !understood {
+            tracing::warn!("entry {} in the event stream cannot be read; it is skipped", self.cursor);
+        }
+    }
+}
+
+/// Without its events a node is cut off: for the caller no different from a Redis that cannot be reached.
+fn refused(link: &Link, refusal: &str) -> Error {
+    Error::Unreachable { address: link.address().to_owned(), reason: format!("it refuses the event stream: {refusal}") }
+}

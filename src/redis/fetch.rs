@@ -1,0 +1,273 @@
+use bytes::Bytes;
+use redis::{Cmd, Value};
+
+use super::envelope::{self, CHUNK_BYTES, CHUNK_HEAD_BYTES, HEAD_BYTES, Head, Kind};
+use super::keys::Keys;
+use super::link::{Link, Reply};
+use super::python;
+use super::server::now_ms;
+use super::standing::Standing;
+use crate::error::Error;
+use crate::object::Object;
+use crate::version::Version;
+
+/// Values asked for in one pipeline, of up to a MiB each.
+const IDS_MAX: usize = 32;
+
+/// Chunks asked for in one pipeline, of a MiB each.
+const CHUNKS_MAX: u32 = 4;
+
+/// How often reading begins anew because the object was replaced under the reader.
+const STARTS_MAX: usize = 8;
+
+/// What stands in Redis under an id.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fetched {
+    Missing,
+    /// Deleted by the write of this version.
+    Tombstone(Version),
+    Object(Found),
+    /// A value of the Python backend, older than every version.
+    Python(Object),
+    /// Something that cannot be what was stored.
+    Damaged {
+        version: Option<Version>,
+        reason: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub version: Version,
+    /// Milliseconds since 1970; 0 never.
+    pub deadline_ms: u64,
+    pub body_hash: u128,
+    pub object: Object,
+}
+
+/// What was read of a value first.
+enum Beginning {
+    Settled(Fetched),
+    Manifest(Box<Head>),
+    /// A value of the Python backend that is longer than what was read.
+    Longer,
+}
+
+/// Reads objects, whole and verified. `object_bytes_max` bounds data and metadata together (0 does not): a larger object is refused in
+/// words before its bytes are read.
+pub(crate) fn fetch(
+    link: &mut Link,
+    keys: &Keys,
+    ids: &[impl AsRef<[u8]>],
+    object_bytes_max: u64,
+) -> Result<Vec<Result<Fetched, String>>, Error> {
+    let object_bytes_max = if object_bytes_max == 0 { u64::MAX } else { object_bytes_max };
+    let mut all = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(IDS_MAX) {
+        let asked: Vec<Cmd> =
+            ids.iter().map(|id| range(&keys.object(id.as_ref()), 0, HEAD_BYTES + CHUNK_BYTES)).collect();
+        for (id, reply) in ids.iter().zip(link.run(&asked)?) {
+            all.push(match bytes(reply) {
+                Ok(value) => whole(link, keys, id.as_ref(), beginning(value), object_bytes_max)?,
+                Err(refusal) => Err(refusal),
+            });
+        }
+    }
+    Ok(all)
+}
+
+/// What stands under each id, without its content.
+pub(crate) fn heads(
+    link: &mut Link,
+    keys: &Keys,
+    ids: &[impl AsRef<[u8]>],
+) -> Result<Vec<Result<Option<Standing>, String>>, Error> {
+    let asked: Vec<Cmd> = ids.iter().flat_map(|id| looking(&keys.object(id.as_ref()))).collect();
+    let replies = link.run(&asked)?;
+    let (pairs, _) = replies.as_chunks::<2>();
+    Ok(pairs.iter().map(looked).collect())
+}
+
+/// The commands whose answers [`looked`] reads.
+pub(super) fn looking(key: &str) -> [Cmd; 2] {
+    let mut length = redis::cmd("STRLEN");
+    length.arg(key);
+    [range(key, 0, HEAD_BYTES - 1), length]
+}
+
+pub(super) fn looked(replies: &[Reply; 2]) -> Result<Option<Standing>, String> {
+    match replies {
+        [Ok(Value::BulkString(head)), Ok(Value::Int(length))] => {
+            let standing = Standing::read(head, u64::try_from(*length).unwrap_or(0));
+            Ok(standing.filter(|standing| !matches!(standing, Standing::Ours(head) if is_past(head))))
+        }
+        [Err(refusal), _] | [_, Err(refusal)] => Err(refusal.clone()),
+        _ => Err("its answer is not known".into()),
+    }
+}
+
+fn range(key: &str, first: usize, last: usize) -> Cmd {
+    let mut range = redis::cmd("GETRANGE");
+    range.arg(key).arg(first).arg(last);
+    range
+}
+
+fn bytes(reply: Reply) -> Result<Vec<u8>, String> {
+    match reply? {
+        Value::BulkString(bytes) => Ok(bytes),
+        Value::Nil => Ok(Vec::new()),
+        _ => Err("its answer is not known".into()),
+    }
+}
+
+fn is_past(head: &Head) -> bool {
+    head.deadline_ms != 0 && u64::try_from(now_ms()).is_ok_and(|now| head.deadline_ms <= now)
+}
+
+fn damaged(value: &[u8], reason: String) -> Fetched {
+    Fetched::Damaged { version: envelope::stated_version(value), reason }
+}
+
+/// Understands what was read: a value up to the longest that stands in one piece, and one byte more.
+fn beginning(value: Vec<u8>) -> Beginning {
+    if value.is_empty() {
+        return Beginning::Settled(Fetched::Missing);
+    }
+    if !envelope::is_ours(&value) {
+        if value.len() > HEAD_BYTES + CHUNK_BYTES {
+            return Beginning::Longer;
+        }
+        return Beginning::Settled(python_object(value));
+    }
+    let head = match Head::decode(&value) {
+        Ok(head) => head,
+        Err(reason) => return Beginning::Settled(damaged(&value, reason)),
+    };
+    if is_past(&head) {
+        return Beginning::Settled(Fetched::Missing);
+    }
+    match head.kind {
+        Kind::Tombstone => Beginning::Settled(Fetched::Tombstone(head.version)),
+        Kind::Manifest => Beginning::Manifest(Box::new(head)),
+        Kind::Object => Beginning::Settled(found(&head, envelope::decode_object(&head, value))),
+    }
+}
+
+fn found(head: &Head, object: Result<Object, String>) -> Fetched {
+    let Head { version, deadline_ms, body_hash, .. } = *head;
+    match object {
+        Ok(object) => Fetched::Object(Found { version, deadline_ms, body_hash, object }),
+        Err(reason) => Fetched::Damaged { version: Some(version), reason },
+    }
+}
+
+fn python_object(value: Vec<u8>) -> Fetched {
+    match python::decode(value) {
+        Ok(object) => Fetched::Python(object),
+        Err(reason) => Fetched::Damaged { version: None, reason },
+    }
+}
+
+fn too_large(bytes: u64, bytes_max: u64) -> String {
+    format!("it has {bytes} bytes, the limit is {bytes_max} bytes (max_object_size_mb)")
+}
+
+/// Reads the rest of what began so.
+fn whole(
+    link: &mut Link,
+    keys: &Keys,
+    id: &[u8],
+    mut beginning: Beginning,
+    object_bytes_max: u64,
+) -> Result<Result<Fetched, String>, Error> {
+    let key = keys.object(id);
+    for _ in 0..STARTS_MAX {
+        let head = match beginning {
+            Beginning::Settled(Fetched::Object(Found { object, .. }) | Fetched::Python(object))
+                if object.len() as u64 > object_bytes_max =>
+            {
+                return Ok(Err(too_large(object.len() as u64, object_bytes_max)));
+            }
+            Beginning::Settled(fetched) => return Ok(Ok(fetched)),
+            Beginning::Longer => match long_python_value(link, &key, object_bytes_max)? {
+                Ok(read) => {
+                    beginning = read;
+                    continue;
+                }
+                Err(refusal) => return Ok(Err(refusal)),
+            },
+            Beginning::Manifest(head) => head,
+        };
+        if head.body_bytes() > object_bytes_max {
+            return Ok(Err(too_large(head.body_bytes(), object_bytes_max)));
+        }
+        let reason = match body(link, keys, id, &head)? {
+            Ok(body) => match head.object(body) {
+                Ok(object) => return Ok(Ok(found(&head, Ok(object)))),
+                Err(reason) => reason,
+            },
+            Err(reason) => reason,
+        };
+        // A chunk is missing or wrong: either the object was replaced meanwhile, or it is damaged.
+        beginning = match bytes(link.run_one(range(&key, 0, HEAD_BYTES + CHUNK_BYTES))?) {
+            Ok(value) => match self::beginning(value) {
+                Beginning::Manifest(again) if *again == *head => {
+                    return Ok(Ok(Fetched::Damaged { version: Some(head.version), reason }));
+                }
+                changed => changed,
+            },
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+    }
+    Ok(Err("it was replaced again and again while it was read".into()))
+}
+
+/// The body that a manifest speaks of. What is held in memory grows with what arrives, whatever the manifest claims.
+fn body(link: &mut Link, keys: &Keys, id: &[u8], head: &Head) -> Result<Result<Bytes, String>, Error> {
+    let mut body = Vec::new();
+    for first in (0..head.chunk_count).step_by(CHUNKS_MAX as usize) {
+        let chunks = first..head.chunk_count.min(first + CHUNKS_MAX);
+        let asked: Vec<Cmd> = chunks
+            .clone()
+            .map(|chunk| range(&keys.chunk(id, head.version, chunk), 0, CHUNK_HEAD_BYTES + CHUNK_BYTES))
+            .collect();
+        for (chunk, reply) in chunks.zip(link.run(&asked)?) {
+            let piece = bytes(reply).and_then(|value| match value.is_empty() {
+                true => Err(format!("chunk {chunk} of {} is missing", head.chunk_count)),
+                false => envelope::decode_chunk(value, head.chunk_bytes(chunk)),
+            });
+            match piece {
+                Ok(piece) => body.extend_from_slice(&piece),
+                Err(reason) => return Ok(Err(reason)),
+            }
+        }
+    }
+    Ok(Ok(body.into()))
+}
+
+/// In one piece, though it is long: such a value has no version, so pieces of two values could not be told apart.
+fn long_python_value(link: &mut Link, key: &str, object_bytes_max: u64) -> Result<Result<Beginning, String>, Error> {
+    let object_bytes_max = object_bytes_max.min(python::VALUE_BYTES_MAX);
+    let value_bytes_max = object_bytes_max + 4;
+    let mut length = redis::cmd("STRLEN");
+    length.arg(key);
+    match link.run_one(length)? {
+        Ok(Value::Int(bytes)) if bytes as u64 > value_bytes_max => {
+            return Ok(Err(too_large(bytes as u64 - 4, object_bytes_max)));
+        }
+        Ok(_) => {}
+        Err(refusal) => return Ok(Err(refusal)),
+    }
+    // Bounded again, as it may have grown since: one byte more than the limit shows that.
+    let value = match bytes(link.run_one(range(key, 0, value_bytes_max as usize))?) {
+        Ok(value) => value,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    Ok(if envelope::is_ours(&value) || value.is_empty() {
+        Ok(beginning(value))
+    } else if value.len() as u64 > value_bytes_max {
+        Err(too_large(value.len() as u64 - 4, object_bytes_max))
+    } else {
+        Ok(Beginning::Settled(python_object(value)))
+    })
+}

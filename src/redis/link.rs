@@ -1,0 +1,180 @@
+use redis::{Cmd, Connection, Value};
+
+use super::cluster::Cluster;
+use super::target::Target;
+use crate::error::Error;
+
+/// What Redis says to one command: its answer, or why it refuses (`OOM command not allowed ...`).
+pub(crate) type Reply = Result<Value, String>;
+
+/// A packed pipeline larger than this is not kept for the next one.
+const KEPT_BYTES_MAX: usize = 1 << 20;
+
+/// Answers after which another server has to be found, or this one waited for: nothing was carried out, and asking again here is
+/// of no use.
+const HOPELESS: [&str; 7] = ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED", "NOAUTH", "WRONGPASS"];
+
+/// A connection to Redis, whatever the topology. For one thread.
+pub(crate) struct Link {
+    target: Target,
+    nodes: Nodes,
+    packed: Vec<u8>,
+    /// Why it is of no use any more: what is read after a failure could be the answer to another question.
+    broken: Option<String>,
+}
+
+enum Nodes {
+    One(Box<Connection>),
+    Cluster(Box<Cluster>),
+}
+
+impl Link {
+    pub(super) fn one(target: Target, connection: Connection) -> Link {
+        Link { target, nodes: Nodes::One(Box::new(connection)), packed: Vec::new(), broken: None }
+    }
+
+    pub(super) fn cluster(target: Target, cluster: Cluster) -> Link {
+        Link { target, nodes: Nodes::Cluster(Box::new(cluster)), packed: Vec::new(), broken: None }
+    }
+
+    /// Where it leads, without user and password.
+    pub fn address(&self) -> &str {
+        self.target.address()
+    }
+
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.nodes, Nodes::Cluster(_))
+    }
+
+    /// Pipelines the commands; each has its own answer. Commands on one key are carried out in this order; on Cluster there is no
+    /// order between different nodes. An error means that the link is of no use any more, and that some commands may have been
+    /// carried out.
+    pub fn run(&mut self, commands: &[Cmd]) -> Result<Vec<Reply>, Error> {
+        self.guarded(|nodes, packed| match nodes {
+            Nodes::One(connection) => pipeline(connection, packed, commands.iter()),
+            Nodes::Cluster(cluster) => cluster.run(packed, commands),
+        })
+    }
+
+    /// As `run`, on the node that holds `key`: for commands that name no key.
+    pub fn run_beside(&mut self, key: &[u8], commands: &[Cmd]) -> Result<Vec<Reply>, Error> {
+        self.guarded(|nodes, packed| match nodes {
+            Nodes::One(connection) => pipeline(connection, packed, commands.iter()),
+            Nodes::Cluster(cluster) => pipeline(cluster.holder(key)?, packed, commands.iter()),
+        })
+    }
+
+    /// As `run`, on every master one after the other: for commands that concern a server.
+    pub fn run_everywhere(&mut self, commands: &[Cmd]) -> Result<Vec<Vec<Reply>>, Error> {
+        (0..self.masters()).map(|master| self.run_on(master, commands)).collect()
+    }
+
+    /// How many masters there are.
+    pub fn masters(&self) -> usize {
+        match &self.nodes {
+            Nodes::One(_) => 1,
+            Nodes::Cluster(cluster) => cluster.masters().len(),
+        }
+    }
+
+    /// As `run`, on one of the masters.
+    pub fn run_on(&mut self, master: usize, commands: &[Cmd]) -> Result<Vec<Reply>, Error> {
+        self.guarded(|nodes, packed| match nodes {
+            Nodes::One(connection) => pipeline(connection, packed, commands.iter()),
+            Nodes::Cluster(cluster) => pipeline(cluster.master(master)?, packed, commands.iter()),
+        })
+    }
+
+    /// Runs one command.
+    pub fn run_one(&mut self, command: Cmd) -> Result<Reply, Error> {
+        let replies = self.run(&[command])?;
+        Ok(replies.into_iter().next().unwrap_or_else(|| Err("no answer".into())))
+    }
+
+    /// Whether a key was found on another node than before, since the last call: after a failover, what Redis had acknowledged
+    /// shortly before may be lost.
+    pub fn take_redirected(&mut self) -> bool {
+        match &mut self.nodes {
+            Nodes::One(_) => false,
+            Nodes::Cluster(cluster) => cluster.take_redirected(),
+        }
+    }
+
+    fn guarded<T>(&mut self, run: impl FnOnce(&mut Nodes, &mut Vec<u8>) -> Result<T, String>) -> Result<T, Error> {
+        if let Some(reason) = &self.broken {
+            return Err(self.target.unreachable(reason));
+        }
+        let ran = run(&mut self.nodes, &mut self.packed);
+        self.packed.clear();
+        self.packed.shrink_to(KEPT_BYTES_MAX);
+        ran.map_err(|reason| {
+            let error = self.target.unreachable(&reason);
+            self.broken = Some(reason);
+            error
+        })
+    }
+}
+
+/// Sends all commands, then reads all answers.
+pub(super) fn pipeline<'a>(
+    connection: &mut Connection,
+    packed: &mut Vec<u8>,
+    commands: impl Iterator<Item = &'a Cmd>,
+) -> Result<Vec<Reply>, String> {
+    let count = send(connection, packed, commands)?;
+    (0..count).map(|_| receive(connection)).map(|reply| reply.and_then(hopeful)).collect()
+}
+
+/// One command on a bare connection.
+pub(super) fn ask(connection: &mut Connection, command: &Cmd) -> Result<Reply, String> {
+    let mut replies = pipeline(connection, &mut Vec::new(), std::iter::once(command))?;
+    replies.pop().ok_or_else(|| "no answer".into())
+}
+
+/// How many commands were sent.
+pub(super) fn send<'a>(
+    connection: &mut Connection,
+    packed: &mut Vec<u8>,
+    commands: impl Iterator<Item = &'a Cmd>,
+) -> Result<usize, String> {
+    packed.clear();
+    let mut count = 0;
+    for command in commands {
+        command.write_packed_command(packed);
+        count += 1;
+    }
+    if count > 0 {
+        connection.send_packed_command(packed).map_err(|error| error.to_string())?;
+    }
+    Ok(count)
+}
+
+pub(super) fn receive(connection: &mut Connection) -> Result<Reply, String> {
+    match connection.recv_response() {
+        Ok(Value::ServerError(refusal)) => {
+            let details = refusal.details().unwrap_or_default();
+            Ok(Err(format!("{} {details}", refusal.code()).trim_end().to_owned()))
+        }
+        Ok(value) => Ok(Ok(value)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Turns an answer that says that the server is the wrong one into the failure of the link.
+pub(super) fn hopeful(reply: Reply) -> Result<Reply, String> {
+    match reply {
+        Err(refusal) if is_hopeless(&refusal) => Err(refusal),
+        reply => Ok(reply),
+    }
+}
+
+fn is_hopeless(refusal: &str) -> bool {
+    HOPELESS.contains(&code(refusal))
+        // Inside a script the code is preceded by its own.
+        || (code(refusal) == "ERR" && HOPELESS.iter().take(4).any(|code| refusal.contains(&format!("-{code} "))))
+}
+
+/// The first word of a refusal.
+pub(super) fn code(refusal: &str) -> &str {
+    refusal.split(' ').next().unwrap_or_default()
+}

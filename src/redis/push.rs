@@ -1,0 +1,474 @@
+mod chunks;
+mod python;
+
+use std::io::Write as _;
+
+use redis::{Cmd, RedisWrite as _, Value};
+
+use super::envelope::{Encoder, HEAD_BYTES, Head, Kind, version_bytes};
+use super::events::{EVENT_OPS_MAX, Notice, Op, adding, announce};
+use super::keys::Keys;
+use super::link::{Link, Reply};
+use super::options::{Compression, RedisOptions, ValueFormat};
+use super::scripts::{self, Answer, Guard, Verdict};
+use super::standing::Standing;
+use crate::error::Error;
+use crate::object::Object;
+use crate::version::Version;
+
+/// How often a script is called for one write: what stands there may change under it.
+const CALLS_MAX: usize = 8;
+
+/// A write on its way to Redis.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    pub id: Vec<u8>,
+    pub version: Version,
+    pub what: What,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    Put {
+        object: Object,
+        /// xxh3-128 of metadata and data.
+        body_hash: u128,
+        /// Milliseconds since 1970; 0 never.
+        deadline_ms: u64,
+    },
+    Delete,
+}
+
+/// How a write ended that Redis did not refuse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    Applied {
+        replaced: Option<Standing>,
+    },
+    /// It stood there already.
+    Same,
+    /// A newer one stands there: nothing was changed.
+    Older(Standing),
+}
+
+/// Carries writes to Redis, and names them in the event stream.
+pub(crate) struct Pusher {
+    keys: Keys,
+    node: u64,
+    value_format: ValueFormat,
+    tombstone_ttl_ms: u64,
+    encoder: Encoder,
+    /// By how much the counters in Redis are off, as far as this pusher knows.
+    counters_off: Counters,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counters {
+    objects: i64,
+    bytes: i64,
+}
+
+/// What has become of each write of a batch.
+struct Outcomes {
+    pushed: Vec<Option<Result<Pushed, String>>>,
+    /// Whether an event that names it was acknowledged after it was carried out.
+    named: Vec<bool>,
+}
+
+/// A write that its script has to settle.
+struct Unsettled {
+    index: usize,
+    /// The head that the script may replace whatever its version.
+    named: Vec<u8>,
+    whole_script: bool,
+    /// A manifest whose chunks have to expire before it is replaced.
+    chunks_of: Option<Head>,
+}
+
+impl Unsettled {
+    fn new(index: usize, whole_script: bool) -> Unsettled {
+        Unsettled { index, named: Vec::new(), whole_script, chunks_of: None }
+    }
+}
+
+impl Pusher {
+    pub fn new(options: &RedisOptions, node: u64) -> Pusher {
+        Pusher {
+            keys: Keys::new(options.key_prefix.as_str()),
+            node,
+            value_format: options.value_format,
+            tombstone_ttl_ms: options.tombstone_ttl_seconds.saturating_mul(1000).max(1),
+            encoder: Encoder::new(options.compression == Compression::Lz4),
+            counters_off: Counters::default(),
+        }
+    }
+
+    /// Carries out the writes; the ones to one id in their order. An answer for each: its outcome, when the event that names it has
+    /// been acknowledged as well, or why Redis refuses it. One refusal holds back no other write. An error means that nothing is
+    /// known of the whole batch: push it again over another link, which is harmless.
+    pub fn push(&mut self, link: &mut Link, batch: &[Outgoing]) -> Result<Vec<Result<Pushed, String>>, Error> {
+        self.push_all(link, batch, false)
+    }
+
+    /// As `push` for one write, which also replaces a value of the same version: one that was found damaged, or is wanted.
+    pub fn repair(&mut self, link: &mut Link, write: &Outgoing) -> Result<Result<Pushed, String>, Error> {
+        let mut pushed = self.push_all(link, std::slice::from_ref(write), true)?;
+        Ok(pushed.pop().unwrap_or_else(|| Err("no answer".into())))
+    }
+
+    /// Brings the counters in Redis up to date; otherwise the next push does so.
+    pub fn settle_counters(&mut self, link: &mut Link) -> Result<(), Error> {
+        let off = std::mem::take(&mut self.counters_off);
+        let replies = link.run(&off.commands(&self.keys))?;
+        self.counted(off, &replies);
+        Ok(())
+    }
+
+    fn push_all(
+        &mut self,
+        link: &mut Link,
+        batch: &[Outgoing],
+        also_same: bool,
+    ) -> Result<Vec<Result<Pushed, String>>, Error> {
+        let mut outcomes = Outcomes::new(batch.len());
+        if self.value_format == ValueFormat::Python {
+            self.overwrite(link, batch, &mut outcomes)?;
+        } else {
+            let (large, small): (Vec<usize>, Vec<usize>) =
+                (0..batch.len()).partition(|index| batch.get(*index).is_some_and(is_large));
+            self.apply(link, batch, &small, also_same, !link.is_cluster(), &mut outcomes)?;
+            for index in large {
+                self.push_large(link, batch, index, also_same, &mut outcomes)?;
+            }
+        }
+        self.name_the_rest(link, batch, &mut outcomes)?;
+        Ok(outcomes.into_results())
+    }
+
+    /// Carries out writes whose value is one. Those that meet no value need one round trip, with the event in it if `naming`.
+    fn apply(
+        &mut self,
+        link: &mut Link,
+        batch: &[Outgoing],
+        chosen: &[usize],
+        also_same: bool,
+        naming: bool,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Error> {
+        let writes: Vec<(usize, &Outgoing)> =
+            chosen.iter().filter_map(|index| Some((*index, batch.get(*index)?))).collect();
+        if writes.is_empty() {
+            return Ok(());
+        }
+        let mut commands: Vec<Cmd> = Vec::with_capacity(writes.len() + 2);
+        let mut expected = std::mem::take(&mut self.counters_off);
+        for (index, write) in &writes {
+            match write.what {
+                What::Put { ref object, .. } => {
+                    expected.add(Some(object.len() as u64), None);
+                    commands.push(self.set_where_nothing_stands(write));
+                }
+                What::Delete => commands.push(self.script(write, &Unsettled::new(*index, false), also_same)),
+            }
+        }
+        let counting = expected.commands(&self.keys);
+        let counted_from = commands.len();
+        commands.extend(counting);
+        let named_from = commands.len();
+        let notices: Vec<Notice<'_>> = writes.iter().map(|(_, write)| notice(write)).collect();
+        if naming {
+            commands.extend(notices.chunks(EVENT_OPS_MAX).map(|notices| adding(&self.keys, self.node, notices)));
+        }
+        let mut replies = link.run(&commands)?;
+        let entries = replies.split_off(named_from);
+        self.counted(expected, &replies.split_off(counted_from));
+
+        let mut unsettled = Vec::new();
+        for (place, ((index, write), reply)) in writes.iter().zip(replies).enumerate() {
+            let put_bytes = put_bytes(write);
+            match reply {
+                Ok(Value::Nil) => unsettled.push(Unsettled::new(*index, false)),
+                Ok(Value::Okay) => outcomes.settle(*index, Ok(Pushed::Applied { replaced: None })),
+                reply => {
+                    if let Some(again) = self.understand(write, Unsettled::new(*index, false), reply, outcomes) {
+                        unsettled.push(again);
+                    }
+                }
+            }
+            if put_bytes.is_some() && !outcomes.is_new(*index) {
+                self.counters_off.add(None, put_bytes); // was counted before it was known
+            }
+            if outcomes.is_settled(*index) && entries.get(place / EVENT_OPS_MAX).is_some_and(Reply::is_ok) {
+                outcomes.named_now(*index);
+            }
+        }
+        self.settle(link, batch, unsettled, also_same, outcomes)
+    }
+
+    /// Calls the script of each write until it is settled.
+    fn settle(
+        &mut self,
+        link: &mut Link,
+        batch: &[Outgoing],
+        mut unsettled: Vec<Unsettled>,
+        also_same: bool,
+        outcomes: &mut Outcomes,
+    ) -> Result<(), Error> {
+        for _ in 0..CALLS_MAX {
+            for write in &unsettled {
+                if let (Some(head), Some(outgoing)) = (&write.chunks_of, batch.get(write.index)) {
+                    self.expire_chunks(link, &outgoing.id, head)?;
+                }
+            }
+            let commands: Vec<Cmd> = unsettled
+                .iter()
+                .filter_map(|write| Some(self.script(batch.get(write.index)?, write, also_same)))
+                .collect();
+            if commands.is_empty() {
+                return Ok(());
+            }
+            let replies = link.run(&commands)?;
+            let called = std::mem::take(&mut unsettled);
+            for (write, reply) in called.into_iter().zip(replies) {
+                let Some(outgoing) = batch.get(write.index) else { continue };
+                let (index, replaced_chunks) = (write.index, write.chunks_of);
+                match self.understand(outgoing, write, reply, outcomes) {
+                    Some(again) => unsettled.push(again),
+                    // Once more: another node may have kept them alive for a push of its own in between.
+                    None if outcomes.is_applied(index) => {
+                        if let Some(head) = replaced_chunks {
+                            self.expire_chunks(link, &outgoing.id, &head)?;
+                        }
+                    }
+                    None => {}
+                }
+            }
+        }
+        for write in unsettled {
+            outcomes.settle(write.index, Err("what stands there changes faster than it can be replaced".into()));
+        }
+        Ok(())
+    }
+
+    /// Takes in a script's answer; Some where it has to be called again.
+    fn understand(
+        &mut self,
+        outgoing: &Outgoing,
+        write: Unsettled,
+        reply: Reply,
+        outcomes: &mut Outcomes,
+    ) -> Option<Unsettled> {
+        let index = write.index;
+        if reply.as_ref().is_err_and(|refusal| scripts::is_forgotten(refusal)) && !write.whole_script {
+            return Some(Unsettled { whole_script: true, ..write });
+        }
+        let answer = match Answer::of(reply) {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                outcomes.settle(index, Err(refusal));
+                return None;
+            }
+        };
+        let standing = Standing::read(&answer.head, answer.bytes);
+        let pushed = match (answer.verdict, standing) {
+            (Verdict::Applied, replaced) => {
+                self.counters_off.add(put_bytes(outgoing), replaced.and_then(|standing| standing.counted_bytes()));
+                Pushed::Applied { replaced }
+            }
+            (Verdict::Chunks, Some(Standing::Ours(head))) => {
+                return Some(Unsettled { named: answer.head, chunks_of: Some(head), ..write });
+            }
+            (Verdict::Same, Some(Standing::Ours(_))) => Pushed::Same,
+            (Verdict::Older, Some(standing @ Standing::Ours(_))) => Pushed::Older(standing),
+            // A damaged head holds back no write, whatever version it states.
+            (Verdict::Same | Verdict::Older | Verdict::Chunks, _) => {
+                return Some(Unsettled { named: answer.head, chunks_of: None, ..write });
+            }
+        };
+        outcomes.settle(index, Ok(pushed));
+        None
+    }
+
+    /// Names in the stream what was not yet named after it was carried out.
+    fn name_the_rest(&mut self, link: &mut Link, batch: &[Outgoing], outcomes: &mut Outcomes) -> Result<(), Error> {
+        let unnamed: Vec<(usize, Notice<'_>)> = batch
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| outcomes.is_unnamed(*index))
+            .map(|(index, write)| (index, notice(write)))
+            .collect();
+        if unnamed.is_empty() {
+            return Ok(());
+        }
+        let notices: Vec<Notice<'_>> = unnamed.iter().map(|(_, notice)| *notice).collect();
+        let entries = announce(link, &self.keys, self.node, &notices)?;
+        for (unnamed, entry) in unnamed.chunks(EVENT_OPS_MAX).zip(entries) {
+            for (index, _) in unnamed {
+                match &entry {
+                    Ok(_) => outcomes.named_now(*index),
+                    Err(refusal) => outcomes.settle(*index, Err(format!("its event is refused: {refusal}"))),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_where_nothing_stands(&mut self, write: &Outgoing) -> Cmd {
+        let key = self.keys.object(&write.id);
+        let mut set = Cmd::with_capacity(6, 96 + key.len() + value_bytes_max(write));
+        set.arg("SET").arg(key);
+        let deadline_ms = self.add_value(&mut set, write);
+        set.arg("NX");
+        if deadline_ms != 0 {
+            set.arg("PXAT").arg(deadline_ms);
+        }
+        set
+    }
+
+    fn script(&mut self, outgoing: &Outgoing, write: &Unsettled, also_same: bool) -> Cmd {
+        let key = self.keys.object(&outgoing.id);
+        let guard = Guard { version: version_bytes(outgoing.version), named: &write.named, also_same };
+        let mut call = match &outgoing.what {
+            What::Put { deadline_ms, .. } => {
+                let mut call = scripts::put(&key, &guard, write.whole_script, value_bytes_max(outgoing));
+                call.arg(*deadline_ms);
+                call
+            }
+            What::Delete => {
+                let mut call = scripts::delete(&key, &guard, write.whole_script);
+                call.arg(self.tombstone_ttl_ms);
+                call
+            }
+        };
+        self.add_value(&mut call, outgoing);
+        call
+    }
+
+    /// Appends the value as an argument; returns the deadline.
+    fn add_value(&mut self, command: &mut Cmd, write: &Outgoing) -> u64 {
+        match &write.what {
+            What::Put { object, body_hash, deadline_ms } => {
+                let head = Head::put(write.version, object, *body_hash, *deadline_ms);
+                if head.kind == Kind::Manifest {
+                    command.arg(&head.encode()[..]);
+                } else {
+                    let mut value = command.writer_for_next_arg();
+                    // Writing to memory does not fail.
+                    self.encoder.object(head, object, |bytes| drop(value.write_all(bytes)));
+                }
+                *deadline_ms
+            }
+            What::Delete => {
+                command.arg(&Head::tombstone(write.version).encode()[..]);
+                0
+            }
+        }
+    }
+
+    /// Where the counters could not be changed, they are off by so much.
+    fn counted(&mut self, by: Counters, replies: &[Reply]) {
+        let refused = |place: usize| replies.get(place).is_some_and(Reply::is_err);
+        if refused(0) {
+            self.counters_off.objects += by.objects;
+        }
+        if refused(1) {
+            self.counters_off.bytes += by.bytes;
+        }
+    }
+}
+
+fn is_large(write: &Outgoing) -> bool {
+    put_bytes(write).is_some_and(|bytes| super::envelope::chunk_count(bytes).is_some())
+}
+
+/// Bytes of metadata and data; None for a delete.
+fn put_bytes(write: &Outgoing) -> Option<u64> {
+    match &write.what {
+        What::Put { object, .. } => Some(object.len() as u64),
+        What::Delete => None,
+    }
+}
+
+fn value_bytes_max(write: &Outgoing) -> usize {
+    HEAD_BYTES + if is_large(write) { 0 } else { put_bytes(write).unwrap_or(0) as usize }
+}
+
+fn notice(write: &Outgoing) -> Notice<'_> {
+    let op = if matches!(write.what, What::Put { .. }) { Op::Put } else { Op::Delete };
+    Notice { op, id: &write.id, version: write.version }
+}
+
+impl Counters {
+    fn add(&mut self, came: Option<u64>, went: Option<u64>) {
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        if let Some(bytes) = came {
+            self.objects = self.objects.saturating_add(1);
+            self.bytes = self.bytes.saturating_add(signed(bytes));
+        }
+        if let Some(bytes) = went {
+            self.objects = self.objects.saturating_sub(1);
+            self.bytes = self.bytes.saturating_sub(signed(bytes));
+        }
+    }
+
+    /// Nothing, or one command for each counter.
+    fn commands(self, keys: &Keys) -> Vec<Cmd> {
+        if self == Counters::default() {
+            return Vec::new();
+        }
+        let by = |key: String, amount: i64| {
+            let mut add = redis::cmd("INCRBY");
+            add.arg(key).arg(amount);
+            add
+        };
+        vec![by(keys.object_count(), self.objects), by(keys.total_size(), self.bytes)]
+    }
+}
+
+impl Outcomes {
+    fn new(count: usize) -> Outcomes {
+        Outcomes { pushed: vec![None; count], named: vec![false; count] }
+    }
+
+    fn settle(&mut self, index: usize, outcome: Result<Pushed, String>) {
+        if let Some(place) = self.pushed.get_mut(index) {
+            *place = Some(outcome);
+        }
+    }
+
+    fn named_now(&mut self, index: usize) {
+        if let Some(place) = self.named.get_mut(index) {
+            *place = true;
+        }
+    }
+
+    fn get(&self, index: usize) -> Option<&Result<Pushed, String>> {
+        self.pushed.get(index).and_then(Option::as_ref)
+    }
+
+    fn is_settled(&self, index: usize) -> bool {
+        self.get(index).is_some()
+    }
+
+    fn is_applied(&self, index: usize) -> bool {
+        matches!(self.get(index), Some(Ok(Pushed::Applied { .. })))
+    }
+
+    /// Whether it was carried out where nothing stood.
+    fn is_new(&self, index: usize) -> bool {
+        matches!(self.get(index), Some(Ok(Pushed::Applied { replaced: None })))
+    }
+
+    /// A write that was refused as older needs no event: who wrote the newer one sent it.
+    fn is_unnamed(&self, index: usize) -> bool {
+        let succeeded = matches!(self.get(index), Some(Ok(Pushed::Applied { .. } | Pushed::Same)));
+        succeeded && !self.named.get(index).copied().unwrap_or(false)
+    }
+
+    fn into_results(self) -> Vec<Result<Pushed, String>> {
+        self.pushed.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err("no answer".into()))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

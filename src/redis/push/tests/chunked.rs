@@ -1,0 +1,134 @@
+use super::*;
+use crate::redis::envelope::CHUNK_BYTES;
+
+fn large(fill: u8) -> Object {
+    object(vec![fill; 2 * CHUNK_BYTES + 77])
+}
+
+fn ttls(world: &mut World) -> Vec<i64> {
+    let keys = world.chunk_keys();
+    keys.iter().map(|key| number(call(&mut world.link, &["TTL", key]))).collect()
+}
+
+#[test]
+fn a_large_object_stands_in_chunks_that_stay() {
+    let mut world = world();
+    assert_eq!(world.push_one(put("id", 1, &large(1))), applied(None));
+    assert_eq!(world.object("id"), Some(large(1)));
+    assert_eq!(raw(&mut world.link, "t:6964").len(), HEAD_BYTES);
+    assert_eq!(ttls(&mut world), [-1, -1, -1]);
+    assert_eq!(world.heard(), [(Op::Put, "id".into(), 1)]);
+    assert_eq!(world.push_one(put("id", 1, &large(1))), Ok(Pushed::Same));
+    assert_eq!(ttls(&mut world), [-1, -1, -1]);
+}
+
+// REPLICATION.md, Pushing 7: the replaced manifest's chunks go, when readers have had time to finish.
+#[test]
+fn the_chunks_of_a_replaced_manifest_expire() {
+    for write in [put("id", 2, &object("small")), put("id", 2, &large(2)), delete("id", 2)] {
+        let mut world = world();
+        let replaced = put("id", 1, &large(1));
+        world.push_one(replaced.clone()).unwrap();
+        let old_keys = world.chunk_keys();
+        assert_eq!(world.push_one(write.clone()), applied(Some(Standing::Ours(head_of(&replaced)))));
+        for key in old_keys {
+            let ttl = number(call(&mut world.link, &["TTL", &key]));
+            assert!((1..=60).contains(&ttl), "{key}: {ttl}");
+        }
+        match &write.what {
+            What::Put { object, .. } => assert_eq!(world.object("id").as_ref(), Some(object)),
+            What::Delete => assert_eq!(world.fetch("id"), Fetched::Tombstone(version(2))),
+        }
+    }
+}
+
+// REPLICATION.md, Pushing 7: a crash between any two commands shows no half an object and leaks no chunk.
+#[test]
+fn a_push_that_stops_anywhere_leaves_nothing_for_ever() {
+    let write = put("id", 1, &large(1));
+    let head = head_of(&write);
+    let What::Put { object, .. } = &write.what else { unreachable!() };
+
+    // Stopped after the chunks: they expire by themselves, and the object does not exist.
+    let mut world = world();
+    world.pusher.send_chunks(&mut world.link, b"id", &head, object, false).unwrap().unwrap();
+    assert!(ttls(&mut world).iter().all(|ttl| (1..=3600).contains(ttl)));
+    assert_eq!(world.fetch("id"), Fetched::Missing);
+
+    // Stopped after the manifest: readable, and pushing it again makes the chunks stay.
+    let mut outcomes = Outcomes::new(1);
+    world.pusher.apply(&mut world.link, std::slice::from_ref(&write), &[0], false, false, &mut outcomes).unwrap();
+    assert_eq!(world.object("id").as_ref(), Some(object));
+    assert!(ttls(&mut world).iter().all(|ttl| (1..=3600).contains(ttl)));
+    assert_eq!(world.push_one(write), Ok(Pushed::Same));
+    assert_eq!(ttls(&mut world), [-1, -1, -1]);
+}
+
+#[test]
+fn a_chunk_that_expired_meanwhile_is_sent_again() {
+    let mut world = world();
+    let write = put("id", 1, &large(1));
+    world.push_one(write.clone()).unwrap();
+    let lost = world.chunk_keys()[1].clone();
+    call(&mut world.link, &["DEL", &lost]).unwrap();
+    assert!(matches!(world.fetch("id"), Fetched::Damaged { .. }));
+    assert_eq!(world.push_one(write), Ok(Pushed::Same));
+    assert_eq!(world.object("id"), Some(large(1)));
+    assert_eq!(ttls(&mut world), [-1, -1, -1]);
+}
+
+// A push of the same version by another node keeps chunks alive that a replacement has just made to expire.
+#[test]
+fn chunks_kept_for_a_manifest_that_is_gone_expire_again() {
+    let mut world = world();
+    let write = put("id", 1, &large(1));
+    let (head, What::Put { object, .. }) = (head_of(&write), &write.what) else { unreachable!() };
+    world.push_one(write.clone()).unwrap();
+    world.push_one(put("id", 2, &super::object("small"))).unwrap();
+    world.pusher.keep_chunks(&mut world.link, b"id", &head, object).unwrap().unwrap();
+    let ttls = ttls(&mut world);
+    assert!(ttls.iter().all(|ttl| (1..=60).contains(ttl)), "{ttls:?}");
+}
+
+#[test]
+fn a_large_object_that_is_refused_as_older_leaves_chunks_that_expire() {
+    let mut world = world();
+    let newer = put("id", 2, &object("small"));
+    world.push_one(newer.clone()).unwrap();
+    assert_eq!(world.push_one(put("id", 1, &large(1))), Ok(Pushed::Older(Standing::Ours(head_of(&newer)))));
+    assert!(ttls(&mut world).iter().all(|ttl| (1..=3600).contains(ttl)));
+}
+
+// REPLICATION.md, Pushing 9.
+#[test]
+fn object_and_chunks_end_with_the_deadline() {
+    let mut world = world();
+    let deadline = crate::redis::server::now_ms() as u64 + 500_000;
+    let with_deadline = |id: &str, object: &Object| {
+        let mut write = put(id, 1, object);
+        if let What::Put { deadline_ms, .. } = &mut write.what {
+            *deadline_ms = deadline;
+        }
+        write
+    };
+    world.push(&[with_deadline("id", &large(1)), with_deadline("small", &object("x"))]);
+    let mut keys = world.chunk_keys();
+    keys.extend(["t:6964".into(), "t:736d616c6c".into()]);
+    assert_eq!(keys.len(), 5);
+    for key in keys {
+        assert_eq!(number(call(&mut world.link, &["PEXPIRETIME", &key])), deadline as i64, "{key}");
+    }
+    // Over the script as well.
+    call(&mut world.link, &["PERSIST", "t:736d616c6c"]).unwrap();
+    let mut newer = with_deadline("small", &object("y"));
+    newer.version.clock = 2;
+    world.push_one(newer).unwrap();
+    assert_eq!(number(call(&mut world.link, &["PEXPIRETIME", "t:736d616c6c"])), deadline as i64);
+    // A deadline that is past: Redis takes it away, or it reads as missing.
+    let mut past = put("past", 1, &object("x"));
+    if let What::Put { deadline_ms, .. } = &mut past.what {
+        *deadline_ms = 1;
+    }
+    world.push_one(past).unwrap();
+    assert_eq!(world.fetch("past"), Fetched::Missing);
+}

@@ -1,0 +1,145 @@
+//! The scripts, each on one key. They know versions and kinds of values, nothing else of them.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, Script, Value};
+
+use super::envelope::{HEAD_BYTES, KIND_OFFSET, Kind, MAGIC, VERSION_BYTES, VERSION_OFFSET};
+use super::link::{Reply, code};
+
+struct Source {
+    code: String,
+    hash: String,
+}
+
+impl Source {
+    fn new(code: String) -> Source {
+        Source { hash: Script::new(&code).get_hash().to_owned(), code }
+    }
+}
+
+/// Arguments: version, the head that may be replaced whatever its version, 1 where the same version may be as well, expiry in
+/// milliseconds, value.
+static PUT: LazyLock<Source> = LazyLock::new(|| {
+    guarded(
+        "if ARGV[4] == '0' then redis.call('SET', KEYS[1], ARGV[5]) \
+         else redis.call('SET', KEYS[1], ARGV[5], 'PXAT', ARGV[4]) end",
+    )
+});
+
+/// DEL is let through when Redis is out of memory, and after a first write so is SET.
+static DELETE: LazyLock<Source> =
+    LazyLock::new(|| guarded("redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], ARGV[5], 'PX', ARGV[4])"));
+
+/// As XADD, but let through when Redis is out of memory: the trimming comes first. Arguments: entries, node, batch.
+static PUBLISH: LazyLock<Source> = LazyLock::new(|| {
+    Source::new(
+        "redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', ARGV[1]) \
+         return redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'n', ARGV[2], 'b', ARGV[3])"
+            .to_owned(),
+    )
+});
+
+/// What `write` does, unless a value of ours stands there that is newer, the same, or a manifest whose chunks have to be seen to
+/// first. Numbers would lose bits and strings be compared as the server's collation has it: so byte by byte.
+fn guarded(write: &str) -> Source {
+    let magic: String = MAGIC.iter().map(|byte| format!("\\{byte:03}")).collect();
+    let (kind, manifest) = (KIND_OFFSET + 1, Kind::Manifest as u8);
+    let version_end = VERSION_OFFSET + VERSION_BYTES;
+    let last = HEAD_BYTES - 1;
+    Source::new(format!(
+        "local head = redis.call('GETRANGE', KEYS[1], 0, {last}) \
+         local bytes = redis.call('STRLEN', KEYS[1]) \
+         if head ~= ARGV[2] and #head >= {version_end} and string.sub(head, 1, 4) == '{magic}' then \
+           local order = 0 \
+           for i = 1, {VERSION_BYTES} do \
+             order = string.byte(head, {VERSION_OFFSET} + i) - string.byte(ARGV[1], i) \
+             if order ~= 0 then break end \
+           end \
+           if order > 0 then return {{2, head, bytes}} end \
+           if order == 0 and ARGV[3] ~= '1' then return {{1, head, bytes}} end \
+           if order < 0 and string.byte(head, {kind}) == {manifest} then return {{3, head, bytes}} end \
+         end \
+         {write} \
+         return {{0, head, bytes}}"
+    ))
+}
+
+/// What a guarded script did, the first bytes of what stood there, and its length.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub verdict: Verdict,
+    pub head: Vec<u8>,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Applied,
+    Same,
+    /// What stands there is newer.
+    Older,
+    /// A manifest stands there: its chunks have to expire, then it may be named.
+    Chunks,
+}
+
+/// Arguments that the guarded scripts have in common.
+pub(super) struct Guard<'a> {
+    pub version: [u8; VERSION_BYTES],
+    pub named: &'a [u8],
+    pub also_same: bool,
+}
+
+/// The beginning of a call, to which expiry and value are added. With `whole` it brings the script along: the server has forgotten it.
+pub(super) fn put(key: &str, guard: &Guard<'_>, whole: bool, value_bytes: usize) -> Cmd {
+    guarded_call(&PUT, key, guard, whole, value_bytes)
+}
+
+pub(super) fn delete(key: &str, guard: &Guard<'_>, whole: bool) -> Cmd {
+    guarded_call(&DELETE, key, guard, whole, HEAD_BYTES)
+}
+
+fn guarded_call(script: &Source, key: &str, guard: &Guard<'_>, whole: bool, value_bytes: usize) -> Cmd {
+    let mut call = call(script, key, whole, value_bytes);
+    call.arg(&guard.version[..]).arg(guard.named).arg(if guard.also_same { "1" } else { "0" });
+    call
+}
+
+fn call(script: &Source, key: &str, whole: bool, more_bytes: usize) -> Cmd {
+    let mut call = Cmd::with_capacity(10, 256 + key.len() + more_bytes);
+    if whole {
+        call.arg("EVAL").arg(&script.code);
+    } else {
+        call.arg("EVALSHA").arg(&script.hash);
+    }
+    call.arg(1).arg(key);
+    call
+}
+
+/// The rare way to publish, so it always brings the script along.
+pub(super) fn publish_when_full(key: &str, entries_max: usize, node: &[u8], batch: &[u8]) -> Cmd {
+    let mut call = call(&PUBLISH, key, true, batch.len());
+    call.arg(entries_max).arg(node).arg(batch);
+    call
+}
+
+pub(super) fn is_forgotten(refusal: &str) -> bool {
+    code(refusal) == "NOSCRIPT"
+}
+
+impl Answer {
+    pub fn of(reply: Reply) -> Result<Answer, String> {
+        let Value::Array(parts) = reply? else { return Err("the script gave no answer".into()) };
+        let [Value::Int(verdict), Value::BulkString(head), Value::Int(bytes)] = parts.as_slice() else {
+            return Err("the script gave another answer than it should".into());
+        };
+        let verdict = match verdict {
+            0 => Verdict::Applied,
+            1 => Verdict::Same,
+            2 => Verdict::Older,
+            3 => Verdict::Chunks,
+            _ => return Err("the script's answer is not known".into()),
+        };
+        Ok(Answer { verdict, head: head.clone(), bytes: u64::try_from(*bytes).unwrap_or(0) })
+    }
+}

@@ -1,0 +1,197 @@
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use redis::Value;
+
+use super::keys::Keys;
+use super::link::{Link, Reply};
+use crate::error::Error;
+
+/// How often TIME is asked; the fastest answer counts, as its uncertainty is the smallest.
+const TIME_SAMPLES: usize = 5;
+
+/// Keys looked at by one SCAN: a millisecond of Redis's time at most.
+const SCAN_KEYS: usize = 1000;
+
+/// What Redis's content is known by: drawn by the first node, gone when Redis is emptied.
+pub(crate) fn epoch(link: &mut Link, keys: &Keys) -> Result<String, Error> {
+    let mut random = [0; 16];
+    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| unreachable(link, format!("no random numbers: {error}")))?;
+    let mut set = redis::cmd("SET");
+    set.arg(keys.epoch()).arg(format!("{:032x}", u128::from_ne_bytes(random))).arg("NX");
+    let mut get = redis::cmd("GET");
+    get.arg(keys.epoch());
+    let replies = link.run(&[set, get])?;
+    match replies.as_slice() {
+        [_, Ok(Value::BulkString(epoch))] => Ok(String::from_utf8_lossy(epoch).into_owned()),
+        [Err(refusal), ..] | [_, Err(refusal)] => {
+            let reason = format!("it refuses {}: {refusal}", keys.epoch());
+            Err(unreachable(link, reason))
+        }
+        _ => Err(unreachable(link, format!("{} cannot be read", keys.epoch()))),
+    }
+}
+
+/// How many milliseconds Redis's clock is ahead of this machine's: that of the shard that holds the events.
+pub(crate) fn time_offset_ms(link: &mut Link, keys: &Keys) -> Result<i64, Error> {
+    let mut fastest: Option<(Duration, i64)> = None;
+    for _ in 0..TIME_SAMPLES {
+        let started = Instant::now();
+        let before = now_ms();
+        let replies = link.run_beside(keys.events().as_bytes(), &[redis::cmd("TIME")])?;
+        let took = started.elapsed();
+        let Some(redis_ms) = replies.first().and_then(milliseconds) else {
+            return Err(unreachable(link, "it does not tell the time (TIME)"));
+        };
+        let offset = redis_ms - before - (took / 2).as_millis() as i64;
+        if fastest.is_none_or(|(least, _)| took < least) {
+            fastest = Some((took, offset));
+        }
+    }
+    Ok(fastest.map_or(0, |(_, offset)| offset))
+}
+
+fn milliseconds(reply: &Reply) -> Option<i64> {
+    let [Value::BulkString(seconds), Value::BulkString(micros)] = reply.as_ref().ok()?.as_sequence()? else {
+        return None;
+    };
+    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<i64>().ok();
+    number(seconds)?.checked_mul(1000)?.checked_add(number(micros)? / 1000)
+}
+
+/// Milliseconds since 1970 on this machine's clock.
+pub(crate) fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+/// What a user should know about how this Redis is set up. Empty where it is well, or does not tell.
+pub(crate) fn warnings(link: &mut Link) -> Result<Vec<String>, Error> {
+    let setting = |name: &str| {
+        let mut get = redis::cmd("CONFIG");
+        get.arg("GET").arg(name);
+        get
+    };
+    let asked = [setting("maxmemory-policy"), setting("save"), setting("appendonly")];
+    let mut warnings = Vec::new();
+    for replies in link.run_everywhere(&asked)? {
+        let values: Vec<Option<String>> = replies.iter().map(value_of_setting).collect();
+        let [policy, save, appendonly] = values.as_slice() else { continue };
+        match policy.as_deref() {
+            None | Some("noeviction") => {}
+            Some(policy) if policy.starts_with("volatile-") => warnings.push(format!(
+                "Redis may evict what has an expiry (maxmemory-policy {policy}): when it is full, deleted objects may come back, and \
+                 objects with object_ttl_seconds vanish early; set maxmemory-policy to noeviction"
+            )),
+            Some(policy) => warnings.push(format!(
+                "Redis evicts objects when it is full (maxmemory-policy {policy}): other nodes then lose them unless one still \
+                 holds them; set maxmemory-policy to noeviction"
+            )),
+        }
+        if save.as_deref() == Some("") && appendonly.as_deref() == Some("no") {
+            warnings.push(
+                "Redis has no persistence (neither save nor appendonly is set): when it restarts it is empty, and objects that no \
+                 node holds are lost; set appendonly yes"
+                    .to_owned(),
+            );
+        }
+    }
+    warnings.sort();
+    warnings.dedup();
+    Ok(warnings)
+}
+
+/// CONFIG GET's answer: `[name, value]`.
+fn value_of_setting(reply: &Reply) -> Option<String> {
+    match reply.as_ref().ok()?.as_sequence()? {
+        [_, Value::BulkString(value)] => Some(String::from_utf8_lossy(value).into_owned()),
+        _ => None,
+    }
+}
+
+/// Waits until `replicas` replicas have what this link has written; how many have by then, which may be fewer. Not on Cluster.
+pub(crate) fn wait(link: &mut Link, replicas: u32, timeout: Duration) -> Result<u32, Error> {
+    let mut wait = redis::cmd("WAIT");
+    wait.arg(replicas).arg(timeout.as_millis().max(1) as u64);
+    match link.run_one(wait)? {
+        Ok(Value::Int(count)) => Ok(u32::try_from(count).unwrap_or(0)),
+        Ok(_) => Ok(0),
+        Err(refusal) => {
+            tracing::warn!("Redis does not say how many replicas have the objects: {refusal}");
+            Ok(0)
+        }
+    }
+}
+
+/// Bytes that Redis takes in memory, over all masters; None where it does not tell.
+pub(crate) fn used_memory(link: &mut Link) -> Result<Option<u64>, Error> {
+    let mut memory = redis::cmd("INFO");
+    memory.arg("memory");
+    let mut sum = None;
+    for replies in link.run_everywhere(&[memory])? {
+        let Some(Ok(Value::BulkString(text))) = replies.first() else { continue };
+        let text = String::from_utf8_lossy(text);
+        let used = text.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse::<u64>().ok());
+        sum = used.map(|used| used + sum.unwrap_or(0)).or(sum);
+    }
+    Ok(sum)
+}
+
+/// Calls `each` with the ids of all objects, tombstones among them, batch by batch. What is stored or deleted meanwhile may or may not
+/// be among them.
+pub(crate) fn scan_ids(
+    link: &mut Link,
+    keys: &Keys,
+    mut each: impl FnMut(&mut Link, Vec<Vec<u8>>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    for master in 0..link.masters() {
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(&cursor).arg("MATCH").arg(keys.pattern()).arg("COUNT").arg(SCAN_KEYS);
+            let reply = link.run_on(master, &[scan])?.into_iter().next();
+            let Some(Ok(Value::Array(parts))) = reply else {
+                let reason = format!("it refuses SCAN: {}", reply.and_then(Result::err).unwrap_or_default());
+                return Err(unreachable(link, reason));
+            };
+            let [Value::BulkString(next), Value::Array(found)] = parts.as_slice() else {
+                return Err(unreachable(link, "SCAN's answer is not known"));
+            };
+            let ids: Vec<Vec<u8>> = found
+                .iter()
+                .filter_map(|key| match key {
+                    Value::BulkString(key) => keys.id_of(key),
+                    _ => None,
+                })
+                .collect();
+            cursor = String::from_utf8_lossy(next).into_owned();
+            if !ids.is_empty() {
+                each(link, ids)?;
+            }
+            if cursor == "0" {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The approximate counters: objects, and bytes of their metadata and data.
+pub(crate) fn counters(link: &mut Link, keys: &Keys) -> Result<(u64, u64), Error> {
+    let asked = [keys.object_count(), keys.total_size()].map(|key| {
+        let mut get = redis::cmd("GET");
+        get.arg(key);
+        get
+    });
+    let replies = link.run(&asked)?;
+    let mut counts = replies.iter().map(|reply| match reply {
+        Ok(Value::BulkString(text)) => {
+            String::from_utf8_lossy(text).parse::<i64>().map_or(0, |count| count.max(0) as u64)
+        }
+        _ => 0,
+    });
+    Ok((counts.next().unwrap_or(0), counts.next().unwrap_or(0)))
+}
+
+fn unreachable(link: &Link, reason: impl Into<String>) -> Error {
+    Error::Unreachable { address: link.address().to_owned(), reason: reason.into() }
+}

@@ -1,0 +1,36 @@
+use super::envelope::{Head, is_ours};
+
+/// What stands under an object's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// An object, a manifest or a tombstone.
+    Ours(Head),
+    /// A value of the Python backend: older than every version.
+    Python { bytes: u64 },
+    /// One of ours whose head cannot be read.
+    Damaged { bytes: u64 },
+}
+
+impl Standing {
+    /// From a value's first bytes and its length; None where nothing stands there.
+    pub(super) fn read(head: &[u8], bytes: u64) -> Option<Standing> {
+        if head.is_empty() {
+            return None;
+        }
+        Some(match Head::decode(head) {
+            Ok(head) => Standing::Ours(head),
+            Err(_) if is_ours(head) => Standing::Damaged { bytes },
+            Err(_) => Standing::Python { bytes },
+        })
+    }
+
+    /// Bytes of metadata and data, for the counters; None where no object exists.
+    pub(super) fn counted_bytes(&self) -> Option<u64> {
+        match self {
+            Standing::Ours(head) if head.kind == super::envelope::Kind::Tombstone => None,
+            Standing::Ours(head) => Some(head.body_bytes()),
+            Standing::Python { bytes } => Some(bytes.saturating_sub(4)),
+            Standing::Damaged { bytes } => Some(*bytes),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{
+    Client, ClientTlsConfig, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
+    RedisError, TlsCertificates,
+};
+
+use super::cluster::Cluster;
+use super::link::{Link, ask};
+use super::options::RedisOptions;
+use super::url::{HostPort, Place, Url};
+use crate::error::Error;
+
+/// Middleboxes drop flows that were idle for 350 s and more.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Where systems keep the certificate authorities that they trust, in one file.
+const SYSTEM_CAS: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Where Redis is, and how to be let in. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Target(Arc<Inner>);
+
+struct Inner {
+    url: Url,
+    address: String,
+    connect_timeout: Duration,
+    login: RedisConnectionInfo,
+    /// An address with the certificates to use, whose host and port are replaced.
+    tls: Option<ConnectionAddr>,
+    /// The masters of the cluster as last seen: the nodes that the url names may be gone.
+    masters: Mutex<Vec<HostPort>>,
+}
+
+impl Target {
+    pub fn new(options: &RedisOptions) -> Result<Target, Error> {
+        let url = Url::parse(&options.url).map_err(Error::Config)?;
+        let mut login = RedisConnectionInfo::default().set_db(url.database);
+        if let Some(user) = &url.user {
+            login = login.set_username(user);
+        }
+        if let Some(password) = &url.password {
+            login = login.set_password(password);
+        }
+        let tls = if url.tls { Some(tls(options)?) } else { None };
+        Ok(Target(Arc::new(Inner {
+            address: url.address(),
+            url,
+            connect_timeout: Duration::from_millis(options.connect_timeout_ms.max(1)),
+            login,
+            tls,
+            masters: Mutex::default(),
+        })))
+    }
+
+    /// The url without user and password.
+    pub fn address(&self) -> &str {
+        &self.0.address
+    }
+
+    pub fn is_cluster(&self) -> bool {
+        matches!(self.0.url.place, Place::Cluster(_))
+    }
+
+    pub(super) fn unreachable(&self, reason: impl std::fmt::Display) -> Error {
+        Error::Unreachable { address: self.0.address.clone(), reason: reason.to_string() }
+    }
+
+    /// Connects to the node, to the master of that moment, or to the cluster. `response_timeout` holds for every read and write.
+    pub fn connect(&self, response_timeout: Duration) -> Result<Link, Error> {
+        let response_timeout = response_timeout.max(Duration::from_millis(1));
+        match &self.0.url.place {
+            Place::One(node) => Ok(Link::one(self.clone(), self.node(node, response_timeout)?)),
+            Place::Unix(path) => {
+                let address = ConnectionAddr::Unix(path.into());
+                let connection = self.open(address, self.0.login.clone(), response_timeout);
+                Ok(Link::one(self.clone(), connection.map_err(|reason| self.unreachable(reason))?))
+            }
+            Place::Sentinel(sentinels, name) => {
+                Ok(Link::one(self.clone(), self.master(sentinels, name, response_timeout)?))
+            }
+            Place::Cluster(seeds) => {
+                let mut candidates = seeds.clone();
+                candidates.extend(self.0.masters.lock().iter().filter(|node| !seeds.contains(node)).cloned());
+                Ok(Link::cluster(self.clone(), Cluster::connect(self.clone(), &candidates, response_timeout)?))
+            }
+        }
+    }
+
+    /// A connection to one node that takes commands.
+    pub(super) fn node(&self, node: &HostPort, response_timeout: Duration) -> Result<Connection, Error> {
+        self.open(self.at(node), self.0.login.clone(), response_timeout)
+            .map_err(|reason| self.unreachable(format_args!("{node}: {reason}")))
+    }
+
+    pub(super) fn learnt(&self, masters: &[HostPort]) {
+        *self.0.masters.lock() = masters.to_vec();
+    }
+
+    fn at(&self, node: &HostPort) -> ConnectionAddr {
+        let HostPort { host, port } = node.clone();
+        match &self.0.tls {
+            Some(ConnectionAddr::TcpTls { insecure, tls_params, .. }) => {
+                ConnectionAddr::TcpTls { host, port, insecure: *insecure, tls_params: tls_params.clone() }
+            }
+            _ => ConnectionAddr::Tcp(host, port),
+        }
+    }
+
+    fn open(
+        &self,
+        address: ConnectionAddr,
+        login: RedisConnectionInfo,
+        response_timeout: Duration,
+    ) -> Result<Connection, String> {
+        let connected = || -> Result<Connection, RedisError> {
+            let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+            let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+            let info = address.into_connection_info()?.set_redis_settings(login).set_tcp_settings(tcp);
+            let connection = Client::open(info)?.get_connection_with_timeout(self.0.connect_timeout)?;
+            connection.set_read_timeout(Some(response_timeout))?;
+            connection.set_write_timeout(Some(response_timeout))?;
+            Ok(connection)
+        };
+        let mut connection = connected().map_err(|error| error.to_string())?;
+        // A server that is loading, or wants a password, takes the connection all the same.
+        ask(&mut connection, &redis::cmd("PING"))??;
+        Ok(connection)
+    }
+
+    /// Asks one sentinel after the other; a server that turns out to be no master any more is not taken.
+    fn master(&self, sentinels: &[HostPort], name: &str, response_timeout: Duration) -> Result<Connection, Error> {
+        let mut reasons = Vec::new();
+        for sentinel in sentinels {
+            match self.master_by(sentinel, name, response_timeout) {
+                Ok(connection) => return Ok(connection),
+                Err(reason) => reasons.push(format!("sentinel {sentinel}: {reason}")),
+            }
+        }
+        Err(self.unreachable(reasons.join("; ")))
+    }
+
+    fn master_by(&self, sentinel: &HostPort, name: &str, response_timeout: Duration) -> Result<Connection, String> {
+        let mut asked = redis::cmd("SENTINEL");
+        asked.arg("get-master-addr-by-name").arg(name);
+        // A sentinel has users and passwords of its own, mostly none.
+        let mut connection = self
+            .open(self.at(sentinel), RedisConnectionInfo::default(), self.0.connect_timeout)
+            .or_else(|_| self.open(self.at(sentinel), self.0.login.clone().set_db(0), self.0.connect_timeout))?;
+        let answer = ask(&mut connection, &asked)??;
+        let (host, port): (String, u16) =
+            redis::from_redis_value(answer).map_err(|_| format!("knows no master named {name}"))?;
+        let master = HostPort { host, port };
+        let mut connection = self.node(&master, response_timeout).map_err(|error| error.to_string())?;
+        let role = ask(&mut connection, &redis::cmd("ROLE"))??;
+        match role.as_sequence().and_then(|parts| parts.first()) {
+            Some(redis::Value::BulkString(role)) if role == b"master" => Ok(connection),
+            _ => Err(format!("{master} is no master (any more)")),
+        }
+    }
+}
+
+/// Reads the certificates, so that a bad file is found at once and not at some later connection.
+fn tls(options: &RedisOptions) -> Result<ConnectionAddr, Error> {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Fails where another thread was faster, which is as good.
+        drop(rustls::crypto::ring::default_provider().install_default());
+    }
+    let read = |path: &std::path::PathBuf| std::fs::read(path).map_err(Error::io("read", path));
+    let client_tls = match (&options.tls_cert, &options.tls_key) {
+        (Some(cert), Some(key)) => Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? }),
+        (None, None) => None,
+        _ => return Err(Error::Config("tls_cert and tls_key are given together or not at all".into())),
+    };
+    let built = |root_cert: Option<Vec<u8>>| {
+        let client_tls = client_tls
+            .as_ref()
+            .map(|tls| ClientTlsConfig { client_cert: tls.client_cert.clone(), client_key: tls.client_key.clone() });
+        let address =
+            ConnectionAddr::TcpTls { host: "localhost".into(), port: 6379, insecure: false, tls_params: None };
+        let info: ConnectionInfo = address.into_connection_info()?;
+        Ok::<_, RedisError>(
+            Client::build_with_tls(info, TlsCertificates { client_tls, root_cert })?
+                .get_connection_info()
+                .addr()
+                .clone(),
+        )
+    };
+    let refused = |error: RedisError| Error::Config(format!("the certificates for Redis cannot be used: {error}"));
+    if let Some(ca) = &options.tls_ca {
+        return built(Some(read(ca)?)).map_err(refused);
+    }
+    // Without a usable file of the system's, the authorities that are compiled in.
+    let system = SYSTEM_CAS.iter().find_map(|path| std::fs::read(path).ok());
+    system.and_then(|cas| built(Some(cas)).ok()).map_or_else(|| built(None).map_err(refused), Ok)
+}
