@@ -2,6 +2,7 @@
 //! dropped, and by the kernel when the test's process dies.
 
 mod cluster;
+mod nodes;
 mod process;
 mod proxy;
 mod sentinel;
@@ -13,6 +14,7 @@ use redis::{Client, Cmd, Connection, FromRedisValue, RedisResult, Value};
 use tempfile::TempDir;
 
 pub use cluster::Cluster;
+pub use nodes::Nodes;
 use process::{Port, Process};
 pub use proxy::{Mode, Proxy};
 pub use sentinel::Sentinel;
@@ -25,11 +27,15 @@ use super::until;
 pub struct Settings {
     program: &'static str,
     user: Option<(String, String)>,
+    rights: &'static str,
     tls: Option<Certificate>,
     bus: bool,
     sentinel: bool,
     lines: Vec<String>,
 }
+
+/// The user of the tests themselves, and its password, where there are users.
+const RIG: &str = "rig";
 
 /// A running server.
 pub struct RedisServer {
@@ -55,6 +61,12 @@ impl Settings {
     /// The only user who may do anything. The name `default` makes it a password without a user.
     pub fn user(mut self, name: &str, password: &str) -> Self {
         self.user = Some((name.into(), password.into()));
+        self
+    }
+
+    /// What the user may do, as an ACL says it, in place of everything.
+    pub fn rights(mut self, rights: &'static str) -> Self {
+        self.rights = rights;
         self
     }
 
@@ -122,13 +134,10 @@ impl Settings {
                 }
             }
         }
-        match &self.user {
-            Some((name, password)) if name == "default" => lines.push(format!("requirepass {password}")),
-            Some((name, password)) => {
-                lines.push("user default off".into());
-                lines.push(format!("user {name} on >{password} ~* &* +@all"));
-            }
-            None => {}
+        if let Some((name, password)) = &self.user {
+            let off = if name == "default" { "" } else { "user default off\n" };
+            lines.push(format!("{off}user {name} on >{password} {}", self.rights));
+            lines.push(format!("user {RIG} on >{RIG} ~* &* +@all"));
         }
         lines.extend(self.lines.iter().cloned());
         lines.join("\n") + "\n"
@@ -145,6 +154,7 @@ impl RedisServer {
         Settings {
             program: "redis-server",
             user: None,
+            rights: "~* &* +@all",
             tls: None,
             bus: false,
             sentinel: false,
@@ -169,8 +179,8 @@ impl RedisServer {
     pub fn url_at(&self, port: u16) -> String {
         let scheme = if self.settings.tls.is_some() { "rediss" } else { "redis" };
         let user = match &self.settings.user {
-            Some((name, password)) if name == "default" => format!(":{password}@"),
-            Some((name, password)) => format!("{name}:{password}@"),
+            Some((name, password)) if name == "default" => format!(":{}@", encoded(password)),
+            Some((name, password)) => format!("{name}:{}@", encoded(password)),
             None => String::new(),
         };
         format!("{scheme}://{user}127.0.0.1:{port}/0")
@@ -191,10 +201,7 @@ impl RedisServer {
     }
 
     fn try_connection(&self) -> RedisResult<Connection> {
-        let user = match &self.settings.user {
-            Some((name, password)) => format!("&user={name}&pass={password}"),
-            None => String::new(),
-        };
+        let user = self.settings.user.as_ref().map(|_| format!("&user={RIG}&pass={RIG}")).unwrap_or_default();
         Client::open(format!("redis+unix://{}?db=0{user}", self.socket().display()))?.get_connection()
     }
 
@@ -275,6 +282,12 @@ impl RedisServer {
             self.try_command::<Value>(&["PING"]).is_ok()
         });
     }
+}
+
+/// For a url.
+fn encoded(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric();
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 fn text(value: &Value) -> String {

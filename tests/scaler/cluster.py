@@ -1,6 +1,7 @@
 """A real Scaler cluster around one object storage server: every process is a child, has a log file, and is ended by its id."""
 
 import os
+import random
 import re
 import signal
 import socket
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Sequence
 
 import psutil
 
@@ -33,6 +34,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
@@ -93,11 +99,34 @@ class Process:
         return self.log.read_text(errors="replace")
 
 
-class StorageServer:
-    """The object storage server under test, which may be killed and started again on its directory and port."""
+class Redis:
+    """A Redis without persistence, which may be killed and started again, empty, on its port."""
 
     def __init__(self, directory: Path):
         self._directory = directory
+        # Below the ports of outgoing connections: one that is retried while Redis is away could otherwise connect to itself.
+        self.port = next(port for port in random.sample(range(10_000, 32_000), 100) if not is_listening(port))
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: Process
+        self.start()
+
+    def start(self) -> None:
+        arguments = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
+        self.process = Process("redis", [*arguments, "--dir", str(self._directory)], self._directory)
+        wait_until(self._answers, "Redis answers")
+
+    def _answers(self) -> bool:
+        assert self.process.is_running(), f"Redis ended: {self.process.log_text()}"
+        return is_listening(self.port)
+
+
+class StorageServer:
+    """The object storage server under test, which may be killed and started again on its directory and port."""
+
+    def __init__(self, directory: Path, name: str = "object_storage_server", options: Sequence[str] = ()):
+        self._directory = directory
+        self._name = name
+        self._options = list(options)
         self.port = free_port()
         self.address = f"tcp://127.0.0.1:{self.port}"
         self.process: Process
@@ -106,14 +135,14 @@ class StorageServer:
     def start(self) -> None:
         arguments = [server_program(), self.address]
         if serves_from_disk():
-            arguments += ["--local-path", str(self._directory / "objects"), "--local-max-size-mb", "2048"]
-        self.process = Process("object_storage_server", arguments, self._directory)
+            path = self._directory / f"objects of {self._name}"
+            arguments += ["--local-path", str(path), "--local-max-size-mb", "2048", *self._options]
+        self.process = Process(self._name, arguments, self._directory)
         wait_until(self._answers, f"the server listens on {self.address}")
 
     def _answers(self) -> bool:
         assert self.process.is_running(), f"the server ended: {self.process.log_text()}"
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+        return is_listening(self.port)
 
     def kill_and_restart(self) -> None:
         self.process.kill()
@@ -125,10 +154,17 @@ class StorageServer:
 
 
 class Cluster:
-    """A scheduler and workers that use one object storage server."""
+    """A scheduler and workers that use one object storage server, or the workers another one."""
 
-    def __init__(self, directory: Path, storage: StorageServer, workers: int):
+    def __init__(
+        self, directory: Path, storage: StorageServer, workers: int, storage_of_workers: Optional[StorageServer] = None
+    ):
         self.storage = storage
+        self._directory = directory
+        self._worker_options = ["--mode", "fixed", "--max-task-concurrency", str(workers)]
+        self._worker_options += ["--heartbeat-interval-seconds", "1", "--death-timeout-seconds", "60"]
+        if storage_of_workers is not None:
+            self._worker_options += ["--object-storage-address", storage_of_workers.address]
         self.address = f"tcp://127.0.0.1:{free_port()}"
         monitor = f"tcp://127.0.0.1:{free_port()}"
         self.scheduler = Process(
@@ -138,18 +174,16 @@ class Cluster:
             directory,
         )
         wait_until(self._scheduler_listens, f"the scheduler listens on {self.address}")
-        self.workers = Process(
-            "workers",
-            [str(VENV_BIN / "scaler_worker_manager"), "baremetal_native", self.address, "--worker-manager-id", "test"]
-            + ["--mode", "fixed", "--max-task-concurrency", str(workers), "--heartbeat-interval-seconds", "1"]
-            + ["--death-timeout-seconds", "60"],
-            directory,
-        )
+        self.workers: Process
+        self.start_workers()
+
+    def start_workers(self) -> None:
+        program = [str(VENV_BIN / "scaler_worker_manager"), "baremetal_native", self.address, "--worker-manager-id", "test"]
+        self.workers = Process("workers", [*program, *self._worker_options], self._directory)
 
     def _scheduler_listens(self) -> bool:
         assert self.scheduler.is_running(), f"the scheduler ended: {self.scheduler.log_text()}"
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", int(self.address.rsplit(":", 1)[1]))) == 0
+        return is_listening(int(self.address.rsplit(":", 1)[1]))
 
     def end(self) -> None:
         self.workers.end()

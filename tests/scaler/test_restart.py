@@ -7,47 +7,19 @@ from typing import Dict, List
 
 import pytest
 from scaler import Client
-from scaler.config.types.address import AddressConfig
-from scaler.io.network_backends import YMQNetworkBackend
-from scaler.utility.identifiers import ClientID, ObjectID
+from scaler.utility.identifiers import ObjectID
 
 from cluster import RESULT_SECONDS, Cluster, StorageServer, serves_from_disk
+from connection import Connection
 from tasks import checksum, square
 
 MIB = 1 << 20
-GET_SECONDS = 30
 SIZES = [0, 1, 100, 4096, 100_000, MIB, 5 * MIB]
 
 pytestmark = [
     pytest.mark.skipif("not serves_from_disk()", reason="the stock server keeps nothing"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),  # of clients whose server is killed
 ]
-
-
-class Connection:
-    """One of Scaler's own synchronous connectors to the server."""
-
-    def __init__(self, storage: StorageServer):
-        self._identity = ClientID.generate_client_id()
-        self._backend = YMQNetworkBackend(num_threads=1)
-        address = AddressConfig.from_string(storage.address)
-        self.connector = self._backend.create_sync_object_storage_connector(identity=self._identity, address=address)
-
-    def new_id(self) -> ObjectID:
-        return ObjectID.generate_object_id(self._identity)
-
-    def get(self, object_id: ObjectID) -> bytes:
-        """The object; where it does not exist the server waits for it, and this fails."""
-        found: List[bytes] = []
-        reader = threading.Thread(target=lambda: found.append(self.connector.get_object(object_id)), daemon=True)
-        reader.start()
-        reader.join(GET_SECONDS)
-        assert found, f"{object_id!r} does not exist"
-        return found[0]
-
-    def close(self) -> None:
-        self.connector.destroy()
-        self._backend.destroy()
 
 
 def test_every_acknowledged_object_survives(storage: StorageServer) -> None:

@@ -1,6 +1,6 @@
 use redis::Value;
 
-use super::RedisServer;
+use super::{RedisServer, Settings};
 use crate::common::until;
 
 const SLOTS: usize = 16_384;
@@ -12,7 +12,16 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start() -> Cluster {
-        let nodes: Vec<_> = (0..3).map(|_| node()).collect();
+        Self::start_with(&RedisServer::settings())
+    }
+
+    /// Nodes that have what they had when they come back.
+    pub fn start_persistent() -> Cluster {
+        Self::start_with(&RedisServer::settings().persistent())
+    }
+
+    fn start_with(settings: &Settings) -> Cluster {
+        let nodes: Vec<_> = (0..3).map(|_| node(settings.clone())).collect();
         for (number, node) in nodes.iter().enumerate() {
             let first = SLOTS * number / 3;
             let last = SLOTS * (number + 1) / 3 - 1;
@@ -77,6 +86,14 @@ impl Cluster {
         }
     }
 
+    /// Kills a node and starts it again after `meanwhile`; returns when all see each other.
+    pub fn restart_node(&mut self, number: usize, meanwhile: impl FnOnce()) {
+        self.nodes[number].kill();
+        meanwhile();
+        self.nodes[number].restart();
+        self.until_well();
+    }
+
     fn migrate(&self, from: usize, to: usize, keys: &[Vec<u8>]) {
         let port = self.nodes[to].port().to_string();
         for key in keys {
@@ -95,8 +112,7 @@ impl Cluster {
     }
 }
 
-fn node() -> RedisServer {
-    let mut settings = RedisServer::settings();
+fn node(mut settings: Settings) -> RedisServer {
     settings.bus = true;
     settings.line("cluster-enabled yes").line("cluster-node-timeout 2000").start()
 }
