@@ -21,6 +21,7 @@
 
 #[cfg(feature = "server")]
 pub mod config;
+mod clock;
 mod error;
 mod local;
 mod memory;

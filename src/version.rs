@@ -6,3 +6,15 @@ pub(crate) struct Version {
     /// 64 bits that the writing node drew when it was opened.
     pub node: u64,
 }
+
+impl Version {
+    /// The clock's first value in that millisecond.
+    pub fn clock_of(ms: u64) -> u64 {
+        ms << 16
+    }
+
+    /// Milliseconds since 1970.
+    pub fn ms(&self) -> u64 {
+        self.clock >> 16
+    }
+}

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::cursors::Cursors;
 use super::hints::{Hint, decode_chunk, encode_chunks};
 use super::random_u64;
 use crate::error::Error;
@@ -20,6 +21,8 @@ const SLIMMED_BYTES_MIN: u64 = 8 << 20;
 /// The key of the entry that closes a segment's hints, behind all chunks.
 const CLOSING: u32 = u32::MAX;
 
+const CURSORS_KEY: &[u8] = b"replication";
+
 const SEED_KEY: &[u8] = b"fingerprint_seed";
 
 /// sled's tree of hints, and of settings: what is needed to open quickly, and can be rebuilt from the journal.
@@ -29,11 +32,13 @@ const SEED_KEY: &[u8] = b"fingerprint_seed";
 ///                  segment u32 BE, 0xffffffff         -> nonce, end, hint count, clock, growth, checksum of the chunks:
 ///                                                        8 bytes LE each
 /// tree "settings"  "fingerprint_seed"                 -> u64 LE
+/// tree "cursors"   "replication"                      -> cursors.rs
 /// ```
 pub(crate) struct Catalog {
     path: PathBuf,
     database: sled::Db,
     hints: sled::Tree,
+    cursors: sled::Tree,
     seed: u64,
 }
 
@@ -68,6 +73,7 @@ impl Catalog {
             let database = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
             let hints = database.open_tree("hints")?;
             let settings = database.open_tree("settings")?;
+            let cursors = database.open_tree("cursors")?;
             let seed = match settings.get(SEED_KEY)?.as_deref().and_then(|value| value.first_chunk()) {
                 Some(seed) => u64::from_le_bytes(*seed),
                 None => {
@@ -77,7 +83,7 @@ impl Catalog {
                     seed
                 }
             };
-            Ok(Catalog { path: path.to_path_buf(), database, hints, seed })
+            Ok(Catalog { path: path.to_path_buf(), database, hints, cursors, seed })
         })
     }
 
@@ -180,6 +186,22 @@ impl Catalog {
                 keys.iter().for_each(|key| batch.remove(key));
                 self.hints.apply_batch(batch)?;
             }
+            Ok(())
+        })
+    }
+
+    /// How far replication has come; None where it is not known.
+    pub fn cursors(&self) -> Result<Option<Cursors>, Error> {
+        guarded(&self.path, || Ok(self.cursors.get(CURSORS_KEY)?.as_deref().and_then(Cursors::decode)))
+    }
+
+    /// Notes how far replication has come; None where nothing that was noted holds any more.
+    pub fn store_cursors(&self, cursors: Option<&Cursors>) -> Result<(), Error> {
+        guarded(&self.path, || {
+            match cursors {
+                Some(cursors) => self.cursors.insert(CURSORS_KEY, cursors.encode())?,
+                None => self.cursors.remove(CURSORS_KEY)?,
+            };
             Ok(())
         })
     }

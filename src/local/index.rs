@@ -6,6 +6,7 @@ use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::journal::Lsn;
+use super::tombstones::Tombstones;
 
 pub(crate) const SHARD_COUNT: usize = 256;
 
@@ -48,6 +49,8 @@ pub(crate) struct Shard {
 pub(crate) struct Table {
     entries: HashTable<Entry>,
     collisions: HashMap<Box<[u8]>, Lsn>,
+    /// Of ids that were deleted, for as long as other nodes may still offer them.
+    pub tombstones: Tombstones,
 }
 
 #[derive(Clone, Copy)]
@@ -110,6 +113,10 @@ impl Index {
 
     pub fn object_count(&self) -> u64 {
         self.shards.iter().map(|shard| shard.table.read().len() as u64).sum()
+    }
+
+    pub fn shards(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter()
     }
 
     /// The places of all objects, shard by shard, each as it was at one moment.

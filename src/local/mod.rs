@@ -12,15 +12,18 @@
 
 mod bodies;
 mod catalog;
+mod cursors;
 mod directory;
 pub mod disk;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hearing;
 mod hints;
 mod index;
 mod journal;
 mod lock;
 mod mapping;
+mod outbox;
 mod payloads;
 mod read;
 mod reclaim;
@@ -29,7 +32,9 @@ mod scan;
 mod sealer;
 mod space;
 mod superseded;
+mod tail;
 mod tier;
+mod tombstones;
 mod write;
 
 use std::path::PathBuf;
@@ -44,14 +49,22 @@ use parking_lot::Mutex;
 use bodies::Bodies;
 use catalog::Catalog;
 use disk::{Disk, SystemDisk};
-use journal::{Journal, JournalOptions, Segments};
+use journal::{Journal, JournalOptions, Lsn, Segments};
 use lock::{DirectoryLock, fork_generation};
+use outbox::Outbox;
 use payloads::Payloads;
 use recovery::Recovery;
 use sealer::{Sealer, Task};
 use space::Space;
 use tier::{LocalTier, Totals};
 use write::LocalWriter;
+
+pub(crate) use hearing::Known;
+pub(crate) use journal::Lsn as Place;
+pub(crate) use outbox::OutboxOptions;
+pub(crate) use tail::{Budget, Dirty, Wanted};
+pub(crate) use tier::LocalTier as Tier;
+pub(crate) use write::Fill;
 
 use crate::error::Error;
 use crate::object::Object;
@@ -100,6 +113,15 @@ struct Running {
 impl LocalBackend {
     /// Opens the directory, and makes it where it does not exist.
     pub fn open(options: &LocalOptions, under: Underlying) -> Result<Self, Error> {
+        Self::open_with(options, under, None)
+    }
+
+    /// The same, for objects that are shared with other nodes.
+    pub fn open_with(
+        options: &LocalOptions,
+        under: Underlying,
+        outbox: Option<OutboxOptions>,
+    ) -> Result<Self, Error> {
         let Underlying { disk, fingerprint_mask } = under;
         let directory = options.directory();
         let journal_directory = directory.join("journal");
@@ -115,6 +137,8 @@ impl LocalBackend {
         let segment_bytes_max = segment_bytes_max(space.limit_bytes());
         let set_aside = found.damaged;
         let (map, next_number) = found.into_segments(&space, &disk);
+        let cursors = catalog.cursors()?;
+        let next_number = next_number.max(cursors.as_ref().map_or(0, |found| found.replicated.segment() + 1));
         let segments = Arc::new(Segments::new(journal_directory, disk, Arc::clone(&space), map, next_number));
         let bodies = Arc::new(Bodies::new(Arc::clone(&segments), Arc::clone(&space), segment_bytes_max));
         let payloads = Payloads::default();
@@ -126,7 +150,8 @@ impl LocalBackend {
         let (sealing, to_seal) = unbounded();
         let (tasks, to_do) = bounded(1);
         let node = random_u64();
-        let journal_options = JournalOptions { segment_bytes_max, clock: outcome.clock, node };
+        let end = Lsn::new(next_number, 0);
+        let journal_options = JournalOptions { segment_bytes_max, clock: outcome.clock, node, end };
         let tier = Arc::new(LocalTier {
             journal: Journal::new(Arc::clone(&segments), journal_options, sealing),
             segments,
@@ -137,9 +162,13 @@ impl LocalBackend {
             totals: Totals::new(outcome.payloads, outcome.payload_bytes, outcome.damaged_objects + set_aside),
             progress: tier::Progress::default(),
             durability: options.durability,
+            outbox: outbox.map(|options| Outbox::new(options, cursors, end)),
             wake: tasks.clone(),
         });
         tier.bury(&outcome.orphans)?;
+        if let Some(outbox) = &tier.outbox {
+            tier.restore_tombstones(outbox.dirty_from())?;
+        }
         let sealer = Sealer::spawn(Arc::clone(&tier), catalog, outcome.missing, to_do, to_seal)
             .map_err(Error::io("start the sealer thread of", &directory))?;
         let running = Mutex::new(Some(Running { sealer, tasks, lock }));
@@ -148,7 +177,7 @@ impl LocalBackend {
 
     /// The tier, where this process is the one that opened it.
     #[inline]
-    fn tier(&self) -> Result<&LocalTier, Error> {
+    pub fn tier(&self) -> Result<&Arc<LocalTier>, Error> {
         if self.generation == fork_generation() { Ok(&self.tier) } else { Err(Error::Forked) }
     }
 }
@@ -181,7 +210,7 @@ impl Backend for LocalBackend {
 
     fn usage(&self) -> Usage {
         // In a forked child the parent's threads may have left anything locked.
-        let Ok(LocalTier { index, totals, space, .. }) = self.tier() else { return Usage::default() };
+        let Ok(LocalTier { index, totals, space, .. }) = self.tier().map(|tier| &**tier) else { return Usage::default() };
         Usage {
             objects: index.object_count(),
             payloads: totals.payloads.load(Ordering::Relaxed),

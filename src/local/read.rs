@@ -4,7 +4,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::bodies::Stretch;
-use super::journal::record::{HEADER_BYTES, InlineRecord, RECORD_BYTES_MAX};
+use super::journal::record::{HEADER_BYTES, InlineRecord, RECORD_BYTES_MAX, is_past};
 use super::journal::{Flags, Header, Lsn, Segment, SegmentMap};
 use super::mapping::Mapping;
 use super::tier::LocalTier;
@@ -108,7 +108,13 @@ impl LocalTier {
         let offset = u64::from(place.offset());
         let record = InlineRecord::parse(|from, bytes| mapping.slice(offset + from, bytes))?;
         let is_small = (record.metadata.len() + record.data.len()) as u64 <= COPIED_BODY_BYTES_MAX;
-        (is_small && record.id == id).then(|| Object { data: copy(record.data), metadata: copy(record.metadata) })
+        if !is_small || record.id != id || is_past(record.deadline_ms) {
+            return None;
+        }
+        if self.outbox.is_some() {
+            segment.set_read(place.offset());
+        }
+        Some(Object { data: copy(record.data), metadata: copy(record.metadata) })
     }
 
     /// The object that a writer has just entered, for those who waited for it. The caller holds the id's shard, so damage is left for
@@ -117,6 +123,15 @@ impl LocalTier {
         let found = self.locate(id).ok()??;
         self.verified(&found).ok()?;
         self.hand_out(found).ok()
+    }
+
+    /// The record at `place` and its object, for pushing it; None where it cannot be read. The next get deals with damage.
+    pub(super) fn object_at(&self, place: Lsn) -> Option<(Header, Object)> {
+        let record = self.record_at(place).ok()?;
+        let header = record.header;
+        let found = self.with_body(&self.segments.load(), record).ok()?;
+        self.verified(&found).ok()?;
+        Some((header, self.hand_out(found).ok()?))
     }
 
     pub fn contains(&self, id: &[u8]) -> Result<bool, Error> {
@@ -150,7 +165,15 @@ impl LocalTier {
             found = Some(self.record_in(&segments, place).map_err(|unreadable| (place, unreadable))?);
         }
         let Some(record) = found else { return damaged.map_or(Ok(None), Err) };
+        if record.header.is_expired() {
+            return Ok(None);
+        }
         let place = record.place;
+        if self.outbox.is_some()
+            && let Some(segment) = segments.get(&place.segment())
+        {
+            segment.set_read(place.offset());
+        }
         self.with_body(&segments, record).map(Some).map_err(|unreadable| (place, unreadable))
     }
 

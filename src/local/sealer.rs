@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, select};
 
 use super::catalog::Catalog;
+use super::cursors::Cursors;
 use super::hints::Hint;
 
 use super::journal::{Sealing, Segment, Step, Walk};
+use super::outbox::Outbox;
 use super::tier::LocalTier;
 use crate::error::Error;
 
@@ -22,6 +24,9 @@ const DEAD_BODIES_BYTES_MAX: u64 = 64 << 20;
 
 /// Fewer dead bodies than that are freed after this time.
 const DEAD_BODIES_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// How often it is noted how far replication has come. What is noted late is pushed and heard again, which is harmless.
+const CURSORS_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// What the sealer can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +47,9 @@ pub(super) struct Sealer {
     /// Segments of which hints are left, though the file is missing: their hints go when nothing older is left.
     missing: BTreeSet<u32>,
     bodies_reaped: Instant,
+    cursors_stored: Instant,
+    /// What the catalog says of replication, as far as this thread has written it.
+    cursors: Option<Cursors>,
 }
 
 impl Sealer {
@@ -52,8 +60,17 @@ impl Sealer {
         tasks: Receiver<Task>,
         sealing: Receiver<Sealing>,
     ) -> std::io::Result<JoinHandle<()>> {
-        let sealer =
-            Sealer { tier, catalog, tasks, sealing, pending: VecDeque::new(), missing, bodies_reaped: Instant::now() };
+        let sealer = Sealer {
+            tier,
+            catalog,
+            tasks,
+            sealing,
+            pending: VecDeque::new(),
+            missing,
+            bodies_reaped: Instant::now(),
+            cursors_stored: Instant::now(),
+            cursors: None,
+        };
         std::thread::Builder::new().name("sealer".to_owned()).spawn(move || sealer.run())
     }
 
@@ -70,6 +87,7 @@ impl Sealer {
             }
         }
         self.report("sealing at close", |sealer| sealer.seal_pending());
+        self.report("noting how far replication has come", |sealer| sealer.store_cursors());
         self.report("closing the catalog", |sealer| sealer.catalog.flush());
     }
 
@@ -78,9 +96,17 @@ impl Sealer {
         self.tier.progress.begin();
         self.report("sealing", Self::seal_pending);
         let reaped_bytes = self.report("freeing bodies", Self::reap_bodies).unwrap_or(0);
-        let reclaimed_bytes = self.report("reclaiming", Self::reclaim).unwrap_or(0);
+        let mut reclaimed_bytes = self.report("reclaiming", Self::reclaim).unwrap_or(0);
+        if self.tier.outbox.is_some() && self.tier.space.wants_eviction() {
+            reclaimed_bytes += self.report("evicting", Self::evict).unwrap_or(0);
+        }
         self.tier.space.set_catalog_bytes(self.catalog.bytes());
         self.report("preparing segments", |sealer| sealer.tier.journal.refill_spares());
+        if self.cursors_stored.elapsed() > CURSORS_AGE_MAX {
+            self.cursors_stored = Instant::now();
+            self.tier.expire_tombstones();
+            self.report("noting how far replication has come", |sealer| sealer.store_cursors());
+        }
         self.tier.segments.sweep();
         self.tier.progress.done(reaped_bytes + reclaimed_bytes);
     }
@@ -139,7 +165,28 @@ impl Sealer {
         Ok((hints, clock))
     }
 
+    /// The journal first, then the cursors that refer to it and to the drops in it.
+    fn store_cursors(&mut self) -> Result<(), Error> {
+        let Some(outbox) = &self.tier.outbox else { return Ok(()) };
+        let cursors = outbox.cursors();
+        if cursors == self.cursors && cursors.is_some() || cursors.is_none() && !outbox.has_backlog() {
+            return Ok(());
+        }
+        if cursors.is_none() && self.catalog.cursors()?.is_none() {
+            return Ok(());
+        }
+        self.tier.flush()?;
+        self.catalog.store_cursors(cursors.as_ref())?;
+        self.catalog.flush()?;
+        self.cursors = cursors;
+        Ok(())
+    }
+
     fn reap_bodies(&mut self) -> Result<u64, Error> {
+        // The records of evicted objects are still there: their bodies must not be overwritten.
+        if self.tier.outbox.as_ref().is_some_and(Outbox::is_uncertain) {
+            return Ok(0);
+        }
         let dead = self.tier.bodies.dead_bytes();
         let due = dead > DEAD_BODIES_BYTES_MAX.min(self.tier.space.limit_bytes() / 32)
             || (dead > 0 && self.bodies_reaped.elapsed() > DEAD_BODIES_AGE_MAX);
@@ -151,15 +198,30 @@ impl Sealer {
         self.tier.bodies.reap(durable)
     }
 
+    /// Evicts what is in the last, not yet full segment, too, and frees the bodies of what was evicted at once.
+    fn evict(&mut self) -> Result<u64, Error> {
+        let mut freed_bytes = 0;
+        if self.tier.segments.record_segments() == 1 && self.tier.journal.seal_active() {
+            self.seal_pending()?;
+            freed_bytes += self.reclaim()?;
+        }
+        self.bodies_reaped = self.bodies_reaped.checked_sub(DEAD_BODIES_AGE_MAX).unwrap_or(self.bodies_reaped);
+        Ok(freed_bytes + self.reap_bodies()?)
+    }
+
     /// Reclaims the oldest segments while that is worth it; how many bytes that freed.
     fn reclaim(&mut self) -> Result<u64, Error> {
         let mut freed_bytes = 0;
-        while let Some(segment) = self.tier.reclaimable() {
+        let end = self.tier.journal.end();
+        while let Some(segment) = self.tier.reclaimable().filter(|segment| segment.number <= end.segment()) {
             self.forget_missing(segment.number)?;
             let hints = match self.catalog.load(segment.number)? {
                 Some((_, hints)) => hints,
                 None => self.hints_of(&segment, segment.bytes())?.0,
             };
+            if !self.tier.is_evictable(&segment, &hints) {
+                break;
+            }
             let dead_bytes = segment.bytes().saturating_sub(segment.live_bytes());
             if !self.tier.evacuate(&segment, &hints)? {
                 tracing::warn!(
@@ -173,6 +235,11 @@ impl Sealer {
             self.catalog.remove(segment.number)?;
             self.catalog.flush()?;
             self.tier.segments.remove(&segment)?;
+            if let Some(outbox) = &self.tier.outbox {
+                let directory = self.tier.segments.directory();
+                self.tier.segments.sync_directory().map_err(Error::io("sync", directory))?;
+                outbox.set_uncertain(false);
+            }
             self.tier.journal.refill_spares()?;
         }
         Ok(freed_bytes)

@@ -5,6 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// more live bytes it copies for each dead one that it frees.
 const LIVE_PERCENT_MAX: u64 = 80;
 
+/// Above this share in live bytes, or on disk, objects that Redis has are evicted: before puts have to wait for it.
+const EVICTION_LIVE_PERCENT: u64 = 70;
+const EVICTION_PHYSICAL_PERCENT: u64 = 85;
+
 /// Above this share of the limit in bytes that are dead but held by readers, gets hand out copies.
 const PINNED_PERCENT_MAX: u64 = 10;
 
@@ -59,6 +63,18 @@ impl Space {
         let live_bytes_max = self.limit_bytes / 100 * LIVE_PERCENT_MAX;
         let used = self.live_bytes() + self.catalog_bytes.load(Ordering::Relaxed);
         used.saturating_add(bytes) <= live_bytes_max
+    }
+
+    /// Whether `bytes` could be held in an empty store.
+    pub fn could_admit(&self, bytes: u64) -> bool {
+        self.catalog_bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.limit_bytes / 100 * LIVE_PERCENT_MAX
+    }
+
+    /// Whether objects that can be had from elsewhere are to go.
+    pub fn wants_eviction(&self) -> bool {
+        let live = self.live_bytes() + self.catalog_bytes.load(Ordering::Relaxed);
+        live > self.limit_bytes / 100 * EVICTION_LIVE_PERCENT
+            || self.physical_bytes() > self.limit_bytes / 100 * EVICTION_PHYSICAL_PERCENT
     }
 
     /// Whether readers hold so many dead bytes that gets must copy.

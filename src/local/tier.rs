@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use super::bodies::Bodies;
 use super::index::Index;
 use super::journal::{AppendError, Flags, Header, Journal, Lsn, NoFile, Segments};
+use super::outbox::Outbox;
 use super::payloads::Payloads;
 use super::sealer::Task;
 use super::space::Space;
@@ -31,6 +32,8 @@ pub(crate) struct LocalTier {
     pub totals: Totals,
     pub progress: Progress,
     pub durability: Durability,
+    /// Present where other nodes share the objects.
+    pub outbox: Option<Outbox>,
     /// Wakes the sealer. It holds one message at most: a second would say the same.
     pub wake: Sender<Task>,
 }
@@ -124,10 +127,26 @@ impl LocalTier {
 
     /// Refuses an object that the store's limit leaves no room for.
     pub fn admit(&self, id: &[u8], bytes: u64) -> Result<(), Error> {
-        if self.space.admits(bytes) { Ok(()) } else { Err(self.full(id, bytes)) }
+        if self.space.admits(bytes) {
+            return Ok(());
+        }
+        if self.outbox.is_none() || !self.space.could_admit(bytes) {
+            return Err(self.full(id, bytes));
+        }
+        // What Redis has can go.
+        self.with_room(id, bytes, || if self.space.admits(bytes) { Ok(()) } else { Err(AppendError::NoRoom) })
     }
 
-    fn full(&self, id: &[u8], bytes: u64) -> Error {
+    /// As `admit`, for what is not worth waiting for.
+    pub fn admits_now(&self, bytes: u64) -> bool {
+        let admits = self.space.admits(bytes);
+        if !admits {
+            self.call_sealer();
+        }
+        admits
+    }
+
+    pub(super) fn full(&self, id: &[u8], bytes: u64) -> Error {
         Error::Full {
             id: ObjectId::new(id),
             bytes,

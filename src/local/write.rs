@@ -11,6 +11,7 @@ use super::tier::LocalTier;
 use crate::error::Error;
 use crate::object::ObjectId;
 use crate::store::{Durability, OnStored, Writer};
+use crate::version::Version;
 
 /// An object's content on its way into the journal.
 struct Incoming<'a> {
@@ -18,6 +19,23 @@ struct Incoming<'a> {
     metadata_bytes: u32,
     body_hash: u128,
     body: IncomingBody<'a>,
+    origin: Origin<'a>,
+}
+
+/// Where an object comes from.
+#[derive(Clone, Copy)]
+pub(super) enum Origin<'a> {
+    /// A user of this node.
+    Write,
+    Fill(&'a Fill<'a>),
+}
+
+/// What a copy from Redis says of itself.
+pub(crate) struct Fill<'a> {
+    pub version: Version,
+    pub deadline_ms: u64,
+    /// Asked under the id's lock: whether it is still the newest that was heard of.
+    pub is_current: &'a dyn Fn() -> bool,
 }
 
 enum IncomingBody<'a> {
@@ -36,9 +54,21 @@ enum IncomingBody<'a> {
 impl LocalTier {
     /// Stores an object: its body first where that is large, then its record, which makes it exist.
     pub fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
+        self.admit(id, data.len() as u64 + metadata.len() as u64)?;
+        self.take_in(id, data, metadata, body_hash(metadata, data), Origin::Write, stored).map(drop)
+    }
+
+    /// Whether it was stored: always, but for a fill that is overtaken.
+    pub(super) fn take_in(
+        &self,
+        id: &[u8],
+        data: &[u8],
+        metadata: &[u8],
+        body_hash: u128,
+        origin: Origin<'_>,
+        stored: OnStored<'_>,
+    ) -> Result<bool, Error> {
         let bytes = data.len() as u64 + metadata.len() as u64;
-        self.admit(id, bytes)?;
-        let body_hash = body_hash(metadata, data);
         let body = if let Some(payload) = self.find_equal(body_hash, metadata, data) {
             IncomingBody::Equal { payload }
         } else if bytes <= INLINE_BODY_BYTES_MAX as u64 {
@@ -47,26 +77,41 @@ impl LocalTier {
             IncomingBody::External(Some(self.write_body(id, metadata, data)?))
         };
         let metadata_bytes = metadata.len() as u32;
-        self.store(id, Incoming { data_bytes: data.len() as u64, metadata_bytes, body_hash, body }, stored)
+        self.store(id, Incoming { data_bytes: data.len() as u64, metadata_bytes, body_hash, body, origin }, stored)
     }
 
     /// Writes the record of an object whose body is where it belongs.
-    fn store(&self, id: &[u8], mut incoming: Incoming<'_>, stored: OnStored<'_>) -> Result<(), Error> {
+    fn store(&self, id: &[u8], mut incoming: Incoming<'_>, stored: OnStored<'_>) -> Result<bool, Error> {
         let bytes = incoming.data_bytes + u64::from(incoming.metadata_bytes);
         let result = self.with_room(id, bytes, || self.enter(id, &mut incoming, stored));
-        if let (Err(_), IncomingBody::Equal { payload }) = (&result, &incoming.body) {
+        if let (Err(_) | Ok(None), IncomingBody::Equal { payload }) = (&result, &incoming.body) {
             self.let_go(*payload);
         }
-        self.make_durable(result?)
+        let Some(lsn) = result? else { return Ok(false) };
+        if let (Origin::Write, Some(outbox)) = (incoming.origin, &self.outbox) {
+            outbox.wake();
+            self.make_durable(lsn)?;
+        }
+        if self.outbox.is_none() {
+            self.make_durable(lsn)?;
+        }
+        Ok(true)
     }
 
     /// Check, append and index update of one id, in one piece.
-    fn enter(&self, id: &[u8], incoming: &mut Incoming<'_>, stored: OnStored<'_>) -> Result<Lsn, AppendError> {
+    fn enter(&self, id: &[u8], incoming: &mut Incoming<'_>, stored: OnStored<'_>) -> Result<Option<Lsn>, AppendError> {
         let fingerprint = self.index.fingerprint(id);
         let shard = self.index.shard(fingerprint);
         let _writing = shard.writing.lock();
         let old = self.find(fingerprint, id);
-        let record = incoming.record(id, old.unwrap_or(Lsn::NONE));
+        let known = self.known_version(fingerprint, id, old);
+        if let Origin::Fill(fill) = incoming.origin
+            && (known >= Some(fill.version) || !(fill.is_current)())
+        {
+            return Ok(None);
+        }
+        let above_clock = known.map_or(0, |known| known.clock);
+        let record = self.dated(incoming.record(id, old.unwrap_or(Lsn::NONE)), incoming.origin, above_clock);
         let lsn = self.journal.append(&record, Room::Ordinary)?;
         let header = record.header(lsn);
         if let IncomingBody::External(reservation) = &mut incoming.body
@@ -79,7 +124,30 @@ impl LocalTier {
             self.payloads.remember(header.body_hash, lsn);
         }
         stored(&|| self.get_locked(id));
-        Ok(lsn)
+        Ok(Some(lsn))
+    }
+
+    /// With the version, deadline and flags that its origin asks for.
+    fn dated<'r>(&self, record: NewRecord<'r>, origin: Origin<'_>, above_clock: u64) -> NewRecord<'r> {
+        match (origin, &self.outbox) {
+            (Origin::Write, None) => record,
+            (Origin::Write, Some(outbox)) => NewRecord { deadline_ms: outbox.deadline_ms(), above_clock, ..record },
+            (Origin::Fill(fill), _) => NewRecord {
+                kind: Kind::Fill,
+                flags: record.flags.with(Flags::CLEAN),
+                version: Some(fill.version),
+                deadline_ms: fill.deadline_ms,
+                ..record
+            },
+        }
+    }
+
+    /// The greatest version known of an id, which was deleted or is at `place`. The caller holds the id's shard.
+    pub(super) fn known_version(&self, fingerprint: u64, id: &[u8], place: Option<Lsn>) -> Option<Version> {
+        self.outbox.as_ref()?;
+        let tombstone = self.index.shard(fingerprint).table.read().tombstones.get(id).map(|it| it.version);
+        let here = place.and_then(|place| self.record_at(place).ok()).map(|record| record.header.version);
+        tombstone.max(here)
     }
 
     /// The index follows the journal: `header` is the id's newest record.
@@ -92,6 +160,9 @@ impl LocalTier {
     }
 
     pub fn delete(&self, id: &[u8]) -> Result<bool, Error> {
+        if let Some(outbox) = &self.outbox {
+            return self.delete_everywhere(outbox, id);
+        }
         let lsn = self.with_room(id, 0, || {
             let fingerprint = self.index.fingerprint(id);
             let shard = self.index.shard(fingerprint);
@@ -114,7 +185,12 @@ impl LocalTier {
         let lsn = self.with_room(new, 0, || self.enter_duplicate(original, new, stored))?;
         match lsn {
             None => Ok(false),
-            Some(lsn) => self.make_durable(lsn).map(|()| true),
+            Some(lsn) => {
+                if let Some(outbox) = &self.outbox {
+                    outbox.wake();
+                }
+                self.make_durable(lsn).map(|()| true)
+            }
         }
     }
 
@@ -132,6 +208,9 @@ impl LocalTier {
 
         let Some(place) = self.find(original_fingerprint, original) else { return Ok(None) };
         let Ok(source) = self.record_at(place) else { return Ok(None) };
+        if source.header.is_expired() {
+            return Ok(None);
+        }
         let payload = source.header.payload_name();
         if !source.header.flags.has(Flags::SHARED) {
             self.payloads.acquire_owned(payload, place);
@@ -147,6 +226,8 @@ impl LocalTier {
             metadata_bytes: source.header.metadata_bytes,
             ..NewRecord::bare(new, Kind::Duplicate, old.unwrap_or(Lsn::NONE))
         };
+        let above_clock = self.known_version(fingerprint, new, old).map_or(0, |known| known.clock);
+        let record = self.dated(record, Origin::Write, above_clock);
         let lsn = self.journal.append(&record, Room::Ordinary).inspect_err(|_| self.let_go(payload))?;
         self.entered(fingerprint, new, old, &record.header(lsn));
         stored(&|| self.get_locked(new));
@@ -336,6 +417,7 @@ impl Writer for LocalWriter {
             self.tier.sync_body(&reservation)?;
             IncomingBody::External(Some(reservation))
         };
-        self.tier.store(&self.id, Incoming { data_bytes, metadata_bytes, body_hash, body }, stored)
+        let origin = Origin::Write;
+        self.tier.store(&self.id, Incoming { data_bytes, metadata_bytes, body_hash, body, origin }, stored).map(drop)
     }
 }

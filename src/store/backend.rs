@@ -5,6 +5,9 @@ use crate::object::Object;
 /// id takes the object there, so that a delete that follows at once cannot leave them waiting for ever.
 pub(crate) type OnStored<'a> = &'a mut dyn FnMut(&dyn Fn() -> Option<Object>);
 
+/// Told whether a deleted object had existed.
+pub(crate) type OnDeleted = Box<dyn FnOnce(bool) + Send>;
+
 /// What a backend holds, for [`Info`](super::Info).
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
@@ -26,14 +29,30 @@ pub(crate) trait Backend: Send + Sync {
     /// Begins an object whose data arrives in pieces; nothing exists until it is committed.
     fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Box<dyn Writer>, Error>;
 
+    /// The object, from wherever it is: this may wait for Redis.
     fn get(&self, id: &[u8]) -> Result<Option<Object>, Error>;
 
+    /// The object, as far as that can be said without waiting for another tier.
+    #[inline]
+    fn get_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+        self.get(id)
+    }
+
+    /// Somebody has begun to wait for an object that is not here: looks for it elsewhere, and wakes whoever waits when it is found.
+    fn seek(&self, _id: &[u8]) {}
+
+    /// Whether the object exists anywhere: this may wait for Redis.
     fn contains(&self, id: &[u8]) -> Result<bool, Error>;
 
-    /// Whether the object existed.
+    /// Whether the object existed: this may wait for Redis.
     fn delete(&self, id: &[u8]) -> Result<bool, Error>;
 
-    /// Makes `new` share the content of `original`, overwriting; false, and nothing changed, where `original` does not exist.
+    /// Deletes, and says whether the object existed, at once where that is known, otherwise through `answer`.
+    fn delete_later(&self, id: &[u8], _answer: OnDeleted) -> Result<Option<bool>, Error> {
+        self.delete(id).map(Some)
+    }
+
+    /// Makes `new` share the content of `original`, overwriting; false, and nothing changed, where `original` is not here.
     fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error>;
 
     fn usage(&self) -> Usage;

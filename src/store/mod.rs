@@ -1,9 +1,9 @@
 mod backend;
 mod options;
 mod waiters;
+mod waking;
 mod writer;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,16 +11,19 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
-pub(crate) use backend::{Backend, OnStored, Usage, Writer};
+pub(crate) use backend::{Backend, OnDeleted, OnStored, Usage, Writer};
 pub use options::{BackendKind, Durability, LocalOptions, MemoryOptions, ObjectStoreBuilder, StoreConfig};
 pub use waiters::Ticket;
-use waiters::{Then, Waiter, Waiters};
+pub(crate) use waiters::Waiters;
+use waiters::Then;
+pub(crate) use waking::{answer_early, waking};
 pub use writer::ObjectWriter;
 
 use crate::error::Error;
 use crate::local::{LocalBackend, Underlying};
 use crate::memory::MemoryBackend;
 use crate::object::{METADATA_BYTES_MAX, Object, ObjectId, check_id};
+use crate::replication::TieredBackend;
 
 /// A store of objects: the crate's front door. Cloning is cheap and gives another handle on the same store; every method may be
 /// called from any thread.
@@ -33,7 +36,7 @@ pub struct ObjectStore {
 }
 
 struct Inner {
-    backend: Box<dyn Backend>,
+    backend: Arc<dyn Backend>,
     waiters: Arc<Waiters>,
     closed: AtomicBool,
 }
@@ -42,7 +45,7 @@ struct Inner {
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// `memory` or `local`.
+    /// `memory`, `local`, `redis` or `tiered`.
     pub backend: &'static str,
     /// The directory, or `memory`.
     pub place: String,
@@ -128,14 +131,14 @@ impl ObjectStore {
     }
 
     fn open_under(config: &StoreConfig, under: Underlying) -> Result<Self, Error> {
-        let backend: Box<dyn Backend> = match config.backend {
-            BackendKind::Memory => Box::new(MemoryBackend::open(&config.memory)),
-            BackendKind::Local => Box::new(LocalBackend::open(&config.local, under)?),
-            BackendKind::Redis | BackendKind::Tiered => {
-                return Err(Error::Config("this backend is not there yet".into()));
-            }
+        let waiters = Arc::<Waiters>::default();
+        let backend: Arc<dyn Backend> = match config.backend {
+            BackendKind::Memory => Arc::new(MemoryBackend::open(&config.memory)),
+            BackendKind::Local => Arc::new(LocalBackend::open(&config.local, under)?),
+            BackendKind::Redis => return Err(Error::Config("this backend is not there yet".into())),
+            BackendKind::Tiered => TieredBackend::open(config, under, Arc::clone(&waiters))?,
         };
-        Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters: Arc::default(), closed: AtomicBool::new(false) }) })
+        Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters, closed: AtomicBool::new(false) }) })
     }
 
     /// The backend, where the store is open.
@@ -191,6 +194,18 @@ impl ObjectStore {
         self.unless_closed(found)
     }
 
+    /// As [`get`](Self::get), but never waits for Redis: None also where the object is not on this node.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    #[inline]
+    pub fn get_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+        check_id(id)?;
+        let found = self.backend()?.get_here(id)?;
+        self.unless_closed(found)
+    }
+
     /// Whether the object exists.
     ///
     /// # Errors
@@ -213,6 +228,25 @@ impl ObjectStore {
         self.unless_closed(found)
     }
 
+    /// As [`delete`](Self::delete), but never waits for Redis: where it is not known on this node whether the object existed,
+    /// `answer` is told later, on another thread. `answer` must not block.
+    ///
+    /// # Errors
+    ///
+    /// As [`delete`](Self::delete).
+    pub fn delete_later(
+        &self,
+        id: &[u8],
+        answer: impl FnOnce(bool) + Send + 'static,
+    ) -> Result<Option<bool>, Error> {
+        check_id(id)?;
+        let existed = self.backend()?.delete_later(id, Box::new(answer))?;
+        match existed {
+            Some(existed) => self.unless_closed(existed).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Makes `new` share the content of `original`, overwriting it; false, and nothing changed, where `original` does not exist.
     ///
     /// # Errors
@@ -224,6 +258,29 @@ impl ObjectStore {
         let backend = self.backend()?;
         if original == new {
             return backend.contains(original);
+        }
+        if self.waking(new, |stored| backend.duplicate(original, new, stored))? {
+            return Ok(true);
+        }
+        let Some(object) = backend.get(original)? else { return self.unless_closed(false) };
+        // Found elsewhere: in most backends it is here from now on.
+        self.waking(new, |stored| match backend.duplicate(original, new, &mut *stored)? {
+            true => Ok(true),
+            false => backend.put(new, &object.data, &object.metadata, stored).map(|()| true),
+        })
+    }
+
+    /// As [`duplicate`](Self::duplicate), but never waits for Redis: false also where `original` is not on this node.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub fn duplicate_here(&self, original: &[u8], new: &[u8]) -> Result<bool, Error> {
+        check_id(original)?;
+        check_id(new)?;
+        let backend = self.backend()?;
+        if original == new {
+            return Ok(backend.get_here(original)?.is_some());
         }
         let found = self.waking(new, |stored| backend.duplicate(original, new, stored))?;
         self.unless_closed(found)
@@ -267,15 +324,16 @@ impl ObjectStore {
     ) -> Result<Parked<Object>, Error> {
         check_id(id)?;
         let backend = self.backend()?;
-        if let Some(object) = backend.get(id)? {
+        if let Some(object) = backend.get_here(id)? {
             return Ok(Parked::Ready(object));
         }
         let ticket = self.inner.waiters.park(id, Then::Answer(Box::new(answer)));
-        if let Some(object) = backend.get(id)?
+        if let Some(object) = backend.get_here(id)?
             && ticket.take_back().is_some()
         {
             return Ok(Parked::Ready(object));
         }
+        backend.seek(id);
         self.backend()?; // closed meanwhile: dropping the ticket takes the request back
         Ok(Parked::Waiting(ticket))
     }
@@ -296,11 +354,13 @@ impl ObjectStore {
         check_id(new)?;
         let mut done: Box<dyn FnOnce(Result<(), Error>) + Send> = Box::new(done);
         loop {
-            if self.duplicate(original, new)? {
+            if self.duplicate_here(original, new)? {
                 return Ok(Parked::Ready(()));
             }
             let ticket = self.inner.waiters.park(original, Then::Duplicate { new: new.into(), done });
-            if !self.backend()?.contains(original)? {
+            let backend = self.backend()?;
+            if backend.get_here(original)?.is_none() {
+                backend.seek(original);
                 return Ok(Parked::Waiting(ticket));
             }
             match ticket.take_back() {
@@ -361,53 +421,7 @@ impl ObjectStore {
 
     /// Runs a write to `id`, then answers whoever waited for it, then whoever waited for what those made, and so on.
     fn waking<T>(&self, id: &[u8], write: impl FnOnce(OnStored<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        let waiters = &self.inner.waiters;
-        let mut woken = VecDeque::new();
-        let result = write(&mut |object| collect(id, waiters, object, &mut woken))?;
-        while let Some(Woken { id, object, waiter }) = woken.pop_front() {
-            match waiter.then {
-                Then::Answer(answer) => answer(object),
-                Then::Duplicate { new, done } => done(self.duplicate_woken(&id, &new, &object, &mut woken)),
-            }
-        }
-        Ok(result)
-    }
-
-    /// Carries out a duplicate that waited for `original`, whose content is `object` even if it is gone again by now.
-    fn duplicate_woken(
-        &self,
-        original: &[u8],
-        new: &[u8],
-        object: &Object,
-        woken: &mut VecDeque<Woken>,
-    ) -> Result<(), Error> {
-        let backend = self.backend()?;
-        if original == new {
-            return Ok(()); // storing it again could undo a write that came in between
-        }
-        let waiters = &self.inner.waiters;
-        let stored: OnStored<'_> = &mut |object| collect(new, waiters, object, woken);
-        if backend.duplicate(original, new, stored)? {
-            return Ok(());
-        }
-        backend.put(new, &object.data, &object.metadata, stored)
-    }
-}
-
-/// A waiter whose time has come, with what it waited for.
-struct Woken {
-    id: Box<[u8]>,
-    object: Object,
-    waiter: Waiter,
-}
-
-/// Takes those who wait for `id`; where it cannot be read back, they wait on.
-fn collect(id: &[u8], waiters: &Waiters, object: &dyn Fn() -> Option<Object>, woken: &mut VecDeque<Woken>) {
-    if waiters.has_any(id)
-        && let Some(object) = object()
-    {
-        let taken = waiters.take(id).into_iter();
-        woken.extend(taken.map(|waiter| Woken { id: id.into(), object: object.clone(), waiter }));
+        waking(&self.inner.waiters, self.backend()?, id, write)
     }
 }
 

@@ -103,6 +103,29 @@ impl Waiters {
         taken
     }
 
+    /// Those who have waited since before `moment`.
+    pub fn take_since_before(&self, id: &[u8], moment: Instant) -> Vec<Waiter> {
+        let mut shard = self.shard(id).lock();
+        let Some(queue) = shard.get_mut(id) else { return Vec::new() };
+        let tokens = queue.places.iter();
+        let early = tokens.filter(|(_, waiter)| waiter.as_ref().is_some_and(|waiter| waiter.since < moment));
+        let tokens: Vec<u64> = early.map(|(token, _)| *token).collect();
+        let taken: Vec<Waiter> = tokens.into_iter().filter_map(|token| queue.remove(token)).collect();
+        if queue.places.is_empty() {
+            shard.remove(id);
+        }
+        self.parked.fetch_sub(taken.len(), Ordering::SeqCst);
+        taken
+    }
+
+    /// Every id that somebody waits for.
+    pub fn ids(&self) -> Vec<Box<[u8]>> {
+        if self.parked.load(Ordering::SeqCst) == 0 {
+            return Vec::new();
+        }
+        self.shards.iter().flat_map(|shard| shard.lock().keys().cloned().collect::<Vec<_>>()).collect()
+    }
+
     /// Takes one waiter back; None if it was taken by a writer in the meantime.
     fn cancel(&self, id: &[u8], token: u64) -> Option<Waiter> {
         let mut shard = self.shard(id).lock();

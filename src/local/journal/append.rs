@@ -1,6 +1,6 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
@@ -11,6 +11,7 @@ use super::segment::{SEGMENT_HEADER_BYTES, Seal, Segment, SegmentKind};
 use super::segments::{NoFile, Segments, Spare};
 use crate::error::Error;
 use crate::local::disk::DiskFile;
+use crate::clock::now_ms;
 use crate::version::Version;
 
 /// Preallocated segments kept for deletes, copies and marks: a full disk that cannot append a delete stays full.
@@ -18,6 +19,9 @@ const RESERVE_SEGMENTS: usize = 2;
 
 /// The first segment of an open; each further one is twice as large, up to the maximum. A small store stays small on disk.
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
+
+/// A version that is further ahead than this does not take the clock along.
+const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
 
 /// Shorter bodies are copied behind their header, so that the record goes out as one slice.
 const COPIED_BODY_BYTES_MAX: usize = 4096;
@@ -38,6 +42,8 @@ pub(crate) struct NewRecord<'a> {
     pub flags: Flags,
     /// None: newer than everything that the journal has seen.
     pub version: Option<Version>,
+    /// Where the journal gives the version: one whose clock is above this one.
+    pub above_clock: u64,
     pub supersedes: Lsn,
     pub deadline_ms: u64,
     pub body_hash: u128,
@@ -58,6 +64,7 @@ impl<'a> NewRecord<'a> {
             kind,
             flags: Flags::NONE,
             version: None,
+            above_clock: 0,
             supersedes,
             deadline_ms: 0,
             body_hash: 0,
@@ -114,6 +121,8 @@ pub(crate) struct JournalOptions {
     pub clock: u64,
     /// 64 random bits drawn at this open.
     pub node: u64,
+    /// Behind every record that was found.
+    pub end: Lsn,
 }
 
 /// The appending side of the log: one record at a time, under one lock.
@@ -124,6 +133,10 @@ pub(crate) struct Journal {
     spares: Mutex<Vec<Spare>>,
     /// Everything below is on the disk. Held while a sync runs, so that those who wait share the next one.
     synced: Mutex<Lsn>,
+    /// How far the clock of Redis is ahead of this machine's.
+    clock_offset_ms: AtomicI64,
+    /// The greatest clock of versions that came from elsewhere.
+    clock_seen: AtomicU64,
     /// The first failure to sync, after which nothing is written any more.
     failure: RwLock<Option<String>>,
     sealing: Sender<Sealing>,
@@ -131,6 +144,8 @@ pub(crate) struct Journal {
 
 struct Append {
     active: Option<Active>,
+    /// Just behind the last record.
+    end: Lsn,
     clock: u64,
     next_bytes: u64,
     scratch: Vec<u8>,
@@ -151,6 +166,7 @@ impl Journal {
     pub fn new(segments: Arc<Segments>, options: JournalOptions, sealing: Sender<Sealing>) -> Self {
         let append = Append {
             active: None,
+            end: options.end,
             clock: options.clock,
             next_bytes: FIRST_SEGMENT_BYTES.min(options.segment_bytes_max),
             scratch: Vec::new(),
@@ -163,6 +179,8 @@ impl Journal {
             append: Mutex::new(append),
             spares: Mutex::new(Vec::new()),
             synced: Mutex::new(Lsn::NONE),
+            clock_offset_ms: AtomicI64::new(0),
+            clock_seen: AtomicU64::new(0),
             failure: RwLock::new(None),
             sealing,
         }
@@ -189,13 +207,13 @@ impl Journal {
         scratch: &mut Vec<u8>,
     ) -> Result<Lsn, AppendError> {
         let mut header = record.header(Lsn::NONE);
-        header.version = record.version.unwrap_or_else(|| self.next_version(append));
+        header.version = record.version.unwrap_or_else(|| self.next_version(append, record.above_clock));
         let stride = header.stride() as u32;
         let fits = append.active.as_ref().is_some_and(|active| active.capacity - active.end >= stride);
         if !fits {
             self.roll(append, room)?;
         }
-        let Append { active: Some(active), unsynced, .. } = append else {
+        let Append { active: Some(active), unsynced, end, .. } = append else {
             return Err(Error::Closed.into());
         };
         header.lsn = Lsn::new(active.segment.number, active.end);
@@ -220,6 +238,7 @@ impl Journal {
         }
         active.end += stride;
         active.record_count += 1;
+        *end = Lsn::new(active.segment.number, active.end);
         if unsynced.last().is_none_or(|last| last.number != active.segment.number) {
             unsynced.push(Arc::clone(&active.segment));
         }
@@ -240,11 +259,32 @@ impl Journal {
         failed
     }
 
-    /// A version above all that this journal has seen.
-    fn next_version(&self, append: &mut Append) -> Version {
-        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        append.clock = (now_ms << 16).max(append.clock + 1);
+    /// A version above all that this journal has seen, and above `above_clock`, which one that is far ahead may have.
+    fn next_version(&self, append: &mut Append, above_clock: u64) -> Version {
+        let seen = self.clock_seen.load(Ordering::Relaxed).max(above_clock);
+        append.clock = Version::clock_of(self.now_ms()).max(append.clock.max(seen) + 1);
         Version { clock: append.clock, node: self.options.node }
+    }
+
+    /// Milliseconds since 1970, on Redis's clock where it is known.
+    pub fn now_ms(&self) -> u64 {
+        now_ms().saturating_add_signed(self.clock_offset_ms.load(Ordering::Relaxed))
+    }
+
+    pub fn set_clock_offset_ms(&self, offset_ms: i64) {
+        self.clock_offset_ms.store(offset_ms, Ordering::Relaxed);
+    }
+
+    /// Merges a version from elsewhere into the clock, unless that one is too far ahead to be believed.
+    pub fn observe(&self, version: Version) {
+        if version.clock <= Version::clock_of(self.now_ms().saturating_add(CLOCK_AHEAD_MS_MAX)) {
+            self.clock_seen.fetch_max(version.clock, Ordering::Relaxed);
+        }
+    }
+
+    /// This open's part of the versions that it gives.
+    pub fn node(&self) -> u64 {
+        self.options.node
     }
 
     /// Seals the active segment and begins the next.
@@ -279,6 +319,16 @@ impl Journal {
             Err(NoFile::NoRoom) => Err(AppendError::NoRoom),
             Err(NoFile::Failed(error)) => Err(AppendError::Failed(error)),
         }
+    }
+
+    /// Seals the active segment though it is not full, so that what is in it can be reclaimed; false where there is none.
+    pub fn seal_active(&self) -> bool {
+        let mut append = self.append.lock();
+        let has_records = append.active.as_ref().is_some_and(|active| active.record_count > 0);
+        if has_records {
+            self.seal(&mut append);
+        }
+        has_records
     }
 
     /// Hands the active segment over to be sealed. The channel is unbounded in form, but holds at most one entry for each segment
@@ -321,7 +371,7 @@ impl Journal {
         self.check_writable()?;
         let (segments, end) = {
             let mut append = self.append.lock();
-            (std::mem::take(&mut append.unsynced), append.end())
+            (std::mem::take(&mut append.unsynced), append.end)
         };
         for segment in &segments {
             segment.sync().map_err(|error| self.fail(Error::io("sync", segment.path())(error)))?;
@@ -336,7 +386,7 @@ impl Journal {
 
     /// Just behind the last record.
     pub fn end(&self) -> Lsn {
-        self.append.lock().end()
+        self.append.lock().end
     }
 
     /// Makes every record appended so far durable: all those below the lsn that it returns.
@@ -372,18 +422,6 @@ impl Journal {
             if let Err(error) = self.segments.remove_spare(&spare) {
                 tracing::warn!("{error}; the next open removes it");
             }
-        }
-    }
-}
-
-impl Append {
-    /// Just behind the last record.
-    fn end(&self) -> Lsn {
-        match (&self.active, self.unsynced.last()) {
-            (Some(active), _) => Lsn::new(active.segment.number, active.end),
-            // Everything that was appended is in sealed segments.
-            (None, Some(last)) => Lsn::new(last.number, u32::MAX),
-            (None, None) => Lsn::NONE,
         }
     }
 }

@@ -25,6 +25,7 @@ use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128};
 
 use super::Lsn;
 use crate::object::{ID_BYTES_MAX, METADATA_BYTES_MAX};
+use crate::clock::now_ms;
 use crate::version::Version;
 
 pub(crate) const HEADER_BYTES: usize = 96;
@@ -72,10 +73,6 @@ pub(crate) struct Flags(pub u8);
 impl Flags {
     pub const NONE: Flags = Flags(0);
     /// The other tier has it.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "part of the format; records written without another tier are never clean")
-    )]
     pub const CLEAN: Flags = Flags(1);
     /// The body is in a body segment.
     pub const EXTERNAL: Flags = Flags(2);
@@ -122,6 +119,12 @@ pub(crate) struct Header {
     pub body_place: BodyPlace,
 }
 
+/// Whether a deadline, in milliseconds since 1970 or 0 for never, is over.
+#[inline]
+pub(crate) fn is_past(deadline_ms: u64) -> bool {
+    deadline_ms != 0 && deadline_ms <= now_ms()
+}
+
 fn field<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..)?.first_chunk::<N>().copied()
 }
@@ -130,6 +133,12 @@ impl Header {
     /// Bytes of metadata and data together.
     pub fn body_bytes(&self) -> u64 {
         self.data_bytes + u64::from(self.metadata_bytes)
+    }
+
+    /// Whether the object has lived its time.
+    #[inline]
+    pub fn is_expired(&self) -> bool {
+        is_past(self.deadline_ms)
     }
 
     /// Whether this record brought bytes of its own, inside or in a body segment.
@@ -247,6 +256,7 @@ pub(crate) struct InlineRecord<'a> {
     pub id: &'a [u8],
     pub metadata: &'a [u8],
     pub data: &'a [u8],
+    pub deadline_ms: u64,
 }
 
 impl<'a> InlineRecord<'a> {
@@ -265,7 +275,7 @@ impl<'a> InlineRecord<'a> {
         let bytes = data_bytes.checked_add(u64::from(metadata_bytes) + u64::from(id_bytes))?;
         let (id, body) = slice(HEADER_BYTES as u64, bytes)?.split_at_checked(usize::from(id_bytes))?;
         let (metadata, data) = body.split_at_checked(metadata_bytes as usize)?;
-        Some(InlineRecord { id, metadata, data })
+        Some(InlineRecord { id, metadata, data, deadline_ms: u64::from_le_bytes(field(fixed, 40)?) })
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) const BODY_ALIGNMENT: u64 = 4096;
 const MAGIC: [u8; 8] = *b"SOSseg\x01\x00";
 
 /// Two records never begin in the same stretch of this many bytes: a record's header alone is longer.
-const VERIFIED_GRAIN_BYTES: u32 = 64;
+const MARK_GRAIN_BYTES: u32 = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -110,18 +110,31 @@ impl SegmentHeader {
     }
 }
 
-/// Which records of a segment from an earlier open had their bodies checked since this open.
+/// Says something about some records of a segment: a bit for each, made when the first one is set.
 #[derive(Default)]
-struct Verified(OnceLock<Box<[AtomicU64]>>);
+struct Marks(OnceLock<Box<[AtomicU64]>>);
 
-impl Verified {
+impl Marks {
     fn cell(&self, offset: u32, segment_bytes: u64) -> Option<(&AtomicU64, u64)> {
         let words = self.0.get_or_init(|| {
-            let count = segment_bytes.div_ceil(u64::from(VERIFIED_GRAIN_BYTES) * 64) as usize;
+            let count = segment_bytes.div_ceil(u64::from(MARK_GRAIN_BYTES) * 64) as usize;
             std::iter::repeat_with(AtomicU64::default).take(count).collect()
         });
-        let grain = offset / VERIFIED_GRAIN_BYTES;
+        let grain = offset / MARK_GRAIN_BYTES;
         Some((words.get(grain as usize / 64)?, 1 << (grain % 64)))
+    }
+
+    fn has(&self, offset: u32, segment_bytes: u64) -> bool {
+        self.cell(offset, segment_bytes).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
+    }
+
+    /// Looks first: a bit that is set already costs no other core its cache line.
+    fn set(&self, offset: u32, segment_bytes: u64) {
+        if let Some((word, bit)) = self.cell(offset, segment_bytes)
+            && word.load(Ordering::Relaxed) & bit == 0
+        {
+            word.fetch_or(bit, Ordering::Relaxed);
+        }
     }
 }
 
@@ -141,7 +154,11 @@ pub(crate) struct Segment {
     /// Sealed on disk, with its hints in the catalog.
     sealed: AtomicBool,
     /// Present where the bytes come from an earlier open, so that the disk may have changed them.
-    verified: Option<Verified>,
+    verified: Option<Marks>,
+    /// Objects that were read since they were written here.
+    read: Marks,
+    /// Objects that were found to be what Redis has, since it was doubted.
+    trusted: Marks,
 }
 
 impl Segment {
@@ -171,7 +188,9 @@ impl Segment {
             touched: AtomicBool::new(false),
             live_bytes: AtomicU64::new(0),
             sealed: AtomicBool::new(false),
-            verified: Some(Verified::default()),
+            verified: Some(Marks::default()),
+            read: Marks::default(),
+            trusted: Marks::default(),
         }
     }
 
@@ -269,14 +288,30 @@ impl Segment {
     #[inline]
     pub fn needs_verification(&self, offset: u32) -> bool {
         let Some(verified) = &self.verified else { return false };
-        verified.cell(offset, self.bytes()).is_none_or(|(word, bit)| word.load(Ordering::Relaxed) & bit == 0)
+        !verified.has(offset, self.bytes())
     }
 
     pub fn set_verified(&self, offset: u32) {
-        let cell = self.verified.as_ref().and_then(|verified| verified.cell(offset, self.bytes()));
-        if let Some((word, bit)) = cell {
-            word.fetch_or(bit, Ordering::Relaxed);
+        if let Some(verified) = &self.verified {
+            verified.set(offset, self.bytes());
         }
+    }
+
+    pub fn was_read(&self, offset: u32) -> bool {
+        self.read.has(offset, self.bytes())
+    }
+
+    #[inline]
+    pub fn set_read(&self, offset: u32) {
+        self.read.set(offset, self.bytes());
+    }
+
+    pub fn is_trusted(&self, offset: u32) -> bool {
+        self.trusted.has(offset, self.bytes())
+    }
+
+    pub fn set_trusted(&self, offset: u32) {
+        self.trusted.set(offset, self.bytes());
     }
 
     /// Writes the seal: from now on the records up to `end` are all there are, and a bad one is damage, not the end.

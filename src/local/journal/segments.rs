@@ -82,6 +82,11 @@ impl Segments {
         self.load().get(&number).map(Arc::clone)
     }
 
+    /// How many segments of records there are.
+    pub fn record_segments(&self) -> usize {
+        self.load().values().filter(|segment| segment.kind == SegmentKind::Records).count()
+    }
+
     /// The segment's map, made if there is none.
     pub fn mapping(&self, segment: &Segment) -> Result<Arc<Mapping>, Error> {
         if let Some(mapping) = &*segment.mapping() {

@@ -32,6 +32,11 @@ impl<'a> Walk<'a> {
         Walk { bytes, number, nonce, offset: SEGMENT_HEADER_BYTES }
     }
 
+    /// The same, from the record at `offset` on.
+    pub fn starting_at(self, offset: u32) -> Self {
+        Walk { offset: (offset as usize).max(SEGMENT_HEADER_BYTES), ..self }
+    }
+
     /// Where the next record would begin: after the last step, where the records end.
     pub fn offset(&self) -> u32 {
         self.offset as u32

@@ -1,0 +1,172 @@
+//! What the local tier does because of other nodes: copies from Redis, their writes and deletes, and deletes for everyone.
+
+use super::index::Table;
+use super::journal::{AppendError, Kind, Lsn, NewRecord, Room};
+use super::outbox::Outbox;
+use super::tier::LocalTier;
+use super::tombstones::Tombstone;
+use super::write::{Fill, Origin};
+use crate::error::Error;
+use crate::object::Object;
+use crate::store::OnStored;
+use crate::version::Version;
+
+/// What this node knows of an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    Nothing,
+    /// It holds the object, in this version.
+    Held {
+        version: Version,
+        place: Lsn,
+        is_clean: bool,
+    },
+    Deleted(Tombstone),
+}
+
+impl LocalTier {
+    /// Keeps a copy of what Redis holds; false where something newer is known here, or there is no room for it.
+    pub fn fill(
+        &self,
+        id: &[u8],
+        object: &Object,
+        body_hash: u128,
+        fill: &Fill<'_>,
+        stored: OnStored<'_>,
+    ) -> Result<bool, Error> {
+        self.journal.observe(fill.version);
+        if !self.admits_now(object.len() as u64) {
+            return Ok(false);
+        }
+        self.take_in(id, &object.data, &object.metadata, body_hash, Origin::Fill(fill), stored)
+    }
+
+    /// Deletes an id here and, by the record that says so, everywhere, held here or not; whether it was held here.
+    pub(super) fn delete_everywhere(&self, outbox: &Outbox, id: &[u8]) -> Result<bool, Error> {
+        let (lsn, existed) = self.with_room(id, 0, || {
+            let fingerprint = self.index.fingerprint(id);
+            let shard = self.index.shard(fingerprint);
+            let _writing = shard.writing.lock();
+            let old = self.find(fingerprint, id);
+            let existed = old.is_some_and(|old| self.record_at(old).is_ok_and(|record| !record.header.is_expired()));
+            let known = self.known_version(fingerprint, id, old);
+            let record = NewRecord {
+                above_clock: known.map_or(0, |known| known.clock),
+                ..NewRecord::bare(id, Kind::Delete, old.unwrap_or(Lsn::NONE))
+            };
+            let lsn = self.journal.append(&record, Room::Reserved)?;
+            let version = self.record_at(lsn).map(|record| record.header.version).unwrap_or_default();
+            let expires_ms = version.ms().saturating_add(outbox.options.tombstone_ttl_ms);
+            let mut table = shard.table.write();
+            table.tombstones.note(id, Tombstone { version, place: lsn, expires_ms });
+            self.forget(table, fingerprint, id, old, lsn);
+            Ok((lsn, existed))
+        })?;
+        outbox.wake();
+        self.make_durable(lsn)?;
+        Ok(existed)
+    }
+
+    /// Another node has written (`is_delete`: deleted) the id with this version: an older object here goes. Whether one did.
+    pub fn hear(&self, id: &[u8], version: Version, is_delete: bool) -> Result<bool, Error> {
+        let Some(outbox) = &self.outbox else { return Ok(false) };
+        self.journal.observe(version);
+        let fingerprint = self.index.fingerprint(id);
+        let shard = self.index.shard(fingerprint);
+        let _writing = shard.writing.lock();
+        let old = self.find(fingerprint, id);
+        let here = old.and_then(|place| self.record_at(place).ok()).map(|record| record.header.version);
+        if is_delete && here < Some(version) {
+            let expires_ms = self.journal.now_ms().saturating_add(outbox.options.tombstone_ttl_ms);
+            shard.table.write().tombstones.note(id, Tombstone { version, place: Lsn::NONE, expires_ms });
+        }
+        match old {
+            Some(old) if here < Some(version) => self.drop_locked(fingerprint, id, old, version).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    /// Forgets the object at `place`, if it is still there, because Redis has something newer or has it no more.
+    pub fn drop_at(&self, id: &[u8], place: Lsn, version: Version) -> Result<(), Error> {
+        let fingerprint = self.index.fingerprint(id);
+        let _writing = self.index.shard(fingerprint).writing.lock();
+        if self.find(fingerprint, id) == Some(place) {
+            self.drop_locked(fingerprint, id, place, version)?;
+        }
+        Ok(())
+    }
+
+    fn drop_locked(&self, fingerprint: u64, id: &[u8], old: Lsn, version: Version) -> Result<(), Error> {
+        let record = NewRecord { version: Some(version), ..NewRecord::bare(id, Kind::Drop, old) };
+        let lsn = match self.journal.append(&record, Room::Reserved) {
+            Ok(lsn) => lsn,
+            Err(AppendError::NoRoom) => return Err(self.full(id, 0)),
+            Err(AppendError::Failed(error)) => return Err(error),
+        };
+        self.forget(self.index.shard(fingerprint).table.write(), fingerprint, id, Some(old), lsn);
+        Ok(())
+    }
+
+    fn forget(
+        &self,
+        mut table: parking_lot::RwLockWriteGuard<'_, Table>,
+        fingerprint: u64,
+        id: &[u8],
+        old: Option<Lsn>,
+        after: Lsn,
+    ) {
+        let Some(old) = old else { return };
+        table.remove(fingerprint, id, old);
+        drop(table);
+        self.superseded(old, after);
+    }
+
+    /// What this node knows of an id at this moment.
+    pub fn known(&self, id: &[u8]) -> Known {
+        let fingerprint = self.index.fingerprint(id);
+        let _writing = self.index.shard(fingerprint).writing.lock();
+        self.known_locked(fingerprint, id)
+    }
+
+    pub(super) fn known_locked(&self, fingerprint: u64, id: &[u8]) -> Known {
+        if let Some(place) = self.find(fingerprint, id)
+            && let Ok(record) = self.record_at(place)
+            && !record.header.is_expired()
+        {
+            let is_clean = record.header.flags.has(super::journal::Flags::CLEAN);
+            return Known::Held { version: record.header.version, place, is_clean };
+        }
+        match self.index.shard(fingerprint).table.read().tombstones.get(id) {
+            Some(tombstone) => Known::Deleted(tombstone),
+            None => Known::Nothing,
+        }
+    }
+
+    /// Whether the object held here has to be checked before it is served: it is clean, and events about it may have been missed.
+    pub fn suspect(&self, id: &[u8]) -> Option<(Lsn, Version)> {
+        let outbox = self.outbox.as_ref().filter(|outbox| outbox.has_suspects())?;
+        let Known::Held { version, place, is_clean } = self.known(id) else { return None };
+        let is_trusted = self.segments.get(place.segment()).is_some_and(|segment| segment.is_trusted(place.offset()));
+        let is_suspect = outbox.is_suspect(place) && !is_trusted && !outbox.is_dirty(place, is_clean);
+        is_suspect.then_some((place, version))
+    }
+
+    /// The object at `place` is what Redis has.
+    pub fn trust(&self, place: Lsn) {
+        if let Some(segment) = self.segments.get(place.segment()) {
+            segment.set_trusted(place.offset());
+        }
+    }
+
+    /// Forgets deletes that need not be remembered any more.
+    pub fn expire_tombstones(&self) {
+        let Some(outbox) = &self.outbox else { return };
+        let now_ms = self.journal.now_ms();
+        for shard in self.index.shards() {
+            let is_needed = |tombstone: &Tombstone| {
+                !tombstone.place.is_none() && outbox.is_dirty(tombstone.place, false)
+            };
+            shard.table.write().tombstones.expire(now_ms, is_needed);
+        }
+    }
+}

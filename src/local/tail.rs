@@ -1,0 +1,166 @@
+//! Reading the journal as the queue of what Redis has yet to get.
+
+use std::sync::Arc;
+
+use super::hearing::Known;
+use super::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Step, Walk};
+use super::tier::LocalTier;
+use super::tombstones::Tombstone;
+use crate::error::Error;
+use crate::object::Object;
+use crate::version::Version;
+
+/// A record that Redis has yet to get.
+pub(crate) struct Dirty {
+    pub place: Lsn,
+    pub id: Vec<u8>,
+    pub version: Version,
+    /// None: a delete.
+    pub put: Option<DirtyObject>,
+}
+
+pub(crate) struct DirtyObject {
+    pub object: Object,
+    pub body_hash: u128,
+    pub deadline_ms: u64,
+}
+
+/// How much is read in one go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    pub records: usize,
+    pub bytes: usize,
+}
+
+/// Which records are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Those that say of themselves that they are not clean.
+    Dirty,
+    /// All: Redis has lost everything.
+    All,
+    /// Deletes, while puts are refused.
+    Deletes,
+}
+
+/// A walk ends now and then, so that whoever walks can look around.
+const VISITED_RECORDS_MAX: usize = 16_384;
+
+impl LocalTier {
+    /// The next dirty records from `from` on, and where to go on; at `until`, or at the journal's end, there is nothing more.
+    /// Records that a newer one of their id has overtaken are left out.
+    pub fn dirty_records(
+        &self,
+        from: Lsn,
+        until: Lsn,
+        wanted: Wanted,
+        budget: Budget,
+    ) -> Result<(Vec<Dirty>, Lsn), Error> {
+        let mut found = Vec::new();
+        let (mut bytes, mut visited, mut next) = (0, 0, from);
+        while let Some((segment, end)) = self.segment_from(next, until) {
+            let mapping = self.segments.mapping(&segment)?;
+            let records = mapping.slice(0, u64::from(end)).unwrap_or_default();
+            let start = if next.segment() == segment.number { next.offset() } else { 0 };
+            let mut walk = Walk::new(records, segment.number, segment.nonce).starting_at(start);
+            while let Some(step) = walk.next() {
+                next = Lsn::new(segment.number, walk.offset());
+                visited += 1;
+                if let Step::Record { header, id, .. } = step
+                    && let Some(dirty) = self.dirty(&header, id, wanted)
+                {
+                    bytes += dirty.put.as_ref().map_or(0, |put| put.object.len());
+                    found.push(dirty);
+                }
+                if found.len() >= budget.records || bytes >= budget.bytes || visited >= VISITED_RECORDS_MAX {
+                    return Ok((found, next));
+                }
+            }
+            next = next.max(Lsn::new(segment.number, end));
+        }
+        Ok((found, next))
+    }
+
+    /// The segment in which the first record at or behind `from` is, and where its records below `until` end.
+    fn segment_from(&self, from: Lsn, until: Lsn) -> Option<(Arc<Segment>, u32)> {
+        let end = self.journal.end().min(until);
+        let segments = self.segments.load();
+        let candidates = segments.values().filter(|segment| segment.kind == SegmentKind::Records);
+        let end_in = |segment: &Segment| match segment.number.cmp(&end.segment()) {
+            std::cmp::Ordering::Less => segment.bytes().min(u64::from(u32::MAX)) as u32,
+            std::cmp::Ordering::Equal => end.offset().min(segment.bytes().min(u64::from(u32::MAX)) as u32),
+            std::cmp::Ordering::Greater => 0,
+        };
+        let ahead = candidates.filter(|segment| Lsn::new(segment.number, end_in(segment)) > from);
+        let segment = ahead.filter(|segment| segment.number <= end.segment()).min_by_key(|segment| segment.number)?;
+        Some((Arc::clone(segment), end_in(segment)))
+    }
+
+    /// The record, if Redis should get it. Looks under the id's lock, so that a record just appended is in the index already.
+    fn dirty(&self, header: &Header, id: &[u8], wanted: Wanted) -> Option<Dirty> {
+        let is_wanted = match wanted {
+            Wanted::Dirty => !header.flags.has(Flags::CLEAN),
+            Wanted::All => true,
+            Wanted::Deletes => header.kind == Kind::Delete,
+        };
+        if !is_wanted || header.flags.has(Flags::DETACHED) || !(header.kind.stores() || header.kind == Kind::Delete) {
+            return None;
+        }
+        self.dirty_at(id, header.lsn)
+    }
+
+    /// The record at `place`, as something to push, if it is the newest of its id.
+    pub fn dirty_at(&self, id: &[u8], place: Lsn) -> Option<Dirty> {
+        let fingerprint = self.index.fingerprint(id);
+        let known = {
+            let _writing = self.index.shard(fingerprint).writing.lock();
+            self.known_locked(fingerprint, id)
+        };
+        let id = id.to_vec();
+        match known {
+            Known::Held { version, place: at, .. } if at == place => {
+                let (header, object) = self.object_at(place)?;
+                let Header { body_hash, deadline_ms, .. } = header;
+                Some(Dirty { place, id, version, put: Some(DirtyObject { object, body_hash, deadline_ms }) })
+            }
+            Known::Deleted(Tombstone { version, place: at, .. }) if at == place => {
+                Some(Dirty { place, id, version, put: None })
+            }
+            _ => None,
+        }
+    }
+
+    /// The object that is held here, as something to push.
+    pub fn dirty_now(&self, id: &[u8]) -> Option<Dirty> {
+        match self.known(id) {
+            Known::Held { place, .. } => self.dirty_at(id, place),
+            _ => None,
+        }
+    }
+
+    /// At open: which deletes Redis may not know of. Without them, what was deleted would be fetched again.
+    pub(super) fn restore_tombstones(&self, from: Lsn) -> Result<(), Error> {
+        let Some(outbox) = &self.outbox else { return Ok(()) };
+        let now_ms = self.journal.now_ms();
+        let segments = self.segments.load();
+        let records = segments.values().filter(|segment| segment.kind == SegmentKind::Records);
+        let mut records: Vec<_> = records.filter(|segment| segment.number >= from.segment()).collect();
+        records.sort_by_key(|segment| segment.number);
+        for segment in records {
+            let mapping = self.segments.mapping(segment)?;
+            let bytes = mapping.slice(0, segment.bytes()).unwrap_or_default();
+            for step in Walk::new(bytes, segment.number, segment.nonce) {
+                let Step::Record { header, id, .. } = step else { continue };
+                let is_dirty = header.kind == Kind::Delete && header.lsn >= from;
+                let fingerprint = self.index.fingerprint(id);
+                if !is_dirty || self.find(fingerprint, id).is_some() {
+                    continue;
+                }
+                let expires_ms = header.version.ms().max(now_ms).saturating_add(outbox.options.tombstone_ttl_ms);
+                let tombstone = Tombstone { version: header.version, place: header.lsn, expires_ms };
+                self.index.shard(fingerprint).table.write().tombstones.note(id, tombstone);
+            }
+        }
+        Ok(())
+    }
+}

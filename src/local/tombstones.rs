@@ -1,0 +1,46 @@
+use rustc_hash::FxHashMap;
+
+use super::journal::Lsn;
+use crate::version::Version;
+
+/// That an id was deleted, and by which write: copies of it with lower versions are not let in any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tombstone {
+    pub version: Version,
+    /// The record of this node's own delete; none where another node's was heard of.
+    pub place: Lsn,
+    /// When it may be forgotten, in milliseconds since 1970.
+    pub expires_ms: u64,
+}
+
+/// Deleted ids, for a part of all ids. About 120 bytes each, for `tombstone_ttl_seconds`.
+#[derive(Default)]
+pub(crate) struct Tombstones(FxHashMap<Box<[u8]>, Tombstone>);
+
+impl Tombstones {
+    #[inline]
+    pub fn get(&self, id: &[u8]) -> Option<Tombstone> {
+        if self.0.is_empty() { None } else { self.0.get(id).copied() }
+    }
+
+    /// Notes a delete, unless a later one is known.
+    pub fn note(&mut self, id: &[u8], tombstone: Tombstone) {
+        match self.0.get_mut(id) {
+            Some(known) if known.version >= tombstone.version => {}
+            Some(known) => *known = tombstone,
+            None => drop(self.0.insert(id.into(), tombstone)),
+        }
+    }
+
+    /// The record of the delete has moved, or (`Lsn::NONE`) is gone.
+    pub fn moved(&mut self, id: &[u8], from: Lsn, to: Lsn) {
+        if let Some(known) = self.0.get_mut(id).filter(|known| known.place == from) {
+            known.place = to;
+        }
+    }
+
+    /// Forgets those that expired before `now_ms`, but for those that `is_needed`.
+    pub fn expire(&mut self, now_ms: u64, is_needed: impl Fn(&Tombstone) -> bool) {
+        self.0.retain(|_, tombstone| tombstone.expires_ms > now_ms || is_needed(tombstone));
+    }
+}
