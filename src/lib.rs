@@ -27,6 +27,7 @@ mod local;
 mod memory;
 mod object;
 mod redis;
+mod replication;
 #[cfg(feature = "server")]
 pub mod server;
 mod store;

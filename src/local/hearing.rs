@@ -163,9 +163,8 @@ impl LocalTier {
         let Some(outbox) = &self.outbox else { return };
         let now_ms = self.journal.now_ms();
         for shard in self.index.shards() {
-            let is_needed = |tombstone: &Tombstone| {
-                !tombstone.place.is_none() && outbox.is_dirty(tombstone.place, false)
-            };
+            let is_needed =
+                |tombstone: &Tombstone| !tombstone.place.is_none() && outbox.is_dirty(tombstone.place, false);
             shard.table.write().tombstones.expire(now_ms, is_needed);
         }
     }

@@ -51,7 +51,6 @@ use catalog::Catalog;
 use disk::{Disk, SystemDisk};
 use journal::{Journal, JournalOptions, Lsn, Segments};
 use lock::{DirectoryLock, fork_generation};
-use outbox::Outbox;
 use payloads::Payloads;
 use recovery::Recovery;
 use sealer::{Sealer, Task};
@@ -61,7 +60,7 @@ use write::LocalWriter;
 
 pub(crate) use hearing::Known;
 pub(crate) use journal::Lsn as Place;
-pub(crate) use outbox::OutboxOptions;
+pub(crate) use outbox::{Outbox, OutboxOptions};
 pub(crate) use tail::{Budget, Dirty, Wanted};
 pub(crate) use tier::LocalTier as Tier;
 pub(crate) use write::Fill;
@@ -117,11 +116,7 @@ impl LocalBackend {
     }
 
     /// The same, for objects that are shared with other nodes.
-    pub fn open_with(
-        options: &LocalOptions,
-        under: Underlying,
-        outbox: Option<OutboxOptions>,
-    ) -> Result<Self, Error> {
+    pub fn open_with(options: &LocalOptions, under: Underlying, outbox: Option<OutboxOptions>) -> Result<Self, Error> {
         let Underlying { disk, fingerprint_mask } = under;
         let directory = options.directory();
         let journal_directory = directory.join("journal");
@@ -210,7 +205,9 @@ impl Backend for LocalBackend {
 
     fn usage(&self) -> Usage {
         // In a forked child the parent's threads may have left anything locked.
-        let Ok(LocalTier { index, totals, space, .. }) = self.tier().map(|tier| &**tier) else { return Usage::default() };
+        let Ok(LocalTier { index, totals, space, .. }) = self.tier().map(|tier| &**tier) else {
+            return Usage::default();
+        };
         Usage {
             objects: index.object_count(),
             payloads: totals.payloads.load(Ordering::Relaxed),

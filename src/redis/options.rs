@@ -70,6 +70,16 @@ pub struct RedisOptions {
     pub tls_key: Option<PathBuf>,
 }
 
+impl RedisOptions {
+    /// Bytes of the largest object, data and metadata together.
+    pub(crate) fn object_bytes_max(&self) -> u64 {
+        match self.max_object_size_mb {
+            0 => u64::MAX,
+            mb => mb.saturating_mul(1 << 20),
+        }
+    }
+}
+
 impl Default for RedisOptions {
     fn default() -> Self {
         RedisOptions {

@@ -13,9 +13,9 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 
 pub(crate) use backend::{Backend, OnDeleted, OnStored, Usage, Writer};
 pub use options::{BackendKind, Durability, LocalOptions, MemoryOptions, ObjectStoreBuilder, StoreConfig};
+use waiters::Then;
 pub use waiters::Ticket;
 pub(crate) use waiters::Waiters;
-use waiters::Then;
 pub(crate) use waking::{answer_early, waking};
 pub use writer::ObjectWriter;
 
@@ -234,11 +234,7 @@ impl ObjectStore {
     /// # Errors
     ///
     /// As [`delete`](Self::delete).
-    pub fn delete_later(
-        &self,
-        id: &[u8],
-        answer: impl FnOnce(bool) + Send + 'static,
-    ) -> Result<Option<bool>, Error> {
+    pub fn delete_later(&self, id: &[u8], answer: impl FnOnce(bool) + Send + 'static) -> Result<Option<bool>, Error> {
         check_id(id)?;
         let existed = self.backend()?.delete_later(id, Box::new(answer))?;
         match existed {

@@ -9,9 +9,9 @@ use super::Lsn;
 use super::record::{ALIGNMENT, BodyPlace, Flags, Header, Kind, RECORD_BYTES_MAX};
 use super::segment::{SEGMENT_HEADER_BYTES, Seal, Segment, SegmentKind};
 use super::segments::{NoFile, Segments, Spare};
+use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::disk::DiskFile;
-use crate::clock::now_ms;
 use crate::version::Version;
 
 /// Preallocated segments kept for deletes, copies and marks: a full disk that cannot append a delete stays full.

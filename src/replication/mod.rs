@@ -1,0 +1,367 @@
+//! The `tiered` backend: the local tier in front, Redis behind it.
+//!
+//! ```text
+//! put, delete, duplicate  -> journal, acknowledged -> replicator.rs   pushes what is dirty, announces it in the event stream
+//! get                     -> journal, else         -> fetchers.rs     reads it from Redis, fills it into the journal
+//! other nodes' writes     <- events.rs             drops what is older here, fetches what somebody waits for
+//! waits                   <- watcher.rs            looks again now and then, asks other nodes to push again
+//! ```
+
+mod backoff;
+mod fetchers;
+mod flights;
+mod held;
+mod lane;
+mod reader;
+mod replicator;
+mod watcher;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+
+use fetchers::{Fetchers, Job};
+use flights::Flights;
+use watcher::Question;
+
+use crate::error::Error;
+use crate::local::{Known, LocalBackend, OutboxOptions, Tier, Underlying};
+use crate::object::{Object, ObjectId};
+use crate::redis::{Keys, Link, RedisOptions, Target, server};
+use crate::store::{Backend, OnDeleted, OnStored, StoreConfig, Usage, Waiters, Writer};
+
+/// How long a delete of an id that is not held here waits for Redis to say whether it existed.
+const EXISTS_WAIT_MAX: Duration = Duration::from_millis(100);
+
+/// Ids that other nodes want and that wait to be pushed again: more are asked for again later.
+const WANTED_IDS_MAX: usize = 4096;
+
+/// How long closing waits for threads that only listen; one that hangs on a connection ends by itself later.
+const LISTENERS_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// What the backend and its threads share.
+pub(crate) struct TieredBackend {
+    local: LocalBackend,
+    waiters: Arc<Waiters>,
+    target: Target,
+    keys: Keys,
+    options: RedisOptions,
+    flights: Flights,
+    fetchers: Fetchers,
+    questions: Sender<Question>,
+    /// Ids to push again, because other nodes want them.
+    wanted: Sender<Vec<u8>>,
+    epoch: Mutex<()>,
+    health: Health,
+    closing: AtomicBool,
+    running: Mutex<Option<Running>>,
+}
+
+/// What ends when the store is closed.
+struct Running {
+    /// Dropped to stop the replicator, which drains first.
+    drain: Sender<Instant>,
+    drained: Receiver<()>,
+    /// Disconnected when the last of the other threads has ended.
+    ended: Receiver<()>,
+}
+
+/// Whether Redis answers: so that the log says it once, not for every failure.
+#[derive(Default)]
+struct Health {
+    is_away: AtomicBool,
+    damaged: AtomicU64,
+}
+
+impl TieredBackend {
+    /// Opens the local tier, and begins to share it. Redis need not be there.
+    pub fn open(config: &StoreConfig, under: Underlying, waiters: Arc<Waiters>) -> Result<Arc<Self>, Error> {
+        let options = config.redis.clone();
+        let target = Target::new(&options)?;
+        let keys = Keys::new(options.key_prefix.clone());
+        let (wake, woken) = bounded(1);
+        let outbox = OutboxOptions {
+            prefix: options.key_prefix.clone(),
+            object_ttl_ms: options.object_ttl_seconds.saturating_mul(1000),
+            tombstone_ttl_ms: options.tombstone_ttl_seconds.saturating_mul(1000),
+            wake,
+        };
+        let local = LocalBackend::open_with(&config.local, under, Some(outbox))?;
+        let (fetchers, jobs) = Fetchers::new();
+        let (questions, asked) = bounded(watcher::QUESTIONS_MAX);
+        let (wanted, to_push) = bounded(WANTED_IDS_MAX);
+        let (drain, to_drain) = bounded(1);
+        let (drained_sender, drained) = bounded(1);
+        let (ended_sender, ended) = bounded::<()>(0);
+        let backend = Arc::new(TieredBackend {
+            local,
+            waiters,
+            target,
+            keys,
+            options,
+            flights: Flights::default(),
+            fetchers,
+            questions,
+            wanted,
+            epoch: Mutex::new(()),
+            health: Health::default(),
+            closing: AtomicBool::new(false),
+            running: Mutex::new(Some(Running { drain, drained, ended })),
+        });
+        let failed = |error| Error::io("start the threads of", backend.local.place())(error);
+        let thread = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop).map_err(failed)
+        };
+        let for_replicator = Arc::clone(&backend);
+        thread(
+            "replicator",
+            Box::new(move || {
+                replicator::run(&for_replicator, &woken, &to_push, &to_drain);
+                drop(drained_sender);
+            }),
+        )?;
+        let (for_reader, ending) = (Arc::clone(&backend), ended_sender.clone());
+        thread("event reader", Box::new(move || (reader::run(&for_reader), drop(ending)).0))?;
+        let (for_watcher, ending) = (Arc::clone(&backend), ended_sender.clone());
+        thread("watcher", Box::new(move || (watcher::run(&for_watcher, &asked), drop(ending)).0))?;
+        for number in 0..backend.options.connection_pool_size.max(1) {
+            let (for_fetcher, jobs, ending) = (Arc::clone(&backend), jobs.clone(), ended_sender.clone());
+            let run = move || (fetchers::run(&for_fetcher, &jobs), drop(ending)).0;
+            thread(&format!("fetcher {number}"), Box::new(run))?;
+        }
+        Ok(backend)
+    }
+
+    /// The local tier, where this process is the one that opened it.
+    fn tier(&self) -> Result<&Arc<Tier>, Error> {
+        self.local.tier()
+    }
+
+    fn local_place(&self) -> String {
+        self.local.place()
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// A connection for a thread that waits up to `response_timeout_ms` and `longer` for an answer.
+    fn connect(&self, longer: Duration) -> Result<Link, Error> {
+        let link = self.target.connect(Duration::from_millis(self.options.response_timeout_ms) + longer);
+        match &link {
+            Ok(_) => self.health.set_away(None),
+            Err(error) => self.health.set_away(Some(error)),
+        }
+        link
+    }
+
+    /// Looks whether this is the Redis that the cursors are good for. If not, it has lost everything, and every object that is here
+    /// is dirty again.
+    fn check_epoch(&self, link: &mut Link) -> Result<(), Error> {
+        let _checking = self.epoch.lock();
+        let Some(outbox) = &self.tier()?.outbox else { return Ok(()) };
+        let epoch = server::epoch(link, &self.keys)?;
+        let known = outbox.epoch();
+        if known == epoch {
+            return Ok(());
+        }
+        if !known.is_empty() {
+            tracing::warn!(
+                "Redis at {} has lost everything, or is another one: every object held here is pushed again",
+                self.target.address()
+            );
+            outbox.make_dirty(self.tier()?.journal.end());
+        }
+        outbox.set_epoch(epoch);
+        outbox.wake();
+        Ok(())
+    }
+
+    fn check_size(&self, id: &[u8], bytes: u64) -> Result<(), Error> {
+        let bytes_max = self.options.object_bytes_max();
+        if bytes > bytes_max {
+            return Err(Error::TooLarge { id: ObjectId::new(id), bytes, bytes_max });
+        }
+        Ok(())
+    }
+
+    /// Asks Redis whether an id exists that is not here.
+    fn exists_elsewhere(&self, id: &[u8], limit: Duration) -> Option<bool> {
+        let (sender, receiver) = bounded(1);
+        self.ask(
+            id,
+            limit,
+            Box::new(move |exists| {
+                let _ = sender.send(exists);
+            }),
+        );
+        receiver.recv().ok().flatten()
+    }
+
+    /// The same; `answer` is told None where Redis has not answered in time.
+    fn ask(&self, id: &[u8], limit: Duration, answer: Box<dyn FnOnce(Option<bool>) + Send>) {
+        let question = Question::new(id, Instant::now() + limit, answer);
+        self.flights.ask(id);
+        if !self.fetchers.try_send(Job::Exists(question.clone())) {
+            question.answer(None);
+            self.flights.answered(id);
+            return;
+        }
+        if self.questions.try_send(question.clone()).is_err() {
+            question.answer(None);
+        }
+    }
+
+    /// Deletes here; whether the object existed, where that is known without asking Redis. Where it is not, the id counts as in
+    /// flight, so that the delete does not overtake the question.
+    fn delete_here(&self, id: &[u8]) -> Result<Option<bool>, Error> {
+        let tier = self.tier()?;
+        let known = tier.known(id);
+        if known == Known::Nothing {
+            self.flights.ask(id);
+        }
+        self.flights.deleting(id);
+        let existed = tier.delete(id).inspect_err(|_| {
+            if known == Known::Nothing {
+                self.flights.answered(id);
+            }
+        })?;
+        if existed || known != Known::Nothing {
+            if known == Known::Nothing {
+                self.flights.answered(id);
+            }
+            return Ok(Some(existed));
+        }
+        Ok(None)
+    }
+}
+
+impl Backend for TieredBackend {
+    fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
+        self.check_size(id, data.len() as u64 + metadata.len() as u64)?;
+        self.tier()?.put(id, data, metadata, stored)
+    }
+
+    fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Box<dyn Writer>, Error> {
+        self.check_size(id, data_bytes.saturating_add(metadata.len() as u64))?;
+        self.local.writer(id, data_bytes, metadata)
+    }
+
+    fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+        if let Some(object) = self.get_here(id)? {
+            return Ok(Some(object));
+        }
+        let (sender, receiver) = bounded(1);
+        self.fetch(id, Some(Box::new(move |fetched| drop(sender.send(fetched)))));
+        match receiver.recv() {
+            Ok(fetched) => Ok(fetched?),
+            Err(_) => Err(Error::Closed),
+        }
+    }
+
+    #[inline]
+    fn get_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+        let tier = self.tier()?;
+        let found = tier.get(id)?;
+        if found.is_some() && tier.suspect(id).is_some() {
+            return Ok(None);
+        }
+        Ok(found)
+    }
+
+    fn seek(&self, id: &[u8]) {
+        self.fetch(id, None);
+    }
+
+    fn contains(&self, id: &[u8]) -> Result<bool, Error> {
+        if self.get_here(id)?.is_some() {
+            return Ok(true);
+        }
+        let limit = Duration::from_millis(self.options.response_timeout_ms + self.options.connect_timeout_ms);
+        self.exists_elsewhere(id, limit).ok_or_else(|| self.unanswered("no answer in time").into())
+    }
+
+    fn delete(&self, id: &[u8]) -> Result<bool, Error> {
+        match self.delete_here(id)? {
+            Some(existed) => Ok(existed),
+            None => {
+                let existed = self.exists_elsewhere(id, EXISTS_WAIT_MAX).unwrap_or(false);
+                self.flights.answered(id);
+                Ok(existed)
+            }
+        }
+    }
+
+    fn delete_later(&self, id: &[u8], answer: OnDeleted) -> Result<Option<bool>, Error> {
+        let existed = self.delete_here(id)?;
+        if existed.is_none() {
+            self.ask(id, EXISTS_WAIT_MAX, Box::new(move |exists| answer(exists.unwrap_or(false))));
+            self.flights.answered(id);
+        }
+        Ok(existed)
+    }
+
+    fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {
+        let tier = self.tier()?;
+        if tier.suspect(original).is_some() {
+            return Ok(false);
+        }
+        tier.duplicate(original, new, stored)
+    }
+
+    fn usage(&self) -> Usage {
+        let usage = self.local.usage();
+        Usage { damaged_objects: usage.damaged_objects + self.health.damaged.load(Ordering::Relaxed), ..usage }
+    }
+
+    fn flush(&self) -> Result<(), Error> {
+        self.local.flush()
+    }
+
+    fn clear(&self) -> Result<(), Error> {
+        self.local.clear()?;
+        let mut link = self.connect(Duration::ZERO)?;
+        server::scan_ids(&mut link, &self.keys, |_, ids| {
+            ids.iter().try_for_each(|id| self.tier()?.delete(id).map(drop))
+        })
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        let Some(Running { drain, drained, ended }) = self.running.lock().take() else { return Ok(()) };
+        if self.tier().is_err() {
+            std::mem::forget((drain, drained, ended));
+            return self.local.close();
+        }
+        let limit = Duration::from_millis(self.options.drain_timeout_ms);
+        let _ = drain.send(Instant::now() + limit);
+        // A connection that hangs may take longer than that; the rest is pushed by the next open.
+        let _ = drained.recv_timeout(limit + LISTENERS_WAIT_MAX);
+        self.closing.store(true, Ordering::Release);
+        self.fetchers.close();
+        let _ = ended.recv_timeout(LISTENERS_WAIT_MAX);
+        self.local.close()
+    }
+
+    fn place(&self) -> String {
+        format!("{} and {}", self.local.place(), self.target.address())
+    }
+
+    fn name(&self) -> &'static str {
+        "tiered"
+    }
+}
+
+impl Health {
+    /// Says in the log that Redis went away, or is back; once.
+    fn set_away(&self, error: Option<&Error>) {
+        let was_away = self.is_away.swap(error.is_some(), Ordering::Relaxed);
+        match error {
+            Some(error) if !was_away => tracing::warn!("{error}; local work goes on, the rest follows when it is back"),
+            None if was_away => tracing::info!("Redis is back"),
+            _ => {}
+        }
+    }
+}

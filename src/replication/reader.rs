@@ -1,0 +1,104 @@
+//! Hears what other nodes do.
+
+use std::time::Duration;
+
+use super::TieredBackend;
+use super::backoff::Backoff;
+use crate::clock::now_ms;
+use crate::error::Error;
+use crate::redis::{Event, Link, Notice, Op, publish, read};
+use crate::version::Version;
+
+/// How long a read waits for the next event: as long as closing may have to wait for this thread.
+const BLOCK: Duration = Duration::from_millis(250);
+
+/// Entries taken at a time.
+const ENTRIES_MAX: usize = 256;
+
+pub(super) fn run(backend: &TieredBackend) {
+    let mut backoff = Backoff::default();
+    while !backend.is_closing() {
+        let error = match backend.connect(BLOCK) {
+            Ok(link) => listen(backend, link, &mut backoff).err(),
+            Err(error) => Some(error),
+        };
+        if let Some(error) = error {
+            tracing::debug!("hearing events: {error}");
+        }
+        let wait = backoff.failed();
+        let slices = wait.as_millis() / BLOCK.as_millis();
+        (0..=slices).take_while(|_| !backend.is_closing()).for_each(|_| std::thread::sleep(wait.min(BLOCK)));
+    }
+}
+
+/// Acts upon events, until the connection breaks or the store is closed.
+fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Result<(), Error> {
+    let Some(outbox) = &backend.tier()?.outbox else { return Ok(()) };
+    backend.check_epoch(&mut link)?;
+    let mut cursor = outbox.heard().0;
+    if cursor.is_empty() {
+        cursor = begin(backend, &mut link)?;
+    }
+    while !backend.is_closing() {
+        let read = read(&mut link, &backend.keys, &cursor, BLOCK, ENTRIES_MAX)?;
+        backoff.succeeded();
+        if read.lost_past {
+            tracing::warn!(
+                "events of other nodes may have been missed in the stream {}: what is held here is checked before it is served",
+                backend.keys.events()
+            );
+            backend.check_epoch(&mut link)?;
+            cursor = begin(backend, &mut link)?;
+            continue;
+        }
+        for event in &read.events {
+            backend.hear(event)?;
+        }
+        cursor = read.cursor;
+        outbox.set_heard(cursor.clone(), now_ms());
+    }
+    Ok(())
+}
+
+/// Begins to hear from now on: what happened before may have been missed.
+fn begin(backend: &TieredBackend, link: &mut Link) -> Result<String, Error> {
+    let tier = backend.tier()?;
+    let hello = Notice { op: Op::Hello, id: &[], version: Version::default() };
+    let cursor = publish(link, &backend.keys, tier.journal.node(), &[hello])?;
+    // In this order: what is filled from here on was fetched after the entry that reading goes on from.
+    backend.flights.doubt_all();
+    if let Some(outbox) = &tier.outbox {
+        outbox.suspect_below(tier.journal.end());
+        let in_step_ms = outbox.heard().1;
+        outbox.set_heard(cursor.clone(), in_step_ms);
+    }
+    Ok(cursor)
+}
+
+impl TieredBackend {
+    fn hear(&self, event: &Event) -> Result<(), Error> {
+        let tier = self.tier()?;
+        if event.node == tier.journal.node() {
+            return Ok(());
+        }
+        match event.op {
+            Op::Put | Op::Delete => {
+                // Fetches first: one that has looked before now is refused or, once installed, dropped.
+                self.flights.hear(&event.id, event.version);
+                tier.hear(&event.id, event.version, event.op == Op::Delete)?;
+                if event.op == Op::Put && self.waiters.has_any(&event.id) {
+                    self.seek_again(&event.id);
+                }
+            }
+            // Where there are too many, they are asked for again.
+            Op::Want if !event.id.is_empty() => drop(self.wanted.try_send(event.id.clone())),
+            Op::Want | Op::Hello => {}
+        }
+        if event.op == Op::Want
+            && let Some(outbox) = &tier.outbox
+        {
+            outbox.wake();
+        }
+        Ok(())
+    }
+}
