@@ -58,7 +58,8 @@ impl LocalTier {
     ) -> Result<(Vec<Dirty>, Lsn), Error> {
         let mut found = Vec::new();
         let (mut bytes, mut visited, mut next) = (0, 0, from);
-        while let Some((segment, end)) = self.segment_from(next, until) {
+        let journal_end = self.journal.end().min(until);
+        while let Some((segment, end)) = self.segment_from(next, journal_end) {
             let mapping = self.segments.mapping(&segment)?;
             let records = mapping.slice(0, u64::from(end)).unwrap_or_default();
             let start = if next.segment() == segment.number { next.offset() } else { 0 };
@@ -78,12 +79,11 @@ impl LocalTier {
             }
             next = next.max(Lsn::new(segment.number, end));
         }
-        Ok((found, next))
+        Ok((found, next.max(journal_end)))
     }
 
-    /// The segment in which the first record at or behind `from` is, and where its records below `until` end.
-    fn segment_from(&self, from: Lsn, until: Lsn) -> Option<(Arc<Segment>, u32)> {
-        let end = self.journal.end().min(until);
+    /// The segment in which the first record at or behind `from` is, and where its records below `end` end.
+    fn segment_from(&self, from: Lsn, end: Lsn) -> Option<(Arc<Segment>, u32)> {
         let segments = self.segments.load();
         let candidates = segments.values().filter(|segment| segment.kind == SegmentKind::Records);
         let end_in = |segment: &Segment| match segment.number.cmp(&end.segment()) {

@@ -1,0 +1,8 @@
+//! Several nodes that share objects through one Redis.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod nodes;
+mod sharing;

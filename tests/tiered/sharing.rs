@@ -1,0 +1,92 @@
+use std::time::Duration;
+
+use scaler_object_storage::Waited;
+
+use crate::common::{bytes, get, much_later, until};
+use crate::nodes::World;
+
+/// Invariant 4.
+#[test]
+fn a_put_is_readable_on_the_other_node_whatever_its_size() {
+    let world = World::new(2);
+    let [a, b] = &world.open_all()[..] else { panic!() };
+    for (number, size) in [0, 1, 100, 70_000, 1 << 20, (1 << 20) + 1, 5_000_000].into_iter().enumerate() {
+        let id = [b'a', number as u8];
+        let data = bytes(number as u64, size);
+        a.put(&id, &data, b"meta").unwrap();
+        until("it is there", || b.get(&id).unwrap().is_some());
+        let object = get(b, &id);
+        assert!(object.data == data && &object.metadata[..] == b"meta", "{size} bytes");
+        assert!(b.get_here(&id).unwrap().is_some(), "{size} bytes: kept");
+    }
+}
+
+/// Invariant 4.
+#[test]
+fn a_waiter_is_answered_by_a_put_on_the_other_node() {
+    let world = World::new(2);
+    let [a, b] = &world.open_all()[..] else { panic!() };
+    let waiting = std::thread::spawn({
+        let b = b.clone();
+        move || b.wait(b"id", much_later(), None).unwrap()
+    });
+    until("it waits", || b.info().waiting_requests == 1);
+    a.put(b"id", b"data", b"").unwrap();
+    let Waited::Object(object) = waiting.join().unwrap() else { panic!("not answered") };
+    assert_eq!(&object.data[..], b"data");
+}
+
+/// Invariants 5 and 6.
+#[test]
+fn an_overwrite_and_a_delete_reach_the_node_that_holds_a_copy() {
+    let world = World::new(2);
+    let [a, b] = &world.open_all()[..] else { panic!() };
+    a.put(b"id", b"one", b"").unwrap();
+    until("it is there", || b.get(b"id").unwrap().is_some());
+    b.put(b"id", b"two", b"").unwrap();
+    until("it is overwritten", || get(a, b"id").data == "two");
+    assert!(a.delete(b"id").unwrap());
+    until("it is deleted", || b.get(b"id").unwrap().is_none());
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(a.get(b"id").unwrap().is_none() && b.get(b"id").unwrap().is_none());
+}
+
+#[test]
+fn a_delete_of_what_only_the_other_node_holds_says_that_it_existed() {
+    let world = World::new(2);
+    let [a, b] = &world.open_all()[..] else { panic!() };
+    a.put(b"id", b"data", b"").unwrap();
+    until("it is there", || b.contains(b"id").unwrap());
+    assert!(b.delete(b"id").unwrap());
+    assert!(!b.delete(b"id").unwrap());
+    until("it is deleted", || a.get(b"id").unwrap().is_none());
+    assert!(!b.delete(b"never").unwrap());
+}
+
+#[test]
+fn a_duplicate_of_what_the_other_node_holds_is_an_object_of_its_own() {
+    let world = World::new(2);
+    let [a, b] = &world.open_all()[..] else { panic!() };
+    a.put(b"id", b"data", b"").unwrap();
+    until("it is there", || b.contains(b"id").unwrap());
+    assert!(b.duplicate(b"id", b"copy").unwrap());
+    b.delete(b"id").unwrap();
+    until("it is shared", || a.get(b"copy").unwrap().is_some_and(|object| object.data == "data"));
+    until("the original is gone", || a.get(b"id").unwrap().is_none());
+}
+
+/// Invariant 3.
+#[test]
+fn what_was_not_pushed_before_closing_is_pushed_by_the_next_open() {
+    let mut world = World::new(2);
+    world.redis.kill();
+    let a = world.open(0);
+    a.put(b"id", b"data", b"").unwrap();
+    let t = std::time::Instant::now();
+    a.close().unwrap();
+    eprintln!("close {:?}", t.elapsed());
+    world.redis.restart();
+    eprintln!("restart {:?}", t.elapsed());
+    let (_a, b) = (world.open(0), world.open(1));
+    until("it is pushed", || b.get(b"id").is_ok_and(|object| object.is_some()));
+}
