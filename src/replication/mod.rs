@@ -14,8 +14,10 @@ mod held;
 mod lane;
 mod reader;
 mod replicator;
+mod slots;
 mod watcher;
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -76,63 +78,96 @@ struct Health {
     damaged: AtomicU64,
 }
 
+/// Where the threads take their work from.
+struct Channels {
+    jobs: Receiver<Job>,
+    asked: Receiver<Question>,
+    wanted: Receiver<Vec<u8>>,
+}
+
 impl TieredBackend {
     /// Opens the local tier, and begins to share it. Redis need not be there.
     pub fn open(config: &StoreConfig, under: Underlying, waiters: Arc<Waiters>) -> Result<Arc<Self>, Error> {
-        let options = config.redis.clone();
-        let target = Target::new(&options)?;
-        let keys = Keys::new(options.key_prefix.clone());
+        Target::new(&config.redis)?;
         let (wake, woken) = bounded(1);
-        let outbox = OutboxOptions {
-            prefix: options.key_prefix.clone(),
-            object_ttl_ms: options.object_ttl_seconds.saturating_mul(1000),
-            tombstone_ttl_ms: options.tombstone_ttl_seconds.saturating_mul(1000),
-            wake,
+        let outbox = outbox_options(&config.redis, wake);
+        let Some((local, slot)) = slots::take(&config.local, &under, &outbox)? else {
+            return Err(Error::Config("every slot is taken".into()));
         };
-        let local = LocalBackend::open_with(&config.local, under, Some(outbox))?;
+        let (backend, channels) = Self::assemble(local, config, waiters)?;
+        let backend = Arc::new(backend);
+        let running = backend.start(config, under, slot, woken, channels);
+        *backend.running.lock() = Some(running.map_err(Error::io("start the threads of", backend.local.place()))?);
+        Ok(backend)
+    }
+
+    fn assemble(
+        local: LocalBackend,
+        config: &StoreConfig,
+        waiters: Arc<Waiters>,
+    ) -> Result<(TieredBackend, Channels), Error> {
+        let options = config.redis.clone();
         let (fetchers, jobs) = Fetchers::new();
         let (questions, asked) = bounded(watcher::QUESTIONS_MAX);
-        let (wanted, to_push) = bounded(WANTED_IDS_MAX);
-        let (drain, to_drain) = bounded(1);
-        let (drained_sender, drained) = bounded(1);
-        let (ended_sender, ended) = bounded::<()>(0);
-        let backend = Arc::new(TieredBackend {
+        let (wanted_sender, wanted) = bounded(WANTED_IDS_MAX);
+        let backend = TieredBackend {
             local,
             waiters,
-            target,
-            keys,
+            target: Target::new(&options)?,
+            keys: Keys::new(options.key_prefix.clone()),
             options,
             flights: Flights::default(),
             fetchers,
             questions,
-            wanted,
+            wanted: wanted_sender,
             epoch: Mutex::new(()),
             health: Health::default(),
             closing: AtomicBool::new(false),
-            running: Mutex::new(Some(Running { drain, drained, ended })),
-        });
-        let failed = |error| Error::io("start the threads of", backend.local.place())(error);
-        let thread = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop).map_err(failed)
+            running: Mutex::new(None),
         };
-        let for_replicator = Arc::clone(&backend);
-        thread(
-            "replicator",
-            Box::new(move || {
-                replicator::run(&for_replicator, &woken, &to_push, &to_drain);
-                drop(drained_sender);
-            }),
-        )?;
-        let (for_reader, ending) = (Arc::clone(&backend), ended_sender.clone());
-        thread("event reader", Box::new(move || (reader::run(&for_reader), drop(ending)).0))?;
-        let (for_watcher, ending) = (Arc::clone(&backend), ended_sender.clone());
-        thread("watcher", Box::new(move || (watcher::run(&for_watcher, &asked), drop(ending)).0))?;
-        for number in 0..backend.options.connection_pool_size.max(1) {
-            let (for_fetcher, jobs, ending) = (Arc::clone(&backend), jobs.clone(), ended_sender.clone());
-            let run = move || (fetchers::run(&for_fetcher, &jobs), drop(ending)).0;
-            thread(&format!("fetcher {number}"), Box::new(run))?;
+        Ok((backend, Channels { jobs, asked, wanted }))
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        config: &StoreConfig,
+        under: Underlying,
+        slot: u32,
+        woken: Receiver<()>,
+        channels: Channels,
+    ) -> io::Result<Running> {
+        let Channels { jobs, asked, wanted } = channels;
+        let (drain, to_drain) = bounded(1);
+        let (drained_sender, drained) = bounded(1);
+        let (ending, ended) = bounded::<()>(0);
+        let spawn = |name: String, run: Box<dyn FnOnce(&TieredBackend) + Send>| {
+            let (backend, ending) = (Arc::clone(self), ending.clone());
+            let run = move || {
+                run(&backend);
+                drop(ending);
+            };
+            std::thread::Builder::new().name(name).spawn(run).map(drop)
+        };
+        let backend = Arc::clone(self);
+        std::thread::Builder::new().name("replicator".into()).spawn(move || {
+            replicator::run(&backend, &woken, &wanted, &to_drain);
+            drop(drained_sender);
+        })?;
+        spawn("event reader".into(), Box::new(reader::run))?;
+        spawn("watcher".into(), Box::new(move |backend| watcher::run(backend, &asked)))?;
+        if config.local.slots > 1 {
+            let config = config.clone();
+            spawn("adopter".into(), Box::new(move |backend| slots::adopt(backend, &config, &under, slot)))?;
         }
-        Ok(backend)
+        for number in 0..self.options.connection_pool_size.max(1) {
+            let jobs = jobs.clone();
+            spawn(format!("fetcher {number}"), Box::new(move |backend| fetchers::run(backend, &jobs)))?;
+        }
+        Ok(Running { drain, drained, ended })
+    }
+
+    fn outbox_options(&self) -> OutboxOptions {
+        outbox_options(&self.options, bounded(1).0)
     }
 
     /// The local tier, where this process is the one that opened it.
@@ -354,7 +389,20 @@ impl Backend for TieredBackend {
     }
 }
 
+fn outbox_options(options: &RedisOptions, wake: Sender<()>) -> OutboxOptions {
+    OutboxOptions {
+        prefix: options.key_prefix.clone(),
+        object_ttl_ms: options.object_ttl_seconds.saturating_mul(1000),
+        tombstone_ttl_ms: options.tombstone_ttl_seconds.saturating_mul(1000),
+        wake,
+    }
+}
+
 impl Health {
+    fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
+    }
+
     /// Says in the log that Redis went away, or is back; once.
     fn set_away(&self, error: Option<&Error>) {
         let was_away = self.is_away.swap(error.is_some(), Ordering::Relaxed);

@@ -34,14 +34,15 @@ const REPLICAS_WAIT: Duration = Duration::from_secs(1);
 /// How often the same complaint is repeated in the log.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 
+/// Runs until it is told to drain and has done so, or cannot; whether Redis has everything.
 pub(super) fn run(
     backend: &TieredBackend,
     woken: &Receiver<()>,
     wanted: &Receiver<Vec<u8>>,
     drain: &Receiver<Instant>,
-) {
-    let Ok(tier) = backend.tier() else { return };
-    let Some(outbox) = &tier.outbox else { return };
+) -> bool {
+    let Ok(tier) = backend.tier() else { return false };
+    let Some(outbox) = &tier.outbox else { return false };
     let pusher = Pusher::new(&backend.options, tier.journal.node());
     let mut replicator = Replicator {
         backend,
@@ -57,13 +58,14 @@ pub(super) fn run(
         is_confirmed: true,
         clock_read: None,
         complained: None,
+        has_warned: false,
     };
     let mut backoff = Backoff::default();
     let mut drain_until = None;
     loop {
         match drain.try_recv() {
             Ok(until) => drain_until = Some(until),
-            Err(TryRecvError::Disconnected) if drain_until.is_none() => return,
+            Err(TryRecvError::Disconnected) if drain_until.is_none() => return false,
             Err(_) => {}
         }
         let round = replicator.round();
@@ -93,7 +95,7 @@ pub(super) fn run(
             recv(woken) -> _ => {}
             recv(drain) -> until => match until {
                 Ok(until) => drain_until = Some(until),
-                Err(_) => return,
+                Err(_) => return false,
             },
             default(wait) => {}
         }
@@ -117,6 +119,7 @@ struct Replicator<'a> {
     is_confirmed: bool,
     clock_read: Option<Instant>,
     complained: Option<Instant>,
+    has_warned: bool,
 }
 
 /// Which walk a batch comes from, and where that goes on.
@@ -159,6 +162,9 @@ impl Replicator<'_> {
             None => {
                 let mut link = self.backend.connect(Duration::ZERO)?;
                 self.backend.check_epoch(&mut link)?;
+                if !std::mem::replace(&mut self.has_warned, true) {
+                    server::warnings(&mut link)?.iter().for_each(|warning| tracing::warn!("{warning}"));
+                }
                 self.clock_read = None;
                 link
             }
@@ -380,18 +386,21 @@ impl Replicator<'_> {
         self.tail.position >= end && self.held.is_empty() && !has_backlog && self.is_confirmed
     }
 
-    fn report_left(&mut self) {
+    /// At the end; whether Redis has everything.
+    fn report_left(&mut self) -> bool {
         if let Some(link) = &mut self.link
             && let Err(error) = self.pusher.settle_counters(link)
         {
             tracing::debug!("counters: {error}");
         }
-        if !self.is_drained() {
+        let is_drained = self.is_drained();
+        if !is_drained {
             tracing::warn!(
                 "Redis does not have everything yet: the rest is pushed when {} is opened again",
                 self.backend.local_place()
             );
         }
+        is_drained
     }
 }
 

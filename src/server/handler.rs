@@ -84,16 +84,27 @@ impl Handler {
 
     #[inline]
     fn get(&mut self, header: &RequestHeader) -> Result<(), Refusal> {
-        match self.shared.store.get(&header.id)? {
+        match self.shared.store.get_here(&header.id)? {
             Some(object) => self.reply(header, ReplyType::GetOk, wanted(object, header)),
             None => self.wait_for(header),
         }
     }
 
     fn delete(&mut self, header: &RequestHeader) -> Result<(), Refusal> {
-        let existed = self.shared.store.delete(&header.id)?;
-        let reply_type = if existed { ReplyType::DelOk } else { ReplyType::DelNotExists };
-        self.reply(header, reply_type, Bytes::new())
+        let reply = |header: &RequestHeader, existed| {
+            let reply_type = if existed { ReplyType::DelOk } else { ReplyType::DelNotExists };
+            Reply::new(header.id, header.request_id, reply_type, Bytes::new())
+        };
+        let (session, late) = (Arc::clone(&self.session), *header);
+        // Only Redis may know whether it existed. The store bounds how many of these it asks at a time, and for how long.
+        let answer = move |existed| session.push(reply(&late, existed));
+        match self.shared.store.delete_later(&header.id, answer)? {
+            Some(existed) => self.push(reply(header, existed)),
+            None => {
+                self.requests += 1;
+                Ok(())
+            }
+        }
     }
 
     fn info_get_total(&mut self, header: &RequestHeader) -> Result<(), Refusal> {
@@ -123,7 +134,7 @@ impl Handler {
 
     fn duplicate(&mut self, header: &RequestHeader, original: WireId) -> Result<(), Refusal> {
         let store = &self.shared.store;
-        if store.duplicate(&original, &header.id)? {
+        if store.duplicate_here(&original, &header.id)? {
             return self.reply(header, ReplyType::DuplicateOk, Bytes::new());
         }
         let wait = self.begin_wait()?;
@@ -184,8 +195,12 @@ impl Handler {
     /// Queues a reply; behind those that its request made due, where it did.
     #[inline]
     fn reply(&mut self, header: &RequestHeader, reply_type: ReplyType, payload: Bytes) -> Result<(), Refusal> {
+        self.push(Reply::new(header.id, header.request_id, reply_type, payload))
+    }
+
+    #[inline]
+    fn push(&mut self, reply: Reply) -> Result<(), Refusal> {
         self.requests += 1;
-        let reply = Reply::new(header.id, header.request_id, reply_type, payload);
         if self.control.is_raised(Signal::Due) {
             self.session.push(reply);
             return self.collect();

@@ -99,6 +99,9 @@ impl Session {
     /// Queues a reply behind those that are due.
     pub fn push(&self, reply: Reply) {
         let mut state = self.state.lock();
+        if state.ended {
+            return;
+        }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         state.due.push_back(Due::Reply(reply));
         state.signal_due();

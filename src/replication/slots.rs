@@ -1,0 +1,105 @@
+//! A local tier for each of several processes of a node.
+//!
+//! ```text
+//! <path>            slot 0
+//! <path>/slots/1    slot 1, and so on
+//! ```
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::bounded;
+
+use super::{TieredBackend, replicator};
+use crate::error::Error;
+use crate::local::{LocalBackend, OutboxOptions, Underlying};
+use crate::store::{Backend, LocalOptions, StoreConfig, Waiters};
+
+/// How often free slots are tried while all are taken.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// How often it is looked for slots that their processes have left.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How long a slot is kept from its next process while it is drained.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+pub(super) fn directory(path: &Path, slot: u32) -> PathBuf {
+    if slot == 0 { path.to_path_buf() } else { path.join("slots").join(slot.to_string()) }
+}
+
+fn options(local: &LocalOptions, slot: u32) -> LocalOptions {
+    LocalOptions { path: directory(&local.directory(), slot), lock_wait_ms: 0, ..local.clone() }
+}
+
+/// Takes the first slot that no other process has; None where all are taken for as long as `lock_wait_ms`.
+pub(super) fn take(
+    local: &LocalOptions,
+    under: &Underlying,
+    outbox: &OutboxOptions,
+) -> Result<Option<(LocalBackend, u32)>, Error> {
+    let deadline = Instant::now() + Duration::from_millis(local.lock_wait_ms);
+    loop {
+        for slot in 0..local.slots.max(1) {
+            match LocalBackend::open_with(&options(local, slot), under.clone(), Some(outbox.clone())) {
+                Ok(backend) => return Ok(Some((backend, slot))),
+                Err(Error::Locked { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(RETRY);
+    }
+}
+
+/// Pushes, now and then, what processes that ended left in their slots.
+pub(super) fn adopt(backend: &TieredBackend, config: &StoreConfig, under: &Underlying, own: u32) {
+    let mut drained = HashMap::<u32, SystemTime>::new();
+    let mut next = Instant::now() + LOOK_EVERY;
+    while !backend.is_closing() {
+        std::thread::sleep(RETRY);
+        if Instant::now() < next {
+            continue;
+        }
+        next = Instant::now() + LOOK_EVERY;
+        for slot in (0..config.local.slots).filter(|slot| *slot != own) {
+            let lock = directory(&config.local.directory(), slot).join("LOCK");
+            let Ok(used) = lock.metadata().and_then(|found| found.modified()) else { continue };
+            if drained.get(&slot) == Some(&used) || backend.health.is_away() || backend.is_closing() {
+                continue;
+            }
+            match drain(backend, config, under, slot) {
+                Ok(true) => {
+                    let used = lock.metadata().and_then(|found| found.modified());
+                    drained.extend(used.ok().map(|used| (slot, used)));
+                }
+                Ok(false) => {}
+                Err(error) => tracing::warn!("slot {slot}: {error}; trying again later"),
+            }
+        }
+    }
+}
+
+/// Pushes what is dirty in a slot; false where a process has it.
+fn drain(by: &TieredBackend, config: &StoreConfig, under: &Underlying, slot: u32) -> Result<bool, Error> {
+    let (wake, woken) = bounded(1);
+    let outbox = OutboxOptions { wake, ..by.outbox_options() };
+    let local = match LocalBackend::open_with(&options(&config.local, slot), under.clone(), Some(outbox)) {
+        Ok(local) => local,
+        Err(Error::Locked { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let (adopted, channels) = TieredBackend::assemble(local, config, Arc::<Waiters>::default())?;
+    let (drain, to_drain) = bounded(1);
+    let _ = drain.send(Instant::now() + DRAIN_MAX);
+    let is_drained = replicator::run(&adopted, &woken, &channels.wanted, &to_drain);
+    adopted.local.close()?;
+    if is_drained {
+        tracing::info!("slot {slot}, which its process has left, is pushed to Redis");
+    }
+    Ok(is_drained)
+}
