@@ -19,9 +19,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod clock;
 #[cfg(feature = "server")]
 pub mod config;
-mod clock;
 mod error;
 mod local;
 mod memory;

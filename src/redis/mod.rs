@@ -1,6 +1,6 @@
 //! The shared tier: how objects stand in Redis, and how Redis is spoken to.
 
-#![allow(dead_code, reason = "the replicator and the `redis` backend stand upon it")]
+#![allow(dead_code, reason = "the `redis` backend stands upon it")]
 
 mod cluster;
 mod envelope;
@@ -14,7 +14,7 @@ mod options;
 mod push;
 mod python;
 mod scripts;
-mod server;
+pub(crate) mod server;
 mod standing;
 mod target;
 #[cfg(test)]
@@ -22,3 +22,11 @@ mod testing;
 mod url;
 
 pub use options::{Compression, RedisOptions, ValueFormat};
+
+pub(crate) use events::{Event, Notice, Op, publish, read};
+pub(crate) use fetch::{Fetched, Found, fetch, heads};
+pub(crate) use keys::Keys;
+pub(crate) use link::Link;
+pub(crate) use push::{Outgoing, Pushed, Pusher, What};
+pub(crate) use standing::Standing;
+pub(crate) use target::Target;

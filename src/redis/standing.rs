@@ -1,4 +1,5 @@
-use super::envelope::{Head, is_ours};
+use super::envelope::{Head, Kind, is_ours};
+use crate::version::Version;
 
 /// What stands under an object's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +25,23 @@ impl Standing {
         })
     }
 
+    /// Whether an object stands there, rather than a tombstone.
+    pub fn is_object(&self) -> bool {
+        !matches!(self, Standing::Ours(head) if head.kind == Kind::Tombstone)
+    }
+
+    /// None for a value that has none.
+    pub fn version(&self) -> Option<Version> {
+        match self {
+            Standing::Ours(head) => Some(head.version),
+            Standing::Python { .. } | Standing::Damaged { .. } => None,
+        }
+    }
+
     /// Bytes of metadata and data, for the counters; None where no object exists.
     pub(super) fn counted_bytes(&self) -> Option<u64> {
         match self {
-            Standing::Ours(head) if head.kind == super::envelope::Kind::Tombstone => None,
+            Standing::Ours(head) if head.kind == Kind::Tombstone => None,
             Standing::Ours(head) => Some(head.body_bytes()),
             Standing::Python { bytes } => Some(bytes.saturating_sub(4)),
             Standing::Damaged { bytes } => Some(*bytes),

@@ -32,8 +32,11 @@ impl Lane {
     /// Up to where everything was acknowledged more than `settle` ago; None where that is not further than at the last call.
     pub fn settled(&mut self, now: Instant, settle: Duration) -> Option<Place> {
         let mut settled = None;
-        while let Some((_, place)) = self.acknowledged.pop_front_if(|(at, _)| *at + settle <= now) {
-            settled = Some(place);
+        while let Some((at, place)) = self.acknowledged.front()
+            && *at + settle <= now
+        {
+            settled = Some(*place);
+            self.acknowledged.pop_front();
         }
         settled
     }

@@ -16,11 +16,13 @@ impl World {
     }
 
     pub fn builder(&self, node: usize) -> ObjectStoreBuilder {
-        ObjectStore::builder().tiered(self.directories[node].path(), self.redis.url()).max_size_mb(256).redis_options(|options| {
-            options.connection_pool_size = 2;
-            options.settle_ms = 500;
-            options.response_timeout_ms = 2000;
-        })
+        ObjectStore::builder().tiered(self.directories[node].path(), self.redis.url()).max_size_mb(256).redis_options(
+            |options| {
+                options.connection_pool_size = 2;
+                options.settle_ms = 500;
+                options.response_timeout_ms = 2000;
+            },
+        )
     }
 
     pub fn open(&self, node: usize) -> ObjectStore {
