@@ -217,3 +217,6 @@ impl Read {
 fn refused(link: &Link, refusal: &str) -> Error {
     Error::Unreachable { address: link.address().to_owned(), reason: format!("it refuses the event stream: {refusal}") }
 }
+
+#[cfg(test)]
+mod tests;

@@ -271,3 +271,6 @@ fn long_python_value(link: &mut Link, key: &str, object_bytes_max: u64) -> Resul
         Ok(Beginning::Settled(python_object(value)))
     })
 }
+
+#[cfg(test)]
+mod tests;

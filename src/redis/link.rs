@@ -178,3 +178,6 @@ fn is_hopeless(refusal: &str) -> bool {
 pub(super) fn code(refusal: &str) -> &str {
     refusal.split(' ').next().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

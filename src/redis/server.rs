@@ -195,3 +195,6 @@ pub(crate) fn counters(link: &mut Link, keys: &Keys) -> Result<(u64, u64), Error
 fn unreachable(link: &Link, reason: impl Into<String>) -> Error {
     Error::Unreachable { address: link.address().to_owned(), reason: reason.into() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use super::*;
+use crate::redis::options::RedisOptions;
+use crate::redis::testing::*;
+
+/// A server that answers PING, and then once with these bytes to whatever it is asked.
+fn answering(bytes: &'static [u8]) -> Target {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://:hunter2@{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let Ok((mut client, _)) = listener.accept() else { return };
+        until(&mut client, b"LIB-VER");
+        // To AUTH and twice CLIENT SETINFO.
+        drop(client.write_all(b"+OK\r\n+OK\r\n+OK\r\n"));
+        until(&mut client, b"PING\r\n");
+        drop(client.write_all(b"+PONG\r\n"));
+        until(&mut client, b"GET\r\n");
+        drop(client.write_all(bytes));
+        drop(client.shutdown(std::net::Shutdown::Write));
+        drop(client.read_to_end(&mut Vec::new()));
+    });
+    Target::new(&RedisOptions { url, ..RedisOptions::default() }).unwrap()
+}
+
+fn until(client: &mut TcpStream, end: &[u8]) {
+    let (mut seen, mut buffer) = (Vec::new(), [0; 1024]);
+    while !seen.windows(end.len()).any(|window| window == end) {
+        match client.read(&mut buffer) {
+            Ok(bytes @ 1..) => seen.extend_from_slice(&buffer[..bytes]),
+            _ => return,
+        }
+    }
+}
+
+fn get() -> Cmd {
+    let mut get = redis::cmd("GET");
+    get.arg("k");
+    get
+}
+
+// Invariant 11: whatever is answered, it neither panics nor is allocated for before it arrives.
+#[test]
+fn nonsense_from_redis_is_an_error() {
+    let answers: [&[u8]; 11] = [
+        b"",
+        b"nonsense\r\n",
+        b"$5\r\nab",
+        b"$-5\r\n",
+        b"$999999999999\r\nab",
+        b"*9223372036854775807\r\n+a\r\n",
+        b"*99999999999\r\n+a\r\n",
+        b"%9223372036854775807\r\n",
+        b"*-9\r\n",
+        b"!-1\r\nab\r\n",
+        b"=3\r\nab\r\n",
+    ];
+    for answer in answers {
+        let mut link = answering(answer).connect(Duration::from_secs(5)).unwrap();
+        match link.run(&[get()]) {
+            Err(Error::Unreachable { address, .. }) => assert!(!address.contains("hunter2")),
+            Ok(replies) => assert!(matches!(replies.as_slice(), [Ok(Value::Nil)]), "{answer:?}: {replies:?}"),
+            other => panic!("{answer:?}: {other:?}"),
+        }
+    }
+}
+
+// REPLICATION.md, Pushing 6: a server that is no master (any more) is left.
+#[test]
+fn a_server_that_cannot_serve_makes_the_link_useless() {
+    let answers: [&[u8]; 5] = [
+        b"-READONLY You can't write against a read only replica.\r\n",
+        b"-LOADING Redis is loading the dataset in memory\r\n",
+        b"-MASTERDOWN Link with MASTER is down\r\n",
+        b"-UNBLOCKED force unblock from blocking operation\r\n",
+        b"-ERR Error running script: -READONLY You can't write against a read only replica.\r\n",
+    ];
+    for answer in answers {
+        let mut link = answering(answer).connect(Duration::from_secs(5)).unwrap();
+        assert!(matches!(link.run(&[get()]), Err(Error::Unreachable { .. })), "{answer:?}");
+        // What comes next on the connection may be the answer to something else.
+        assert!(matches!(link.run(&[get()]), Err(Error::Unreachable { .. })), "{answer:?}");
+    }
+}
+
+#[test]
+fn one_refusal_does_not_hide_the_other_answers() {
+    let server = Server::start();
+    let mut link = server.link();
+    let command = |words: &[&str]| {
+        let mut command = Cmd::new();
+        command.arg(words);
+        command
+    };
+    let replies = link
+        .run(&[
+            command(&["SET", "a", "1"]),
+            command(&["RPUSH", "a", "x"]),
+            command(&["NONSENSE"]),
+            command(&["GET", "a"]),
+            command(&["GET", "b"]),
+        ])
+        .unwrap();
+    assert_eq!(replies[0], Ok(Value::Okay));
+    assert!(replies[1].as_ref().is_err_and(|refusal| refusal.starts_with("WRONGTYPE Operation")), "{replies:?}");
+    assert!(replies[2].as_ref().is_err_and(|refusal| refusal.starts_with("ERR unknown command")), "{replies:?}");
+    assert_eq!(replies[3], Ok(Value::BulkString(b"1".to_vec())));
+    assert_eq!(replies[4], Ok(Value::Nil));
+    assert_eq!(link.run(&[]).unwrap(), []);
+}
+
+// Known traps: without a timeout a silent server would hold the thread for ever.
+#[test]
+fn a_silent_server_is_unreachable() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let options = RedisOptions { url, connect_timeout_ms: 50, ..RedisOptions::default() };
+    let silent = Target::new(&options).unwrap().connect(Duration::from_millis(50));
+    assert!(matches!(silent, Err(Error::Unreachable { .. })));
+
+    let server = Server::start();
+    let mut link = server.target().connect(Duration::from_millis(50)).unwrap();
+    let mut blocking = redis::cmd("BLPOP");
+    blocking.arg("nothing").arg(0);
+    assert!(matches!(link.run(&[blocking]), Err(Error::Unreachable { .. })));
+}
+
+// Invariant 12.
+#[test]
+fn a_wrong_password_is_unreachable_and_not_shown() {
+    let server = Server::start();
+    let mut link = server.link();
+    call(&mut link, &["CONFIG", "SET", "requirepass", "right"]).unwrap();
+    let connect = |login: &str| {
+        let mut options = server.options();
+        options.url = format!("{}?{login}", options.url);
+        Target::new(&options).unwrap().connect(Duration::from_secs(5)).map(drop)
+    };
+    connect("password=right").unwrap();
+    for login in ["password=hunter2", ""] {
+        let error = connect(login).unwrap_err();
+        assert!(matches!(error, Error::Unreachable { .. }));
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+}

@@ -1,0 +1,84 @@
+use super::*;
+use crate::redis::testing::*;
+
+#[test]
+fn the_epoch_lasts_until_redis_is_emptied() {
+    let server = Server::start();
+    let (mut one, mut other) = (server.link(), server.link());
+    let first = epoch(&mut one, &keys()).unwrap();
+    assert_eq!(epoch(&mut other, &keys()).unwrap(), first);
+    assert_eq!(first.len(), 32);
+    assert_ne!(epoch(&mut other, &Keys::new("other:")).unwrap(), first);
+    call(&mut one, &["FLUSHALL"]).unwrap();
+    assert_ne!(epoch(&mut one, &keys()).unwrap(), first);
+}
+
+#[test]
+fn the_time_of_this_machine_is_its_own() {
+    let server = Server::start();
+    let offset = time_offset_ms(&mut server.link(), &keys()).unwrap();
+    assert!(offset.abs() < 60_000, "the same clock, read with delay: {offset}");
+    let reply = |seconds: &str, micros: &str| {
+        Ok(Value::Array(vec![Value::BulkString(seconds.into()), Value::BulkString(micros.into())]))
+    };
+    assert_eq!(milliseconds(&reply("12", "345678")), Some(12_345));
+    for (seconds, micros) in [("x", "1"), ("", ""), ("9223372036854775807", "1")] {
+        assert_eq!(milliseconds(&reply(seconds, micros)), None);
+    }
+}
+
+#[test]
+fn a_redis_that_loses_objects_is_warned_of() {
+    let server = Server::start();
+    let mut link = server.link();
+    let mut warned = |policy: &str, save: &str, appendonly: &str| {
+        for (name, value) in [("maxmemory-policy", policy), ("save", save), ("appendonly", appendonly)] {
+            call(&mut link, &["CONFIG", "SET", name, value]).unwrap();
+        }
+        warnings(&mut link).unwrap()
+    };
+    assert_eq!(warned("noeviction", "3600 1", "no"), [""; 0]);
+    assert_eq!(warned("noeviction", "", "yes"), [""; 0]);
+    assert!(matches!(warned("noeviction", "", "no").as_slice(), [one] if one.contains("no persistence")));
+    assert!(matches!(warned("allkeys-lru", "3600 1", "no").as_slice(), [one] if one.contains("allkeys-lru")));
+    assert!(
+        matches!(warned("volatile-ttl", "3600 1", "no").as_slice(), [one] if one.contains("deleted objects may come back"))
+    );
+    // Where it is not permitted to ask, nothing is said.
+    call(&mut link, &["ACL", "SETUSER", "default", "-config", "-info"]).unwrap();
+    assert_eq!(warnings(&mut link).unwrap(), [""; 0]);
+    assert_eq!(used_memory(&mut link).unwrap(), None);
+}
+
+#[test]
+fn used_memory_and_absent_replicas_are_told() {
+    let server = Server::start();
+    let mut link = server.link();
+    assert!(used_memory(&mut link).unwrap().unwrap() > 100_000);
+    assert_eq!(wait(&mut link, 1, Duration::from_millis(1)).unwrap(), 0);
+}
+
+#[test]
+fn a_scan_finds_every_object_and_nothing_else() {
+    let server = Server::start();
+    let mut link = server.link();
+    let ids: Vec<String> = (0..2500).map(|n| format!("id{n:04}")).collect();
+    let mut writes: Vec<_> = ids.iter().map(|id| put(id, 1, &object("x"))).collect();
+    writes.push(put("large", 1, &object(vec![1; 2 << 20])));
+    server.pusher().push(&mut link, &writes).unwrap();
+    epoch(&mut link, &keys()).unwrap();
+    set_raw(&mut link, "t2:6964", b"another prefix's");
+    let (mut found, mut batches) = (Vec::new(), 0);
+    scan_ids(&mut link, &keys(), |_, ids| {
+        found.extend(ids);
+        batches += 1;
+        Ok(())
+    })
+    .unwrap();
+    found.sort();
+    found.dedup();
+    let mut expected: Vec<Vec<u8>> = ids.into_iter().map(String::into_bytes).collect();
+    expected.push(b"large".to_vec());
+    assert_eq!(found, expected);
+    assert!(batches > 1, "batch by batch");
+}
