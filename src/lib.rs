@@ -20,6 +20,12 @@
 //! ```
 
 mod clock;
+// The rigs of the integration tests, for the tests inside the crate.
+#[cfg(test)]
+extern crate self as scaler_object_storage;
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
 #[cfg(feature = "server")]
 pub mod config;
 mod error;

@@ -203,3 +203,6 @@ fn tls(options: &RedisOptions) -> Result<ConnectionAddr, Error> {
     let system = SYSTEM_CAS.iter().find_map(|path| std::fs::read(path).ok());
     system.and_then(|cas| built(Some(cas)).ok()).map_or_else(|| built(None).map_err(refused), Ok)
 }
+
+#[cfg(test)]
+mod tests;
