@@ -232,6 +232,14 @@ impl Head {
     }
 }
 
+/// The checksum of a body: metadata, then data.
+pub(crate) fn body_hash(object: &Object) -> u128 {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    hasher.update(&object.metadata);
+    hasher.update(&object.data);
+    hasher.digest128()
+}
+
 fn checksum(head: &[u8; HEAD_BYTES]) -> u32 {
     let mut head = *head;
     if let Some(place) = head.get_mut(CHECKSUM_OFFSET..CHECKSUM_OFFSET + 4) {

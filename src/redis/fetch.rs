@@ -5,8 +5,8 @@ use super::envelope::{self, CHUNK_BYTES, CHUNK_HEAD_BYTES, HEAD_BYTES, Head, Kin
 use super::keys::Keys;
 use super::link::{Link, Reply};
 use super::python;
-use super::server::now_ms;
 use super::standing::Standing;
+use crate::clock::now_ms;
 use crate::error::Error;
 use crate::object::Object;
 use crate::version::Version;
@@ -121,7 +121,7 @@ fn bytes(reply: Reply) -> Result<Vec<u8>, String> {
 }
 
 fn is_past(head: &Head) -> bool {
-    head.deadline_ms != 0 && u64::try_from(now_ms()).is_ok_and(|now| head.deadline_ms <= now)
+    head.deadline_ms != 0 && head.deadline_ms <= now_ms()
 }
 
 fn damaged(value: &[u8], reason: String) -> Fetched {

@@ -1,7 +1,7 @@
 //! The shared tier: how objects stand in Redis, and how Redis is spoken to.
 
-#![allow(dead_code, reason = "the `redis` backend stands upon it")]
-
+mod backend;
+mod clock;
 mod cluster;
 mod envelope;
 mod events;
@@ -11,6 +11,7 @@ pub mod fuzzing;
 mod keys;
 mod link;
 mod options;
+mod pool;
 mod push;
 mod python;
 mod scripts;
@@ -23,6 +24,7 @@ mod url;
 
 pub use options::{Compression, RedisOptions, ValueFormat};
 
+pub(crate) use backend::RedisBackend;
 pub(crate) use events::{Event, Notice, Op, publish, read};
 pub(crate) use fetch::{Fetched, Found, fetch, heads};
 pub(crate) use keys::Keys;

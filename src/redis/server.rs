@@ -1,9 +1,10 @@
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use redis::Value;
 
 use super::keys::Keys;
 use super::link::{Link, Reply};
+use crate::clock::now_ms;
 use crate::error::Error;
 
 /// How often TIME is asked; the fastest answer counts, as its uncertainty is the smallest.
@@ -37,7 +38,7 @@ pub(crate) fn time_offset_ms(link: &mut Link, keys: &Keys) -> Result<i64, Error>
     let mut fastest: Option<(Duration, i64)> = None;
     for _ in 0..TIME_SAMPLES {
         let started = Instant::now();
-        let before = now_ms();
+        let before = now_ms() as i64;
         let replies = link.run_beside(keys.events().as_bytes(), &[redis::cmd("TIME")])?;
         let took = started.elapsed();
         let Some(redis_ms) = replies.first().and_then(milliseconds) else {
@@ -57,11 +58,6 @@ fn milliseconds(reply: &Reply) -> Option<i64> {
     };
     let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<i64>().ok();
     number(seconds)?.checked_mul(1000)?.checked_add(number(micros)? / 1000)
-}
-
-/// Milliseconds since 1970 on this machine's clock.
-pub(crate) fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
 /// What a user should know about how this Redis is set up. Empty where it is well, or does not tell.
@@ -122,16 +118,33 @@ pub(crate) fn wait(link: &mut Link, replicas: u32, timeout: Duration) -> Result<
     }
 }
 
-/// Bytes that Redis takes in memory, over all masters; None where it does not tell.
-pub(crate) fn used_memory(link: &mut Link) -> Result<Option<u64>, Error> {
-    let mut memory = redis::cmd("INFO");
-    memory.arg("memory");
-    let mut sum = None;
-    for replies in link.run_everywhere(&[memory])? {
+/// Redis's memory, over all masters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Memory {
+    pub used_bytes: u64,
+    /// `maxmemory`, or the machine's memory where that is not set.
+    pub max_bytes: u64,
+}
+
+/// None where Redis does not tell.
+pub(crate) fn memory(link: &mut Link) -> Result<Option<Memory>, Error> {
+    let mut info = redis::cmd("INFO");
+    info.arg("memory");
+    let mut sum = None::<Memory>;
+    for replies in link.run_everywhere(&[info])? {
         let Some(Ok(Value::BulkString(text))) = replies.first() else { continue };
         let text = String::from_utf8_lossy(text);
-        let used = text.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse::<u64>().ok());
-        sum = used.map(|used| used + sum.unwrap_or(0)).or(sum);
+        let field = |name| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0)
+        };
+        let max_bytes = match field("maxmemory") {
+            0 => field("total_system_memory"),
+            bytes => bytes,
+        };
+        let sum = sum.get_or_insert_default();
+        sum.used_bytes = sum.used_bytes.saturating_add(field("used_memory"));
+        sum.max_bytes = sum.max_bytes.saturating_add(max_bytes);
     }
     Ok(sum)
 }

@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::local::{LocalBackend, Underlying};
 use crate::memory::MemoryBackend;
 use crate::object::{METADATA_BYTES_MAX, Object, ObjectId, check_id};
+use crate::redis::RedisBackend;
 use crate::replication::TieredBackend;
 
 /// A store of objects: the crate's front door. Cloning is cheap and gives another handle on the same store; every method may be
@@ -135,7 +136,7 @@ impl ObjectStore {
         let backend: Arc<dyn Backend> = match config.backend {
             BackendKind::Memory => Arc::new(MemoryBackend::open(&config.memory)),
             BackendKind::Local => Arc::new(LocalBackend::open(&config.local, under)?),
-            BackendKind::Redis => return Err(Error::Config("this backend is not there yet".into())),
+            BackendKind::Redis => Arc::new(RedisBackend::open(&config.redis)?),
             BackendKind::Tiered => TieredBackend::open(config, under, Arc::clone(&waiters))?,
         };
         Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters, closed: AtomicBool::new(false) }) })

@@ -20,17 +20,25 @@ pub const SIZES: &[usize] =
 pub struct Fixture {
     backend: &'static str,
     directory: TempDir,
+    redis: Option<redis::RedisServer>,
 }
 
 impl Fixture {
     pub fn new(backend: &'static str) -> Self {
-        Fixture { backend, directory: tempfile::tempdir().unwrap() }
+        let redis = (backend == "redis").then(redis::RedisServer::start);
+        Fixture { backend, directory: tempfile::tempdir().unwrap(), redis }
+    }
+
+    /// How many payloads the store counts for so many objects of `distinct` contents: in Redis each object has its own.
+    pub fn payloads(&self, distinct: u64, objects: u64) -> u64 {
+        if self.backend == "redis" { objects } else { distinct }
     }
 
     pub fn builder(&self) -> ObjectStoreBuilder {
         match self.backend {
             "memory" => ObjectStore::builder().memory(),
             "local" => ObjectStore::builder().local(self.directory.path()).max_size_mb(1024),
+            "redis" => ObjectStore::builder().redis(self.redis.as_ref().unwrap().url()),
             other => panic!("no fixture for backend {other}"),
         }
     }

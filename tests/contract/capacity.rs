@@ -4,7 +4,7 @@ use scaler_object_storage::{Error, ObjectStore};
 
 use crate::common::{CAPACITY_MB_MIN, Fixture, bytes, get};
 
-contract!(
+bounded_contract!(
     a_full_store_refuses_and_keeps_what_it_has,
     a_full_store_refuses_streamed_objects,
     deletes_make_room_again_and_again,

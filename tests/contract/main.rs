@@ -7,6 +7,14 @@ mod common;
 /// Makes a test of each function and backend.
 macro_rules! contract {
     ($($promise:ident),* $(,)?) => {
+        bounded_contract!($($promise),*);
+        mod redis { $(#[test] fn $promise() { super::$promise(&crate::common::Fixture::new("redis")); })* }
+    };
+}
+
+/// As `contract`, for what follows from `max_size_mb`: the size of Redis is not the store's to bound.
+macro_rules! bounded_contract {
+    ($($promise:ident),* $(,)?) => {
         mod memory { $(#[test] fn $promise() { super::$promise(&crate::common::Fixture::new("memory")); })* }
         mod local { $(#[test] fn $promise() { super::$promise(&crate::common::Fixture::new("local")); })* }
     };

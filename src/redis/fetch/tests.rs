@@ -225,7 +225,7 @@ fn an_envelope_past_its_deadline_is_missing() {
     world.set_raw(&head.encode());
     assert_eq!(world.fetch(), Fetched::Missing);
     assert_eq!(heads(&mut world.link, &keys(), &["id"]).unwrap(), [Ok(None)]);
-    head.deadline_ms = now_ms() as u64 + 100_000;
+    head.deadline_ms = now_ms() + 100_000;
     world.set_raw(&head.encode());
     assert!(matches!(world.fetch(), Fetched::Object(_)));
 }

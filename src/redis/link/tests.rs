@@ -6,7 +6,7 @@ use super::*;
 use crate::redis::options::RedisOptions;
 use crate::redis::testing::*;
 
-/// A server that answers PING, and then once with these bytes to whatever it is asked.
+/// A server that answers PING, and then with these bytes to the first GET, and well to the second.
 fn answering(bytes: &'static [u8]) -> Target {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://:hunter2@{}", listener.local_addr().unwrap());
@@ -19,6 +19,10 @@ fn answering(bytes: &'static [u8]) -> Target {
         drop(client.write_all(b"+PONG\r\n"));
         until(&mut client, b"GET\r\n");
         drop(client.write_all(bytes));
+        if bytes.starts_with(b"-") {
+            until(&mut client, b"GET\r\n");
+            drop(client.write_all(b"+OK\r\n"));
+        }
         drop(client.shutdown(std::net::Shutdown::Write));
         drop(client.read_to_end(&mut Vec::new()));
     });

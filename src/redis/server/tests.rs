@@ -47,14 +47,17 @@ fn a_redis_that_loses_objects_is_warned_of() {
     // Where it is not permitted to ask, nothing is said.
     call(&mut link, &["ACL", "SETUSER", "default", "-config", "-info"]).unwrap();
     assert_eq!(warnings(&mut link).unwrap(), [""; 0]);
-    assert_eq!(used_memory(&mut link).unwrap(), None);
+    assert_eq!(memory(&mut link).unwrap(), None);
 }
 
 #[test]
-fn used_memory_and_absent_replicas_are_told() {
+fn memory_and_absent_replicas_are_told() {
     let server = Server::start();
     let mut link = server.link();
-    assert!(used_memory(&mut link).unwrap().unwrap() > 100_000);
+    let Memory { used_bytes, max_bytes } = memory(&mut link).unwrap().unwrap();
+    assert!(used_bytes > 100_000 && max_bytes > used_bytes, "{used_bytes} of {max_bytes}");
+    call(&mut link, &["CONFIG", "SET", "maxmemory", "64mb"]).unwrap();
+    assert_eq!(memory(&mut link).unwrap().unwrap().max_bytes, 64 << 20);
     assert_eq!(wait(&mut link, 1, Duration::from_millis(1)).unwrap(), 0);
 }
 

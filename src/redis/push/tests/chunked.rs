@@ -72,8 +72,14 @@ fn a_chunk_that_expired_meanwhile_is_sent_again() {
     let lost = world.chunk_keys()[1].clone();
     call(&mut world.link, &["DEL", &lost]).unwrap();
     assert!(matches!(world.fetch("id"), Fetched::Damaged { .. }));
-    assert_eq!(world.push_one(write), Ok(Pushed::Same));
+    assert_eq!(world.push_one(write.clone()), Ok(Pushed::Same));
     assert_eq!(world.object("id"), Some(large(1)));
+    assert_eq!(ttls(&mut world), [-1, -1, -1]);
+    // Also when it is lost after it was sent: whether it is there is asked when it is made to stay.
+    call(&mut world.link, &["DEL", &lost]).unwrap();
+    let (head, What::Put { object, .. }) = (head_of(&write), &write.what) else { unreachable!() };
+    world.pusher.keep_chunks(&mut world.link, b"id", &head, object).unwrap().unwrap();
+    assert_eq!(world.object("id").as_ref(), Some(object));
     assert_eq!(ttls(&mut world), [-1, -1, -1]);
 }
 
@@ -103,7 +109,7 @@ fn a_large_object_that_is_refused_as_older_leaves_chunks_that_expire() {
 #[test]
 fn object_and_chunks_end_with_the_deadline() {
     let mut world = world();
-    let deadline = crate::redis::server::now_ms() as u64 + 500_000;
+    let deadline = crate::clock::now_ms() + 500_000;
     let with_deadline = |id: &str, object: &Object| {
         let mut write = put(id, 1, object);
         if let What::Put { deadline_ms, .. } = &mut write.what {

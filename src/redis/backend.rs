@@ -1,0 +1,302 @@
+//! The `redis` backend: every operation goes to Redis, nothing is kept on the node.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::envelope::{Kind, body_hash};
+use super::fetch::{Fetched, Found, fetch, heads};
+use super::link::Link;
+use super::options::RedisOptions;
+use super::pool::{Lane, Pool};
+use super::push::{Outgoing, Pushed, What};
+use super::server;
+use super::standing::Standing;
+use crate::error::Error;
+use crate::object::{Object, ObjectId};
+use crate::store::{Backend, OnStored, Usage, Writer};
+
+/// How often a write takes a version above the one that it met: each time, another node was faster.
+const VERSIONS_MAX: usize = 100;
+
+/// A writer's buffer begins with at most this: an announced length is no reason to take memory.
+const BUFFER_BYTES: u64 = 1 << 20;
+
+/// Enough that threads on different ids rarely meet.
+const WRITING_COUNT: usize = 1024;
+
+/// Ids looked at in one round by `clear`.
+const CLEARED_IDS_MAX: usize = 256;
+
+pub(crate) struct RedisBackend {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    pool: Pool,
+    /// Held while an id is written and its waiters are told: who begins to wait after a later delete must not be answered with what
+    /// was deleted.
+    writing: Vec<Mutex<()>>,
+    options: RedisOptions,
+    damaged: AtomicU64,
+}
+
+impl RedisBackend {
+    /// Redis has to be reachable.
+    pub fn open(options: &RedisOptions) -> Result<Self, Error> {
+        let mut node = [0; 8];
+        rustix::rand::getrandom(&mut node, rustix::rand::GetRandomFlags::empty())
+            .map_err(|error| Error::io("draw a node id from", "/dev/urandom")(error.into()))?;
+        let pool = Pool::new(options, u64::from_ne_bytes(node))?;
+        let warnings = pool.run(|lane| {
+            server::epoch(&mut lane.link, pool.keys())?;
+            server::warnings(&mut lane.link)
+        })?;
+        for warning in warnings {
+            tracing::warn!("{}: {warning}", pool.target().address());
+        }
+        let writing = std::iter::repeat_with(Mutex::default).take(WRITING_COUNT).collect();
+        let shared = Shared { pool, writing, options: options.clone(), damaged: AtomicU64::new(0) };
+        Ok(RedisBackend { shared: Arc::new(shared) })
+    }
+}
+
+impl Shared {
+    fn check_size(&self, id: &[u8], bytes: u64) -> Result<(), Error> {
+        let bytes_max = self.options.object_bytes_max();
+        if bytes > bytes_max {
+            return Err(Error::TooLarge { id: ObjectId::new(id), bytes, bytes_max });
+        }
+        Ok(())
+    }
+
+    fn writing(&self, id: &[u8]) -> MutexGuard<'_, ()> {
+        #[expect(clippy::indexing_slicing, reason = "reduced modulo the length")]
+        self.writing[xxh3_64(id) as usize % WRITING_COUNT].lock()
+    }
+
+    fn refused(&self, action: &'static str, id: &[u8]) -> impl FnOnce(String) -> Error {
+        let (address, id) = (self.pool.target().address().to_owned(), ObjectId::new(id));
+        move |reason| Error::Refused { address, action, id, reason }
+    }
+
+    fn store(&self, id: &[u8], object: Object, stored: OnStored<'_>) -> Result<(), Error> {
+        self.check_size(id, object.len() as u64)?;
+        let deadline_ms = match self.options.object_ttl_seconds {
+            0 => 0,
+            seconds => self.pool.clock().now_ms().saturating_add(seconds.saturating_mul(1000)),
+        };
+        let body_hash = body_hash(&object);
+        let _writing = self.writing(id);
+        self.write(id, What::Put { object: object.clone(), body_hash, deadline_ms })?;
+        stored(&|| Some(object.clone()));
+        Ok(())
+    }
+
+    /// What stood there.
+    fn delete(&self, id: &[u8]) -> Result<Option<Standing>, Error> {
+        let _writing = self.writing(id);
+        self.write(id, What::Delete)
+    }
+
+    /// Carries out a write at the present end of the id's history, and returns what it replaced. Its version is drawn once and kept
+    /// over a broken connection, so that it is not carried out twice.
+    fn write(&self, id: &[u8], what: What) -> Result<Option<Standing>, Error> {
+        let action = if matches!(what, What::Delete) { "delete" } else { "store" };
+        let mut write = Outgoing { id: id.to_vec(), version: self.pool.clock().next(), what };
+        for _ in 0..VERSIONS_MAX {
+            let mut attempts = 0;
+            let pushed = self.pool.run(|lane| {
+                attempts += 1;
+                let pushed = lane.pusher.push(&mut lane.link, std::slice::from_ref(&write))?.pop();
+                self.await_replicas(id, lane)?;
+                pushed.unwrap_or_else(|| Err("no answer".into())).map_err(self.refused(action, id))
+            })?;
+            match pushed {
+                Pushed::Applied { replaced } => return Ok(replaced),
+                Pushed::Same => return Ok(None),
+                // The first attempt may have been carried out before the newer write: once more above that would bring it back.
+                Pushed::Older(_) if attempts > 1 => {
+                    let reason = "the connection broke during a write, which another one has replaced since";
+                    return Err(self.pool.target().unreachable(reason));
+                }
+                Pushed::Older(Standing::Ours(head)) => write.version = self.pool.clock().next_above(head.version),
+                Pushed::Older(_) => write.version = self.pool.clock().next(),
+            }
+        }
+        Err(self.refused(action, id)("other nodes write it again and again".into()))
+    }
+
+    fn await_replicas(&self, id: &[u8], lane: &mut Lane) -> Result<(), Error> {
+        let wanted = self.options.wait_replicas;
+        if wanted == 0 || lane.link.is_cluster() {
+            return Ok(());
+        }
+        // Shorter than the answer may take.
+        let timeout = Duration::from_millis(self.options.response_timeout_ms / 2);
+        let count = server::wait(&mut lane.link, wanted, timeout)?;
+        if count < wanted {
+            let reason = format!("only {count} of {wanted} replicas (wait_replicas) have it so far");
+            return Err(self.refused("replicate", id)(reason));
+        }
+        Ok(())
+    }
+
+    fn read(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+        let bytes_max = self.options.object_bytes_max();
+        let fetched = self.pool.run(|lane| {
+            let fetched = fetch(&mut lane.link, self.pool.keys(), &[id], bytes_max)?.pop();
+            fetched.unwrap_or_else(|| Err("no answer".into())).map_err(self.refused("read", id))
+        })?;
+        Ok(match fetched {
+            Fetched::Object(Found { object, .. }) | Fetched::Python(object) => Some(object),
+            Fetched::Missing | Fetched::Tombstone(_) => None,
+            Fetched::Damaged { reason, .. } => {
+                self.damaged.fetch_add(1, Ordering::Relaxed);
+                tracing::error!("object {} is damaged in Redis and counts as missing: {reason}", ObjectId::new(id));
+                None
+            }
+        })
+    }
+
+    /// Deletes the live ones of these ids.
+    fn clear_ids(&self, link: &mut Link, ids: Vec<Vec<u8>>) -> Result<(), Error> {
+        for ids in ids.chunks(CLEARED_IDS_MAX) {
+            for (id, standing) in ids.iter().zip(heads(link, self.pool.keys(), ids)?) {
+                let is_tombstone = matches!(standing, Ok(Some(Standing::Ours(head))) if head.kind == Kind::Tombstone);
+                if !is_tombstone {
+                    self.delete(id)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether an object can be read there.
+fn exists(standing: &Standing) -> bool {
+    match standing {
+        Standing::Ours(head) => head.kind != Kind::Tombstone,
+        Standing::Python { .. } => true,
+        Standing::Damaged { .. } => false,
+    }
+}
+
+fn copied(data: &[u8], metadata: &[u8]) -> Object {
+    Object { data: Bytes::copy_from_slice(data), metadata: Bytes::copy_from_slice(metadata) }
+}
+
+impl Backend for RedisBackend {
+    fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
+        self.shared.check_size(id, (data.len() + metadata.len()) as u64)?;
+        self.shared.store(id, copied(data, metadata), stored)
+    }
+
+    fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Box<dyn Writer>, Error> {
+        self.shared.check_size(id, data_bytes.saturating_add(metadata.len() as u64))?;
+        Ok(Box::new(RedisWriter {
+            shared: Arc::clone(&self.shared),
+            id: id.into(),
+            metadata: Bytes::copy_from_slice(metadata),
+            data: Vec::with_capacity(data_bytes.min(BUFFER_BYTES) as usize),
+        }))
+    }
+
+    fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+        self.shared.read(id)
+    }
+
+    fn contains(&self, id: &[u8]) -> Result<bool, Error> {
+        let shared = &self.shared;
+        shared.pool.run(|lane| {
+            let head = heads(&mut lane.link, shared.pool.keys(), &[id])?.pop();
+            let standing = head.unwrap_or(Ok(None)).map_err(shared.refused("read", id))?;
+            Ok(standing.as_ref().is_some_and(exists))
+        })
+    }
+
+    fn delete(&self, id: &[u8]) -> Result<bool, Error> {
+        let replaced = self.shared.delete(id)?;
+        Ok(replaced.as_ref().is_some_and(exists))
+    }
+
+    fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {
+        match self.shared.read(original)? {
+            Some(object) => self.shared.store(new, object, stored).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// From counters in Redis, which are about right; zeros where it cannot be reached.
+    fn usage(&self) -> Usage {
+        let pool = &self.shared.pool;
+        let asked = pool.run(|lane| {
+            pool.run_idle(|idle| idle.pusher.settle_counters(&mut idle.link));
+            lane.pusher.settle_counters(&mut lane.link)?;
+            let (objects, payload_bytes) = server::counters(&mut lane.link, pool.keys())?;
+            let memory = server::memory(&mut lane.link)?.unwrap_or_default();
+            Ok(Usage {
+                objects,
+                payloads: objects,
+                payload_bytes,
+                capacity_bytes: memory.max_bytes,
+                physical_bytes: memory.used_bytes,
+                damaged_objects: 0,
+            })
+        });
+        if let Err(error) = &asked {
+            tracing::debug!("what is stored is not known: {error}");
+        }
+        Usage { damaged_objects: self.shared.damaged.load(Ordering::Relaxed), ..asked.unwrap_or_default() }
+    }
+
+    /// What Redis has acknowledged is as durable as Redis is set up.
+    fn flush(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn clear(&self) -> Result<(), Error> {
+        // Over a connection of its own: each id is deleted over the pool's.
+        let timeout = Duration::from_millis(self.shared.options.response_timeout_ms);
+        let mut link = self.shared.pool.target().connect(timeout)?;
+        server::scan_ids(&mut link, self.shared.pool.keys(), |link, ids| self.shared.clear_ids(link, ids))
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        self.shared.pool.run_idle(|idle| idle.pusher.settle_counters(&mut idle.link));
+        self.shared.pool.close();
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        self.shared.pool.target().address().to_owned()
+    }
+
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+}
+
+/// Gathers an object in memory: it has to be whole before its checksum is known.
+struct RedisWriter {
+    shared: Arc<Shared>,
+    id: Box<[u8]>,
+    metadata: Bytes,
+    data: Vec<u8>,
+}
+
+impl Writer for RedisWriter {
+    fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
+        self.data.extend_from_slice(piece);
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>, stored: OnStored<'_>) -> Result<(), Error> {
+        let RedisWriter { shared, id, metadata, data } = *self;
+        shared.store(&id, Object { data: data.into(), metadata }, stored)
+    }
+}

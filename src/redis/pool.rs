@@ -1,0 +1,183 @@
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::clock::Clock;
+use super::keys::Keys;
+use super::link::Link;
+use super::options::RedisOptions;
+use super::push::Pusher;
+use super::server;
+use super::target::Target;
+use crate::error::Error;
+
+/// Redis's clock is read again after this time.
+const CLOCK_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// Up to `connection_pool_size` connections, made when they are needed, each used by one thread at a time.
+pub(super) struct Pool {
+    target: Target,
+    keys: Keys,
+    options: RedisOptions,
+    clock: Clock,
+    node: u64,
+    state: Mutex<State>,
+    freed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    idle: Vec<Lane>,
+    /// Lanes that exist, in use or idle.
+    count: usize,
+    clock_read: Option<Instant>,
+    is_closed: bool,
+}
+
+/// A connection, and what pushes over it.
+pub(super) struct Lane {
+    pub link: Link,
+    pub pusher: Pusher,
+}
+
+impl Pool {
+    pub fn new(options: &RedisOptions, node: u64) -> Result<Pool, Error> {
+        Ok(Pool {
+            target: Target::new(options)?,
+            keys: Keys::new(options.key_prefix.as_str()),
+            options: options.clone(),
+            clock: Clock::new(node),
+            node,
+            state: Mutex::default(),
+            freed: Condvar::new(),
+        })
+    }
+
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Runs this over a connection. One that was idle may have been cut meanwhile, so where it breaks, this is run once more over a
+    /// new one: it has to be harmless twice.
+    pub fn run<T>(&self, mut run: impl FnMut(&mut Lane) -> Result<T, Error>) -> Result<T, Error> {
+        let mut borrowed = self.borrow()?;
+        let was_idle = borrowed.lane.is_some();
+        match self.attempt(&mut borrowed, &mut run) {
+            Err(Error::Unreachable { .. }) if was_idle => {
+                // What else is idle is as old.
+                self.drop_idle();
+                self.attempt(&mut borrowed, &mut run)
+            }
+            result => result,
+        }
+    }
+
+    fn attempt<T>(
+        &self,
+        borrowed: &mut Borrowed<'_>,
+        run: &mut impl FnMut(&mut Lane) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        // Not in its place while it is in use: a lane that panicked is lost, not used again.
+        let mut lane = match borrowed.lane.take() {
+            Some(lane) => lane,
+            None => self.connect()?,
+        };
+        self.read_clock(&mut lane)?;
+        let result = run(&mut lane);
+        if !matches!(result, Err(Error::Unreachable { .. })) {
+            borrowed.lane = Some(lane);
+        }
+        result
+    }
+
+    /// Runs this over every connection that is idle, until one is found not to work.
+    pub fn run_idle(&self, mut run: impl FnMut(&mut Lane) -> Result<(), Error>) {
+        let mut idle = std::mem::take(&mut self.state.lock().idle);
+        let count = idle.len();
+        let mut works = true;
+        idle.retain_mut(|lane| {
+            works = works && run(lane).is_ok();
+            works
+        });
+        let mut state = self.state.lock();
+        state.count -= count - idle.len();
+        state.idle.append(&mut idle);
+        drop(state);
+        self.freed.notify_all();
+    }
+
+    pub fn close(&self) {
+        let mut state = self.state.lock();
+        state.is_closed = true;
+        state.count -= state.idle.len();
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        self.freed.notify_all();
+        drop(idle);
+    }
+
+    fn borrow(&self) -> Result<Borrowed<'_>, Error> {
+        let mut state = self.state.lock();
+        loop {
+            if state.is_closed {
+                return Err(Error::Closed);
+            }
+            if let Some(lane) = state.idle.pop() {
+                return Ok(Borrowed { pool: self, lane: Some(lane) });
+            }
+            if state.count < self.options.connection_pool_size.max(1) {
+                state.count += 1;
+                return Ok(Borrowed { pool: self, lane: None });
+            }
+            self.freed.wait(&mut state);
+        }
+    }
+
+    fn drop_idle(&self) {
+        let mut state = self.state.lock();
+        state.count -= state.idle.len();
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        drop(idle);
+    }
+
+    fn connect(&self) -> Result<Lane, Error> {
+        let link = self.target.connect(Duration::from_millis(self.options.response_timeout_ms))?;
+        Ok(Lane { link, pusher: Pusher::new(&self.options, self.node) })
+    }
+
+    fn read_clock(&self, lane: &mut Lane) -> Result<(), Error> {
+        let due = |read: &Option<Instant>| read.is_none_or(|read| read.elapsed() > CLOCK_AGE_MAX);
+        if due(&self.state.lock().clock_read) {
+            self.clock.set_offset_ms(server::time_offset_ms(&mut lane.link, &self.keys)?);
+            self.state.lock().clock_read = Some(Instant::now());
+        }
+        Ok(())
+    }
+}
+
+/// A place in the pool, with a connection in it or without.
+struct Borrowed<'a> {
+    pool: &'a Pool,
+    lane: Option<Lane>,
+}
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pool.state.lock();
+        match self.lane.take() {
+            Some(lane) if !state.is_closed => state.idle.push(lane),
+            _ => state.count -= 1,
+        }
+        drop(state);
+        self.pool.freed.notify_one();
+    }
+}
