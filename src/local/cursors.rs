@@ -4,10 +4,12 @@
 //!  0  checksum        u64   xxh3-64 of the rest
 //!  8  replicated      u64   lsn: everything below has reached Redis for good
 //! 16  in step         u64   when the event reader was last in step, in milliseconds since 1970
-//! 24  events length   u16
-//! 26  prefix length   u16
-//! 28  epoch length    u16
-//! 30  events cursor, key prefix, epoch
+//! 24  suspect below   u64   lsn: clean objects below it are checked before they are served
+//! 32  suspect since   u64   when the event reader was in step before they came to be suspect
+//! 40  events length   u16
+//! 42  prefix length   u16
+//! 44  epoch length    u16
+//! 46  events cursor, key prefix, epoch
 //! ```
 //!
 //! All numbers are little-endian.
@@ -20,6 +22,8 @@ use super::journal::Lsn;
 pub(crate) struct Cursors {
     pub replicated: Lsn,
     pub in_step_ms: u64,
+    pub suspect_below: Lsn,
+    pub suspect_since_ms: u64,
     /// The last entry of the event stream that was acted upon; empty where there is none.
     pub events: String,
     pub prefix: String,
@@ -27,7 +31,7 @@ pub(crate) struct Cursors {
     pub epoch: String,
 }
 
-const FIXED_BYTES: usize = 30;
+const FIXED_BYTES: usize = 46;
 
 impl Cursors {
     pub fn encode(&self) -> Vec<u8> {
@@ -35,6 +39,8 @@ impl Cursors {
         let mut out = vec![0; 8];
         out.extend_from_slice(&self.replicated.to_u64().to_le_bytes());
         out.extend_from_slice(&self.in_step_ms.to_le_bytes());
+        out.extend_from_slice(&self.suspect_below.to_u64().to_le_bytes());
+        out.extend_from_slice(&self.suspect_since_ms.to_le_bytes());
         for text in texts {
             out.extend_from_slice(&(text.len().min(usize::from(u16::MAX)) as u16).to_le_bytes());
         }
@@ -61,8 +67,16 @@ impl Cursors {
             texts = rest;
             String::from_utf8(text.to_vec()).ok()
         };
-        let (events, prefix, epoch) = (text(24)?, text(26)?, text(28)?);
-        Some(Cursors { replicated: Lsn::from_u64(u64_at(8)?), in_step_ms: u64_at(16)?, events, prefix, epoch })
+        let (events, prefix, epoch) = (text(40)?, text(42)?, text(44)?);
+        Some(Cursors {
+            replicated: Lsn::from_u64(u64_at(8)?),
+            in_step_ms: u64_at(16)?,
+            suspect_below: Lsn::from_u64(u64_at(24)?),
+            suspect_since_ms: u64_at(32)?,
+            events,
+            prefix,
+            epoch,
+        })
     }
 }
 
@@ -75,12 +89,16 @@ mod tests {
         let cursors = Cursors {
             replicated: Lsn::new(3, 96),
             in_step_ms: 77,
+            suspect_below: Lsn::new(2, 64),
+            suspect_since_ms: 66,
             events: "1700000000000-1".into(),
             prefix: "scaler:obj:".into(),
             epoch: "e".into(),
         };
         let bytes = cursors.encode();
-        assert_eq!(bytes[8..30], [96, 0, 0, 0, 3, 0, 0, 0, 77, 0, 0, 0, 0, 0, 0, 0, 15, 0, 11, 0, 1, 0]);
+        assert_eq!(bytes[8..24], [96, 0, 0, 0, 3, 0, 0, 0, 77, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[24..40], [64, 0, 0, 0, 2, 0, 0, 0, 66, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[40..46], [15, 0, 11, 0, 1, 0]);
         assert_eq!(Cursors::decode(&bytes), Some(cursors));
         for position in 0..bytes.len() {
             let mut flipped = bytes.clone();

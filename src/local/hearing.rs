@@ -41,8 +41,14 @@ impl LocalTier {
         self.take_in(id, &object.data, &object.metadata, body_hash, Origin::Fill(fill), stored)
     }
 
-    /// Deletes an id here and, by the record that says so, everywhere, held here or not; whether it was held here.
-    pub(super) fn delete_everywhere(&self, outbox: &Outbox, id: &[u8]) -> Result<bool, Error> {
+    /// Deletes an id here and, by the record that says so, everywhere, held here or not; whether it was held here. `deleting` is told,
+    /// under the id's lock, the version that was known until then.
+    pub(super) fn delete_everywhere(
+        &self,
+        outbox: &Outbox,
+        id: &[u8],
+        deleting: &dyn Fn(Version),
+    ) -> Result<bool, Error> {
         let (lsn, existed) = self.with_room(id, 0, || {
             let fingerprint = self.index.fingerprint(id);
             let shard = self.index.shard(fingerprint);
@@ -50,6 +56,7 @@ impl LocalTier {
             let old = self.find(fingerprint, id);
             let existed = old.is_some_and(|old| self.record_at(old).is_ok_and(|record| !record.header.is_expired()));
             let known = self.known_version(fingerprint, id, old);
+            deleting(known.unwrap_or_default());
             let record = NewRecord {
                 above_clock: known.map_or(0, |known| known.clock),
                 ..NewRecord::bare(id, Kind::Delete, old.unwrap_or(Lsn::NONE))
@@ -145,6 +152,11 @@ impl LocalTier {
     /// Whether the object held here has to be checked before it is served: it is clean, and events about it may have been missed.
     pub fn suspect(&self, id: &[u8]) -> Option<(Lsn, Version)> {
         let outbox = self.outbox.as_ref().filter(|outbox| outbox.has_suspects())?;
+        let fingerprint = self.index.fingerprint(id);
+        let place = self.index.shard(fingerprint).table.read().find_fingerprint(fingerprint)?;
+        if !outbox.is_suspect(place) {
+            return None;
+        }
         let Known::Held { version, place, is_clean } = self.known(id) else { return None };
         let is_trusted = self.segments.get(place.segment()).is_some_and(|segment| segment.is_trusted(place.offset()));
         let is_suspect = outbox.is_suspect(place) && !is_trusted && !outbox.is_dirty(place, is_clean);

@@ -7,7 +7,6 @@ use parking_lot::Mutex;
 
 use super::cursors::Cursors;
 use super::journal::Lsn;
-use crate::clock::now_ms;
 
 /// What makes the local tier one of several nodes' rather than a store of its own.
 #[derive(Clone, Debug)]
@@ -54,8 +53,9 @@ impl Outbox {
         };
         let prefix = options.prefix.clone();
         let cursors = Cursors { prefix, ..found.unwrap_or_default() };
+        let suspect_below = AtomicU64::new(cursors.suspect_below.to_u64());
         let state = State { settled, backlog, held: BTreeSet::new(), cursors, uncertain: false };
-        Outbox { options, state: Mutex::new(state), suspect_below: AtomicU64::new(0) }
+        Outbox { options, state: Mutex::new(state), suspect_below }
     }
 
     /// There is a record to push.
@@ -67,10 +67,10 @@ impl Outbox {
 
     /// When an object that is stored now expires, 0 for never.
     #[inline]
-    pub fn deadline_ms(&self) -> u64 {
+    pub fn deadline_ms(&self, now_ms: u64) -> u64 {
         match self.options.object_ttl_ms {
             0 => 0,
-            ttl => now_ms().saturating_add(ttl),
+            ttl => now_ms.saturating_add(ttl),
         }
     }
 
@@ -171,7 +171,18 @@ impl Outbox {
 
     /// The event stream has lost its past: clean objects are checked before they are served again.
     pub fn suspect_below(&self, end: Lsn) {
-        self.suspect_below.fetch_max(end.to_u64(), Ordering::Release);
+        let mut state = self.state.lock();
+        let cursors = &mut state.cursors;
+        if cursors.suspect_below.is_none() {
+            cursors.suspect_since_ms = cursors.in_step_ms;
+        }
+        cursors.suspect_below = cursors.suspect_below.max(end);
+        self.suspect_below.store(cursors.suspect_below.to_u64(), Ordering::Release);
+    }
+
+    /// Whether Redis, had a suspect been deleted unheard, would still have a tombstone for it.
+    pub fn would_have_tombstone(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.state.lock().cursors.suspect_since_ms) < self.options.tombstone_ttl_ms
     }
 
     #[inline]

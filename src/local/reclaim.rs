@@ -61,6 +61,9 @@ impl LocalTier {
     /// Whether evicting has a chance: with nothing but dirty objects in a segment, copying them makes no room.
     pub fn is_evictable(&self, segment: &Segment, hints: &[Hint]) -> bool {
         let Some(outbox) = &self.outbox else { return true };
+        if segment.live_bytes() < segment.bytes() / 100 * DIRTY_PERCENT_MAX {
+            return true;
+        }
         let is_dirty = |hint: &&Hint| {
             hint.kind.stores() && outbox.is_dirty(Lsn::new(segment.number, hint.offset), hint.flags.has(Flags::CLEAN))
         };

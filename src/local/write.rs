@@ -131,7 +131,9 @@ impl LocalTier {
     fn dated<'r>(&self, record: NewRecord<'r>, origin: Origin<'_>, above_clock: u64) -> NewRecord<'r> {
         match (origin, &self.outbox) {
             (Origin::Write, None) => record,
-            (Origin::Write, Some(outbox)) => NewRecord { deadline_ms: outbox.deadline_ms(), above_clock, ..record },
+            (Origin::Write, Some(outbox)) => {
+                NewRecord { deadline_ms: outbox.deadline_ms(self.journal.now_ms()), above_clock, ..record }
+            }
             (Origin::Fill(fill), _) => NewRecord {
                 kind: Kind::Fill,
                 flags: record.flags.with(Flags::CLEAN),
@@ -160,8 +162,13 @@ impl LocalTier {
     }
 
     pub fn delete(&self, id: &[u8]) -> Result<bool, Error> {
+        self.delete_telling(id, &|_| {})
+    }
+
+    /// As `delete`; with other nodes, `deleting` is told, under the id's lock, the version that was known until then.
+    pub fn delete_telling(&self, id: &[u8], deleting: &dyn Fn(Version)) -> Result<bool, Error> {
         if let Some(outbox) = &self.outbox {
-            return self.delete_everywhere(outbox, id);
+            return self.delete_everywhere(outbox, id, deleting);
         }
         let lsn = self.with_room(id, 0, || {
             let fingerprint = self.index.fingerprint(id);

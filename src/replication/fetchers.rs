@@ -1,25 +1,29 @@
 //! Read from Redis what this node lacks, and keep it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::TieredBackend;
 use super::backoff::Backoff;
-use super::flights::{Fetched, Landed, OnFetched, Unanswered};
+use super::flights::{Deleted, Fetched, Landed, OnFetched, Unanswered};
 use super::watcher::Question;
+use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::{Fill, Known};
 use crate::object::{Object, ObjectId};
-use crate::redis::{self, Found, Link, Standing, fetch, heads};
-use crate::store::{answer_early, waking};
+use crate::redis::{self, Found, Link, Notice, Op, Standing, ValueFormat, fetch, heads, publish};
+use crate::store::{Backend, answer_early, waking};
+use crate::version::Version;
 
 /// Fetches that wait for a fetcher at a time. Who waits for an object is looked after again; a get is refused.
 const JOBS_MAX: usize = 65_536;
 
 /// Ids that a fetcher asks for at a time, of up to a MiB each.
 const BATCH_MAX: usize = 16;
+
+const TOO_MANY: &str = "too many objects are asked for at the same time";
 
 /// What a fetcher can be asked for.
 pub(super) enum Job {
@@ -51,7 +55,7 @@ impl Fetchers {
 }
 
 pub(super) fn run(backend: &TieredBackend, jobs: &Receiver<Job>) {
-    let mut fetcher = Fetcher { backend, link: None, backoff: Backoff::default(), reason: String::new() };
+    let mut fetcher = Fetcher { backend, link: None };
     while let Ok(first) = jobs.recv() {
         let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter().take(BATCH_MAX - 1)).collect();
         fetcher.serve(batch);
@@ -62,8 +66,7 @@ impl TieredBackend {
     /// Fetches an id, or joins whoever does so already.
     pub(super) fn fetch(&self, id: &[u8], asked: Option<OnFetched>) {
         if self.flights.join(id, asked) && !self.fetchers.try_send(Job::Fetch(id.into())) {
-            let unanswered = self.unanswered("too many objects are asked for at the same time");
-            self.land(id, &Err(unanswered));
+            self.land(id, &Err(self.unanswered(TOO_MANY)));
         }
     }
 
@@ -78,41 +81,59 @@ impl TieredBackend {
 
     /// Ends a fetch, and tells whoever asked.
     fn land(&self, id: &[u8], fetched: &Fetched) {
-        for (_, asked) in self.flights.land(id).asked {
-            asked(fetched.clone());
+        self.land_each(id, |_, _| fetched.clone());
+    }
+
+    /// The same; `fetched` is told whether the id was deleted meanwhile, and since when each has asked.
+    fn land_each(&self, id: &[u8], fetched: impl Fn(Option<Deleted>, Instant) -> Fetched) {
+        let Landed { deleted, asked, again } = self.flights.land(id);
+        for (since, asked) in asked {
+            asked(fetched(deleted, since));
+        }
+        if again && !self.fetchers.try_send(Job::Fetch(id.into())) {
+            self.land(id, &Err(self.unanswered(TOO_MANY)));
         }
     }
 
     /// What Redis has of an id has been read.
     fn fetched(&self, id: &[u8], found: redis::Fetched) -> Result<(), Error> {
+        let version = match &found {
+            redis::Fetched::Object(found) => found.version,
+            redis::Fetched::Tombstone(version) => *version,
+            _ => Version::default(),
+        };
+        // Something newer was announced while it was read.
+        if !self.flights.is_current(id, version) && self.flights.retry(id) {
+            if !self.fetchers.try_send(Job::Fetch(id.into())) {
+                self.land(id, &Err(self.unanswered(TOO_MANY)));
+            }
+            return Ok(());
+        }
         match found {
             redis::Fetched::Object(found) => self.install(id, &found),
             redis::Fetched::Python(object) => {
                 // Its writers send no events, so a copy would never be dropped.
+                let moment = Instant::now();
                 let object = match self.tier()?.known(id) {
                     Known::Nothing => Some(object),
                     Known::Held { .. } => self.tier()?.get(id)?,
                     Known::Deleted(_) => None,
                 };
-                self.hand_out(id, object)
+                self.hand_out(id, object, moment)
             }
             redis::Fetched::Tombstone(version) => {
                 self.tier()?.hear(id, version, true)?;
-                self.hand_out(id, None)
+                self.hand_out_here(id)
             }
-            redis::Fetched::Missing => {
-                let here = self.tier()?.get(id)?;
-                self.hand_out(id, here)
-            }
+            redis::Fetched::Missing => self.hand_out_here(id),
             redis::Fetched::Damaged { reason, .. } => {
-                self.health.damaged.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                self.health.count_damaged();
                 tracing::error!(
                     "object {} in Redis at {} is damaged: {reason}; it is treated as missing, other nodes are asked for it",
                     ObjectId::new(id),
                     self.target.address()
                 );
-                self.land(id, &Ok(None));
-                Ok(())
+                self.hand_out_here(id)
             }
         }
     }
@@ -129,49 +150,84 @@ impl TieredBackend {
             return Ok(());
         }
         match tier.known(id) {
-            Known::Held { .. } => self.hand_out(id, tier.get(id)?),
+            Known::Held { .. } => self.hand_out_here(id),
             Known::Deleted(tombstone) if tombstone.version >= *version => {
-                let Landed { deleted_at, asked } = self.flights.land(id);
-                if let Some(deleted_at) = deleted_at {
-                    answer_early(&self.waiters, self, id, object, deleted_at);
+                let moment = |deleted: Option<Deleted>| deleted.and_then(|deleted| deleted.moment(*version));
+                if let Some(moment) = moment(self.flights.deleted(id)) {
+                    answer_early(&self.waiters, self, id, object, moment);
                 }
-                for (since, asked) in asked {
-                    let was_early = deleted_at.is_some_and(|deleted_at| since < deleted_at);
-                    asked(Ok(was_early.then(|| object.clone())));
-                }
+                self.land_each(id, |deleted, since| {
+                    let was_early = moment(deleted).is_some_and(|moment| since < moment);
+                    Ok(was_early.then(|| object.clone()))
+                });
                 Ok(())
             }
+            // Something newer was announced: who waits is looked after again.
             _ if !is_current() => {
-                self.flights.refresh(id);
-                if !self.fetchers.try_send(Job::Fetch(id.into())) {
-                    self.land(id, &Err(self.unanswered("too many objects are asked for at the same time")));
-                }
+                self.land(id, &Ok(None));
                 Ok(())
             }
             // There is no room for it here.
-            _ => self.hand_out(id, Some(object.clone())),
+            _ => {
+                let begun = self.flights.begun(id);
+                self.hand_out(id, Some(object.clone()), begun)
+            }
         }
     }
 
-    /// Answers whoever waits and whoever asked with what is not kept.
-    fn hand_out(&self, id: &[u8], object: Option<Object>) -> Result<(), Error> {
+    /// Answers with what is here by now.
+    fn hand_out_here(&self, id: &[u8]) -> Result<(), Error> {
+        let moment = Instant::now();
+        let object = self.tier()?.get(id)?;
+        self.hand_out(id, object, moment)
+    }
+
+    /// Answers whoever asked, and whoever has waited since before `moment`: who came later may have come after a delete.
+    fn hand_out(&self, id: &[u8], object: Option<Object>, moment: Instant) -> Result<(), Error> {
         if let Some(object) = &object {
-            waking(&self.waiters, self, id, |stored| {
-                stored(&|| Some(object.clone()));
-                Ok(())
-            })?;
+            answer_early(&self.waiters, self, id, object, moment);
         }
         self.land(id, &Ok(object));
         Ok(())
     }
 }
 
+/// Whether fetchers try to reach Redis: while it is away, one of them does so now and then, and what is asked meanwhile fails at once.
+#[derive(Default)]
+pub(super) struct Gate(Mutex<Shut>);
+
+#[derive(Default)]
+struct Shut {
+    backoff: Backoff,
+    reason: String,
+}
+
+impl Gate {
+    /// Why Redis was away a moment ago; None where it is time to try.
+    fn shut(&self) -> Option<String> {
+        let shut = self.0.lock();
+        (!shut.backoff.remaining().is_zero()).then(|| shut.reason.clone())
+    }
+
+    fn failed(&self, error: &Error) {
+        let mut shut = self.0.lock();
+        if shut.backoff.remaining().is_zero() {
+            shut.backoff.failed();
+            shut.reason = match error {
+                Error::Unreachable { reason, .. } => reason.clone(),
+                error => error.to_string(),
+            };
+        }
+    }
+
+    fn succeeded(&self) {
+        self.0.lock().backoff.succeeded();
+    }
+}
+
 struct Fetcher<'a> {
     backend: &'a TieredBackend,
     link: Option<Link>,
-    backoff: Backoff,
-    /// Why the last connection failed.
-    reason: String,
 }
 
 impl Fetcher<'_> {
@@ -190,34 +246,30 @@ impl Fetcher<'_> {
             && let Err(error) = self.try_fetch(&ids)
         {
             self.failed(&error);
-            ids.iter().for_each(|id| self.give_up(id));
+            ids.iter().for_each(|id| self.give_up(id, &error));
         }
     }
 
     fn connected(&mut self) -> Result<&mut Link, Error> {
         if self.link.is_none() {
-            if !self.backoff.remaining().is_zero() {
-                return Err(self.backend.unanswered(self.reason.clone()).into());
+            if let Some(reason) = self.backend.gate.shut() {
+                return Err(self.backend.unanswered(reason).into());
             }
             self.link = Some(self.backend.connect(Duration::ZERO)?);
-            self.backoff.succeeded();
+            self.backend.gate.succeeded();
         }
         self.link.as_mut().ok_or(Error::Closed)
     }
 
     fn failed(&mut self, error: &Error) {
         self.link = None;
-        if let Error::Unreachable { reason, .. } = error
-            && self.backoff.remaining().is_zero()
-        {
-            self.reason.clone_from(reason);
-            self.backoff.failed();
-        }
+        self.backend.gate.failed(error);
     }
 
     fn try_fetch(&mut self, ids: &[Box<[u8]>]) -> Result<(), Error> {
         let backend = self.backend;
         let tier = backend.tier()?;
+        ids.iter().for_each(|id| backend.flights.begin(id));
         let suspects: Vec<_> = ids.iter().filter(|id| tier.suspect(id).is_some()).collect();
         if !suspects.is_empty() {
             let standings = heads(self.connected()?, &backend.keys, &suspects)?;
@@ -228,8 +280,9 @@ impl Fetcher<'_> {
         // One that is trusted again, or was put meanwhile, needs no fetching.
         let mut missing = Vec::with_capacity(ids.len());
         for id in ids {
-            match crate::store::Backend::get_here(backend, id)? {
-                Some(object) => backend.hand_out(id, Some(object))?,
+            let moment = Instant::now();
+            match backend.get_here(id)? {
+                Some(object) => backend.hand_out(id, Some(object), moment)?,
                 None => missing.push(id),
             }
         }
@@ -237,6 +290,12 @@ impl Fetcher<'_> {
             return Ok(());
         }
         let found = fetch(self.connected()?, &backend.keys, &missing, backend.options.object_bytes_max())?;
+        let is_damaged = |found: &Result<redis::Fetched, String>| matches!(found, Ok(redis::Fetched::Damaged { .. }));
+        let damaged = missing.iter().zip(&found).filter(|(_, found)| is_damaged(found));
+        let wanted: Vec<_> = damaged.map(|(id, _)| Notice { op: Op::Want, id, version: Version::default() }).collect();
+        if !wanted.is_empty() {
+            publish(self.connected()?, &backend.keys, tier.journal.node(), &wanted)?;
+        }
         for (id, found) in missing.into_iter().zip(found) {
             let done = match found {
                 Ok(found) => backend.fetched(id, found),
@@ -254,14 +313,20 @@ impl Fetcher<'_> {
     }
 
     /// Redis does not answer: what is here is served as it is.
-    fn give_up(&self, id: &[u8]) {
-        let here = self.backend.tier().and_then(|tier| tier.get(id));
+    fn give_up(&self, id: &[u8], error: &Error) {
+        let moment = Instant::now();
+        let here = self.backend.tier().and_then(|tier| Ok((tier.get(id)?, tier.known(id))));
         let given_up = match here {
-            Ok(Some(object)) => self.backend.hand_out(id, Some(object)),
-            _ => Err(Error::Closed),
+            Ok((None, Known::Deleted(_))) => self.backend.hand_out(id, None, moment),
+            Ok((Some(object), _)) => self.backend.hand_out(id, Some(object), moment),
+            Ok((None, _)) | Err(_) => Err(Error::Closed),
         };
         if given_up.is_err() {
-            self.backend.land(id, &Err(self.backend.unanswered(self.reason.clone())));
+            let reason = match error {
+                Error::Unreachable { reason, .. } => reason.clone(),
+                error => error.to_string(),
+            };
+            self.backend.land(id, &Err(self.backend.unanswered(reason)));
         }
     }
 
@@ -290,25 +355,22 @@ impl TieredBackend {
         let tier = self.tier()?;
         let (Some((place, version)), Some(outbox)) = (tier.suspect(id), &tier.outbox) else { return Ok(()) };
         match standing {
-            Some(Standing::Ours(head)) if head.version == version && standing.is_some_and(Standing::is_object) => {
-                tier.trust(place);
-            }
+            Some(Standing::Ours(head)) if head.version == version => tier.trust(place),
             Some(Standing::Ours(head)) if head.version > version => {
                 tier.hear(id, head.version, !standing.is_some_and(Standing::is_object))?;
             }
-            Some(_) => tier.drop_at(id, place, version)?,
-            None => {
-                let step_ms = crate::clock::now_ms().saturating_sub(outbox.heard().1);
-                if step_ms < outbox.options.tombstone_ttl_ms {
-                    // Redis has lost it: it is dirty until it is pushed again.
-                    outbox.hold(place);
-                    if self.wanted.try_send(id.to_vec()).is_ok() {
-                        tier.trust(place);
-                    }
-                    outbox.wake();
-                } else {
-                    tier.drop_at(id, place, version)?;
+            // Whether it is this one cannot be told.
+            Some(Standing::Python { .. }) if self.options.value_format == ValueFormat::Python => {
+                tier.drop_at(id, place, version)?;
+            }
+            None if !outbox.would_have_tombstone(now_ms()) => tier.drop_at(id, place, version)?,
+            // Redis has lost it: it is dirty until it is pushed again.
+            None | Some(_) => {
+                outbox.hold(place);
+                if self.wanted.try_send(id.to_vec()).is_ok() {
+                    tier.trust(place);
                 }
+                outbox.wake();
             }
         }
         Ok(())

@@ -10,6 +10,9 @@ use crate::version::Version;
 
 const SHARD_COUNT: usize = 16;
 
+/// How often a fetch is repeated because of what was announced meanwhile. A Redis that never comes to have it has lost it.
+const RETRIES_MAX: u32 = 4;
+
 /// What a fetch came to: the object, or that there is none, or that Redis did not say.
 pub(super) type Fetched = Result<Option<Object>, Unanswered>;
 
@@ -29,24 +32,46 @@ pub(super) struct Flights {
     shards: [Mutex<HashMap<Box<[u8]>, Flight>>; SHARD_COUNT],
 }
 
+/// Who asked before a delete may still have what a fetch under way brings, if that is newer than what was known until then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deleted {
+    at: Instant,
+    known: Version,
+}
+
+impl Deleted {
+    /// Until when one has to have asked for a copy with this version.
+    pub fn moment(&self, version: Version) -> Option<Instant> {
+        (version > self.known).then_some(self.at)
+    }
+}
+
 #[derive(Default)]
 struct Flight {
     /// The highest version that an event named since the fetch began: an older copy is of no use.
     heard: Option<Version>,
     /// Events may have been missed since it began.
     is_stale: bool,
-    /// When the id was deleted here meanwhile: who asked before may still have what is fetched.
-    deleted_at: Option<Instant>,
+    /// The id was deleted here meanwhile.
+    deleted: Option<Deleted>,
     asked: Vec<(Instant, OnFetched)>,
     /// Questions whether the id exists in Redis, which a delete must not overtake.
     questions: usize,
     is_fetching: bool,
+    /// When Redis was asked: whoever came later is not answered by what it says.
+    begun: Option<Instant>,
+    /// Somebody came later.
+    again: bool,
+    retries: u32,
 }
 
-/// A flight that has ended: who asked, and when the id was deleted meanwhile.
+/// A flight that has ended: who asked in time, and when the id was deleted meanwhile.
+#[derive(Default)]
 pub(super) struct Landed {
-    pub deleted_at: Option<Instant>,
+    pub deleted: Option<Deleted>,
     pub asked: Vec<(Instant, OnFetched)>,
+    /// Somebody asked too late for it: it has to be flown once more.
+    pub again: bool,
 }
 
 impl Flights {
@@ -61,8 +86,18 @@ impl Flights {
         self.with(id, |flights| {
             let flight = flights.entry(id.into()).or_default();
             flight.asked.extend(asked.map(|asked| (Instant::now(), asked)));
+            flight.again = flight.begun.is_some();
             !std::mem::replace(&mut flight.is_fetching, true)
         })
+    }
+
+    /// Redis is about to be asked.
+    pub fn begin(&self, id: &[u8]) {
+        self.with(id, |flights| {
+            if let Some(flight) = flights.get_mut(id) {
+                (flight.begun, flight.again) = (Some(Instant::now()), false);
+            }
+        });
     }
 
     /// Until `answered`, the id counts as in flight.
@@ -101,13 +136,23 @@ impl Flights {
         }
     }
 
-    /// The id is being deleted here.
-    pub fn deleting(&self, id: &[u8]) {
+    /// The id is being deleted here; `known` is the version that was known of it until now.
+    pub fn deleting(&self, id: &[u8], known: Version) {
         self.with(id, |flights| {
             if let Some(flight) = flights.get_mut(id) {
-                flight.deleted_at.get_or_insert_with(Instant::now);
+                flight.deleted.get_or_insert_with(|| Deleted { at: Instant::now(), known });
             }
         });
+    }
+
+    /// Whether the id was deleted here since it was first asked for.
+    pub fn deleted(&self, id: &[u8]) -> Option<Deleted> {
+        self.with(id, |flights| flights.get(id)?.deleted)
+    }
+
+    /// When Redis was asked.
+    pub fn begun(&self, id: &[u8]) -> Instant {
+        self.with(id, |flights| flights.get(id)?.begun).unwrap_or_else(Instant::now)
     }
 
     /// Whether a copy with this version is the newest that was heard of.
@@ -115,24 +160,30 @@ impl Flights {
         self.with(id, |flights| flights.get(id).is_none_or(|flight| !flight.is_stale && flight.heard <= Some(version)))
     }
 
-    /// Before a copy is fetched anew.
-    pub fn refresh(&self, id: &[u8]) {
+    /// Whether to fetch an id once more, because what was read is not current.
+    pub fn retry(&self, id: &[u8]) -> bool {
         self.with(id, |flights| {
-            if let Some(flight) = flights.get_mut(id) {
-                flight.is_stale = false;
-            }
-        });
+            let Some(flight) = flights.get_mut(id) else { return false };
+            flight.is_stale = false;
+            flight.retries += 1;
+            flight.retries <= RETRIES_MAX
+        })
     }
 
-    /// Ends the fetch of an id.
+    /// Ends the fetch of an id, for those who asked before Redis was asked.
     pub fn land(&self, id: &[u8]) -> Landed {
         self.with(id, |flights| {
-            let Some(flight) = flights.get_mut(id) else { return Landed { deleted_at: None, asked: Vec::new() } };
-            let landed = Landed { deleted_at: flight.deleted_at.take(), asked: std::mem::take(&mut flight.asked) };
-            if flight.questions == 0 {
+            let Some(flight) = flights.get_mut(id) else { return Landed::default() };
+            let begun = flight.begun.take();
+            let (asked, late) = std::mem::take(&mut flight.asked)
+                .into_iter()
+                .partition(|(since, _)| begun.is_none_or(|begun| *since < begun));
+            let again = std::mem::take(&mut flight.again);
+            let landed = Landed { deleted: flight.deleted.take(), asked, again };
+            (flight.heard, flight.is_stale, flight.retries) = (None, false, 0);
+            (flight.asked, flight.is_fetching) = (late, again);
+            if flight.questions == 0 && !again {
                 flights.remove(id);
-            } else {
-                (flight.is_fetching, flight.heard, flight.is_stale) = (false, None, false);
             }
             landed
         })

@@ -22,10 +22,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
-use fetchers::{Fetchers, Job};
+use fetchers::{Fetchers, Gate, Job};
 use flights::Flights;
 use watcher::Question;
 
@@ -40,6 +40,8 @@ const EXISTS_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// Ids that other nodes want and that wait to be pushed again: more are asked for again later.
 const WANTED_IDS_MAX: usize = 4096;
+
+const NO_ANSWER: &str = "no answer in time";
 
 /// How long closing waits for threads that only listen; one that hangs on a connection ends by itself later.
 const LISTENERS_WAIT_MAX: Duration = Duration::from_millis(500);
@@ -58,6 +60,7 @@ pub(crate) struct TieredBackend {
     wanted: Sender<Vec<u8>>,
     epoch: Mutex<()>,
     health: Health,
+    gate: Gate,
     closing: AtomicBool,
     running: Mutex<Option<Running>>,
 }
@@ -122,6 +125,7 @@ impl TieredBackend {
             wanted: wanted_sender,
             epoch: Mutex::new(()),
             health: Health::default(),
+            gate: Gate::default(),
             closing: AtomicBool::new(false),
             running: Mutex::new(None),
         };
@@ -223,6 +227,11 @@ impl TieredBackend {
         Ok(())
     }
 
+    /// How long a call waits for Redis.
+    fn patience(&self) -> Duration {
+        Duration::from_millis(self.options.response_timeout_ms.saturating_add(self.options.connect_timeout_ms))
+    }
+
     /// Asks Redis whether an id exists that is not here.
     fn exists_elsewhere(&self, id: &[u8], limit: Duration) -> Option<bool> {
         let (sender, receiver) = bounded(1);
@@ -258,8 +267,7 @@ impl TieredBackend {
         if known == Known::Nothing {
             self.flights.ask(id);
         }
-        self.flights.deleting(id);
-        let existed = tier.delete(id).inspect_err(|_| {
+        let existed = tier.delete_telling(id, &|known| self.flights.deleting(id, known)).inspect_err(|_| {
             if known == Known::Nothing {
                 self.flights.answered(id);
             }
@@ -291,9 +299,10 @@ impl Backend for TieredBackend {
         }
         let (sender, receiver) = bounded(1);
         self.fetch(id, Some(Box::new(move |fetched| drop(sender.send(fetched)))));
-        match receiver.recv() {
+        match receiver.recv_timeout(self.patience()) {
             Ok(fetched) => Ok(fetched?),
-            Err(_) => Err(Error::Closed),
+            Err(RecvTimeoutError::Timeout) => Err(self.unanswered(NO_ANSWER).into()),
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Closed),
         }
     }
 
@@ -315,8 +324,10 @@ impl Backend for TieredBackend {
         if self.get_here(id)?.is_some() {
             return Ok(true);
         }
-        let limit = Duration::from_millis(self.options.response_timeout_ms + self.options.connect_timeout_ms);
-        self.exists_elsewhere(id, limit).ok_or_else(|| self.unanswered("no answer in time").into())
+        if self.tier()?.known(id) != Known::Nothing {
+            return Ok(self.get(id)?.is_some()); // the versions have to be compared
+        }
+        self.exists_elsewhere(id, self.patience()).ok_or_else(|| self.unanswered(NO_ANSWER).into())
     }
 
     fn delete(&self, id: &[u8]) -> Result<bool, Error> {
@@ -399,6 +410,10 @@ fn outbox_options(options: &RedisOptions, wake: Sender<()>) -> OutboxOptions {
 }
 
 impl Health {
+    fn count_damaged(&self) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn is_away(&self) -> bool {
         self.is_away.load(Ordering::Relaxed)
     }

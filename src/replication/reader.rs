@@ -37,6 +37,7 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
     backend.check_epoch(&mut link)?;
     let mut cursor = outbox.heard().0;
     if cursor.is_empty() {
+        // Nothing was heard yet, so nothing here is a copy; what is here is pushed.
         cursor = begin(backend, &mut link)?;
     }
     while !backend.is_closing() {
@@ -48,7 +49,10 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
                 backend.keys.events()
             );
             backend.check_epoch(&mut link)?;
+            // First: what is filled from here on was fetched after the entry that reading goes on from.
+            outbox.suspect_below(backend.tier()?.journal.end());
             cursor = begin(backend, &mut link)?;
+            outbox.suspect_below(backend.tier()?.journal.end());
             continue;
         }
         for event in &read.events {
@@ -65,10 +69,8 @@ fn begin(backend: &TieredBackend, link: &mut Link) -> Result<String, Error> {
     let tier = backend.tier()?;
     let hello = Notice { op: Op::Hello, id: &[], version: Version::default() };
     let cursor = publish(link, &backend.keys, tier.journal.node(), &[hello])?;
-    // In this order: what is filled from here on was fetched after the entry that reading goes on from.
     backend.flights.doubt_all();
     if let Some(outbox) = &tier.outbox {
-        outbox.suspect_below(tier.journal.end());
         let in_step_ms = outbox.heard().1;
         outbox.set_heard(cursor.clone(), in_step_ms);
     }

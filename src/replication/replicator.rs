@@ -145,6 +145,7 @@ impl Replicator<'_> {
         }
         self.repair(wants)?;
         self.advance(&source);
+        self.is_confirmed &= is_idle;
         self.confirm()?;
         Ok(!is_idle)
     }
@@ -259,7 +260,6 @@ impl Replicator<'_> {
             Source::Scout(next) => self.scout = Some(*next),
             Source::Extra => {}
         }
-        self.is_confirmed = false;
     }
 
     fn push(&mut self, batch: Vec<Dirty>) -> Result<(), Error> {

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use scaler_object_storage::{Object, ObjectStore, ObjectStoreBuilder};
 use tempfile::TempDir;
 
+use self::redis::RedisServer;
+
 /// Smallest capacity that every backend accepts, in MiB.
 pub const CAPACITY_MB_MIN: u64 = 16;
 
@@ -20,12 +22,12 @@ pub const SIZES: &[usize] =
 pub struct Fixture {
     backend: &'static str,
     directory: TempDir,
-    redis: Option<redis::RedisServer>,
+    redis: Option<RedisServer>,
 }
 
 impl Fixture {
     pub fn new(backend: &'static str) -> Self {
-        let redis = (backend == "redis").then(redis::RedisServer::start);
+        let redis = matches!(backend, "redis" | "tiered").then(RedisServer::start);
         Fixture { backend, directory: tempfile::tempdir().unwrap(), redis }
     }
 
@@ -38,9 +40,17 @@ impl Fixture {
         match self.backend {
             "memory" => ObjectStore::builder().memory(),
             "local" => ObjectStore::builder().local(self.directory.path()).max_size_mb(1024),
-            "redis" => ObjectStore::builder().redis(self.redis.as_ref().unwrap().url()),
+            "redis" => ObjectStore::builder().redis(self.url()),
+            "tiered" => ObjectStore::builder()
+                .tiered(self.directory.path(), self.url())
+                .max_size_mb(1024)
+                .redis_options(|options| options.settle_ms = 200),
             other => panic!("no fixture for backend {other}"),
         }
+    }
+
+    fn url(&self) -> String {
+        self.redis.as_ref().unwrap().url()
     }
 
     pub fn open(&self) -> ObjectStore {

@@ -9,10 +9,12 @@ macro_rules! contract {
     ($($promise:ident),* $(,)?) => {
         bounded_contract!($($promise),*);
         mod redis { $(#[test] fn $promise() { super::$promise(&crate::common::Fixture::new("redis")); })* }
+        mod tiered { $(#[test] fn $promise() { super::$promise(&crate::common::Fixture::new("tiered")); })* }
     };
 }
 
-/// As `contract`, for what follows from `max_size_mb`: the size of Redis is not the store's to bound.
+/// As `contract`, for what follows from `max_size_mb`: the size of Redis is not the store's to bound, and what Redis has is
+/// evicted to make room.
 macro_rules! bounded_contract {
     ($($promise:ident),* $(,)?) => {
         mod memory { $(#[test] fn $promise() { super::$promise(&crate::common::Fixture::new("memory")); })* }
