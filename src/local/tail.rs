@@ -87,8 +87,8 @@ impl LocalTier {
         let segments = self.segments.load();
         let candidates = segments.values().filter(|segment| segment.kind == SegmentKind::Records);
         let end_in = |segment: &Segment| match segment.number.cmp(&end.segment()) {
-            std::cmp::Ordering::Less => segment.bytes().min(u64::from(u32::MAX)) as u32,
-            std::cmp::Ordering::Equal => end.offset().min(segment.bytes().min(u64::from(u32::MAX)) as u32),
+            std::cmp::Ordering::Less => segment.records_end().min(u64::from(u32::MAX)) as u32,
+            std::cmp::Ordering::Equal => end.offset().min(segment.records_end().min(u64::from(u32::MAX)) as u32),
             std::cmp::Ordering::Greater => 0,
         };
         let ahead = candidates.filter(|segment| Lsn::new(segment.number, end_in(segment)) > from);

@@ -157,7 +157,9 @@ impl TieredBackend {
             replicator::run(&backend, &woken, &wanted, &to_drain);
             drop(drained_sender);
         })?;
-        spawn("event reader".into(), Box::new(reader::run))?;
+        // Closing does not wait for it: it may be in the middle of a read, and can do no more harm.
+        let backend = Arc::clone(self);
+        std::thread::Builder::new().name("event reader".into()).spawn(move || reader::run(&backend))?;
         spawn("watcher".into(), Box::new(move |backend| watcher::run(backend, &asked)))?;
         if config.local.slots > 1 {
             let config = config.clone();

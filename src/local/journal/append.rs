@@ -335,6 +335,7 @@ impl Journal {
     /// on disk, which the space limit bounds.
     fn seal(&self, append: &mut Append) {
         if let Some(Active { segment, end, record_count, .. }) = append.active.take() {
+            segment.set_records_end(u64::from(end));
             let seal = Seal { end: u64::from(end), record_count };
             if self.sealing.send(Sealing { segment, seal }).is_err() {
                 tracing::debug!("the sealer has ended; the next open seals what is left");

@@ -151,6 +151,8 @@ pub(crate) struct Segment {
     /// Used since the last sweep: see `Segments::sweep`.
     touched: AtomicBool,
     live_bytes: AtomicU64,
+    /// Where the records end, once no more are appended; 0 before.
+    records_end: AtomicU64,
     /// Sealed on disk, with its hints in the catalog.
     sealed: AtomicBool,
     /// Present where the bytes come from an earlier open, so that the disk may have changed them.
@@ -187,6 +189,7 @@ impl Segment {
             mapping: ArcSwapOption::empty(),
             touched: AtomicBool::new(false),
             live_bytes: AtomicU64::new(0),
+            records_end: AtomicU64::new(0),
             sealed: AtomicBool::new(false),
             verified: Some(Marks::default()),
             read: Marks::default(),
@@ -217,6 +220,18 @@ impl Segment {
 
     pub fn remove_live(&self, bytes: u64) {
         self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// No more records are appended. The file is cut off here, and must not be read behind it.
+    pub fn set_records_end(&self, end: u64) {
+        self.records_end.store(end, Ordering::Release);
+    }
+
+    pub fn records_end(&self) -> u64 {
+        match self.records_end.load(Ordering::Acquire) {
+            0 => self.bytes(),
+            end => end,
+        }
     }
 
     pub fn is_sealed(&self) -> bool {
