@@ -1,12 +1,14 @@
 //! Hears what other nodes do.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::TieredBackend;
 use super::backoff::Backoff;
 use crate::clock::now_ms;
 use crate::error::Error;
-use crate::redis::{Event, Link, Notice, Op, publish, read};
+use crate::local::Known;
+use crate::redis::{Event, Link, Notice, Op, Standing, heads, publish, read};
 use crate::version::Version;
 
 /// How long a read waits for the next event: as long as closing may have to wait for this thread.
@@ -55,8 +57,9 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
             outbox.suspect_below(backend.tier()?.journal.end());
             continue;
         }
-        for event in &read.events {
-            backend.hear(event)?;
+        let unfounded = backend.unfounded(&mut link, &read.events)?;
+        for (number, event) in read.events.iter().enumerate() {
+            backend.hear(event, unfounded.contains(&number))?;
         }
         cursor = read.cursor;
         outbox.set_heard(cursor.clone(), now_ms());
@@ -78,16 +81,49 @@ fn begin(backend: &TieredBackend, link: &mut Link) -> Result<String, Error> {
 }
 
 impl TieredBackend {
-    fn hear(&self, event: &Event) -> Result<(), Error> {
+    /// This version of an id is in Redis, or was: what is older here goes.
+    pub(super) fn learn(&self, id: &[u8], version: Version, is_delete: bool) -> Result<(), Error> {
+        // Fetches first: one that has looked before now is refused or, once installed, dropped.
+        self.flights.hear(id, version);
+        self.tier()?.hear(id, version, is_delete).map(drop)
+    }
+
+    /// Which events of puts, by number, would cost this node what it holds though Redis has nothing newer: the put did not get through
+    /// at the first try, and is named again when it does; or Redis has lost it. A get would find something older then.
+    fn unfounded(&self, link: &mut Link, events: &[Event]) -> Result<BTreeSet<usize>, Error> {
+        let tier = self.tier()?;
+        let is_held = |event: &Event| match tier.known(&event.id) {
+            Known::Held { version, .. } if version < event.version => Some(version),
+            _ => None,
+        };
+        let puts =
+            events.iter().enumerate().filter(|(_, event)| event.op == Op::Put && event.node != tier.journal.node());
+        let held: Vec<_> = puts.filter_map(|(number, event)| Some((number, is_held(event)?, &event.id))).collect();
+        if held.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let ids: Vec<_> = held.iter().map(|(_, _, id)| id).collect();
+        let standings = heads(link, &self.keys, &ids)?;
+        let unfounded = held.iter().zip(standings).filter(|((_, version, _), standing)| match standing {
+            Ok(Some(Standing::Ours(head))) => head.version <= *version,
+            Ok(None) => true,
+            _ => false,
+        });
+        Ok(unfounded.map(|((number, ..), _)| *number).collect())
+    }
+
+    fn hear(&self, event: &Event, is_unfounded: bool) -> Result<(), Error> {
         let tier = self.tier()?;
         if event.node == tier.journal.node() {
             return Ok(());
         }
         match event.op {
             Op::Put | Op::Delete => {
-                // Fetches first: one that has looked before now is refused or, once installed, dropped.
-                self.flights.hear(&event.id, event.version);
-                tier.hear(&event.id, event.version, event.op == Op::Delete)?;
+                if is_unfounded {
+                    self.flights.hear(&event.id, event.version);
+                } else {
+                    self.learn(&event.id, event.version, event.op == Op::Delete)?;
+                }
                 if event.op == Op::Put && self.waiters.has_any(&event.id) {
                     self.seek_again(&event.id);
                 }

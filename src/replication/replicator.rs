@@ -287,9 +287,8 @@ impl Replicator<'_> {
         match pushed {
             Ok(Pushed::Applied { .. } | Pushed::Same) => self.release(place),
             Ok(Pushed::Older(standing)) => {
-                let tier = self.backend.tier()?;
                 if let Some(version) = standing.version() {
-                    tier.hear(&write.id, version, !standing.is_object())?;
+                    self.backend.learn(&write.id, version, !standing.is_object())?;
                 }
                 self.release(place);
                 if self.backend.waiters.has_any(&write.id) {
