@@ -65,7 +65,7 @@ impl LocalTier {
             let version = self.record_at(lsn).map(|record| record.header.version).unwrap_or_default();
             let expires_ms = version.ms().saturating_add(outbox.options.tombstone_ttl_ms);
             let mut table = shard.table.write();
-            table.tombstones.note(id, Tombstone { version, place: lsn, expires_ms });
+            table.tombstones.note(id, Tombstone { version, place: lsn, expires_ms, is_overtaken: false });
             self.forget(table, fingerprint, id, old, lsn);
             Ok((lsn, existed))
         })?;
@@ -85,7 +85,10 @@ impl LocalTier {
         let here = old.and_then(|place| self.record_at(place).ok()).map(|record| record.header.version);
         if is_delete && here < Some(version) {
             let expires_ms = self.journal.now_ms().saturating_add(outbox.options.tombstone_ttl_ms);
-            shard.table.write().tombstones.note(id, Tombstone { version, place: Lsn::NONE, expires_ms });
+            let tombstone = Tombstone { version, place: Lsn::NONE, expires_ms, is_overtaken: false };
+            shard.table.write().tombstones.note(id, tombstone);
+        } else if !is_delete {
+            shard.table.write().tombstones.overtake(id, Some(version));
         }
         match old {
             Some(old) if here < Some(version) => self.drop_locked(fingerprint, id, old, version).map(|()| true),

@@ -153,11 +153,16 @@ impl LocalTier {
                 let Step::Record { header, id, .. } = step else { continue };
                 let is_dirty = header.kind == Kind::Delete && header.lsn >= from;
                 let fingerprint = self.index.fingerprint(id);
-                if !is_dirty || self.find(fingerprint, id).is_some() {
+                if !is_dirty {
+                    self.index.shard(fingerprint).table.write().tombstones.overtake(id, Some(header.version));
+                    continue;
+                }
+                if self.find(fingerprint, id).is_some() {
                     continue;
                 }
                 let expires_ms = header.version.ms().max(now_ms).saturating_add(outbox.options.tombstone_ttl_ms);
-                let tombstone = Tombstone { version: header.version, place: header.lsn, expires_ms };
+                let tombstone =
+                    Tombstone { version: header.version, place: header.lsn, expires_ms, is_overtaken: false };
                 self.index.shard(fingerprint).table.write().tombstones.note(id, tombstone);
             }
         }

@@ -11,6 +11,8 @@ pub(crate) struct Tombstone {
     pub place: Lsn,
     /// When it may be forgotten, in milliseconds since 1970.
     pub expires_ms: u64,
+    /// The id was written again since: whether it exists, only Redis knows where this node does not hold it.
+    pub is_overtaken: bool,
 }
 
 /// Deleted ids, for a part of all ids. About 120 bytes each, for `tombstone_ttl_seconds`.
@@ -29,6 +31,16 @@ impl Tombstones {
             Some(known) if known.version >= tombstone.version => {}
             Some(known) => *known = tombstone,
             None => drop(self.0.insert(id.into(), tombstone)),
+        }
+    }
+
+    /// The id was written again, with this version, or (None) one that is newer for sure.
+    #[inline]
+    pub fn overtake(&mut self, id: &[u8], version: Option<Version>) {
+        if !self.0.is_empty()
+            && let Some(known) = self.0.get_mut(id)
+        {
+            known.is_overtaken |= version.is_none_or(|version| version > known.version);
         }
     }
 

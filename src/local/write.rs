@@ -155,7 +155,10 @@ impl LocalTier {
     /// The index follows the journal: `header` is the id's newest record.
     fn entered(&self, fingerprint: u64, id: &[u8], old: Option<Lsn>, header: &Header) {
         self.came_alive(header.lsn, header);
-        self.index.shard(fingerprint).table.write().set(fingerprint, id, old, header.lsn);
+        let mut table = self.index.shard(fingerprint).table.write();
+        table.set(fingerprint, id, old, header.lsn);
+        table.tombstones.overtake(id, None);
+        drop(table);
         if let Some(old) = old {
             self.superseded(old, header.lsn);
         }

@@ -317,7 +317,7 @@ impl Fetcher<'_> {
         let moment = Instant::now();
         let here = self.backend.tier().and_then(|tier| Ok((tier.get(id)?, tier.known(id))));
         let given_up = match here {
-            Ok((None, Known::Deleted(_))) => self.backend.hand_out(id, None, moment),
+            Ok((None, Known::Deleted(tombstone))) if !tombstone.is_overtaken => self.backend.hand_out(id, None, moment),
             Ok((Some(object), _)) => self.backend.hand_out(id, Some(object), moment),
             Ok((None, _)) | Err(_) => Err(Error::Closed),
         };
@@ -357,7 +357,7 @@ impl TieredBackend {
         match standing {
             Some(Standing::Ours(head)) if head.version == version => tier.trust(place),
             Some(Standing::Ours(head)) if head.version > version => {
-                tier.hear(id, head.version, !standing.is_some_and(Standing::is_object))?;
+                self.learn(id, head.version, !standing.is_some_and(Standing::is_object))?;
             }
             // Whether it is this one cannot be told.
             Some(Standing::Python { .. }) if self.options.value_format == ValueFormat::Python => {
