@@ -57,6 +57,10 @@ $(addprefix test-scaler-,$(SCALER_VERSIONS)): test-scaler-%: needs
 crash: ## Kill and reopen the store ROUNDS times (1000)
 	ROUNDS=$(ROUNDS) cargo test --release --locked --test crash -- --nocapture
 
+.PHONY: converge
+converge: needs ## Break everything between nodes ROUNDS times (1000)
+	ROUNDS=$(ROUNDS) cargo test --release --locked --test convergence -- --nocapture
+
 .PHONY: fuzz
 fuzz: needs ## Fuzz one TARGET for SECONDS (60)
 	@[ -n "$(TARGET)" ] || { echo "say which: make fuzz TARGET=..., one of" $$($(FUZZ) list) >&2; exit 2; }

@@ -1,0 +1,68 @@
+//! What breaks, and when.
+
+use std::time::Duration;
+
+use crate::common::redis::Mode;
+use crate::common::splitmix;
+use crate::settings::Settings;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Between a node and Redis.
+    Network(u64, Mode),
+    /// With SIGKILL where it is a process of its own, otherwise it is closed.
+    Kill(u64),
+    Close(u64),
+    Open(u64),
+    PauseNode(u64),
+    ResumeNode(u64),
+    PauseRedis,
+    ResumeRedis,
+    KillRedis,
+    /// With what it had.
+    StartRedis,
+    /// Without.
+    StartRedisEmpty,
+    Flush,
+    /// The past of the event stream is trimmed away, for nodes that were cut off for too long.
+    TrimEvents,
+}
+
+/// What happens after the beginning of a round, in order.
+pub type Schedule = Vec<(Duration, Fault)>;
+
+const FAULTS_MAX: u64 = 6;
+const FAULT_MS_MAX: u64 = 500;
+
+pub fn schedule(settings: &Settings, length: Duration, random: &mut u64) -> Schedule {
+    let mut faults = Vec::new();
+    for _ in 0..splitmix(random) % (FAULTS_MAX + 1) {
+        let begins = Duration::from_millis(splitmix(random) % length.as_millis() as u64);
+        let ends = begins + Duration::from_millis(splitmix(random) % FAULT_MS_MAX);
+        let node = splitmix(random) % settings.nodes;
+        let (fault, repair) = choose(settings, node, random);
+        faults.push((begins, fault));
+        faults.extend(repair.map(|repair| (ends, repair)));
+    }
+    faults.sort_by_key(|(at, _)| *at);
+    faults
+}
+
+fn choose(settings: &Settings, node: u64, random: &mut u64) -> (Fault, Option<Fault>) {
+    let normal = Some(Fault::Network(node, Mode::Normal));
+    let kinds = if settings.is_lossy { 24 } else { 20 };
+    match splitmix(random) % kinds {
+        0..4 => (Fault::Network(node, Mode::ResetAfter(1 << (6 + splitmix(random) % 15))), normal),
+        4..6 => (Fault::Network(node, Mode::Refuse), normal),
+        6..8 => (Fault::Network(node, Mode::Blackhole), normal),
+        8..10 => (Fault::Network(node, Mode::Delay(Duration::from_millis(splitmix(random) % 150))), normal),
+        10..13 => (Fault::Kill(node), Some(Fault::Open(node))),
+        13..14 => (Fault::Close(node), Some(Fault::Open(node))),
+        14..15 => (Fault::PauseNode(node), Some(Fault::ResumeNode(node))),
+        15..16 => (Fault::PauseRedis, Some(Fault::ResumeRedis)),
+        16..18 => (Fault::KillRedis, Some(Fault::StartRedis)),
+        18..20 => (Fault::TrimEvents, None),
+        20..22 => (Fault::KillRedis, Some(Fault::StartRedisEmpty)),
+        _ => (Fault::Flush, None),
+    }
+}
