@@ -128,7 +128,9 @@ impl LocalBackend {
 
         let catalog = Catalog::open(&directory.join("catalog"))?;
         let found = directory::list(&journal_directory, &catalog, &disk)?;
-        let space = Space::new(directory::limit_bytes(options.max_size_mb, &directory, found.bytes)?);
+        let limit_bytes = directory::limit_bytes(options.max_size_mb, &directory, found.bytes)?;
+        let share = outbox.as_ref().map_or(1, |outbox| u64::from(outbox.slots.max(1)));
+        let space = Space::new((limit_bytes / share).max(MAX_SIZE_MB_MIN << 20));
         let segment_bytes_max = segment_bytes_max(space.limit_bytes());
         let set_aside = found.damaged;
         let (map, next_number) = found.into_segments(&space, &disk);

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
@@ -13,6 +13,8 @@ use super::journal::Lsn;
 pub(crate) struct OutboxOptions {
     /// What the keys in Redis begin with: cursors are good for this prefix only.
     pub prefix: String,
+    /// How many local tiers share the directory's limit.
+    pub slots: u32,
     /// How long objects live, 0 for ever.
     pub object_ttl_ms: u64,
     /// How long deletes are remembered.
@@ -28,6 +30,8 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     /// Clean objects below this lsn may have changed unheard: see `is_suspect`.
     suspect_below: AtomicU64,
+    /// Redis takes what it is sent.
+    emptied: AtomicBool,
 }
 
 struct State {
@@ -55,7 +59,7 @@ impl Outbox {
         let cursors = Cursors { prefix, ..found.unwrap_or_default() };
         let suspect_below = AtomicU64::new(cursors.suspect_below.to_u64());
         let state = State { settled, backlog, held: BTreeSet::new(), cursors, uncertain: false };
-        Outbox { options, state: Mutex::new(state), suspect_below }
+        Outbox { options, state: Mutex::new(state), suspect_below, emptied: AtomicBool::new(false) }
     }
 
     /// There is a record to push.
@@ -63,6 +67,15 @@ impl Outbox {
     pub fn wake(&self) {
         // Full: the call is there already. Disconnected: the store is being closed.
         let _ = self.options.wake.try_send(());
+    }
+
+    /// Whether Redis takes what it is sent, so that dirty records become fewer.
+    pub fn is_emptied(&self) -> bool {
+        self.emptied.load(Ordering::Relaxed)
+    }
+
+    pub fn set_emptied(&self, emptied: bool) {
+        self.emptied.store(emptied, Ordering::Relaxed);
     }
 
     /// When an object that is stored now expires, 0 for never.

@@ -19,6 +19,9 @@ use crate::store::Durability;
 /// How long a put waits for reclaiming to make room before it is refused.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether Redis has more by now.
+const REPLICATION_WAIT: Duration = Duration::from_millis(20);
+
 /// The objects on this node: journal, index, and what keeps them in step.
 ///
 /// Lock order: an id's shard (the lower first where there are two), then the payload table, then the journal's append lock.
@@ -172,7 +175,11 @@ impl LocalTier {
                 Err(AppendError::Failed(error)) => return Err(error),
                 Err(AppendError::NoRoom) => {
                     if is_hopeless {
-                        return Err(self.full(id, bytes));
+                        // What Redis is about to have can go soon.
+                        if !self.outbox.as_ref().is_some_and(Outbox::is_emptied) || Instant::now() >= deadline {
+                            return Err(self.full(id, bytes));
+                        }
+                        std::thread::sleep(REPLICATION_WAIT);
                     }
                     is_hopeless = !self.progress.wait(deadline, || self.call_sealer());
                 }

@@ -1,7 +1,7 @@
 //! The `redis` backend: every operation goes to Redis, nothing is kept on the node.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,15 +10,18 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::envelope::{Kind, body_hash};
 use super::fetch::{Fetched, Found, fetch, heads};
+use super::keys::Keys;
 use super::link::Link;
+use super::listener::Listener;
 use super::options::RedisOptions;
 use super::pool::{Lane, Pool};
 use super::push::{Outgoing, Pushed, What};
 use super::server;
 use super::standing::Standing;
+use super::watch::Watch;
 use crate::error::Error;
 use crate::object::{Object, ObjectId};
-use crate::store::{Backend, OnStored, Usage, Writer};
+use crate::store::{Backend, OnStored, Usage, Waiters, Writer};
 
 /// How often a write takes a version above the one that it met: each time, another node was faster.
 const VERSIONS_MAX: usize = 100;
@@ -43,15 +46,18 @@ struct Shared {
     writing: Vec<Mutex<()>>,
     options: RedisOptions,
     damaged: AtomicU64,
+    node: u64,
+    closed: AtomicBool,
 }
 
 impl RedisBackend {
     /// Redis has to be reachable.
-    pub fn open(options: &RedisOptions) -> Result<Self, Error> {
+    pub fn open(options: &RedisOptions, waiters: Arc<Waiters>) -> Result<Self, Error> {
         let mut node = [0; 8];
         rustix::rand::getrandom(&mut node, rustix::rand::GetRandomFlags::empty())
             .map_err(|error| Error::io("draw a node id from", "/dev/urandom")(error.into()))?;
-        let pool = Pool::new(options, u64::from_ne_bytes(node))?;
+        let node = u64::from_ne_bytes(node);
+        let pool = Pool::new(options, node)?;
         let warnings = pool.run(|lane| {
             server::epoch(&mut lane.link, pool.keys())?;
             server::warnings(&mut lane.link)
@@ -60,8 +66,45 @@ impl RedisBackend {
             tracing::warn!("{}: {warning}", pool.target().address());
         }
         let writing = std::iter::repeat_with(Mutex::default).take(WRITING_COUNT).collect();
-        let shared = Shared { pool, writing, options: options.clone(), damaged: AtomicU64::new(0) };
-        Ok(RedisBackend { shared: Arc::new(shared) })
+        let closed = AtomicBool::new(false);
+        let shared =
+            Arc::new(Shared { pool, node, writing, options: options.clone(), damaged: AtomicU64::new(0), closed });
+        let backend = RedisBackend { shared: Arc::clone(&shared) };
+        let listener = Listener { backend: RedisBackend { shared }, waiters, watch: Watch::default() };
+        let listening = std::thread::Builder::new().name("event reader".into()).spawn(move || listener.run());
+        listening.map_err(Error::io("start the thread that hears events of", backend.place()))?;
+        Ok(backend)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.shared.closed.load(Ordering::Acquire)
+    }
+
+    /// A connection of its own, for answers that take so much longer.
+    pub(super) fn connect(&self, longer: Duration) -> Result<Link, Error> {
+        let timeout = Duration::from_millis(self.shared.options.response_timeout_ms);
+        self.shared.pool.target().connect(timeout + longer)
+    }
+
+    pub(super) fn keys(&self) -> &Keys {
+        self.shared.pool.keys()
+    }
+
+    pub(super) fn node(&self) -> u64 {
+        self.shared.node
+    }
+
+    pub(super) fn object_bytes_max(&self) -> u64 {
+        self.shared.options.object_bytes_max()
+    }
+
+    /// Tells those who wait for an id, if it exists. No delete of this node comes in between.
+    pub(super) fn tell(&self, id: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
+        let _writing = self.shared.writing(id);
+        if let Some(object) = self.shared.read(id)? {
+            stored(&|| Some(object.clone()));
+        }
+        Ok(())
     }
 }
 
@@ -261,12 +304,12 @@ impl Backend for RedisBackend {
 
     fn clear(&self) -> Result<(), Error> {
         // Over a connection of its own: each id is deleted over the pool's.
-        let timeout = Duration::from_millis(self.shared.options.response_timeout_ms);
-        let mut link = self.shared.pool.target().connect(timeout)?;
+        let mut link = self.connect(Duration::ZERO)?;
         server::scan_ids(&mut link, self.shared.pool.keys(), |link, ids| self.shared.clear_ids(link, ids))
     }
 
     fn close(&self) -> Result<(), Error> {
+        self.shared.closed.store(true, Ordering::Release);
         self.shared.pool.run_idle(|idle| idle.pusher.settle_counters(&mut idle.link));
         self.shared.pool.close();
         Ok(())

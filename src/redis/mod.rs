@@ -10,6 +10,7 @@ mod fetch;
 pub mod fuzzing;
 mod keys;
 mod link;
+mod listener;
 mod options;
 mod pool;
 mod push;
@@ -21,6 +22,7 @@ mod target;
 #[cfg(test)]
 mod testing;
 mod url;
+mod watch;
 
 pub use options::{Compression, RedisOptions, ValueFormat};
 
@@ -32,3 +34,4 @@ pub(crate) use link::Link;
 pub(crate) use push::{Outgoing, Pushed, Pusher, What};
 pub(crate) use standing::Standing;
 pub(crate) use target::Target;
+pub(crate) use watch::Watch;

@@ -89,19 +89,23 @@ struct Channels {
 }
 
 impl TieredBackend {
-    /// Opens the local tier, and begins to share it. Redis need not be there.
-    pub fn open(config: &StoreConfig, under: Underlying, waiters: Arc<Waiters>) -> Result<Arc<Self>, Error> {
+    /// Opens the local tier, and begins to share it. Redis need not be there. None where other processes have all the slots.
+    pub fn open(config: &StoreConfig, under: Underlying, waiters: Arc<Waiters>) -> Result<Option<Arc<Self>>, Error> {
         Target::new(&config.redis)?;
         let (wake, woken) = bounded(1);
-        let outbox = outbox_options(&config.redis, wake);
+        let outbox = outbox_options(config, wake);
         let Some((local, slot)) = slots::take(&config.local, &under, &outbox)? else {
-            return Err(Error::Config("every slot is taken".into()));
+            tracing::warn!(
+                "other processes have every slot of {}: this one runs without a local tier; raise local.slots",
+                config.local.directory().display()
+            );
+            return Ok(None);
         };
         let (backend, channels) = Self::assemble(local, config, waiters)?;
         let backend = Arc::new(backend);
         let running = backend.start(config, under, slot, woken, channels);
         *backend.running.lock() = Some(running.map_err(Error::io("start the threads of", backend.local.place()))?);
-        Ok(backend)
+        Ok(Some(backend))
     }
 
     fn assemble(
@@ -170,10 +174,6 @@ impl TieredBackend {
             spawn(format!("fetcher {number}"), Box::new(move |backend| fetchers::run(backend, &jobs)))?;
         }
         Ok(Running { drain, drained, ended })
-    }
-
-    fn outbox_options(&self) -> OutboxOptions {
-        outbox_options(&self.options, bounded(1).0)
     }
 
     /// The local tier, where this process is the one that opened it.
@@ -402,8 +402,10 @@ impl Backend for TieredBackend {
     }
 }
 
-fn outbox_options(options: &RedisOptions, wake: Sender<()>) -> OutboxOptions {
+fn outbox_options(config: &StoreConfig, wake: Sender<()>) -> OutboxOptions {
+    let options = &config.redis;
     OutboxOptions {
+        slots: config.local.slots,
         prefix: options.key_prefix.clone(),
         object_ttl_ms: options.object_ttl_seconds.saturating_mul(1000),
         tombstone_ttl_ms: options.tombstone_ttl_seconds.saturating_mul(1000),

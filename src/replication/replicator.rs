@@ -69,6 +69,7 @@ pub(super) fn run(
             Err(_) => {}
         }
         let round = replicator.round();
+        outbox.set_emptied(round.is_ok() && replicator.held.is_empty());
         if let Some(until) = drain_until
             && (round.is_err() || replicator.is_drained() || Instant::now() >= until)
         {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::bounded;
 
-use super::{TieredBackend, replicator};
+use super::{TieredBackend, outbox_options, replicator};
 use crate::error::Error;
 use crate::local::{LocalBackend, OutboxOptions, Underlying};
 use crate::store::{Backend, LocalOptions, StoreConfig, Waiters};
@@ -72,7 +72,7 @@ pub(super) fn adopt(backend: &TieredBackend, config: &StoreConfig, under: &Under
             if drained.get(&slot) == Some(&used) || backend.health.is_away() || backend.is_closing() {
                 continue;
             }
-            match drain(backend, config, under, slot) {
+            match drain(config, under, slot) {
                 Ok(true) => {
                     let used = lock.metadata().and_then(|found| found.modified());
                     drained.extend(used.ok().map(|used| (slot, used)));
@@ -85,9 +85,9 @@ pub(super) fn adopt(backend: &TieredBackend, config: &StoreConfig, under: &Under
 }
 
 /// Pushes what is dirty in a slot; false where a process has it.
-fn drain(by: &TieredBackend, config: &StoreConfig, under: &Underlying, slot: u32) -> Result<bool, Error> {
+fn drain(config: &StoreConfig, under: &Underlying, slot: u32) -> Result<bool, Error> {
     let (wake, woken) = bounded(1);
-    let outbox = OutboxOptions { wake, ..by.outbox_options() };
+    let outbox = outbox_options(config, wake);
     let local = match LocalBackend::open_with(&options(&config.local, slot), under.clone(), Some(outbox)) {
         Ok(local) => local,
         Err(Error::Locked { .. }) => return Ok(false),

@@ -1,7 +1,7 @@
 //! Looks after those who wait: looks again in Redis now and then, asks other nodes to push again, and ends questions that Redis does
 //! not answer in time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 
 use super::TieredBackend;
-use crate::redis::{Link, Notice, Op, publish};
+use crate::redis::{Link, Notice, Op, Watch, publish};
 use crate::version::Version;
 
 /// Questions that wait for Redis at a time; one more is answered with "not known".
@@ -17,18 +17,6 @@ pub(super) const QUESTIONS_MAX: usize = 16_384;
 
 /// How often waits are looked at.
 const TICK: Duration = Duration::from_millis(250);
-
-/// Who waits is looked up again after this time: some writers send no events.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// Ids looked up again in one tick; with more that wait, each has its turn later.
-const LOOKS_MAX: usize = 4096;
-
-/// Other nodes are asked again after twice the time, up to this.
-const WANT_MAX: Duration = Duration::from_secs(60);
-
-/// Ids that other nodes are asked for at a time.
-const WANTS_MAX: usize = 512;
 
 /// Whether an id exists in Redis: asked by whoever deletes it, answered once.
 #[derive(Clone)]
@@ -58,15 +46,8 @@ impl Question {
     }
 }
 
-/// An id that somebody waits for.
-struct Watched {
-    look: Instant,
-    want: Instant,
-    want_again: Duration,
-}
-
 pub(super) fn run(backend: &TieredBackend, asked: &Receiver<Question>) {
-    let mut watcher = Watcher { backend, link: None, watched: HashMap::new() };
+    let mut watcher = Watcher { backend, link: None, watch: Watch::default() };
     let mut questions = BTreeMap::<(Instant, u64), Question>::new();
     let (mut next_tick, mut number) = (Instant::now() + TICK, 0);
     while !backend.is_closing() {
@@ -96,34 +77,14 @@ pub(super) fn run(backend: &TieredBackend, asked: &Receiver<Question>) {
 struct Watcher<'a> {
     backend: &'a TieredBackend,
     link: Option<Link>,
-    watched: HashMap<Box<[u8]>, Watched>,
+    watch: Watch,
 }
 
 impl Watcher<'_> {
     fn tick(&mut self, now: Instant) {
-        let ids = self.backend.waiters.ids();
-        if ids.is_empty() {
-            self.watched.clear();
-            return;
-        }
-        let mut before = std::mem::take(&mut self.watched);
-        let first = Watched { look: now + LOOK_AGAIN, want: now + LOOK_AGAIN * 3 / 2, want_again: LOOK_AGAIN * 2 };
-        let watched = ids.into_iter().map(|id| {
-            let watched = before.remove(&id).unwrap_or(Watched { ..first });
-            (id, watched)
-        });
-        self.watched = watched.collect();
-        let mut wants = Vec::new();
-        for (id, watched) in self.watched.iter_mut().filter(|(_, watched)| watched.look <= now).take(LOOKS_MAX) {
-            watched.look = now + LOOK_AGAIN;
-            self.backend.seek_again(id);
-            if watched.want <= now && wants.len() < WANTS_MAX {
-                wants.push(id.clone());
-                watched.want = now + watched.want_again;
-                watched.want_again = (watched.want_again * 2).min(WANT_MAX);
-            }
-        }
-        if !wants.is_empty() && self.want(&wants).is_none() {
+        let due = self.watch.tick(self.backend.waiters.ids(), now);
+        due.looks.iter().for_each(|id| self.backend.seek_again(id));
+        if !due.wants.is_empty() && self.want(&due.wants).is_none() {
             self.link = None;
         }
     }

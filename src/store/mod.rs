@@ -136,8 +136,11 @@ impl ObjectStore {
         let backend: Arc<dyn Backend> = match config.backend {
             BackendKind::Memory => Arc::new(MemoryBackend::open(&config.memory)),
             BackendKind::Local => Arc::new(LocalBackend::open(&config.local, under)?),
-            BackendKind::Redis => Arc::new(RedisBackend::open(&config.redis)?),
-            BackendKind::Tiered => TieredBackend::open(config, under, Arc::clone(&waiters))?,
+            BackendKind::Redis => Arc::new(RedisBackend::open(&config.redis, Arc::clone(&waiters))?),
+            BackendKind::Tiered => match TieredBackend::open(config, under, Arc::clone(&waiters))? {
+                Some(backend) => backend,
+                None => Arc::new(RedisBackend::open(&config.redis, Arc::clone(&waiters))?),
+            },
         };
         Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters, closed: AtomicBool::new(false) }) })
     }

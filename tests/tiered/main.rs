@@ -4,5 +4,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod capacity;
 mod nodes;
 mod sharing;
+mod slots;
+mod waiting;

@@ -1,0 +1,83 @@
+//! Wakes those who wait on this node for what other nodes write. For the `redis` backend, which holds nothing that could grow old.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::backend::RedisBackend;
+use super::events::{Notice, Op, publish, read};
+use super::fetch::{Fetched, fetch};
+use super::link::Link;
+use super::watch::Watch;
+use crate::error::Error;
+use crate::store::{Waiters, waking};
+use crate::version::Version;
+
+/// How long a read waits for the next event.
+const BLOCK: Duration = Duration::from_millis(250);
+
+/// Entries taken at a time.
+const ENTRIES_MAX: usize = 256;
+
+/// How long to wait before a broken connection is made anew.
+const RECONNECT: Duration = Duration::from_millis(250);
+
+pub(super) struct Listener {
+    pub backend: RedisBackend,
+    pub waiters: Arc<Waiters>,
+    pub watch: Watch,
+}
+
+impl Listener {
+    pub fn run(mut self) {
+        while !self.backend.is_closed() {
+            if let Err(error) = self.listen() {
+                tracing::debug!("hearing events: {error}");
+            }
+            std::thread::sleep(RECONNECT);
+        }
+    }
+
+    fn listen(&mut self) -> Result<(), Error> {
+        let mut link = self.backend.connect(BLOCK)?;
+        let keys = self.backend.keys().clone();
+        let hello = Notice { op: Op::Hello, id: &[], version: Version::default() };
+        let mut cursor = publish(&mut link, &keys, self.backend.node(), &[hello])?;
+        while !self.backend.is_closed() {
+            let read = read(&mut link, &keys, &cursor, BLOCK, ENTRIES_MAX)?;
+            if read.lost_past {
+                cursor = publish(&mut link, &keys, self.backend.node(), &[hello])?;
+            } else {
+                cursor = read.cursor;
+            }
+            for event in read.events.iter().filter(|event| event.op == Op::Put) {
+                if self.waiters.has_any(&event.id) {
+                    self.answer(&event.id)?;
+                }
+            }
+            self.look(&mut link)?;
+        }
+        Ok(())
+    }
+
+    /// Looks after those whose event was missed, or whose writer sends none.
+    fn look(&mut self, link: &mut Link) -> Result<(), Error> {
+        let due = self.watch.tick(self.waiters.ids(), Instant::now());
+        let keys = self.backend.keys();
+        for (id, fetched) in due.looks.iter().zip(fetch(link, keys, &due.looks, self.backend.object_bytes_max())?) {
+            if let Ok(Fetched::Object(_) | Fetched::Python(_)) = fetched {
+                self.answer(id)?;
+            }
+        }
+        let want = |id| Notice { op: Op::Want, id, version: Version::default() };
+        let wants: Vec<_> = due.wants.iter().map(|id| want(id)).collect();
+        if !wants.is_empty() {
+            publish(link, keys, self.backend.node(), &wants)?;
+        }
+        Ok(())
+    }
+
+    /// Answers those who wait for an id, if it is there.
+    fn answer(&self, id: &[u8]) -> Result<(), Error> {
+        waking(&self.waiters, &self.backend, id, |stored| self.backend.tell(id, stored))
+    }
+}
