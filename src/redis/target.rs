@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,8 @@ use redis::{
     Client, ClientTlsConfig, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
     RedisError, TlsCertificates,
 };
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::cluster::Cluster;
 use super::link::{Link, ask};
@@ -175,9 +178,11 @@ fn tls(options: &RedisOptions) -> Result<ConnectionAddr, Error> {
         // Fails where another thread was faster, which is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
     }
-    let read = |path: &std::path::PathBuf| std::fs::read(path).map_err(Error::io("read", path));
     let client_tls = match (&options.tls_cert, &options.tls_key) {
-        (Some(cert), Some(key)) => Some(ClientTlsConfig { client_cert: read(cert)?, client_key: read(key)? }),
+        (Some(cert), Some(key)) => Some(ClientTlsConfig {
+            client_cert: pem_with::<CertificateDer>(cert, "certificate")?,
+            client_key: pem_with::<PrivateKeyDer>(key, "private key")?,
+        }),
         (None, None) => None,
         _ => return Err(Error::Config("tls_cert and tls_key are given together or not at all".into())),
     };
@@ -197,11 +202,18 @@ fn tls(options: &RedisOptions) -> Result<ConnectionAddr, Error> {
     };
     let refused = |error: RedisError| Error::Config(format!("the certificates for Redis cannot be used: {error}"));
     if let Some(ca) = &options.tls_ca {
-        return built(Some(read(ca)?)).map_err(refused);
+        return built(Some(pem_with::<CertificateDer>(ca, "certificate")?)).map_err(refused);
     }
     // Without a usable file of the system's, the authorities that are compiled in.
     let system = SYSTEM_CAS.iter().find_map(|path| std::fs::read(path).ok());
     system.and_then(|cas| built(Some(cas)).ok()).map_or_else(|| built(None).map_err(refused), Ok)
+}
+
+/// A file that holds at least one of these. One that does not would be taken for one that trusts or shows nothing.
+fn pem_with<T: PemObject>(path: &Path, what: &str) -> Result<Vec<u8>, Error> {
+    let pem = std::fs::read(path).map_err(Error::io("read", path))?;
+    T::from_pem_slice(&pem).map_err(|_| Error::Config(format!("{} holds no {what} in PEM", path.display())))?;
+    Ok(pem)
 }
 
 #[cfg(test)]
