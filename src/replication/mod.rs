@@ -206,6 +206,7 @@ impl TieredBackend {
         let Some(outbox) = &self.tier()?.outbox else { return Ok(()) };
         let epoch = server::epoch(link, &self.keys)?;
         let known = outbox.epoch();
+        self.begin_hearing(link)?;
         if known == epoch {
             return Ok(());
         }

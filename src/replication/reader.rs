@@ -38,10 +38,6 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
     let Some(outbox) = &backend.tier()?.outbox else { return Ok(()) };
     backend.check_epoch(&mut link)?;
     let mut cursor = outbox.heard().0;
-    if cursor.is_empty() {
-        // Nothing was heard yet, so nothing here is a copy; what is here is pushed.
-        cursor = begin(backend, &mut link)?;
-    }
     while !backend.is_closing() {
         let read = read(&mut link, &backend.keys, &cursor, BLOCK, ENTRIES_MAX)?;
         backoff.succeeded();
@@ -81,6 +77,19 @@ fn begin(backend: &TieredBackend, link: &mut Link) -> Result<String, Error> {
 }
 
 impl TieredBackend {
+    /// Begins to hear, where that was never done: before anything is pushed, as what other nodes do to it would go unheard.
+    pub(super) fn begin_hearing(&self, link: &mut Link) -> Result<(), Error> {
+        let tier = self.tier()?;
+        let Some(outbox) = &tier.outbox else { return Ok(()) };
+        if outbox.heard().0.is_empty() {
+            let cursor = begin(self, link)?;
+            outbox.set_heard(cursor, now_ms());
+            // Copies that were fetched before.
+            outbox.suspect_below(tier.journal.end());
+        }
+        Ok(())
+    }
+
     /// This version of an id is in Redis, or was: what is older here goes.
     pub(super) fn learn(&self, id: &[u8], version: Version, is_delete: bool) -> Result<(), Error> {
         // Fetches first: one that has looked before now is refused or, once installed, dropped.
