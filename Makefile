@@ -88,6 +88,11 @@ bench-server: needs ## Compare the server with the stock server and a bare echo
 	tests/needs.sh scaler newest $(BUILD)/scaler/newest
 	STOCK_SERVER=$(BUILD)/scaler/newest/bin/scaler_object_storage_server cargo bench --locked --bench server
 
+.PHONY: bench-tiered
+bench-tiered: needs ## Compare replication, fetching and waking across nodes with bare clients of Redis
+	tests/needs.sh redis-client $(BUILD)/redis-client
+	PYTHON=$(BUILD)/redis-client/bin/python cargo bench --locked --bench tiered
+
 .PHONY: lint
 lint: ## Formatting, clippy, documentation, dependencies; warnings are errors
 	cargo fmt --all -- --check

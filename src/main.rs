@@ -7,11 +7,14 @@ use std::env;
 use std::io::Write;
 use std::process::ExitCode;
 
-use scaler_object_storage::ObjectStore;
 use scaler_object_storage::config::{ServerConfig, misspelt_variables};
 use scaler_object_storage::server::{Server, ServerOptions, TlsFiles};
+use scaler_object_storage::{BackendKind, ObjectStore};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// With the `redis` backend, a thread waits for Redis on behalf of its connections: so many of them can do so at a time.
+const WAITING_WORKER_THREADS: usize = 64;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -45,7 +48,12 @@ fn serve() -> Result<(), Failure> {
 fn options(config: &ServerConfig) -> Result<ServerOptions, Failure> {
     let tls = config.tls_cert.clone().zip(config.tls_key.clone()).map(|(cert, key)| TlsFiles { cert, key });
     let identity = config.identity.clone().into_bytes();
-    Ok(ServerOptions { bind_address: config.bind_address.parse()?, identity, tls, ..ServerOptions::default() })
+    let mut options =
+        ServerOptions { bind_address: config.bind_address.parse()?, identity, tls, ..ServerOptions::default() };
+    if config.store.backend == BackendKind::Redis {
+        options.worker_threads = WAITING_WORKER_THREADS;
+    }
+    Ok(options)
 }
 
 async fn run(options: ServerOptions, config: &ServerConfig) -> Result<(), Failure> {

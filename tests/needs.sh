@@ -3,6 +3,7 @@
 #
 #   needs.sh system                       what comes as system packages
 #   needs.sh cargo PROGRAM                a program from crates.io, into cargo's own bin directory
+#   needs.sh redis-client DIRECTORY       a virtual environment with the Python client of Redis
 #   needs.sh scaler VERSION DIRECTORY     a virtual environment with that version of opengris-scaler, or the newest
 set -euo pipefail
 
@@ -61,8 +62,16 @@ scaler() {
     "$directory/bin/python" -c 'import importlib.metadata as m; print("opengris-scaler", m.version("opengris-scaler"))'
 }
 
+# The Python client of Redis, for comparison.
+redis_client() {
+    local directory=$1
+    [ -x "$directory/bin/python" ] || python3 -m venv "$directory"
+    "$directory/bin/python" -m pip --disable-pip-version-check --quiet install --upgrade redis
+}
+
 case "$1" in
     system) system; valkey ;;
     cargo) cargo_program "$2" ;;
     scaler) scaler "$2" "$3" ;;
+    redis-client) redis_client "$2" ;;
 esac

@@ -6,6 +6,7 @@ mod common;
 
 mod capacity;
 mod nodes;
+mod races;
 mod sharing;
 mod slots;
 mod waiting;

@@ -1,0 +1,130 @@
+//! A fetch that is under way while its id changes. The replies of Redis come late, so that what they say is old when they arrive.
+
+use std::time::Duration;
+
+use scaler_object_storage::{ObjectStore, Waited};
+
+use crate::common::redis::{Mode, Proxy};
+use crate::common::{get, much_later, until};
+use crate::nodes::World;
+
+const LATE: Duration = Duration::from_millis(400);
+
+struct Race {
+    world: World,
+    proxy: Proxy,
+    a: ObjectStore,
+    /// Hears Redis through the proxy.
+    b: ObjectStore,
+}
+
+impl Race {
+    /// `a` holds an object, Redis has it, and `b` does not hold it.
+    fn begin() -> Self {
+        let world = World::new(2);
+        let proxy = Proxy::to(&world.redis);
+        let a = world.open(0);
+        let b =
+            world.builder(1).redis_options(|options| options.url = world.redis.url_at(proxy.port())).open().unwrap();
+        b.put(b"other", b"", b"").unwrap();
+        a.put(b"id", b"old", b"").unwrap();
+        for key in [&b"scaler:obj:6964"[..], b"scaler:obj:6f74686572"] {
+            until("it is pushed", || world.redis.keys().contains(&key.to_vec()));
+        }
+        assert!(b.get(b"never").unwrap().is_none(), "its connection is made");
+        Race { world, proxy, a, b }
+    }
+
+    /// A get on `b` that has asked Redis, and has no reply yet.
+    fn late_get(&self) -> std::thread::JoinHandle<Option<Vec<u8>>> {
+        self.proxy.set(Mode::Delay(LATE));
+        let b = self.b.clone();
+        let get = std::thread::spawn(move || b.get(b"id").unwrap().map(|object| object.data.to_vec()));
+        std::thread::sleep(LATE / 4);
+        get
+    }
+}
+
+/// Invariants 5 and 8.
+#[test]
+fn delete_beats_a_fill_in_flight() {
+    let race = Race::begin();
+    let late = race.late_get();
+    race.b.delete(b"id").unwrap();
+    let began_after = race.b.get(b"id").unwrap();
+    assert!(began_after.is_none(), "deleted before it was asked for");
+    // Who asked before the delete may have what there was.
+    assert!(late.join().unwrap().is_none_or(|data| data == b"old"));
+    assert!(race.b.get_here(b"id").unwrap().is_none());
+    race.proxy.set(Mode::Normal);
+    until("it is deleted everywhere", || race.a.get(b"id").unwrap().is_none());
+    assert!(race.b.get(b"id").unwrap().is_none());
+}
+
+/// Deleting 3: the stock server would have answered them.
+#[test]
+fn who_waited_before_the_delete_is_answered_by_the_fetch_under_way() {
+    let race = Race::begin();
+    race.proxy.set(Mode::Delay(LATE));
+    let waiter = std::thread::spawn({
+        let b = race.b.clone();
+        move || b.wait(b"id", much_later(), None).unwrap()
+    });
+    until("it waits", || race.b.info().waiting_requests == 1);
+    std::thread::sleep(LATE / 4);
+    race.b.delete(b"id").unwrap();
+    let Waited::Object(object) = waiter.join().unwrap() else { panic!("not answered") };
+    assert_eq!(object.data, "old");
+    assert!(race.b.get_here(b"id").unwrap().is_none());
+    race.proxy.set(Mode::Normal);
+    until("it is deleted everywhere", || race.a.get(b"id").unwrap().is_none());
+}
+
+/// Invariants 2 and 8.
+#[test]
+fn a_put_beats_a_fill_in_flight() {
+    let race = Race::begin();
+    let late = race.late_get();
+    race.b.put(b"id", b"new", b"").unwrap();
+    assert_eq!(get(&race.b, b"id").data, "new");
+    assert!(late.join().unwrap().is_some());
+    assert_eq!(get(&race.b, b"id").data, "new");
+    race.proxy.set(Mode::Normal);
+    until("it is overwritten everywhere", || get(&race.a, b"id").data == "new");
+    assert_eq!(get(&race.b, b"id").data, "new");
+}
+
+/// Hearing 2: the fill would stay for ever.
+#[test]
+fn an_event_beats_a_fill_in_flight() {
+    let race = Race::begin();
+    let late = race.late_get();
+    race.a.put(b"id", b"new", b"").unwrap();
+    until("it is pushed", || {
+        let value: Vec<u8> = race.world.redis.command(&[&b"GET"[..], b"scaler:obj:6964"]);
+        value.ends_with(b"new")
+    });
+    late.join().unwrap();
+    race.proxy.set(Mode::Normal);
+    until("the overwrite is seen", || race.b.get(b"id").unwrap().is_some_and(|object| object.data == "new"));
+    std::thread::sleep(LATE);
+    assert_eq!(get(&race.b, b"id").data, "new");
+}
+
+/// Pushing 5, versions: the later write wins, whichever reaches Redis first.
+#[test]
+fn a_write_that_reaches_redis_late_does_not_undo_a_later_one() {
+    let race = Race::begin();
+    race.proxy.set(Mode::Refuse);
+    race.b.put(b"id", b"early", b"").unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    race.a.put(b"id", b"later", b"").unwrap();
+    race.a.put(b"gone", b"", b"").unwrap();
+    until("it is pushed", || {
+        let value: Vec<u8> = race.world.redis.command(&[&b"GET"[..], b"scaler:obj:6964"]);
+        value.ends_with(b"later")
+    });
+    race.proxy.set(Mode::Normal);
+    until("both agree", || race.b.get(b"id").is_ok_and(|object| object.is_some_and(|object| object.data == "later")));
+    assert_eq!(get(&race.a, b"id").data, "later");
+}
