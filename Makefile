@@ -61,6 +61,10 @@ crash: ## Kill and reopen the store ROUNDS times (1000)
 converge: needs ## Break everything between nodes ROUNDS times (1000)
 	ROUNDS=$(ROUNDS) cargo test --release --locked --test convergence -- --nocapture
 
+.PHONY: bad-days
+bad-days: needs ## All that can happen to Redis, with pauses of a minute (PAUSE_SECONDS)
+	PAUSE_SECONDS=$${PAUSE_SECONDS:-60} cargo test --locked --test bad_days
+
 .PHONY: fuzz
 fuzz: needs ## Fuzz one TARGET for SECONDS (60)
 	@[ -n "$(TARGET)" ] || { echo "say which: make fuzz TARGET=..., one of" $$($(FUZZ) list) >&2; exit 2; }
