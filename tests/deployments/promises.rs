@@ -14,9 +14,7 @@ pub fn are_kept(nodes: &Nodes) {
     deletes_too(&a, &b);
     large_objects_arrive_whole(&a, &b);
     duplicates_are_objects_of_their_own(&a, &b);
-    if nodes.backend == "tiered" {
-        waiters_are_answered_from_the_other_node(&a, &b);
-    }
+    waiters_are_answered_from_the_other_node(&a, &b);
     a.close().unwrap();
     b.close().unwrap();
     what_was_stored_is_there_for_a_new_node(nodes);
