@@ -136,7 +136,7 @@ impl Replicator<'_> {
     /// Pushes one batch; whether there may be more to do at once.
     fn round(&mut self) -> Result<bool, Error> {
         self.connect()?;
-        self.settle();
+        self.settle()?;
         let mut batch = self.extra();
         let wants = self.wants();
         let source = self.gather(&mut batch)?;
@@ -191,9 +191,16 @@ impl Replicator<'_> {
         Duration::from_millis(self.backend.options.settle_ms)
     }
 
-    /// What was acknowledged long enough ago is clean.
-    fn settle(&mut self) {
+    /// What was acknowledged long enough ago is clean, if Redis is still the one that acknowledged it: a connection on which nothing is
+    /// said may have ended with a failover long ago.
+    fn settle(&mut self) -> Result<(), Error> {
         let (now, settle) = (Instant::now(), self.settle_time());
+        let is_due = |lane: &Lane| lane.next_settled(settle).is_some_and(|next| next <= now);
+        let is_due = is_due(&self.tail) || self.backlog.as_ref().is_some_and(is_due);
+        match &mut self.link {
+            Some(link) if is_due => server::ping(link)?,
+            _ => return Ok(()),
+        }
         if let Some(settled) = self.tail.settled(now, settle) {
             self.outbox.settle(settled);
         }
@@ -201,6 +208,7 @@ impl Replicator<'_> {
             self.outbox.settle_backlog(settled);
             self.backlog = self.backlog.take().filter(|_| self.outbox.has_backlog());
         }
+        Ok(())
     }
 
     /// Held records whose time has come.
