@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::redis::Mode;
 use crate::common::splitmix;
-use crate::settings::Settings;
+use crate::settings::{Losses, Settings};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -24,6 +24,10 @@ pub enum Fault {
     /// Without.
     StartRedisEmpty,
     Flush,
+    /// From here on Redis is about to lose what it acknowledges.
+    Note,
+    /// It comes back with what it had then.
+    RollBack,
     /// The past of the event stream is trimmed away, for nodes that were cut off for too long.
     TrimEvents,
 }
@@ -34,6 +38,9 @@ pub type Schedule = Vec<(Duration, Fault)>;
 const FAULTS_MAX: u64 = 6;
 const FAULT_MS_MAX: u64 = 500;
 
+/// What Redis acknowledged within this time may be lost: less than `settle_ms` of the nodes, after which they rely on it.
+pub const LOST_MAX: Duration = Duration::from_millis(300);
+
 pub fn schedule(settings: &Settings, length: Duration, random: &mut u64) -> Schedule {
     let mut faults = Vec::new();
     for _ in 0..splitmix(random) % (FAULTS_MAX + 1) {
@@ -41,6 +48,7 @@ pub fn schedule(settings: &Settings, length: Duration, random: &mut u64) -> Sche
         let ends = begins + Duration::from_millis(splitmix(random) % FAULT_MS_MAX);
         let node = splitmix(random) % settings.nodes;
         let (fault, repair) = choose(settings, node, random);
+        let ends = if fault == Fault::Note { ends.min(begins + LOST_MAX) } else { ends };
         faults.push((begins, fault));
         faults.extend(repair.map(|repair| (ends, repair)));
     }
@@ -50,8 +58,7 @@ pub fn schedule(settings: &Settings, length: Duration, random: &mut u64) -> Sche
 
 fn choose(settings: &Settings, node: u64, random: &mut u64) -> (Fault, Option<Fault>) {
     let normal = Some(Fault::Network(node, Mode::Normal));
-    let kinds = if settings.is_lossy { 24 } else { 20 };
-    match splitmix(random) % kinds {
+    match splitmix(random) % if settings.losses == Losses::Nothing { 20 } else { 25 } {
         0..4 => (Fault::Network(node, Mode::ResetAfter(1 << (6 + splitmix(random) % 15))), normal),
         4..6 => (Fault::Network(node, Mode::Refuse), normal),
         6..8 => (Fault::Network(node, Mode::Blackhole), normal),
@@ -62,6 +69,7 @@ fn choose(settings: &Settings, node: u64, random: &mut u64) -> (Fault, Option<Fa
         15..16 => (Fault::PauseRedis, Some(Fault::ResumeRedis)),
         16..18 => (Fault::KillRedis, Some(Fault::StartRedis)),
         18..20 => (Fault::TrimEvents, None),
+        20..25 if settings.losses == Losses::Recent => (Fault::Note, Some(Fault::RollBack)),
         20..22 => (Fault::KillRedis, Some(Fault::StartRedisEmpty)),
         _ => (Fault::Flush, None),
     }

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use crate::content::Content;
 use crate::report::{Event, Report};
-use crate::settings::Settings;
+use crate::settings::{Losses, Settings};
 
 /// A set of writes, by number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -222,11 +222,11 @@ impl Id<'_> {
     /// Invariants 2, 5 and 8: who began to read when this much was known must not get what that has overtaken.
     fn check_read(&self, node: usize, operation: u64, found: Option<Content>) -> Result<(), String> {
         let Some(Knowledge { known, overtaken, deleted, .. }) = self.reads.get(&operation) else { return Ok(()) };
-        // A Redis that has lost everything is filled again by whoever comes first: until the node that has the newest has come, an
+        // A Redis that has lost something is filled again by whoever comes first: until the node that has the newest has come, an
         // older write may be read, and none at all. Only what was deleted on this node itself stays away.
-        let is_right = match self.history.settings.is_lossy {
-            true => found.is_none() || self.can_be(found, deleted),
-            false => self.can_be(found, overtaken) || (found.is_none() && known.is_empty()),
+        let is_right = match self.history.settings.losses {
+            Losses::Nothing => self.can_be(found, overtaken) || (found.is_none() && known.is_empty()),
+            Losses::Recent | Losses::Everything => found.is_none() || self.can_be(found, deleted),
         };
         match is_right {
             true => Ok(()),
@@ -241,7 +241,7 @@ impl Id<'_> {
         let mut overtaken = Writes::default();
         let in_effect = || self.writes.iter().filter(|write| write.took_effect && !write.is_refused);
         in_effect().for_each(|write| overtaken.extend(&write.before));
-        let is_lossy = self.history.settings.is_lossy;
+        let is_lossy = self.history.settings.losses == Losses::Everything;
         // What only Redis had is gone with it; and a node that was opened again knows nothing of a delete that Redis had, so what
         // another node missed the delete of can come back, even if it was older than what the delete took away.
         let is_forgotten = |write: &Write| write.value == Value::Nothing && self.nodes[&write.node].lives > write.life;

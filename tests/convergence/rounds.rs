@@ -2,22 +2,26 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::fs;
 use std::os::fd::FromRawFd;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use redis::Value;
+use scaler_object_storage::Waited;
 use tempfile::TempDir;
 
 use crate::common::redis::{Mode, Proxy, RedisServer};
 use crate::common::splitmix;
 use crate::content::Content;
-use crate::faults::{Fault, Schedule, schedule};
+use crate::faults::{Fault, LOST_MAX, Schedule, schedule};
 use crate::history::History;
 use crate::life::{Life, Log};
 use crate::node::{self, ID_EVERY, Order, builder, content, id};
 use crate::report::{Command, Event, Report, nanoseconds};
-use crate::settings::Settings;
+use crate::settings::{Losses, Settings};
 
 /// Rounds in one world. Then there is another one.
 const WORLD_ROUNDS: u64 = 5;
@@ -38,6 +42,8 @@ struct World {
     settings: Settings,
     redis: RedisServer,
     redis_runs: bool,
+    /// What it had at some moment.
+    noted: Option<(Instant, TempDir)>,
     nodes: Vec<Node>,
 }
 
@@ -131,7 +137,7 @@ impl World {
             lives: 0,
             log: Log::default(),
         });
-        World { test, nodes: nodes.collect(), settings, redis, redis_runs: true }
+        World { test, nodes: nodes.collect(), settings, redis, redis_runs: true, noted: None }
     }
 
     /// Breaks, writes and reads; then, when it is quiet, looks what is left.
@@ -150,6 +156,7 @@ impl World {
         self.quieten(plan)?;
         let ids = plan.ids();
         let left = self.agree(plan.number, ids)?;
+        self.want(plan, &left)?;
         let logs: Vec<Vec<Report>> = self.nodes.iter().map(|node| node.log.lock().clone()).collect();
         let count = |wanted: &[Event]| logs.iter().flatten().filter(|report| wanted.contains(&report.event)).count();
         tally.acknowledged += count(&[Event::Done]);
@@ -221,13 +228,19 @@ impl World {
                 self.redis.restart_empty();
                 self.redis_runs = true;
             }
-            Fault::Flush if self.redis_runs => drop(self.redis.try_command::<()>(&["FLUSHALL"])),
-            Fault::TrimEvents if self.redis_runs => {
-                let _ = self.redis.try_command::<u64>(&["XTRIM", "scaler:obj:_events", "MAXLEN", "0"]);
-            }
+            Fault::Note if self.redis_runs => self.note(),
+            Fault::RollBack if self.redis_runs => self.roll_back(),
+            Fault::Flush if self.redis_runs => self.order(&["FLUSHALL"]),
+            Fault::TrimEvents if self.redis_runs => self.order(&["XTRIM", "scaler:obj:_events", "MAXLEN", "0"]),
             _ => {}
         }
         Ok(())
+    }
+
+    fn order(&self, words: &[&str]) {
+        // It may be paused.
+        self.redis.resume();
+        let _: Value = self.redis.command(words);
     }
 
     fn signal(&self, node: u64, name: &str) {
@@ -243,6 +256,26 @@ impl World {
         }
     }
 
+    fn appended(&self) -> PathBuf {
+        self.redis.directory().join("appendonlydir")
+    }
+
+    fn note(&mut self) {
+        let (begun, place) = (Instant::now(), tempfile::tempdir().unwrap());
+        copy_directory(&self.appended(), place.path());
+        self.noted = Some((begun, place));
+    }
+
+    fn roll_back(&mut self) {
+        let Some((begun, place)) = self.noted.take() else { return };
+        self.redis.kill();
+        // What has become older than that while this process was held up, nodes rely on.
+        if begun.elapsed() < LOST_MAX {
+            copy_directory(place.path(), &self.appended());
+        }
+        self.redis.restart();
+    }
+
     /// Repairs everything, and lets the nodes come to rest.
     fn quieten(&mut self, plan: &Plan) -> Result<(), String> {
         if self.redis_runs {
@@ -254,7 +287,16 @@ impl World {
             self.nodes[number].proxy.set(Mode::Normal);
             self.open_node(number, Some(plan))?;
         }
-        self.ask_all(Command::Stop, Event::Stopped).map(drop)
+        let loses_last = self.settings.losses == Losses::Recent && plan.seed.is_multiple_of(2);
+        if loses_last {
+            self.note();
+        }
+        self.ask_all(Command::Stop, Event::Stopped)?;
+        // When nobody pushes any more, so that nobody finds out by that.
+        if loses_last {
+            self.roll_back();
+        }
+        Ok(())
     }
 
     /// Where each node's answers begin.
@@ -308,8 +350,8 @@ impl World {
                     Event::HoldsNothing => view.push(Ok(None)),
                     Event::Unclear => view.push(Err(())),
                     Event::StillWaiting => drop(waited_for.insert((*id, number))),
-                    // Invariant 7. A Redis that loses everything may do so between an object's chunks.
-                    Event::Looked if *value > 0 && !self.settings.is_lossy => {
+                    // Invariant 7. A Redis that loses something may do so between an object's chunks.
+                    Event::Looked if *value > 0 && self.settings.losses == Losses::Nothing => {
                         return Err(format!("node {number}: {value} objects are damaged"));
                     }
                     _ => {}
@@ -337,6 +379,25 @@ impl World {
         Ok(Ok(views[0].iter().map(|view| view.unwrap_or_default()).collect()))
     }
 
+    /// Invariant 4: Redis loses an object, and somebody waits for it on a node that does not have it. All others do.
+    fn want(&self, plan: &Plan, left: &Left) -> Result<(), String> {
+        let held = left.iter().enumerate().find_map(|(number, content)| Some((number as u64, (*content)?)));
+        let (Some((number, held)), false, true) = (held, self.settings.evicts(), plan.seed.is_multiple_of(4)) else {
+            return Ok(());
+        };
+        let id = id(plan.number, number);
+        let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let lost: u64 = self.redis.command(&["DEL", &format!("scaler:obj:{hex}")]);
+        let directory = tempfile::tempdir().unwrap();
+        let store = builder(directory.path(), &self.redis.url(), &self.settings).open().unwrap();
+        let waited = store.wait(&id, Some(Instant::now() + AGREE_LIMIT), None);
+        match waited {
+            Ok(Waited::Object(object)) if content(number, &object) == held && lost == 1 => Ok(()),
+            Ok(Waited::Object(_)) => Err(format!("object {number}: {lost} lost, another one pushed again")),
+            waited => Err(format!("object {number}: {lost} lost, wanted, but {waited:?}")),
+        }
+    }
+
     /// As a node sees it that holds nothing itself.
     fn look_into_redis(&self, round: u64, ids: u64) -> View {
         let directory = tempfile::tempdir().unwrap();
@@ -355,6 +416,14 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    fs::remove_dir_all(to).unwrap_or_default();
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
 

@@ -13,9 +13,19 @@ pub struct Settings {
     pub size_mb: u64,
     /// How long closing waits for Redis.
     pub drain_ms: u64,
-    /// Whether Redis loses everything now and then.
-    pub is_lossy: bool,
+    pub losses: Losses,
 }
+
+/// What Redis loses now and then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Losses {
+    Nothing,
+    /// What it has acknowledged shortly before, as in a failover.
+    Recent,
+    Everything,
+}
+
+const LOSSES: [Losses; 3] = [Losses::Nothing, Losses::Recent, Losses::Everything];
 
 const ROOM_MB: u64 = 512;
 
@@ -29,7 +39,7 @@ impl Settings {
             processes: splitmix(random) % (1 << nodes),
             size_mb,
             drain_ms,
-            is_lossy: splitmix(random).is_multiple_of(3),
+            losses: LOSSES[splitmix(random) as usize % LOSSES.len()],
         }
     }
 
@@ -42,21 +52,26 @@ impl Settings {
     }
 
     pub fn encode(&self) -> String {
-        let Settings { nodes, processes, size_mb, drain_ms, is_lossy } = self;
-        format!("{nodes} {processes} {size_mb} {drain_ms} {}", u8::from(*is_lossy))
+        let Settings { nodes, processes, size_mb, drain_ms, losses } = self;
+        format!("{nodes} {processes} {size_mb} {drain_ms} {}", *losses as u8)
     }
 
     pub fn decode(text: &str) -> Settings {
         let mut numbers = text.split(' ').map(|number| number.parse::<u64>().unwrap());
         let mut next = || numbers.next().unwrap();
-        Settings { nodes: next(), processes: next(), size_mb: next(), drain_ms: next(), is_lossy: next() == 1 }
+        Settings {
+            nodes: next(),
+            processes: next(),
+            size_mb: next(),
+            drain_ms: next(),
+            losses: LOSSES[next() as usize],
+        }
     }
 }
 
 impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Settings { nodes, processes, size_mb, drain_ms, is_lossy } = self;
-        let loses = if *is_lossy { "loses" } else { "keeps" };
-        write!(f, "{nodes} nodes (processes {processes:b}), {size_mb} MiB, drain {drain_ms} ms, Redis {loses} its data")
+        let Settings { nodes, processes, size_mb, drain_ms, losses } = self;
+        write!(f, "{nodes} nodes (processes {processes:b}), {size_mb} MiB, drain {drain_ms} ms, Redis loses {losses:?}")
     }
 }
