@@ -58,7 +58,7 @@ pub fn schedule(settings: &Settings, length: Duration, random: &mut u64) -> Sche
 
 fn choose(settings: &Settings, node: u64, random: &mut u64) -> (Fault, Option<Fault>) {
     let normal = Some(Fault::Network(node, Mode::Normal));
-    match splitmix(random) % if settings.losses == Losses::Nothing { 20 } else { 25 } {
+    match splitmix(random) % if settings.losses == Losses::Nothing { 24 } else { 29 } {
         0..4 => (Fault::Network(node, Mode::ResetAfter(1 << (6 + splitmix(random) % 15))), normal),
         4..6 => (Fault::Network(node, Mode::Refuse), normal),
         6..8 => (Fault::Network(node, Mode::Blackhole), normal),
@@ -69,8 +69,12 @@ fn choose(settings: &Settings, node: u64, random: &mut u64) -> (Fault, Option<Fa
         15..16 => (Fault::PauseRedis, Some(Fault::ResumeRedis)),
         16..18 => (Fault::KillRedis, Some(Fault::StartRedis)),
         18..20 => (Fault::TrimEvents, None),
-        20..25 if settings.losses == Losses::Recent => (Fault::Note, Some(Fault::RollBack)),
-        20..22 => (Fault::KillRedis, Some(Fault::StartRedisEmpty)),
+        20..24 => {
+            let delay_max = Duration::from_millis(1 << (1 + splitmix(random) % 6));
+            (Fault::Network(node, Mode::Jitter(delay_max)), None)
+        }
+        24..29 if settings.losses == Losses::Recent => (Fault::Note, Some(Fault::RollBack)),
+        24..26 => (Fault::KillRedis, Some(Fault::StartRedisEmpty)),
         _ => (Fault::Flush, None),
     }
 }

@@ -11,7 +11,7 @@ use socket2::SockRef;
 
 use super::RedisServer;
 use super::process::Port;
-use crate::common::until;
+use crate::common::{splitmix, until};
 
 /// What a proxy does to connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum Mode {
     Refuse,
     /// Replies come so much later.
     Delay(Duration),
+    /// Replies come later, by up to so much: in one connection later than in another.
+    Jitter(Duration),
     /// Connections are accepted and stay open, and nothing comes through.
     Blackhole,
 }
@@ -189,10 +191,14 @@ impl Shared {
     }
 
     fn give(&self, connection: &Connection, pieces: &Receiver<(Instant, Vec<u8>)>) {
+        let mut random = u64::from(connection.client.peer_addr().map_or(0, |address| address.port()));
         for (arrived, piece) in pieces {
-            if let Mode::Delay(delay) = self.mode() {
-                sleep((arrived + delay).saturating_duration_since(Instant::now()));
-            }
+            let delay = match self.mode() {
+                Mode::Delay(delay) => delay,
+                Mode::Jitter(delay_max) => delay_max * (splitmix(&mut random) % 100) as u32 / 100,
+                _ => Duration::ZERO,
+            };
+            sleep((arrived + delay).saturating_duration_since(Instant::now()));
             if !self.may_pass(connection, piece.len()) || !connection.reply(&piece) {
                 break;
             }
