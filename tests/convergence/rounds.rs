@@ -294,6 +294,7 @@ impl World {
         self.ask_all(Command::Stop, Event::Stopped)?;
         // When nobody pushes any more, so that nobody finds out by that.
         if loses_last {
+            sleep(LOST_MAX * 2 / 3);
             self.roll_back();
         }
         Ok(())
