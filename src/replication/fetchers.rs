@@ -103,10 +103,7 @@ impl TieredBackend {
             _ => Version::default(),
         };
         // Something newer was announced while it was read.
-        if !self.flights.is_current(id, version) && self.flights.retry(id) {
-            if !self.fetchers.try_send(Job::Fetch(id.into())) {
-                self.land(id, &Err(self.unanswered(TOO_MANY)));
-            }
+        if !self.flights.is_current(id, version) && self.fetch_again(id) {
             return Ok(());
         }
         match found {
@@ -138,6 +135,15 @@ impl TieredBackend {
         }
     }
 
+    /// Whether an id is fetched once more, because something newer was announced while it was read.
+    fn fetch_again(&self, id: &[u8]) -> bool {
+        let is_tried = self.flights.retry(id);
+        if is_tried && !self.fetchers.try_send(Job::Fetch(id.into())) {
+            self.land(id, &Err(self.unanswered(TOO_MANY)));
+        }
+        is_tried
+    }
+
     /// Keeps what was fetched, if nothing newer is known, and wakes whoever waits for it.
     fn install(&self, id: &[u8], found: &Found) -> Result<(), Error> {
         let Found { version, deadline_ms, body_hash, object } = found;
@@ -162,12 +168,9 @@ impl TieredBackend {
                 });
                 Ok(())
             }
-            // Something newer was announced: who waits is looked after again.
-            _ if !is_current() => {
-                self.land(id, &Ok(None));
-                Ok(())
-            }
-            // There is no room for it here.
+            // Something newer was announced.
+            _ if !is_current() && self.fetch_again(id) => Ok(()),
+            // There is no room for it here; or what was announced never came, and this is what Redis has.
             _ => {
                 let begun = self.flights.begun(id);
                 self.hand_out(id, Some(object.clone()), begun)
