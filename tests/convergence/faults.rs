@@ -47,34 +47,38 @@ pub fn schedule(settings: &Settings, length: Duration, random: &mut u64) -> Sche
         let begins = Duration::from_millis(splitmix(random) % length.as_millis() as u64);
         let ends = begins + Duration::from_millis(splitmix(random) % FAULT_MS_MAX);
         let node = splitmix(random) % settings.nodes;
-        let (fault, repair) = choose(settings, node, random);
+        let (fault, repairs) = choose(settings, node, random);
         let ends = if fault == Fault::Note { ends.min(begins + LOST_MAX) } else { ends };
         faults.push((begins, fault));
-        faults.extend(repair.map(|repair| (ends, repair)));
+        faults.extend(repairs.into_iter().map(|repair| (ends, repair)));
     }
     faults.sort_by_key(|(at, _)| *at);
     faults
 }
 
-fn choose(settings: &Settings, node: u64, random: &mut u64) -> (Fault, Option<Fault>) {
-    let normal = Some(Fault::Network(node, Mode::Normal));
+/// A fault, and what ends it.
+fn choose(settings: &Settings, node: u64, random: &mut u64) -> (Fault, Vec<Fault>) {
+    let normal = vec![Fault::Network(node, Mode::Normal)];
     match splitmix(random) % if settings.losses == Losses::Nothing { 24 } else { 29 } {
-        0..4 => (Fault::Network(node, Mode::ResetAfter(1 << (6 + splitmix(random) % 15))), normal),
-        4..6 => (Fault::Network(node, Mode::Refuse), normal),
-        6..8 => (Fault::Network(node, Mode::Blackhole), normal),
-        8..10 => (Fault::Network(node, Mode::Delay(Duration::from_millis(splitmix(random) % 150))), normal),
-        10..13 => (Fault::Kill(node), Some(Fault::Open(node))),
-        13..14 => (Fault::Close(node), Some(Fault::Open(node))),
-        14..15 => (Fault::PauseNode(node), Some(Fault::ResumeNode(node))),
-        15..16 => (Fault::PauseRedis, Some(Fault::ResumeRedis)),
-        16..18 => (Fault::KillRedis, Some(Fault::StartRedis)),
-        18..20 => (Fault::TrimEvents, None),
+        0..3 => (Fault::Network(node, Mode::ResetAfter(1 << (6 + splitmix(random) % 15))), normal),
+        3..5 => (Fault::Network(node, Mode::Refuse), normal),
+        5..7 => (Fault::Network(node, Mode::Blackhole), normal),
+        7..9 => (Fault::Network(node, Mode::Delay(Duration::from_millis(splitmix(random) % 150))), normal),
+        9..11 => (Fault::Kill(node), vec![Fault::Open(node)]),
+        11..12 => (Fault::Close(node), vec![Fault::Open(node)]),
+        12..13 => (Fault::PauseNode(node), vec![Fault::ResumeNode(node)]),
+        13..14 => (Fault::PauseRedis, vec![Fault::ResumeRedis]),
+        14..16 => (Fault::KillRedis, vec![Fault::StartRedis]),
+        16..17 => (Fault::TrimEvents, Vec::new()),
+        // What happened while the node was away, it never hears.
+        17..19 => (Fault::Network(node, Mode::Refuse), [vec![Fault::TrimEvents], normal].concat()),
+        19..20 => (Fault::Kill(node), vec![Fault::TrimEvents, Fault::Open(node)]),
         20..24 => {
             let delay_max = Duration::from_millis(1 << (1 + splitmix(random) % 6));
-            (Fault::Network(node, Mode::Jitter(delay_max)), None)
+            (Fault::Network(node, Mode::Jitter(delay_max)), Vec::new())
         }
-        24..29 if settings.losses == Losses::Recent => (Fault::Note, Some(Fault::RollBack)),
-        24..26 => (Fault::KillRedis, Some(Fault::StartRedisEmpty)),
-        _ => (Fault::Flush, None),
+        24..29 if settings.losses == Losses::Recent => (Fault::Note, vec![Fault::RollBack]),
+        24..26 => (Fault::KillRedis, vec![Fault::StartRedisEmpty]),
+        _ => (Fault::Flush, Vec::new()),
     }
 }
