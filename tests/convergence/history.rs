@@ -103,6 +103,12 @@ impl<'a> History<'a> {
         History { settings, reports, contents }
     }
 
+    /// Whether the id exists whatever else happened: something was stored, and nobody deleted it.
+    pub fn must_exist(&self, id: u16) -> bool {
+        let has = |event| self.reports.iter().any(|(_, report)| report.id == id && report.event == event);
+        has(Event::Done) && !has(Event::StartedDelete)
+    }
+
     /// Whether every read of an id was right, and `left`, which all nodes agree on, is.
     pub fn check(&self, id: u16, left: Option<Content>) -> Result<(), String> {
         let mut state = Id {

@@ -155,6 +155,7 @@ impl World {
         sleep(end.saturating_sub(Duration::from_nanos(nanoseconds())));
         self.quieten(plan)?;
         let ids = plan.ids();
+        self.regain(plan.number, ids)?;
         let left = self.agree(plan.number, ids)?;
         self.want(plan, &left)?;
         let logs: Vec<Vec<Report>> = self.nodes.iter().map(|node| node.log.lock().clone()).collect();
@@ -168,6 +169,27 @@ impl World {
             history.check(id, *left).map_err(|problem| format!("{}object {id}: {problem}", history.tell(id)))?;
         }
         Ok(())
+    }
+
+    /// Invariant 4: what a Redis has lost comes back though nobody asks a node for it.
+    fn regain(&self, round: u64, ids: u64) -> Result<(), String> {
+        if self.settings.losses != Losses::Everything || self.settings.evicts() {
+            return Ok(());
+        }
+        let logs: Vec<Vec<Report>> = self.nodes.iter().map(|node| node.log.lock().clone()).collect();
+        let history = History::new(&self.settings, &logs);
+        let begun = Instant::now();
+        loop {
+            let view = self.look_into_redis(round, ids);
+            let missing = (0..ids as u16).find(|id| history.must_exist(*id) && !holds(&view[usize::from(*id)]));
+            match missing {
+                None => return Ok(()),
+                Some(id) if begun.elapsed() > AGREE_LIMIT => {
+                    return Err(format!("{}object {id} does not come back", history.tell(id)));
+                }
+                Some(_) => sleep(Duration::from_millis(50)),
+            }
+        }
     }
 
     fn begin(&mut self, number: usize, plan: &Plan) {
