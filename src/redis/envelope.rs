@@ -29,6 +29,7 @@
 //! All numbers are little-endian but for the version.
 
 use bytes::Bytes;
+use lz4_flex::block::CompressTable;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::object::{METADATA_BYTES_MAX, Object};
@@ -299,14 +300,28 @@ pub(crate) struct Encoder {
     compress: bool,
     joined: Vec<u8>,
     compressed: Vec<u8>,
+    tables: Tables,
 }
+
+/// What lz4 remembers while it compresses: made once, one for short bodies and one for long ones.
+struct Tables {
+    small: CompressTable,
+    large: CompressTable,
+}
+
+/// lz4's small table serves below this.
+const SMALL_TABLE_BYTES_MAX: usize = 65_535;
+
+/// Whether a long body shrinks at all is tried with its beginning, middle and end first: trying costs less than sending what does not.
+const SAMPLE_BYTES: usize = 4096;
 
 /// Below this, lz4 has nothing to find.
 const COMPRESSED_BYTES_MIN: usize = 64;
 
 impl Encoder {
     pub fn new(compress: bool) -> Encoder {
-        Encoder { compress, joined: Vec::new(), compressed: Vec::new() }
+        let tables = Tables { small: CompressTable::small(), large: CompressTable::large() };
+        Encoder { compress, joined: Vec::new(), compressed: Vec::new(), tables }
     }
 
     /// Hands the pieces of a value to `write`; its body stands in it.
@@ -315,12 +330,12 @@ impl Encoder {
         let compressed = if !self.compress {
             None
         } else if metadata.is_empty() {
-            compress(data, &mut self.compressed)
+            compress(data, &mut self.tables, &mut self.compressed)
         } else {
             self.joined.clear();
             self.joined.extend_from_slice(metadata);
             self.joined.extend_from_slice(data);
-            compress(&self.joined, &mut self.compressed)
+            compress(&self.joined, &mut self.tables, &mut self.compressed)
         };
         match compressed {
             Some(compressed) => {
@@ -351,7 +366,7 @@ impl Encoder {
             self.joined.extend_from_slice(data);
             &self.joined
         };
-        let compressed = if self.compress { compress(raw, &mut self.compressed) } else { None };
+        let compressed = if self.compress { compress(raw, &mut self.tables, &mut self.compressed) } else { None };
         let codec = if compressed.is_some() { Codec::Lz4 } else { Codec::None };
         write(&[codec as u8, 0, 0, 0]);
         write(&(raw.len() as u32).to_le_bytes());
@@ -359,7 +374,7 @@ impl Encoder {
     }
 }
 
-fn compress<'a>(raw: &[u8], out: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+fn compress<'a>(raw: &[u8], tables: &mut Tables, out: &'a mut Vec<u8>) -> Option<&'a [u8]> {
     if raw.len() < COMPRESSED_BYTES_MIN {
         return None;
     }
@@ -367,8 +382,21 @@ fn compress<'a>(raw: &[u8], out: &'a mut Vec<u8>) -> Option<&'a [u8]> {
     if out.len() < bytes_max {
         out.resize(bytes_max, 0);
     }
-    let bytes = lz4_flex::block::compress_into(raw, out).ok()?;
+    let table = if raw.len() < SMALL_TABLE_BYTES_MAX { &mut tables.small } else { &mut tables.large };
+    if raw.len() >= 4 * SAMPLE_BYTES && !samples(raw).any(|sample| shrinks(sample, table, out)) {
+        return None;
+    }
+    let bytes = lz4_flex::block::compress_into_with_table(raw, out, table).ok()?;
     out.get(..bytes).filter(|compressed| compressed.len() < raw.len())
+}
+
+fn samples(raw: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let starts = [0, (raw.len() - SAMPLE_BYTES) / 2, raw.len() - SAMPLE_BYTES];
+    starts.into_iter().filter_map(|start| raw.get(start..start + SAMPLE_BYTES))
+}
+
+fn shrinks(sample: &[u8], table: &mut CompressTable, out: &mut [u8]) -> bool {
+    lz4_flex::block::compress_into_with_table(sample, out, table).is_ok_and(|bytes| bytes < sample.len())
 }
 
 #[cfg(test)]

@@ -4,15 +4,30 @@ const FIRST: Duration = Duration::from_millis(20);
 const MAX: Duration = Duration::from_secs(2);
 
 /// When to try again what failed: after twice the time, with jitter, so that many do not come at once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Backoff {
     failures: u32,
     next: Option<Instant>,
+    longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff::up_to(MAX)
+    }
 }
 
 impl Backoff {
+    pub fn up_to(longest: Duration) -> Self {
+        Backoff { failures: 0, next: None, longest }
+    }
+
+    pub fn is_failing(&self) -> bool {
+        self.failures > 0
+    }
+
     pub fn failed(&mut self) -> Duration {
-        let full = FIRST.saturating_mul(1 << self.failures.min(10)).min(MAX);
+        let full = FIRST.saturating_mul(1 << self.failures.min(16)).min(self.longest);
         self.failures += 1;
         let jitter = crate::local::random_u64() % 1024;
         let wait = full / 2 + full / 2 * (jitter as u32) / 1024;
@@ -21,7 +36,7 @@ impl Backoff {
     }
 
     pub fn succeeded(&mut self) {
-        *self = Backoff::default();
+        *self = Backoff::up_to(self.longest);
     }
 
     /// How long to wait before the next try.

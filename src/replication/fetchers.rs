@@ -246,10 +246,10 @@ impl Fetcher<'_> {
             self.answer(&questions);
         }
         if !ids.is_empty()
-            && let Err(error) = self.try_fetch(&ids)
+            && let Err(error) = self.fetch(&ids)
         {
             self.failed(&error);
-            ids.iter().for_each(|id| self.give_up(id, &error));
+            ids.iter().for_each(|id| self.backend.give_up(id, &error));
         }
     }
 
@@ -264,73 +264,14 @@ impl Fetcher<'_> {
         self.link.as_mut().ok_or(Error::Closed)
     }
 
+    fn fetch(&mut self, ids: &[Box<[u8]>]) -> Result<(), Error> {
+        let backend = self.backend;
+        backend.fetch_over(self.connected()?, ids)
+    }
+
     fn failed(&mut self, error: &Error) {
         self.link = None;
         self.backend.gate.failed(error);
-    }
-
-    fn try_fetch(&mut self, ids: &[Box<[u8]>]) -> Result<(), Error> {
-        let backend = self.backend;
-        let tier = backend.tier()?;
-        ids.iter().for_each(|id| backend.flights.begin(id));
-        let suspects: Vec<_> = ids.iter().filter(|id| tier.suspect(id).is_some()).collect();
-        if !suspects.is_empty() {
-            let standings = heads(self.connected()?, &backend.keys, &suspects)?;
-            for (id, standing) in suspects.iter().zip(standings) {
-                backend.resolve(id, standing.unwrap_or(None).as_ref())?;
-            }
-        }
-        // One that is trusted again, or was put meanwhile, needs no fetching.
-        let mut missing = Vec::with_capacity(ids.len());
-        for id in ids {
-            let moment = Instant::now();
-            match backend.get_here(id)? {
-                Some(object) => backend.hand_out(id, Some(object), moment)?,
-                None => missing.push(id),
-            }
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let found = fetch(self.connected()?, &backend.keys, &missing, backend.options.object_bytes_max())?;
-        let is_damaged = |found: &Result<redis::Fetched, String>| matches!(found, Ok(redis::Fetched::Damaged { .. }));
-        let damaged = missing.iter().zip(&found).filter(|(_, found)| is_damaged(found));
-        let wanted: Vec<_> = damaged.map(|(id, _)| Notice { op: Op::Want, id, version: Version::default() }).collect();
-        if !wanted.is_empty() {
-            publish(self.connected()?, &backend.keys, tier.journal.node(), &wanted)?;
-        }
-        for (id, found) in missing.into_iter().zip(found) {
-            let done = match found {
-                Ok(found) => backend.fetched(id, found),
-                Err(reason) => {
-                    backend.land(id, &Err(backend.unanswered(reason)));
-                    Ok(())
-                }
-            };
-            if let Err(error) = done {
-                tracing::warn!("object {}: {error}", ObjectId::new(id));
-                backend.land(id, &Err(backend.unanswered(error.to_string())));
-            }
-        }
-        Ok(())
-    }
-
-    /// Redis does not answer: what is here is served as it is.
-    fn give_up(&self, id: &[u8], error: &Error) {
-        let moment = Instant::now();
-        let here = self.backend.tier().and_then(|tier| Ok((tier.get(id)?, tier.known(id))));
-        let given_up = match here {
-            Ok((None, Known::Deleted(tombstone))) if !tombstone.is_overtaken => self.backend.hand_out(id, None, moment),
-            Ok((Some(object), _)) => self.backend.hand_out(id, Some(object), moment),
-            Ok((None, _)) | Err(_) => Err(Error::Closed),
-        };
-        if given_up.is_err() {
-            let reason = match error {
-                Error::Unreachable { reason, .. } => reason.clone(),
-                error => error.to_string(),
-            };
-            self.backend.land(id, &Err(self.backend.unanswered(reason)));
-        }
     }
 
     fn answer(&mut self, questions: &[Question]) {
@@ -340,7 +281,8 @@ impl Fetcher<'_> {
         match standings {
             Ok(standings) => {
                 for (question, standing) in questions.iter().zip(standings) {
-                    question.answer(standing.ok().map(|standing| standing.is_some_and(|it| it.is_object())));
+                    let exists = standing.map(|standing| backend.exists(question, standing.as_ref()));
+                    question.answer(exists.ok());
                 }
             }
             Err(error) => {
@@ -353,6 +295,86 @@ impl Fetcher<'_> {
 }
 
 impl TieredBackend {
+    /// Fetches ids that nobody else is fetching, and tells whoever asked. After an error they have to be given up.
+    pub(super) fn fetch_over(&self, link: &mut Link, ids: &[Box<[u8]>]) -> Result<(), Error> {
+        let tier = self.tier()?;
+        ids.iter().for_each(|id| self.flights.begin(id));
+        let suspects: Vec<_> = ids.iter().filter(|id| tier.suspect(id).is_some()).collect();
+        if !suspects.is_empty() {
+            let standings = heads(link, &self.keys, &suspects)?;
+            for (id, standing) in suspects.iter().zip(standings) {
+                self.resolve(id, standing.unwrap_or(None).as_ref())?;
+            }
+        }
+        // One that is trusted again, or was put meanwhile, needs no fetching.
+        let mut missing = Vec::with_capacity(ids.len());
+        for id in ids {
+            let moment = Instant::now();
+            match self.get_here(id)? {
+                Some(object) => self.hand_out(id, Some(object), moment)?,
+                None => missing.push(id),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let found = fetch(link, &self.keys, &missing, self.options.object_bytes_max())?;
+        let is_damaged = |found: &Result<redis::Fetched, String>| matches!(found, Ok(redis::Fetched::Damaged { .. }));
+        let damaged = missing.iter().zip(&found).filter(|(_, found)| is_damaged(found));
+        let wanted: Vec<_> = damaged.map(|(id, _)| Notice { op: Op::Want, id, version: Version::default() }).collect();
+        if !wanted.is_empty() {
+            publish(link, &self.keys, tier.journal.node(), &wanted)?;
+        }
+        for (id, found) in missing.into_iter().zip(found) {
+            let done = match found {
+                Ok(found) => self.fetched(id, found),
+                Err(reason) => {
+                    self.land(id, &Err(self.unanswered(reason)));
+                    Ok(())
+                }
+            };
+            if let Err(error) = done {
+                tracing::warn!("object {}: {error}", ObjectId::new(id));
+                self.land(id, &Err(self.unanswered(error.to_string())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Redis does not answer: what is here is served as it is.
+    pub(super) fn give_up(&self, id: &[u8], error: &Error) {
+        let moment = Instant::now();
+        let here = self.tier().and_then(|tier| Ok((tier.get(id)?, tier.known(id))));
+        let given_up = match here {
+            Ok((None, Known::Deleted(tombstone))) if !tombstone.is_overtaken => self.hand_out(id, None, moment),
+            Ok((Some(object), _)) => self.hand_out(id, Some(object), moment),
+            Ok((None, _)) | Err(_) => Err(Error::Closed),
+        };
+        if given_up.is_err() {
+            let reason = match error {
+                Error::Unreachable { reason, .. } => reason.clone(),
+                error => error.to_string(),
+            };
+            self.land(id, &Err(self.unanswered(reason)));
+        }
+    }
+
+    /// Whether what stands in Redis is an object. One that is asked for by a delete, and has a version above that of the delete (two nodes'
+    /// clocks are not quite the same), is deleted once more, above that.
+    fn exists(&self, question: &Question, standing: Option<&Standing>) -> bool {
+        let Some(standing) = standing.filter(|standing| standing.is_object()) else { return false };
+        if let (true, false, Some(version), Ok(tier)) =
+            (question.deletes, question.is_answered(), standing.version(), self.tier())
+            && matches!(tier.known(&question.id), Known::Deleted(tombstone) if tombstone.version < version)
+        {
+            tier.journal.observe(version);
+            if let Err(error) = tier.delete(&question.id) {
+                tracing::warn!("object {}: {error}", ObjectId::new(&question.id));
+            }
+        }
+        true
+    }
+
     /// Redis has said what it has of a suspect.
     fn resolve(&self, id: &[u8], standing: Option<&Standing>) -> Result<(), Error> {
         let tier = self.tier()?;

@@ -7,6 +7,9 @@ use crate::local::Place;
 /// Refused records that are remembered one by one; with more, only deletes are pushed on, which may make room.
 pub(super) const HELD_MAX: usize = 4096;
 
+/// What is refused for good is tried again this seldom.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
 /// Records that Redis refused, or that have to wait, and when they are tried again.
 #[derive(Default)]
 pub(super) struct Held(BTreeMap<Place, Waiting>);
@@ -46,7 +49,7 @@ impl Held {
     }
 
     fn entry(&mut self, place: Place, id: &[u8]) -> &mut Waiting {
-        let first = || Waiting { id: id.to_vec(), retry: Instant::now(), backoff: Backoff::default() };
+        let first = || Waiting { id: id.to_vec(), retry: Instant::now(), backoff: Backoff::up_to(RETRY_MAX) };
         self.0.entry(place).or_insert_with(first)
     }
 
@@ -63,6 +66,11 @@ impl Held {
         let now = Instant::now();
         let due = self.0.iter().filter(|(_, waiting)| waiting.retry <= now);
         due.take(count).map(|(place, waiting)| (*place, waiting.id.clone())).collect()
+    }
+
+    /// The oldest, whether its time has come or not.
+    pub fn oldest(&self) -> Vec<(Place, Vec<u8>)> {
+        self.0.iter().take(1).map(|(place, waiting)| (*place, waiting.id.clone())).collect()
     }
 
     pub fn next_due(&self) -> Option<Instant> {

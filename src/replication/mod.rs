@@ -236,10 +236,11 @@ impl TieredBackend {
     }
 
     /// Asks Redis whether an id exists that is not here.
-    fn exists_elsewhere(&self, id: &[u8], limit: Duration) -> Option<bool> {
+    fn exists_elsewhere(&self, id: &[u8], deletes: bool, limit: Duration) -> Option<bool> {
         let (sender, receiver) = bounded(1);
         self.ask(
             id,
+            deletes,
             limit,
             Box::new(move |exists| {
                 let _ = sender.send(exists);
@@ -249,8 +250,8 @@ impl TieredBackend {
     }
 
     /// The same; `answer` is told None where Redis has not answered in time.
-    fn ask(&self, id: &[u8], limit: Duration, answer: Box<dyn FnOnce(Option<bool>) + Send>) {
-        let question = Question::new(id, Instant::now() + limit, answer);
+    fn ask(&self, id: &[u8], deletes: bool, limit: Duration, answer: Box<dyn FnOnce(Option<bool>) + Send>) {
+        let question = Question::new(id, deletes, Instant::now() + limit, answer);
         self.flights.ask(id);
         if !self.fetchers.try_send(Job::Exists(question.clone())) {
             question.answer(None);
@@ -330,14 +331,14 @@ impl Backend for TieredBackend {
         if self.tier()?.known(id) != Known::Nothing {
             return Ok(self.get(id)?.is_some()); // the versions have to be compared
         }
-        self.exists_elsewhere(id, self.patience()).ok_or_else(|| self.unanswered(NO_ANSWER).into())
+        self.exists_elsewhere(id, false, self.patience()).ok_or_else(|| self.unanswered(NO_ANSWER).into())
     }
 
     fn delete(&self, id: &[u8]) -> Result<bool, Error> {
         match self.delete_here(id)? {
             Some(existed) => Ok(existed),
             None => {
-                let existed = self.exists_elsewhere(id, EXISTS_WAIT_MAX).unwrap_or(false);
+                let existed = self.exists_elsewhere(id, true, EXISTS_WAIT_MAX).unwrap_or(false);
                 self.flights.answered(id);
                 Ok(existed)
             }
@@ -347,7 +348,7 @@ impl Backend for TieredBackend {
     fn delete_later(&self, id: &[u8], answer: OnDeleted) -> Result<Option<bool>, Error> {
         let existed = self.delete_here(id)?;
         if existed.is_none() {
-            self.ask(id, EXISTS_WAIT_MAX, Box::new(move |exists| answer(exists.unwrap_or(false))));
+            self.ask(id, true, EXISTS_WAIT_MAX, Box::new(move |exists| answer(exists.unwrap_or(false))));
             self.flights.answered(id);
         }
         Ok(existed)

@@ -14,6 +14,9 @@ use crate::version::Version;
 /// How long a read waits for the next event: as long as closing may have to wait for this thread.
 const BLOCK: Duration = Duration::from_millis(250);
 
+/// Ids fetched by this thread at a time; more are left to the fetchers.
+const AWAITED_MAX: usize = 16;
+
 /// Entries taken at a time.
 const ENTRIES_MAX: usize = 256;
 
@@ -54,8 +57,13 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
             continue;
         }
         let unfounded = backend.unfounded(&mut link, &read.events)?;
+        let mut awaited = Vec::new();
         for (number, event) in read.events.iter().enumerate() {
-            backend.hear(event, unfounded.contains(&number))?;
+            backend.hear(event, unfounded.contains(&number), &mut awaited)?;
+        }
+        if let Err(error) = backend.fetch_over(&mut link, &awaited) {
+            awaited.iter().for_each(|id| backend.give_up(id, &error));
+            return Err(error);
         }
         cursor = read.cursor;
         outbox.set_heard(cursor.clone(), now_ms());
@@ -121,7 +129,9 @@ impl TieredBackend {
         Ok(unfounded.map(|((number, ..), _)| *number).collect())
     }
 
-    fn hear(&self, event: &Event, is_unfounded: bool) -> Result<(), Error> {
+    /// Acts upon an event. An id that somebody waits for is added to `awaited`: fetching it at once over the connection that is at hand is
+    /// quicker than waking a fetcher.
+    fn hear(&self, event: &Event, is_unfounded: bool, awaited: &mut Vec<Box<[u8]>>) -> Result<(), Error> {
         let tier = self.tier()?;
         if event.node == tier.journal.node() {
             return Ok(());
@@ -134,7 +144,11 @@ impl TieredBackend {
                     self.learn(&event.id, event.version, event.op == Op::Delete)?;
                 }
                 if event.op == Op::Put && self.waiters.has_any(&event.id) {
-                    self.seek_again(&event.id);
+                    if awaited.len() >= AWAITED_MAX {
+                        self.seek_again(&event.id);
+                    } else if self.flights.join(&event.id, None) {
+                        awaited.push(event.id.as_slice().into());
+                    }
                 }
             }
             // Where there are too many, they are asked for again.

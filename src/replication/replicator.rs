@@ -31,6 +31,9 @@ const IN_FLIGHT_WAIT: Duration = Duration::from_millis(2);
 /// How long `WAIT` waits for replicas.
 const REPLICAS_WAIT: Duration = Duration::from_secs(1);
 
+/// What Redis says when it is full.
+const OUT_OF_MEMORY: &str = "OOM";
+
 /// How often the same complaint is repeated in the log.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 
@@ -56,6 +59,7 @@ pub(super) fn run(
         scout: None,
         held: Held::default(),
         is_confirmed: true,
+        full: Backoff::default(),
         clock_read: None,
         complained: None,
         has_warned: false,
@@ -118,6 +122,8 @@ struct Replicator<'a> {
     held: Held,
     /// Whether enough replicas have what was pushed.
     is_confirmed: bool,
+    /// While Redis is full: it is asked with one object now and then, and gets the deletes that may make room.
+    full: Backoff,
     clock_read: Option<Instant>,
     complained: Option<Instant>,
     has_warned: bool,
@@ -215,12 +221,20 @@ impl Replicator<'_> {
     fn extra(&mut self) -> Vec<Dirty> {
         let Ok(tier) = self.backend.tier() else { return Vec::new() };
         let mut extra = Vec::new();
-        for (place, id) in self.held.due(EXTRA_MAX) {
+        let due = match (self.full.is_failing(), self.full.remaining().is_zero()) {
+            (false, _) => self.held.due(EXTRA_MAX),
+            (true, true) => self.held.oldest(),
+            (true, false) => Vec::new(),
+        };
+        for (place, id) in due {
             match tier.dirty_at(&id, place) {
                 Some(dirty) => extra.push(dirty),
                 // Overtaken, or moved: then the tail comes to it.
                 None => self.release(place),
             }
+        }
+        if self.held.is_empty() {
+            self.full.succeeded(); // nothing is left to ask with
         }
         extra
     }
@@ -240,7 +254,7 @@ impl Replicator<'_> {
             batch.extend(found.into_iter().filter(|dirty| !self.held.contains(dirty.place)));
             Ok::<_, Error>(next)
         };
-        if self.held.is_full() {
+        if self.held.is_full() || self.full.is_failing() {
             let from = self.scout.unwrap_or(self.tail.position);
             return if from < end { walk(from, end, Wanted::Deletes).map(Source::Scout) } else { Ok(Source::Extra) };
         }
@@ -294,7 +308,12 @@ impl Replicator<'_> {
     /// What has become of one record.
     fn pushed(&mut self, place: Place, write: &Outgoing, pushed: Result<Pushed, String>) -> Result<(), Error> {
         match pushed {
-            Ok(Pushed::Applied { .. } | Pushed::Same) => self.release(place),
+            Ok(Pushed::Applied { .. } | Pushed::Same) => {
+                if matches!(write.what, What::Put { .. }) {
+                    self.full.succeeded();
+                }
+                self.release(place);
+            }
             Ok(Pushed::Older(standing)) => {
                 if let Some(version) = standing.version() {
                     self.backend.learn(&write.id, version, !standing.is_object())?;
@@ -307,6 +326,9 @@ impl Replicator<'_> {
             Err(reason) => {
                 self.outbox.hold(place);
                 self.held.refused(place, &write.id);
+                if reason.starts_with(OUT_OF_MEMORY) && self.full.remaining().is_zero() {
+                    self.full.failed();
+                }
                 self.complain(|held| {
                     tracing::warn!(
                         "Redis refuses object {}: {reason}; it stays here and is tried again, as {held} others are",
@@ -379,7 +401,9 @@ impl Replicator<'_> {
             .into_iter()
             .flatten()
             .filter_map(|lane| lane.next_settled(settle));
-        let next = settled.chain(self.held.next_due()).min();
+        let retry =
+            if self.full.is_failing() { Some(Instant::now() + self.full.remaining()) } else { self.held.next_due() };
+        let next = settled.chain(retry).min();
         let limit = if self.is_confirmed { CLOCK_EVERY } else { REPLICAS_WAIT };
         next.map_or(limit, |next| next.saturating_duration_since(Instant::now()).min(limit))
     }

@@ -22,6 +22,8 @@ const TICK: Duration = Duration::from_millis(250);
 #[derive(Clone)]
 pub(super) struct Question {
     pub id: Arc<[u8]>,
+    /// Asked by a delete, which is to delete what the answer says exists.
+    pub deletes: bool,
     deadline: Instant,
     answer: Arc<Mutex<Option<OnAnswer>>>,
 }
@@ -29,8 +31,8 @@ pub(super) struct Question {
 type OnAnswer = Box<dyn FnOnce(Option<bool>) + Send>;
 
 impl Question {
-    pub fn new(id: &[u8], deadline: Instant, answer: OnAnswer) -> Self {
-        Question { id: id.into(), deadline, answer: Arc::new(Mutex::new(Some(answer))) }
+    pub fn new(id: &[u8], deletes: bool, deadline: Instant, answer: OnAnswer) -> Self {
+        Question { id: id.into(), deletes, deadline, answer: Arc::new(Mutex::new(Some(answer))) }
     }
 
     /// The first answer counts.
