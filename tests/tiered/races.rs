@@ -128,3 +128,16 @@ fn a_write_that_reaches_redis_late_does_not_undo_a_later_one() {
     until("both agree", || race.b.get(b"id").is_ok_and(|object| object.is_some_and(|object| object.data == "later")));
     assert_eq!(get(&race.a, b"id").data, "later");
 }
+
+/// A delete that says that the object existed has deleted it, however little later than the put of another node it comes.
+#[test]
+fn a_delete_that_found_an_object_has_deleted_it() {
+    let world = World::new(2);
+    let [a, b] = &world.open_all()[..] else { panic!() };
+    for round in 0..50_u8 {
+        let id = [b'd', round];
+        a.put(&id, b"data", b"").unwrap();
+        until("it is deleted", || b.delete(&id).unwrap());
+        until("it is deleted everywhere", || a.get(&id).unwrap().is_none() && b.get(&id).unwrap().is_none());
+    }
+}
