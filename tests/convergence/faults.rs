@@ -64,7 +64,9 @@ fn choose(settings: &Settings, node: u64, random: &mut u64) -> (Fault, Vec<Fault
         3..5 => (Fault::Network(node, Mode::Refuse), normal),
         5..7 => (Fault::Network(node, Mode::Blackhole), normal),
         7..9 => (Fault::Network(node, Mode::Delay(Duration::from_millis(splitmix(random) % 150))), normal),
-        9..11 => (Fault::Kill(node), vec![Fault::Open(node)]),
+        9..10 => (Fault::Kill(node), vec![Fault::Open(node)]),
+        // With all that it did meanwhile still to be pushed.
+        10..11 => (Fault::Network(node, Mode::Refuse), [vec![Fault::Kill(node), Fault::Open(node)], normal].concat()),
         11..12 => (Fault::Close(node), vec![Fault::Open(node)]),
         12..13 => (Fault::PauseNode(node), vec![Fault::ResumeNode(node)]),
         13..14 => (Fault::PauseRedis, vec![Fault::ResumeRedis]),
