@@ -131,6 +131,15 @@ impl LocalTier {
         self.superseded(old, after);
     }
 
+    /// The object, and whoever waits for it is told. No put of the id is under way meanwhile: those whom a put takes are answered before it
+    /// returns.
+    pub fn tell(&self, id: &[u8], stored: OnStored<'_>) -> Option<Object> {
+        let _writing = self.index.shard(self.index.fingerprint(id)).writing.lock();
+        let object = self.get_locked(id)?;
+        stored(&|| Some(object.clone()));
+        Some(object)
+    }
+
     /// What this node knows of an id at this moment.
     pub fn known(&self, id: &[u8]) -> Known {
         let fingerprint = self.index.fingerprint(id);

@@ -113,7 +113,7 @@ impl TieredBackend {
                 let moment = Instant::now();
                 let object = match self.tier()?.known(id) {
                     Known::Nothing => Some(object),
-                    Known::Held { .. } => self.tier()?.get(id)?,
+                    Known::Held { .. } => return self.hand_out_here(id),
                     Known::Deleted(_) => None,
                 };
                 self.hand_out(id, object, moment)
@@ -180,9 +180,15 @@ impl TieredBackend {
 
     /// Answers with what is here by now.
     fn hand_out_here(&self, id: &[u8]) -> Result<(), Error> {
-        let moment = Instant::now();
-        let object = self.tier()?.get(id)?;
-        self.hand_out(id, object, moment)
+        let object = self.tell_here(id)?;
+        self.land(id, &Ok(object));
+        Ok(())
+    }
+
+    /// What is here by now, told to whoever waits for it.
+    fn tell_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+        let tier = self.tier()?;
+        waking(&self.waiters, self, id, |stored| Ok(tier.tell(id, stored)))
     }
 
     /// Answers whoever asked, and whoever has waited since before `moment`: who came later may have come after a delete.
@@ -309,9 +315,8 @@ impl TieredBackend {
         // One that is trusted again, or was put meanwhile, needs no fetching.
         let mut missing = Vec::with_capacity(ids.len());
         for id in ids {
-            let moment = Instant::now();
             match self.get_here(id)? {
-                Some(object) => self.hand_out(id, Some(object), moment)?,
+                Some(_) => self.hand_out_here(id)?,
                 None => missing.push(id),
             }
         }
@@ -343,14 +348,15 @@ impl TieredBackend {
 
     /// Redis does not answer: what is here is served as it is.
     pub(super) fn give_up(&self, id: &[u8], error: &Error) {
-        let moment = Instant::now();
-        let here = self.tier().and_then(|tier| Ok((tier.get(id)?, tier.known(id))));
-        let given_up = match here {
-            Ok((None, Known::Deleted(tombstone))) if !tombstone.is_overtaken => self.hand_out(id, None, moment),
-            Ok((Some(object), _)) => self.hand_out(id, Some(object), moment),
-            Ok((None, _)) | Err(_) => Err(Error::Closed),
+        let here = self.tell_here(id).and_then(|object| Ok((object, self.tier()?.known(id))));
+        let answer = match here {
+            Ok((None, Known::Deleted(tombstone))) if !tombstone.is_overtaken => Some(None),
+            Ok((Some(object), _)) => Some(Some(object)),
+            Ok((None, _)) | Err(_) => None,
         };
-        if given_up.is_err() {
+        if let Some(object) = answer {
+            self.land(id, &Ok(object));
+        } else {
             let reason = match error {
                 Error::Unreachable { reason, .. } => reason.clone(),
                 error => error.to_string(),
