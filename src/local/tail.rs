@@ -130,11 +130,14 @@ impl LocalTier {
         }
     }
 
-    /// The object that is held here, as something to push.
+    /// What is known here of an id, as something to push: the object, or that it was deleted.
     pub fn dirty_now(&self, id: &[u8]) -> Option<Dirty> {
         match self.known(id) {
             Known::Held { place, .. } => self.dirty_at(id, place),
-            _ => None,
+            Known::Deleted(Tombstone { version, place, .. }) => {
+                Some(Dirty { place, id: id.to_vec(), version, put: None })
+            }
+            Known::Nothing => None,
         }
     }
 

@@ -143,6 +143,12 @@ impl TieredBackend {
                 } else {
                     self.learn(&event.id, event.version, event.op == Op::Delete)?;
                 }
+                // Redis has taken a put though this node knows that it was deleted later: it has lost the tombstone.
+                if event.op == Op::Put
+                    && matches!(tier.known(&event.id), Known::Deleted(deleted) if deleted.version > event.version)
+                {
+                    self.push_again(&event.id);
+                }
                 if event.op == Op::Put && self.waiters.has_any(&event.id) {
                     if awaited.len() >= AWAITED_MAX {
                         self.seek_again(&event.id);
@@ -151,15 +157,19 @@ impl TieredBackend {
                     }
                 }
             }
-            // Where there are too many, they are asked for again.
-            Op::Want if !event.id.is_empty() => drop(self.wanted.try_send(event.id.clone())),
+            Op::Want if !event.id.is_empty() => self.push_again(&event.id),
             Op::Want | Op::Hello => {}
         }
-        if event.op == Op::Want
+        Ok(())
+    }
+
+    /// Has what is known here of an id pushed again. Where too much of that is asked for, it is asked for again.
+    fn push_again(&self, id: &[u8]) {
+        let _ = self.wanted.try_send(id.to_vec());
+        if let Ok(tier) = self.tier()
             && let Some(outbox) = &tier.outbox
         {
             outbox.wake();
         }
-        Ok(())
     }
 }

@@ -342,12 +342,15 @@ impl Replicator<'_> {
 
     /// Writes what other nodes want, also over a value of the same version: it may be damaged.
     fn repair(&mut self, wants: Vec<Dirty>) -> Result<(), Error> {
-        let Some(link) = &mut self.link else { return Ok(()) };
         for dirty in wants {
+            let Some(link) = &mut self.link else { return Ok(()) };
             let place = dirty.place;
             let write = outgoing(dirty);
             match self.pusher.repair(link, &write)? {
-                Ok(_) => self.outbox.release(place),
+                Ok(pushed) => {
+                    self.outbox.release(place);
+                    self.pushed(place, &write, Ok(pushed))?;
+                }
                 Err(reason) => tracing::debug!("Redis refuses object {}: {reason}", ObjectId::new(&write.id)),
             }
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use scaler_object_storage::{ObjectStore, Waited};
+use scaler_object_storage::{ObjectStore, RedisOptions, Waited};
 
 use crate::common::redis::{Mode, Proxy};
 use crate::common::{get, much_later, until};
@@ -127,6 +127,57 @@ fn a_write_that_reaches_redis_late_does_not_undo_a_later_one() {
     race.proxy.set(Mode::Normal);
     until("both agree", || race.b.get(b"id").is_ok_and(|object| object.is_some_and(|object| object.data == "later")));
     assert_eq!(get(&race.a, b"id").data, "later");
+}
+
+/// Invariants 1 and 5: the delete is in the journal only, and Redis still has the object when the node comes back.
+#[test]
+fn a_delete_that_redis_does_not_know_of_holds_after_reopening() {
+    let race = Race::begin();
+    assert!(race.b.get(b"id").unwrap().is_some());
+    race.proxy.set(Mode::Blackhole);
+    assert!(race.b.delete(b"id").unwrap());
+    let Race { world, proxy, a, b } = race;
+    let options = |options: &mut RedisOptions| options.url = world.redis.url_at(proxy.port());
+    b.close().unwrap();
+    proxy.set(Mode::Normal);
+    assert!(a.get(b"id").unwrap().is_some(), "Redis does not know of it");
+    // What is read before the delete is pushed comes late.
+    proxy.set(Mode::Delay(LATE));
+    let b = world.builder(1).redis_options(options).open().unwrap();
+    assert!(b.get(b"id").unwrap().is_none());
+    proxy.set(Mode::Normal);
+    until("it is deleted everywhere", || a.get(b"id").unwrap().is_none());
+    assert!(b.get(b"id").unwrap().is_none());
+}
+
+/// Invariant 6: Redis has lost everything, the node that deleted is gone, and one that missed the delete brings the object back.
+#[test]
+fn a_delete_that_redis_has_forgotten_is_pushed_again_by_who_heard_of_it() {
+    let world = World::new(3);
+    let proxy = Proxy::to(&world.redis);
+    let (a, c) = (world.open(0), world.open(2));
+    let b = world.builder(1).redis_options(|options| options.url = world.redis.url_at(proxy.port())).open().unwrap();
+    a.put(b"id", b"old", b"").unwrap();
+    for store in [&b, &c] {
+        until("it is there", || store.get(b"id").unwrap().is_some());
+    }
+    proxy.set(Mode::Refuse);
+    a.delete(b"id").unwrap();
+    until("it is heard of", || c.get(b"id").unwrap().is_none());
+    a.close().unwrap();
+    let _: String = world.redis.command(&[b"FLUSHALL"]);
+    proxy.set(Mode::Normal);
+    until("both agree that it is deleted", || {
+        let is_gone = |store: &ObjectStore| store.get(b"id").is_ok_and(|object| object.is_none());
+        is_gone(&b) && is_gone(&c) && is_tombstone(&world)
+    });
+    std::thread::sleep(LATE);
+    assert!(b.get(b"id").unwrap().is_none() && c.get(b"id").unwrap().is_none());
+}
+
+fn is_tombstone(world: &World) -> bool {
+    let value: Option<Vec<u8>> = world.redis.command(&[&b"GET"[..], b"scaler:obj:6964"]);
+    value.is_some_and(|value| value.len() == 64)
 }
 
 /// A delete that says that the object existed has deleted it, however little later than the put of another node it comes.
