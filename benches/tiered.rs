@@ -358,11 +358,51 @@ fn wake() {
         echoed.read_exact(&mut reply).unwrap();
         echoes.push(nanoseconds(start));
     }
-    let (ours, echo) = (median(ours), median(echoes));
+    let (ours, echo, bare) = (median(ours), median(echoes), bare_chain(&redis));
     println!("\nWake-up: SET on one server, reply to the GET that waits on the other (1 KiB, idle, p50)\n");
-    let mut table = Table::new(["SET to reply", "TCP echo", "ratio", "target"]);
-    table.row([show_nanoseconds(ours), show_nanoseconds(echo), show_ratio(ours / echo), "4x".to_owned()]);
+    let mut table = Table::new(["SET to reply", "TCP echo", "ratio", "target", "bare chain", "ratio"]);
+    table.row([
+        show_nanoseconds(ours),
+        show_nanoseconds(echo),
+        show_ratio(ours / echo),
+        "4x".to_owned(),
+        show_nanoseconds(bare),
+        show_ratio(ours / bare),
+    ]);
     table.print();
+    println!(
+        "\nBare chain: SET and XADD by one client of redis-rs, until another one that blocks in XREAD has read the value."
+    );
+}
+
+/// What Redis itself takes to carry a value and the news of it from one client to another.
+fn bare_chain(redis: &RedisServer) -> f64 {
+    let (mut writer, mut reader) = (redis.connection(), redis.connection());
+    let (sender, arrived) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        for number in 0..300 {
+            let mut read = redis::cmd("XREAD");
+            read.arg(&["BLOCK", "0", "STREAMS", "chain:events", "$"]);
+            let _: redis::Value = read.query(&mut reader).unwrap();
+            let data: Vec<u8> = reader.get(format!("chain:{number}")).unwrap();
+            sender.send((Instant::now(), data.len())).unwrap();
+        }
+    });
+    let mut times = Vec::new();
+    for number in 0..300 {
+        let data = random_bytes(number, 1024);
+        std::thread::sleep(Duration::from_millis(4));
+        let start = Instant::now();
+        let mut pipeline = redis::pipe();
+        pipeline.set(format!("chain:{number}"), data).ignore();
+        pipeline.cmd("XADD").arg(&["chain:events", "*", "n", "1"]).ignore();
+        let _: () = pipeline.query(&mut writer).unwrap();
+        let (end, bytes) = arrived.recv().unwrap();
+        assert_eq!(bytes, 1024);
+        times.push((end - start).as_nanos() as f64);
+    }
+    thread.join().unwrap();
+    median(times)
 }
 
 /// A plain SET and GET with the Python client, as the Python backend does them.

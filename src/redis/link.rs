@@ -19,8 +19,18 @@ pub(crate) struct Link {
     target: Target,
     nodes: Nodes,
     packed: Vec<u8>,
+    ahead: Ahead,
     /// Why it is of no use any more: what is read after a failure could be the answer to another question.
     broken: Option<String>,
+}
+
+/// What `send_ahead` was given since the last `run`.
+#[derive(Default)]
+struct Ahead {
+    /// Commands that were sent and not answered yet.
+    sent: usize,
+    /// On Cluster, where a command may have to be sent twice: commands that are to be sent.
+    kept: Vec<Cmd>,
 }
 
 enum Nodes {
@@ -30,11 +40,15 @@ enum Nodes {
 
 impl Link {
     pub(super) fn one(target: Target, connection: Connection) -> Link {
-        Link { target, nodes: Nodes::One(Box::new(connection)), packed: Vec::new(), broken: None }
+        Link::new(target, Nodes::One(Box::new(connection)))
     }
 
     pub(super) fn cluster(target: Target, cluster: Cluster) -> Link {
-        Link { target, nodes: Nodes::Cluster(Box::new(cluster)), packed: Vec::new(), broken: None }
+        Link::new(target, Nodes::Cluster(Box::new(cluster)))
+    }
+
+    fn new(target: Target, nodes: Nodes) -> Link {
+        Link { target, nodes, packed: Vec::new(), ahead: Ahead::default(), broken: None }
     }
 
     /// Where it leads, without user and password.
@@ -50,10 +64,33 @@ impl Link {
     /// order between different nodes. An error means that the link is of no use any more, and that some commands may have been
     /// carried out.
     pub fn run(&mut self, commands: &[Cmd]) -> Result<Vec<Reply>, Error> {
+        let Ahead { sent, mut kept } = std::mem::take(&mut self.ahead);
         self.guarded(|nodes, packed| match nodes {
-            Nodes::One(connection) => pipeline(connection, packed, commands.iter()),
-            Nodes::Cluster(cluster) => cluster.run(packed, commands),
+            Nodes::One(connection) => {
+                let count = sent + send(connection, packed, commands.iter())?;
+                receive_all(connection, count)
+            }
+            Nodes::Cluster(cluster) if kept.is_empty() => cluster.run(packed, commands),
+            Nodes::Cluster(cluster) => {
+                kept.extend_from_slice(commands);
+                cluster.run(packed, &kept)
+            }
         })
+    }
+
+    /// Begins a pipeline: the answers come in front of those of the next call, which has to be `run`. While that is prepared, Redis is at
+    /// work.
+    pub fn send_ahead(&mut self, commands: Vec<Cmd>) -> Result<(), Error> {
+        if self.is_cluster() {
+            self.ahead.kept.extend(commands);
+            return Ok(());
+        }
+        let sent = self.guarded(|nodes, packed| match nodes {
+            Nodes::One(connection) => send(connection, packed, commands.iter()),
+            Nodes::Cluster(_) => Ok(0),
+        })?;
+        self.ahead.sent += sent;
+        Ok(())
     }
 
     /// As `run`, on the node that holds `key`: for commands that name no key.
@@ -122,6 +159,10 @@ pub(super) fn pipeline<'a>(
     commands: impl Iterator<Item = &'a Cmd>,
 ) -> Result<Vec<Reply>, String> {
     let count = send(connection, packed, commands)?;
+    receive_all(connection, count)
+}
+
+fn receive_all(connection: &mut Connection, count: usize) -> Result<Vec<Reply>, String> {
     (0..count).map(|_| receive(connection)).map(|reply| reply.and_then(hopeful)).collect()
 }
 

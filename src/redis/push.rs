@@ -16,6 +16,10 @@ use crate::error::Error;
 use crate::object::Object;
 use crate::version::Version;
 
+/// A pipeline is sent in parts of so many commands, or bytes of data: while one is prepared, Redis works on those before.
+const AHEAD_COMMANDS: usize = 64;
+const AHEAD_BYTES: u64 = 256 << 10;
+
 /// How often a script is called for one write: what stands there may change under it.
 const CALLS_MAX: usize = 8;
 
@@ -162,7 +166,14 @@ impl Pusher {
         }
         let mut commands: Vec<Cmd> = Vec::with_capacity(writes.len() + 2);
         let mut expected = std::mem::take(&mut self.counters_off);
+        let (mut sent, mut bytes) = (0, 0);
         for (index, write) in &writes {
+            if commands.len() >= AHEAD_COMMANDS || bytes >= AHEAD_BYTES {
+                sent += commands.len();
+                bytes = 0;
+                link.send_ahead(std::mem::take(&mut commands))?;
+            }
+            bytes += put_bytes(write).unwrap_or_default();
             match write.what {
                 What::Put { ref object, .. } => {
                     expected.add(Some(object.len() as u64), None);
@@ -172,9 +183,9 @@ impl Pusher {
             }
         }
         let counting = expected.commands(&self.keys);
-        let counted_from = commands.len();
+        let counted_from = sent + commands.len();
         commands.extend(counting);
-        let named_from = commands.len();
+        let named_from = sent + commands.len();
         let notices: Vec<Notice<'_>> = writes.iter().map(|(_, write)| notice(write)).collect();
         if naming {
             commands.extend(notices.chunks(EVENT_OPS_MAX).map(|notices| adding(&self.keys, self.node, notices)));

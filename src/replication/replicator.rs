@@ -17,7 +17,7 @@ use crate::object::ObjectId;
 use crate::redis::{Link, Outgoing, Pushed, Pusher, What, server};
 
 /// What is pushed in one go.
-const BUDGET: Budget = Budget { records: 512, bytes: 4 << 20 };
+const BUDGET: Budget = Budget { records: 1024, bytes: 4 << 20 };
 
 /// Held and wanted records that go with a batch.
 const EXTRA_MAX: usize = 128;
@@ -242,7 +242,9 @@ impl Replicator<'_> {
     /// What other nodes want and this one has.
     fn wants(&self) -> Vec<Dirty> {
         let Ok(tier) = self.backend.tier() else { return Vec::new() };
-        self.wanted.try_iter().take(EXTRA_MAX).filter_map(|id| tier.dirty_now(&id)).collect()
+        let wanted = self.wanted.try_iter().take(EXTRA_MAX).filter_map(|id| tier.dirty_now(&id));
+        // A delete that somebody asks Redis about comes by the journal, after the answer.
+        wanted.filter(|dirty| dirty.put.is_some() || !self.backend.flights.is_in_flight(&dirty.id)).collect()
     }
 
     /// Reads what is dirty, new before old.
