@@ -5,6 +5,7 @@
 mod common;
 
 mod capacity;
+mod expiry;
 mod nodes;
 mod races;
 mod sharing;
