@@ -166,6 +166,10 @@ impl TieredBackend {
                     let was_early = moment(deleted).is_some_and(|moment| since < moment);
                     Ok(was_early.then(|| object.clone()))
                 });
+                // Redis does not have the delete, or has it no more. After the landing: a delete does not overtake a fetch.
+                if tombstone.version > *version {
+                    self.push_again(id);
+                }
                 Ok(())
             }
             // Something newer was announced.

@@ -206,6 +206,10 @@ impl TieredBackend {
         let Some(outbox) = &self.tier()?.outbox else { return Ok(()) };
         let epoch = server::epoch(link, &self.keys)?;
         let known = outbox.epoch();
+        if known != epoch && !known.is_empty() {
+            // The stream is gone with the rest: hearing begins anew, before anything is pushed.
+            outbox.set_heard(String::new(), outbox.heard().1);
+        }
         self.begin_hearing(link)?;
         if known == epoch {
             return Ok(());

@@ -50,6 +50,11 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
                 backend.keys.events()
             );
             backend.check_epoch(&mut link)?;
+            let begun = outbox.heard().0;
+            if begun != cursor {
+                cursor = begun; // hearing has begun anew already
+                continue;
+            }
             // First: what is filled from here on was fetched after the entry that reading goes on from.
             outbox.suspect_below(backend.tier()?.journal.end());
             cursor = begin(backend, &mut link)?;
@@ -164,7 +169,7 @@ impl TieredBackend {
     }
 
     /// Has what is known here of an id pushed again. Where too much of that is asked for, it is asked for again.
-    fn push_again(&self, id: &[u8]) {
+    pub(super) fn push_again(&self, id: &[u8]) {
         let _ = self.wanted.try_send(id.to_vec());
         if let Ok(tier) = self.tier()
             && let Some(outbox) = &tier.outbox

@@ -243,8 +243,9 @@ impl Replicator<'_> {
     fn wants(&self) -> Vec<Dirty> {
         let Ok(tier) = self.backend.tier() else { return Vec::new() };
         let wanted = self.wanted.try_iter().take(EXTRA_MAX).filter_map(|id| tier.dirty_now(&id));
-        // A delete that somebody asks Redis about comes by the journal, after the answer.
-        wanted.filter(|dirty| dirty.put.is_some() || !self.backend.flights.is_in_flight(&dirty.id)).collect()
+        // A delete that was never pushed comes by the journal, after whoever asks Redis about its id.
+        let was_pushed = |place: Place| place == Place::default() || !self.outbox.is_dirty(place, false);
+        wanted.filter(|dirty| dirty.put.is_some() || was_pushed(dirty.place)).collect()
     }
 
     /// Reads what is dirty, new before old.

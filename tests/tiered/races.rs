@@ -134,7 +134,7 @@ fn a_write_that_reaches_redis_late_does_not_undo_a_later_one() {
 fn a_delete_that_redis_does_not_know_of_holds_after_reopening() {
     let race = Race::begin();
     assert!(race.b.get(b"id").unwrap().is_some());
-    race.proxy.set(Mode::Blackhole);
+    race.proxy.set(Mode::Refuse);
     assert!(race.b.delete(b"id").unwrap());
     let Race { world, proxy, a, b } = race;
     let options = |options: &mut RedisOptions| options.url = world.redis.url_at(proxy.port());
