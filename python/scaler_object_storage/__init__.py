@@ -1,0 +1,52 @@
+"""Objects that survive crashes, kept on the node and shared through Redis, for OpenGRIS Scaler and other programs.
+
+>>> from scaler_object_storage import ObjectStore
+>>> with ObjectStore(backend="memory") as store:
+...     store.put(b"greeting", b"Hello, World!", b"text/plain")
+...     store.get_bytes(b"greeting")
+b'Hello, World!'
+"""
+
+from scaler_object_storage._native import CancelToken, Info, Object, ObjectStore, ObjectWriter, Ticket, __version__
+from scaler_object_storage.exceptions import (
+    CatalogError,
+    ClosedError,
+    ConfigError,
+    ForkedError,
+    FullError,
+    InvalidIdError,
+    IoError,
+    LengthMismatchError,
+    LockedError,
+    ObjectStoreError,
+    RefusedError,
+    TooLargeError,
+    UnknownFormatError,
+    UnreachableError,
+    WritesRefusedError,
+)
+
+__all__ = [
+    "CancelToken",
+    "CatalogError",
+    "ClosedError",
+    "ConfigError",
+    "ForkedError",
+    "FullError",
+    "Info",
+    "InvalidIdError",
+    "IoError",
+    "LengthMismatchError",
+    "LockedError",
+    "Object",
+    "ObjectStore",
+    "ObjectStoreError",
+    "ObjectWriter",
+    "RefusedError",
+    "Ticket",
+    "TooLargeError",
+    "UnknownFormatError",
+    "UnreachableError",
+    "WritesRefusedError",
+    "__version__",
+]
