@@ -2,6 +2,7 @@ use scaler_object_storage::{ObjectStore, ObjectStoreBuilder};
 use tempfile::TempDir;
 
 use crate::common::redis::RedisServer;
+use crate::common::until;
 
 /// A Redis, and directories for nodes.
 pub struct World {
@@ -20,13 +21,30 @@ impl World {
             |options| {
                 options.connection_pool_size = 2;
                 options.settle_ms = 500;
-                options.response_timeout_ms = 2000;
+                // No test waits for it, and none fails because the machine is slow.
+                options.response_timeout_ms = 30_000;
             },
         )
     }
 
     pub fn open(&self, node: usize) -> ObjectStore {
         self.builder(node).open().unwrap()
+    }
+
+    /// Waits until Redis has a put of this id, and its event.
+    pub fn until_announced(&self, id: &str) {
+        let put = format!("\u{1}{}\0{id}", char::from(id.len() as u8));
+        until("it is announced", || self.redis.cli(&["XRANGE", "scaler:obj:_events", "-", "+"]).contains(&put));
+    }
+
+    /// Waits until a node that hears events has heard all that were sent so far. It writes an object of its own for that.
+    pub fn until_all_is_heard_by(&self, store: &ObjectStore) {
+        let writer = ObjectStore::builder().redis(self.redis.url()).open().unwrap();
+        for data in [&b"first"[..], b"second"] {
+            writer.put(b"heard", data, b"").unwrap();
+            // A copy of the first is dropped only when the event of the second is heard.
+            until("it is heard", || store.get(b"heard").unwrap().is_some_and(|object| object.data == data));
+        }
     }
 
     pub fn open_all(&self) -> Vec<ObjectStore> {

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use scaler_object_storage::{ObjectStore, Waited};
 
-use crate::common::redis::RedisServer;
+use crate::common::redis::{Mode, Proxy, RedisServer};
 use crate::common::{bytes, much_later, until};
 use crate::nodes::World;
 
@@ -64,7 +64,7 @@ fn a_waiter_makes_the_node_that_holds_the_object_push_it_again() {
     let world = World::new(2);
     let [a, b] = &world.open_all()[..] else { panic!() };
     a.put(b"id", b"data", b"").unwrap();
-    until("it is pushed", || world.redis.keys().contains(&b"scaler:obj:6964".to_vec()));
+    world.until_announced("id");
     std::thread::sleep(Duration::from_millis(800)); // settled
     let _: i64 = world.redis.command(&[&b"DEL"[..], b"scaler:obj:6964"]);
     let waiter = waiting(b, b"id");
@@ -75,12 +75,19 @@ fn a_waiter_makes_the_node_that_holds_the_object_push_it_again() {
 #[test]
 fn a_damaged_value_is_a_miss_until_a_node_that_holds_the_object_repairs_it() {
     let world = World::new(2);
-    let [a, b] = &world.open_all()[..] else { panic!() };
+    let proxy = Proxy::to(&world.redis);
+    let a = world.builder(0).redis_options(|options| options.url = world.redis.url_at(proxy.port())).open().unwrap();
+    let b = world.open(1);
     a.put(b"id", b"data that is long enough", b"").unwrap();
-    until("it is pushed", || world.redis.keys().contains(&b"scaler:obj:6964".to_vec()));
+    world.until_announced("id");
+    // Whoever hears of a put while it fetches fetches once more.
+    world.until_all_is_heard_by(&b);
+    // Nobody repairs it before it is asked for.
+    proxy.set(Mode::Refuse);
     let _: i64 = world.redis.command(&[&b"SETRANGE"[..], b"scaler:obj:6964", b"70", b"flip"]);
     assert!(b.get(b"id").unwrap().is_none());
     assert_eq!(b.info().damaged_objects, 1);
+    proxy.set(Mode::Normal);
     until("it is repaired", || b.get(b"id").unwrap().is_some());
     assert_eq!(a.info().damaged_objects, 0);
 }
