@@ -29,6 +29,7 @@ mod common;
 #[cfg(feature = "server")]
 pub mod config;
 mod error;
+mod fork;
 mod local;
 mod memory;
 mod object;

@@ -1,11 +1,9 @@
-//! One directory, one process: the directory lock, and what happens to it in a forked child.
+//! One directory, one process: the directory lock.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::Once;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -13,41 +11,9 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::error::Error;
+use crate::fork;
 
 const RETRY: Duration = Duration::from_millis(50);
-
-/// Descriptors that a forked child must close: stores open in this process at one time, at most. Further ones work, but a child
-/// keeps their lock until it ends.
-const FORK_DESCRIPTORS_MAX: usize = 256;
-
-static FORKS: AtomicU64 = AtomicU64::new(0);
-static DESCRIPTORS: [AtomicI32; FORK_DESCRIPTORS_MAX] = [const { AtomicI32::new(-1) }; FORK_DESCRIPTORS_MAX];
-
-/// How many forks lie between the first process and this one. A store of another generation belongs to a parent.
-#[inline]
-pub(crate) fn fork_generation() -> u64 {
-    FORKS.load(Ordering::Relaxed)
-}
-
-/// Runs in a forked child, where only async-signal-safe calls are allowed: atomics and close are.
-extern "C" fn after_fork_in_child() {
-    FORKS.fetch_add(1, Ordering::Relaxed);
-    for slot in &DESCRIPTORS {
-        let descriptor = slot.swap(-1, Ordering::Relaxed);
-        if descriptor >= 0 {
-            // Sound: the descriptor is the lock file's, which nothing in the child uses: every call on the store fails there.
-            unsafe { libc::close(descriptor) };
-        }
-    }
-}
-
-fn watch_forks() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // Sound: the handler has the required signature and makes only async-signal-safe calls.
-        unsafe { libc::pthread_atfork(None, None, Some(after_fork_in_child)) };
-    });
-}
 
 /// Holds a directory for this process. The lock goes with the process, however it ends.
 pub(crate) struct DirectoryLock {
@@ -62,7 +28,6 @@ pub(crate) struct DirectoryLock {
 impl DirectoryLock {
     /// Waits up to `patience` for the lock.
     pub fn acquire(directory: &Path, patience: Duration) -> Result<Self, Error> {
-        watch_forks();
         let path = directory.join("LOCK");
         let mut file = OpenOptions::new()
             .read(true)
@@ -86,9 +51,9 @@ impl DirectoryLock {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let recovered = read(&mut file).lines().nth(1).unwrap_or_default().to_owned();
         write(&mut file, &recovered).map_err(Error::io("write", &path))?;
-        remember(file.as_raw_fd());
+        fork::close_in_child(file.as_raw_fd());
         let rebooted = recovered != boot;
-        Ok(DirectoryLock { file: Some(file), generation: fork_generation(), boot, rebooted })
+        Ok(DirectoryLock { file: Some(file), generation: fork::generation(), boot, rebooted })
     }
 
     /// Notes that the store is recovered from whatever ended the computer's earlier start. Not before: an open may be killed, too.
@@ -111,27 +76,11 @@ fn write(file: &mut File, recovered: &str) -> io::Result<()> {
     file.write_all(format!("{}\n{recovered}\n", std::process::id()).as_bytes())
 }
 
-fn remember(descriptor: RawFd) {
-    for slot in &DESCRIPTORS {
-        if slot.compare_exchange(-1, descriptor, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            return;
-        }
-    }
-}
-
-fn forget(descriptor: RawFd) {
-    for slot in &DESCRIPTORS {
-        if slot.compare_exchange(descriptor, -1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            return;
-        }
-    }
-}
-
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
         let Some(file) = self.file.take() else { return };
-        if self.generation == fork_generation() {
-            forget(file.as_raw_fd());
+        if self.generation == fork::generation() {
+            fork::keep_in_child(file.as_raw_fd());
         } else {
             // A forked child: the handler has closed the descriptor, and its number may be another file's by now.
             std::mem::forget(file);

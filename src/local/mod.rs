@@ -50,7 +50,7 @@ use bodies::Bodies;
 use catalog::Catalog;
 use disk::{Disk, SystemDisk};
 use journal::{Journal, JournalOptions, Lsn, Segments};
-use lock::{DirectoryLock, fork_generation};
+use lock::DirectoryLock;
 use payloads::Payloads;
 use recovery::Recovery;
 use sealer::{Sealer, Task};
@@ -66,6 +66,7 @@ pub(crate) use tier::LocalTier as Tier;
 pub(crate) use write::Fill;
 
 use crate::error::Error;
+use crate::fork;
 use crate::object::Object;
 use crate::store::{Backend, LocalOptions, OnStored, Usage, Writer};
 
@@ -169,13 +170,13 @@ impl LocalBackend {
         let sealer = Sealer::spawn(Arc::clone(&tier), catalog, outcome.missing, to_do, to_seal)
             .map_err(Error::io("start the sealer thread of", &directory))?;
         let running = Mutex::new(Some(Running { sealer, tasks, lock }));
-        Ok(LocalBackend { tier, directory, generation: fork_generation(), running })
+        Ok(LocalBackend { tier, directory, generation: fork::generation(), running })
     }
 
     /// The tier, where this process is the one that opened it.
     #[inline]
     pub fn tier(&self) -> Result<&Arc<LocalTier>, Error> {
-        if self.generation == fork_generation() { Ok(&self.tier) } else { Err(Error::Forked) }
+        if self.generation == fork::generation() { Ok(&self.tier) } else { Err(Error::Forked) }
     }
 }
 
@@ -206,10 +207,7 @@ impl Backend for LocalBackend {
     }
 
     fn usage(&self) -> Usage {
-        // In a forked child the parent's threads may have left anything locked.
-        let Ok(LocalTier { index, totals, space, .. }) = self.tier().map(|tier| &**tier) else {
-            return Usage::default();
-        };
+        let LocalTier { index, totals, space, .. } = &*self.tier;
         Usage {
             objects: index.object_count(),
             payloads: totals.payloads.load(Ordering::Relaxed),
@@ -230,7 +228,7 @@ impl Backend for LocalBackend {
 
     fn close(&self) -> Result<(), Error> {
         let Some(Running { sealer, tasks, lock }) = self.running.lock().take() else { return Ok(()) };
-        if self.generation != fork_generation() {
+        if self.generation != fork::generation() {
             // The parent's thread and locks: they mean nothing here, and joining would wait for ever.
             std::mem::forget((sealer, tasks, lock));
             return Err(Error::Forked);

@@ -20,6 +20,7 @@ pub(crate) use waking::{answer_early, waking};
 pub use writer::ObjectWriter;
 
 use crate::error::Error;
+use crate::fork;
 use crate::local::{LocalBackend, Underlying};
 use crate::memory::MemoryBackend;
 use crate::object::{METADATA_BYTES_MAX, Object, ObjectId, check_id};
@@ -40,6 +41,8 @@ struct Inner {
     backend: Arc<dyn Backend>,
     waiters: Arc<Waiters>,
     closed: AtomicBool,
+    /// Of the process that opened it.
+    generation: u64,
 }
 
 /// What a store holds and who waits. Made by [`ObjectStore::info`].
@@ -132,6 +135,7 @@ impl ObjectStore {
     }
 
     fn open_under(config: &StoreConfig, under: Underlying) -> Result<Self, Error> {
+        fork::watch();
         let waiters = Arc::<Waiters>::default();
         let backend: Arc<dyn Backend> = match config.backend {
             BackendKind::Memory => Arc::new(MemoryBackend::open(&config.memory)),
@@ -142,11 +146,15 @@ impl ObjectStore {
                 None => Arc::new(RedisBackend::open(&config.redis, Arc::clone(&waiters))?),
             },
         };
-        Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters, closed: AtomicBool::new(false) }) })
+        let closed = AtomicBool::new(false);
+        Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters, closed, generation: fork::generation() }) })
     }
 
-    /// The backend, where the store is open.
+    /// The backend, where the store is open, in the process that opened it.
     fn backend(&self) -> Result<&dyn Backend, Error> {
+        if self.inner.is_forked() {
+            return Err(Error::Forked);
+        }
         if self.inner.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
@@ -370,12 +378,16 @@ impl ObjectStore {
         }
     }
 
-    /// What the store holds and who waits.
+    /// What the store holds and who waits. In a forked child: nothing and nobody.
     #[must_use]
     pub fn info(&self) -> Info {
-        let Usage { objects, payloads, payload_bytes, capacity_bytes, physical_bytes, damaged_objects } =
-            self.inner.backend.usage();
-        let (waiting_requests, waiting_ids, oldest_wait) = self.inner.waiters.usage();
+        // In a forked child the parent's threads may have left anything locked.
+        let (usage, waiting) = match self.inner.is_forked() {
+            true => Default::default(),
+            false => (self.inner.backend.usage(), self.inner.waiters.usage()),
+        };
+        let Usage { objects, payloads, payload_bytes, capacity_bytes, physical_bytes, damaged_objects } = usage;
+        let (waiting_requests, waiting_ids, oldest_wait) = waiting;
         Info {
             backend: self.inner.backend.name(),
             place: self.inner.backend.place(),
@@ -437,7 +449,14 @@ fn check_metadata(id: &[u8], metadata: &[u8]) -> Result<(), Error> {
 }
 
 impl Inner {
+    fn is_forked(&self) -> bool {
+        self.generation != fork::generation()
+    }
+
     fn close(&self) -> Result<(), Error> {
+        if self.is_forked() {
+            return Err(Error::Forked);
+        }
         self.closed.store(true, Ordering::Release);
         self.waiters.clear();
         self.backend.close()
@@ -446,7 +465,10 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Err(error) = self.close() {
+        if self.is_forked() {
+            // The parent's threads may have left anything locked, and there is nobody here to join.
+            std::mem::forget((Arc::clone(&self.backend), Arc::clone(&self.waiters)));
+        } else if let Err(error) = self.close() {
             tracing::error!("closing the object store: {error}");
         }
     }

@@ -21,6 +21,37 @@ fn calls(store: &ObjectStore) -> [u8; 8] {
     ]
 }
 
+/// A child that forks off while the store is open, and ends as it should: what it has to say comes first.
+fn child_of(store: ObjectStore) -> [u8; 8] {
+    let (mut answers, mut answer) = pipe().unwrap();
+    // Sound: the child uses the store, writes to a pipe, and ends without running anything else.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let found = calls(&store);
+        store.info();
+        drop(store);
+        let _ = answer.write_all(&found);
+        unsafe { libc::_exit(0) };
+    }
+    drop(answer);
+    let mut found = [0; 8];
+    answers.read_exact(&mut found).unwrap();
+    let mut status = 0;
+    // Sound: waits for the child made above.
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    assert_eq!(status, 0);
+    found
+}
+
+#[test]
+fn a_forked_child_cannot_use_a_store_in_memory_either() {
+    let store = ObjectStore::builder().memory().open().unwrap();
+    store.put(b"id", b"data", b"").unwrap();
+    let found = child_of(store.clone());
+    assert_eq!(found, [b'f'; 8], "{}", String::from_utf8_lossy(&found));
+    assert_eq!(store.get(b"id").unwrap().unwrap().data, "data");
+}
+
 #[test]
 fn a_forked_child_cannot_use_the_store_and_does_not_keep_its_directory() {
     let place = tempfile::tempdir().unwrap();
