@@ -12,6 +12,7 @@ SECONDS ?= 60
 FUZZ_SECONDS ?= 15
 
 export PYTHONDONTWRITEBYTECODE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Read by tests/scaler: the debug build, which `make test-rust` has made already.
 export OBJECT_STORAGE_SERVER_PROGRAM ?= $(BUILD)/debug/scaler_object_storage_server
 
@@ -28,8 +29,13 @@ help: ## What there is to do here
 build: ## The server, optimised, in target/release
 	cargo build --release --locked
 
+.PHONY: wheel
+wheel: ## The Python package, optimised, in target/wheels
+	tests/needs.sh python $(BUILD)/python
+	CARGO_TARGET_DIR=$(BUILD) $(BUILD)/python/bin/maturin build --release --locked --out $(BUILD)/wheels
+
 .PHONY: test
-test: test-rust test-scaler $(if $(wildcard fuzz),fuzz-all) ## All tests; installs what they need
+test: test-rust test-python test-scaler $(if $(wildcard fuzz),fuzz-all) ## All tests; installs what they need
 
 .PHONY: needs
 needs:
@@ -44,13 +50,27 @@ else
 	cargo test --locked --no-fail-fast </dev/null
 endif
 
+# Without a build environment of its own, so that it needs no network.
+.PHONY: wheel-debug
+wheel-debug: needs
+	tests/needs.sh python $(BUILD)/python
+	rm -f $(BUILD)/wheels-debug/*.whl
+	PATH="$(BUILD)/python/bin:$$PATH" CARGO_TARGET_DIR=$(BUILD) MATURIN_PEP517_ARGS="--profile dev --locked" \
+		python -m pip --quiet wheel --no-build-isolation --no-deps --wheel-dir $(BUILD)/wheels-debug .
+
+.PHONY: test-python
+test-python: wheel-debug ## The Python package
+	$(BUILD)/python/bin/python -m pip --quiet install --force-reinstall --no-deps $(BUILD)/wheels-debug/*.whl
+	cd tests/python && timeout --signal=INT --kill-after=60 600 $(BUILD)/python/bin/python -m pytest </dev/null
+
 .PHONY: test-scaler
 test-scaler: $(addprefix test-scaler-,$(SCALER_VERSIONS)) ## A real Scaler cluster, of each version, on the server
 
 .PHONY: $(addprefix test-scaler-,$(SCALER_VERSIONS))
-$(addprefix test-scaler-,$(SCALER_VERSIONS)): test-scaler-%: needs
+$(addprefix test-scaler-,$(SCALER_VERSIONS)): test-scaler-%: wheel-debug
 	cargo build --locked
 	tests/needs.sh scaler $* $(BUILD)/scaler/$*
+	$(BUILD)/scaler/$*/bin/python -m pip --quiet install --force-reinstall --no-deps $(BUILD)/wheels-debug/*.whl
 	cd tests/scaler && timeout --signal=INT --kill-after=60 900 $(BUILD)/scaler/$*/bin/python -m pytest \
 		$(if $(filter newest,$*),,--ignore=test_two_nodes.py) </dev/null
 
@@ -101,8 +121,8 @@ bench-tiered: needs ## Compare replication, fetching and waking across nodes wit
 .PHONY: lint
 lint: ## Formatting, clippy, documentation, dependencies; warnings are errors
 	cargo fmt --all -- --check
-	cargo clippy --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
+	cargo clippy --all-targets --all-features --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --all-features --locked
 	@tests/needs.sh cargo cargo-deny
 	cargo deny --locked check bans licenses sources
 	@if timeout 120 cargo deny fetch db >/dev/null 2>&1; then \

@@ -26,13 +26,15 @@ extern crate self as scaler_object_storage;
 #[cfg(test)]
 #[path = "../tests/common/mod.rs"]
 mod common;
-#[cfg(feature = "server")]
+#[cfg(feature = "config")]
 pub mod config;
 mod error;
 mod fork;
 mod local;
 mod memory;
 mod object;
+#[cfg(feature = "python")]
+mod python;
 mod redis;
 mod replication;
 #[cfg(feature = "server")]

@@ -4,8 +4,10 @@
 #   needs.sh system                       what comes as system packages
 #   needs.sh cargo PROGRAM                a program from crates.io, into cargo's own bin directory
 #   needs.sh redis-client DIRECTORY       a virtual environment with the Python client of Redis
+#   needs.sh python DIRECTORY             a virtual environment with what builds and tests the Python package
 #   needs.sh scaler VERSION DIRECTORY     a virtual environment with that version of opengris-scaler, or the newest
 set -euo pipefail
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 system() {
     local missing=()
@@ -53,7 +55,7 @@ scaler() {
         rm -rf "$directory"
         python3 -m venv "$directory"
     fi
-    local pip=("$directory/bin/python" -m pip --disable-pip-version-check --quiet)
+    local pip=("$directory/bin/python" -m pip --quiet)
     if ! "${pip[@]}" install --upgrade --only-binary :all: "${wanted[@]}"; then
         # Without a network, what an earlier run installed still serves.
         "$directory/bin/python" -c 'import pytest, scaler' || exit 1
@@ -66,7 +68,17 @@ scaler() {
 redis_client() {
     local directory=$1
     [ -x "$directory/bin/python" ] || python3 -m venv "$directory"
-    "$directory/bin/python" -m pip --disable-pip-version-check --quiet install --upgrade redis
+    "$directory/bin/python" -m pip --quiet install --upgrade redis
+}
+
+python_tools() {
+    local directory=$1
+    "$directory/bin/python" -c '' 2>/dev/null || { rm -rf "$directory"; python3 -m venv "$directory"; }
+    if ! "$directory/bin/python" -m pip --quiet install --upgrade --only-binary :all: maturin mypy pytest redis; then
+        # Without a network, what an earlier run installed still serves.
+        "$directory/bin/python" -c 'import maturin, mypy, pytest, redis' || exit 1
+        echo "PyPI cannot be reached: using what is installed"
+    fi
 }
 
 case "$1" in
@@ -74,4 +86,5 @@ case "$1" in
     cargo) cargo_program "$2" ;;
     scaler) scaler "$2" "$3" ;;
     redis-client) redis_client "$2" ;;
+    python) python_tools "$2" ;;
 esac

@@ -16,30 +16,35 @@ pub(super) fn read(path: &Path) -> Result<Values, Error> {
             error.span().map_or(1, |span| text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1);
         Error::Config(format!("{}, line {line}: {}", path.display(), error.message().replace('\n', "; ")))
     })?;
-    let mut reader = Reader { path, values: Values::new() };
     match file.remove(SECTION) {
-        None => Ok(reader.values),
+        None => Ok(Values::new()),
         Some(Value::Table(section)) => {
-            reader.table("", section)?;
-            Ok(reader.values)
+            checked(section, |place, reason| format!("{}: {SECTION}.{place}: {reason}", path.display()))
         }
-        Some(_) => Err(reader.error(SECTION, "this is the name of a section")),
+        Some(_) => Err(Error::Config(format!("{}: {SECTION}: this is the name of a section", path.display()))),
     }
 }
 
-struct Reader<'a> {
-    path: &'a Path,
+/// The settings in a table that is built as our section is; `describe` makes a message of the key and of what is wrong there.
+pub(super) fn checked(section: Table, describe: impl Fn(&str, &str) -> String) -> Result<Values, Error> {
+    let mut reader = Reader { describe, values: Values::new() };
+    reader.table("", section)?;
+    Ok(reader.values)
+}
+
+struct Reader<F> {
+    describe: F,
     values: Values,
 }
 
-impl Reader<'_> {
+impl<F: Fn(&str, &str) -> String> Reader<F> {
     /// Takes the settings of the section (`within` is empty) or of a table in it (`within` is `local.`, say).
     fn table(&mut self, within: &str, table: Table) -> Result<(), Error> {
         for (written, value) in table {
             let name = format!("{within}{}", written.replace('-', "_"));
             let former = FORMER_KEYS.iter().find(|(former, _)| *former == name);
             let key = former.map_or(name.as_str(), |(_, key)| *key);
-            let place = format!("{SECTION}.{within}{written}");
+            let place = format!("{within}{written}");
             if let Some(setting) = settings().find(|setting| setting.key == key) {
                 let value = setting.checked(value).map_err(|reason| self.error(&place, &reason))?;
                 if self.values.insert(setting.key, value).is_some() {
@@ -58,7 +63,7 @@ impl Reader<'_> {
     }
 
     fn error(&self, place: &str, reason: &str) -> Error {
-        Error::Config(format!("{}: {place}: {reason}", self.path.display()))
+        Error::Config((self.describe)(place, reason))
     }
 }
 

@@ -142,6 +142,15 @@ impl ServerConfig {
         Self::of(values)
     }
 
+    /// The config that a table built as our section of the config file makes, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] where a setting is unknown or its value wrong.
+    pub fn from_table(section: Table) -> Result<Self, Error> {
+        Self::of(file::checked(section, |place, reason| format!("{place}: {reason}"))?)
+    }
+
     fn of(mut values: Values) -> Result<Self, Error> {
         // Display and not message(): it names the setting.
         let invalid = |error: toml::de::Error| Error::Config(error.to_string().trim().replace('\n', " "));

@@ -1,0 +1,45 @@
+//! Python functions that are called back when something has happened.
+
+use std::sync::OnceLock;
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use pyo3::prelude::*;
+
+use crate::error::Error;
+
+/// Calls a function, attached to the interpreter.
+type Call = Box<dyn FnOnce(Python<'_>) -> PyResult<()> + Send>;
+
+/// A thread that calls Python, so that no thread of the store waits for the interpreter. It ends when nobody can ask it any more. As many
+/// calls can be queued as requests were parked.
+#[derive(Default)]
+pub(super) struct Answers(OnceLock<Sender<Call>>);
+
+impl Answers {
+    /// The way to the thread, which is started by the first who asks.
+    pub fn sender(&self) -> Result<Sender<Call>, Error> {
+        if let Some(sender) = self.0.get() {
+            return Ok(sender.clone());
+        }
+        let (sender, calls) = unbounded();
+        thread::Builder::new()
+            .name("answers".into())
+            .spawn(move || run(&calls))
+            .map_err(Error::io("start a thread for", "answers"))?;
+        Ok(self.0.get_or_init(|| sender).clone())
+    }
+}
+
+fn run(calls: &Receiver<Call>) {
+    for call in calls {
+        let called = Python::try_attach(|py| {
+            if let Err(error) = call(py) {
+                error.write_unraisable(py, None);
+            }
+        });
+        if called.is_none() {
+            break; // the interpreter is ending
+        }
+    }
+}

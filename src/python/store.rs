@@ -1,0 +1,254 @@
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+
+use super::answers::Answers;
+use super::buffer::{BytesLike, copied};
+use super::object::{Info, Object};
+use super::settings::store_config;
+use super::wait::{CancelToken, Ticket, deadline, wait};
+use super::writer::ObjectWriter;
+use crate::config::{CommandLine, ServerConfig};
+use crate::error::Error;
+use crate::store::{Parked, StoreConfig};
+
+/// Stores that are closed when the interpreter exits.
+static OPEN: Mutex<Vec<Weak<Opened>>> = Mutex::new(Vec::new());
+
+/// Closes what is still open.
+#[pyfunction]
+pub(super) fn close_all(py: Python<'_>) {
+    // A forked child may find it locked for ever; the stores are its parent's.
+    let Some(open) = OPEN.try_lock().map(|mut open| std::mem::take(&mut *open)) else { return };
+    for opened in open.iter().filter_map(Weak::upgrade) {
+        if let Err(error) = opened.close(py) {
+            error.write_unraisable(py, None);
+        }
+    }
+}
+
+struct Opened {
+    store: crate::ObjectStore,
+    is_closed: AtomicBool,
+    answers: Answers,
+}
+
+impl Opened {
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.is_closed.store(true, Ordering::Release);
+        match py.detach(|| self.store.close()) {
+            // A child that leaves its parent's `with` block has nothing to close.
+            Ok(()) | Err(Error::Forked) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[pyclass(frozen, module = "scaler_object_storage")]
+pub(super) struct ObjectStore(Arc<Opened>);
+
+impl ObjectStore {
+    fn open(py: Python<'_>, config: &StoreConfig) -> PyResult<Self> {
+        let store = py.detach(|| crate::ObjectStore::open(config))?;
+        let opened = Arc::new(Opened { store, is_closed: AtomicBool::new(false), answers: Answers::default() });
+        let mut open = OPEN.lock();
+        open.retain(|opened| opened.strong_count() > 0);
+        open.push(Arc::downgrade(&opened));
+        Ok(ObjectStore(opened))
+    }
+
+    /// Runs what may block, and lets other threads run meanwhile.
+    fn detached<T: Send>(
+        &self,
+        py: Python<'_>,
+        operation: impl FnOnce(&crate::ObjectStore) -> Result<T, Error> + Send,
+    ) -> PyResult<T> {
+        Ok(py.detach(|| operation(&self.0.store))?)
+    }
+}
+
+impl Drop for ObjectStore {
+    fn drop(&mut self) {
+        let store = self.0.store.clone();
+        // Closing may wait for Redis.
+        Python::attach(|py| py.detach(|| drop(store.close())));
+    }
+}
+
+#[pymethods]
+impl ObjectStore {
+    #[new]
+    #[pyo3(signature = (*, backend = "local", memory = None, local = None, redis = None))]
+    fn new(
+        py: Python<'_>,
+        backend: &str,
+        memory: Option<&Bound<'_, PyDict>>,
+        local: Option<&Bound<'_, PyDict>>,
+        redis: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        Self::open(py, &store_config(backend, [("memory", memory), ("local", local), ("redis", redis)])?)
+    }
+
+    #[staticmethod]
+    fn from_config(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        let command_line = CommandLine { config: Some(path), ..CommandLine::default() };
+        // A variable that is not UTF-8 is not one of ours.
+        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        let config = ServerConfig::load(&command_line, std::env::vars_os().filter_map(text))?;
+        Self::open(py, &config.store)
+    }
+
+    #[pyo3(signature = (id, data, metadata = None))]
+    fn put(
+        &self,
+        py: Python<'_>,
+        id: BytesLike<'_, '_>,
+        data: BytesLike<'_, '_>,
+        metadata: Option<BytesLike<'_, '_>>,
+    ) -> PyResult<()> {
+        let (id, data) = (id.as_slice(), data.as_slice());
+        let metadata = metadata.as_ref().map_or(&[][..], BytesLike::as_slice);
+        self.detached(py, |store| store.put(id, data, metadata))
+    }
+
+    #[pyo3(signature = (id, data_bytes, metadata = None))]
+    fn writer(
+        &self,
+        py: Python<'_>,
+        id: BytesLike<'_, '_>,
+        data_bytes: u64,
+        metadata: Option<BytesLike<'_, '_>>,
+    ) -> PyResult<ObjectWriter> {
+        let id = id.as_slice();
+        let metadata = metadata.as_ref().map_or(&[][..], BytesLike::as_slice);
+        self.detached(py, |store| store.writer(id, data_bytes, metadata)).map(ObjectWriter::new)
+    }
+
+    fn get(&self, py: Python<'_>, id: BytesLike<'_, '_>) -> PyResult<Option<Object>> {
+        let id = id.as_slice();
+        Ok(self.detached(py, |store| store.get(id))?.map(Object))
+    }
+
+    fn get_here(&self, py: Python<'_>, id: BytesLike<'_, '_>) -> PyResult<Option<Object>> {
+        let id = id.as_slice();
+        Ok(self.detached(py, |store| store.get_here(id))?.map(Object))
+    }
+
+    fn get_bytes<'py>(&self, py: Python<'py>, id: BytesLike<'_, '_>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let id = id.as_slice();
+        self.detached(py, |store| store.get(id))?.map(|object| copied(py, &object.data)).transpose()
+    }
+
+    fn contains(&self, py: Python<'_>, id: BytesLike<'_, '_>) -> PyResult<bool> {
+        let id = id.as_slice();
+        self.detached(py, |store| store.contains(id))
+    }
+
+    fn __contains__(&self, py: Python<'_>, id: BytesLike<'_, '_>) -> PyResult<bool> {
+        self.contains(py, id)
+    }
+
+    fn delete(&self, py: Python<'_>, id: BytesLike<'_, '_>) -> PyResult<bool> {
+        let id = id.as_slice();
+        self.detached(py, |store| store.delete(id))
+    }
+
+    fn delete_later(&self, py: Python<'_>, id: BytesLike<'_, '_>, answer: Py<PyAny>) -> PyResult<Option<bool>> {
+        let (id, answers) = (id.as_slice(), self.0.answers.sender()?);
+        let tell = move |existed| {
+            drop(answers.send(Box::new(move |py| answer.call1(py, (existed,)).map(drop))));
+        };
+        self.detached(py, |store| store.delete_later(id, tell))
+    }
+
+    fn duplicate(&self, py: Python<'_>, original: BytesLike<'_, '_>, new: BytesLike<'_, '_>) -> PyResult<bool> {
+        let (original, new) = (original.as_slice(), new.as_slice());
+        self.detached(py, |store| store.duplicate(original, new))
+    }
+
+    fn duplicate_here(&self, py: Python<'_>, original: BytesLike<'_, '_>, new: BytesLike<'_, '_>) -> PyResult<bool> {
+        let (original, new) = (original.as_slice(), new.as_slice());
+        self.detached(py, |store| store.duplicate_here(original, new))
+    }
+
+    #[pyo3(signature = (id, timeout = None, cancel = None))]
+    fn wait(
+        &self,
+        py: Python<'_>,
+        id: BytesLike<'_, '_>,
+        timeout: Option<f64>,
+        cancel: Option<&Bound<'_, CancelToken>>,
+    ) -> PyResult<Option<Object>> {
+        let deadline = deadline(timeout)?;
+        Ok(wait(py, &self.0.store, id.as_slice(), deadline, cancel.map(Bound::get))?.map(Object))
+    }
+
+    fn get_or_park(&self, py: Python<'_>, id: BytesLike<'_, '_>, answer: Py<PyAny>) -> PyResult<Py<PyAny>> {
+        let (id, answers) = (id.as_slice(), self.0.answers.sender()?);
+        let tell = move |object| {
+            drop(answers.send(Box::new(move |py| answer.call1(py, (Object(object),)).map(drop))));
+        };
+        match self.detached(py, |store| store.get_or_park(id, tell))? {
+            Parked::Ready(object) => Ok(Py::new(py, Object(object))?.into_any()),
+            Parked::Waiting(ticket) => Ok(Py::new(py, Ticket::new(ticket))?.into_any()),
+        }
+    }
+
+    fn duplicate_or_park(
+        &self,
+        py: Python<'_>,
+        original: BytesLike<'_, '_>,
+        new: BytesLike<'_, '_>,
+        done: Py<PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        let (original, new, answers) = (original.as_slice(), new.as_slice(), self.0.answers.sender()?);
+        let tell = move |result: Result<(), Error>| {
+            drop(answers.send(Box::new(move |py| done.call1(py, (result.err().map(PyErr::from),)).map(drop))));
+        };
+        match self.detached(py, |store| store.duplicate_or_park(original, new, tell))? {
+            Parked::Ready(()) => Ok(py.None()),
+            Parked::Waiting(ticket) => Ok(Py::new(py, Ticket::new(ticket))?.into_any()),
+        }
+    }
+
+    fn info(&self, py: Python<'_>) -> Info {
+        py.detach(|| self.0.store.info()).into()
+    }
+
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        self.detached(py, crate::ObjectStore::flush)
+    }
+
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
+        self.detached(py, crate::ObjectStore::clear)
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.0.close(py)
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.0.is_closed.load(Ordering::Acquire)
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_exception))]
+    fn __exit__(&self, py: Python<'_>, _exception: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.close(py)
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let info = py.detach(|| self.0.store.info());
+        format!("<ObjectStore: {} in {}>", info.backend, info.place)
+    }
+}
