@@ -61,12 +61,8 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
             outbox.suspect_below(backend.tier()?.journal.end());
             continue;
         }
-        let unfounded = backend.unfounded(&mut link, &read.events)?;
         let mut awaited = Vec::new();
-        for (number, event) in read.events.iter().enumerate() {
-            backend.hear(event, unfounded.contains(&number), &mut awaited)?;
-        }
-        if let Err(error) = backend.fetch_over(&mut link, &awaited) {
+        if let Err(error) = backend.act_upon(&read.events, &mut link, &mut awaited) {
             awaited.iter().for_each(|id| backend.give_up(id, &error));
             return Err(error);
         }
@@ -132,6 +128,16 @@ impl TieredBackend {
             _ => false,
         });
         Ok(unfounded.map(|((number, ..), _)| *number).collect())
+    }
+
+    /// Acts upon events. What they bring for those who wait is fetched at once; after an error, the fetches of the ids in `awaited` are
+    /// still under way and have to be given up.
+    fn act_upon(&self, events: &[Event], link: &mut Link, awaited: &mut Vec<Box<[u8]>>) -> Result<(), Error> {
+        let unfounded = self.unfounded(link, events)?;
+        for (number, event) in events.iter().enumerate() {
+            self.hear(event, unfounded.contains(&number), awaited)?;
+        }
+        self.fetch_over(link, awaited)
     }
 
     /// Acts upon an event. An id that somebody waits for is added to `awaited`: fetching it at once over the connection that is at hand is
