@@ -226,10 +226,7 @@ impl Gate {
         let mut shut = self.0.lock();
         if shut.backoff.remaining().is_zero() {
             shut.backoff.failed();
-            shut.reason = match error {
-                Error::Unreachable { reason, .. } => reason.clone(),
-                error => error.to_string(),
-            };
+            shut.reason = reason_of(error);
         }
     }
 
@@ -313,7 +310,10 @@ impl TieredBackend {
         if !suspects.is_empty() {
             let standings = heads(link, &self.keys, &suspects)?;
             for (id, standing) in suspects.iter().zip(standings) {
-                self.resolve(id, standing.unwrap_or(None).as_ref())?;
+                match standing {
+                    Ok(standing) => self.resolve(id, standing.as_ref())?,
+                    Err(refusal) => tracing::debug!("object {}: {refusal}; it stays to be checked", ObjectId::new(id)),
+                }
             }
         }
         // One that is trusted again, or was put meanwhile, needs no fetching.
@@ -338,7 +338,7 @@ impl TieredBackend {
             let done = match found {
                 Ok(found) => self.fetched(id, found),
                 Err(reason) => {
-                    self.land(id, &Err(self.unanswered(reason)));
+                    self.serve_unchecked(id, reason);
                     Ok(())
                 }
             };
@@ -352,21 +352,18 @@ impl TieredBackend {
 
     /// Redis does not answer: what is here is served as it is.
     pub(super) fn give_up(&self, id: &[u8], error: &Error) {
+        self.serve_unchecked(id, reason_of(error));
+    }
+
+    /// The same: `reason` is why Redis does not say what it has.
+    fn serve_unchecked(&self, id: &[u8], reason: String) {
         let here = self.tell_here(id).and_then(|object| Ok((object, self.tier()?.known(id))));
         let answer = match here {
-            Ok((None, Known::Deleted(tombstone))) if !tombstone.is_overtaken => Some(None),
-            Ok((Some(object), _)) => Some(Some(object)),
-            Ok((None, _)) | Err(_) => None,
+            Ok((None, Known::Deleted(tombstone))) if !tombstone.is_overtaken => Ok(None),
+            Ok((Some(object), _)) => Ok(Some(object)),
+            Ok((None, _)) | Err(_) => Err(self.unanswered(reason)),
         };
-        if let Some(object) = answer {
-            self.land(id, &Ok(object));
-        } else {
-            let reason = match error {
-                Error::Unreachable { reason, .. } => reason.clone(),
-                error => error.to_string(),
-            };
-            self.land(id, &Err(self.unanswered(reason)));
-        }
+        self.land(id, &answer);
     }
 
     /// Whether what stands in Redis is an object. One that is asked for by a delete, and has a version above that of the delete (two nodes'
@@ -409,5 +406,13 @@ impl TieredBackend {
             }
         }
         Ok(())
+    }
+}
+
+/// What an error says, without the address of Redis: whoever is told adds it.
+fn reason_of(error: &Error) -> String {
+    match error {
+        Error::Unreachable { reason, .. } => reason.clone(),
+        error => error.to_string(),
     }
 }

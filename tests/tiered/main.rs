@@ -14,4 +14,5 @@ mod nodes;
 mod races;
 mod sharing;
 mod slots;
+mod suspects;
 mod waiting;
