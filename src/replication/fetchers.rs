@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::{Mutex, RwLock};
 
-use super::TieredBackend;
 use super::backoff::Backoff;
 use super::flights::{Deleted, Fetched, Landed, OnFetched, Unanswered};
 use super::watcher::Question;
+use super::{TieredBackend, WantedId};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::{Fill, Known};
@@ -399,8 +399,10 @@ impl TieredBackend {
             // Redis has lost it: it is dirty until it is pushed again.
             None | Some(_) => {
                 outbox.hold(place);
-                if self.wanted.try_send(id.to_vec()).is_ok() {
-                    tier.trust(place);
+                match self.wanted.try_send(WantedId { id: id.to_vec(), held: Some(place) }) {
+                    Ok(()) => tier.trust(place),
+                    // It stays a suspect, and is looked at again when it is asked for again.
+                    Err(_) => outbox.release(place),
                 }
                 outbox.wake();
             }

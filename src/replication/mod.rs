@@ -30,7 +30,7 @@ use flights::Flights;
 use watcher::Question;
 
 use crate::error::Error;
-use crate::local::{Known, LocalBackend, OutboxOptions, Tier, Underlying};
+use crate::local::{Known, LocalBackend, OutboxOptions, Place, Tier, Underlying};
 use crate::object::{Object, ObjectId};
 use crate::redis::{Keys, Link, RedisOptions, Target, server};
 use crate::store::{Backend, OnDeleted, OnStored, StoreConfig, Usage, Waiters, Writer};
@@ -56,8 +56,8 @@ pub(crate) struct TieredBackend {
     flights: Flights,
     fetchers: Fetchers,
     questions: Sender<Question>,
-    /// Ids to push again, because other nodes want them.
-    wanted: Sender<Vec<u8>>,
+    /// Ids to push again, because other nodes want them or Redis has lost them.
+    wanted: Sender<WantedId>,
     epoch: Mutex<()>,
     health: Health,
     gate: Gate,
@@ -85,7 +85,14 @@ struct Health {
 struct Channels {
     jobs: Receiver<Job>,
     asked: Receiver<Question>,
-    wanted: Receiver<Vec<u8>>,
+    wanted: Receiver<WantedId>,
+}
+
+/// An id to push again.
+struct WantedId {
+    id: Vec<u8>,
+    /// The record that Redis has lost, which is dirty until it is pushed.
+    held: Option<Place>,
 }
 
 impl TieredBackend {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::TieredBackend;
 use super::backoff::Backoff;
+use super::{TieredBackend, WantedId};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::Known;
@@ -176,7 +176,7 @@ impl TieredBackend {
 
     /// Has what is known here of an id pushed again. Where too much of that is asked for, it is asked for again.
     pub(super) fn push_again(&self, id: &[u8]) {
-        let _ = self.wanted.try_send(id.to_vec());
+        let _ = self.wanted.try_send(WantedId { id: id.to_vec(), held: None });
         if let Ok(tier) = self.tier()
             && let Some(outbox) = &tier.outbox
         {

@@ -41,3 +41,17 @@ fn a_suspect_that_redis_does_not_let_look_up_is_kept() {
     world.redis.kill();
     assert_eq!(get(&store, b"id").data, "id");
 }
+
+/// Invariant 4: what Redis has lost is pushed again, though not at the first try.
+#[test]
+fn a_suspect_that_redis_has_lost_is_pushed_when_there_is_room() {
+    let world = World::new(1);
+    let store = node_with(&world, &["id"], |_| {}, Underlying::default());
+    lose_the_past(&world);
+    world.redis.cli(&["DEL", KEY]);
+    world.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(get(&store, b"id").data, "id");
+    until("Redis refuses it", || world.redis.info("errorstat_OOM").starts_with("count="));
+    world.redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    until("it is pushed", || world.redis.cli(&["EXISTS", KEY]) == "1");
+}
