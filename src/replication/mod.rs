@@ -31,7 +31,7 @@ use watcher::Question;
 
 use crate::error::Error;
 use crate::local::{Known, LocalBackend, OutboxOptions, Place, Tier, Underlying};
-use crate::object::{Object, ObjectId};
+use crate::object::{IdBytes, Object, ObjectId};
 use crate::redis::{Keys, Link, RedisOptions, Target, server};
 use crate::store::{Backend, OnDeleted, OnStored, StoreConfig, Usage, Waiters, Writer};
 
@@ -386,7 +386,9 @@ impl Backend for TieredBackend {
         self.local.clear()?;
         let mut link = self.connect(Duration::ZERO)?;
         server::scan_ids(&mut link, &self.keys, |_, ids| {
-            ids.iter().try_for_each(|id| self.tier()?.delete(id).map(drop))
+            // Those that only the `redis` backend takes are none of this store's.
+            let mut ids = ids.iter().filter(|id| IdBytes::ORDINARY.allow(id));
+            ids.try_for_each(|id| self.tier()?.delete(id).map(drop))
         })
     }
 

@@ -8,6 +8,7 @@ use super::{TieredBackend, WantedId};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::Known;
+use crate::object::IdBytes;
 use crate::redis::{Event, Link, Notice, Op, Standing, heads, publish, read};
 use crate::version::Version;
 
@@ -144,7 +145,8 @@ impl TieredBackend {
     /// quicker than waking a fetcher.
     fn hear(&self, event: &Event, is_unfounded: bool, awaited: &mut Vec<Box<[u8]>>) -> Result<(), Error> {
         let tier = self.tier()?;
-        if event.node == tier.journal.node() {
+        // Ids that only the `redis` backend takes cannot be held here.
+        if event.node == tier.journal.node() || !IdBytes::ORDINARY.allow(&event.id) {
             return Ok(());
         }
         match event.op {
@@ -168,8 +170,8 @@ impl TieredBackend {
                     }
                 }
             }
-            Op::Want if !event.id.is_empty() => self.push_again(&event.id),
-            Op::Want | Op::Hello => {}
+            Op::Want => self.push_again(&event.id),
+            Op::Hello => {}
         }
         Ok(())
     }
