@@ -7,7 +7,16 @@
 b'Hello, World!'
 """
 
-from scaler_object_storage._native import CancelToken, Info, Object, ObjectStore, ObjectWriter, Ticket, __version__
+from scaler_object_storage._native import (
+    CancelToken,
+    Info,
+    Object,
+    ObjectStore,
+    ObjectWriter,
+    Ticket,
+    __version__,
+    read_config,
+)
 from scaler_object_storage.exceptions import (
     CatalogError,
     ClosedError,
@@ -49,4 +58,5 @@ __all__ = [
     "UnreachableError",
     "WritesRefusedError",
     "__version__",
+    "read_config",
 ]

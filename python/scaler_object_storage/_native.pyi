@@ -4,11 +4,9 @@ from types import TracebackType
 from typing import Callable, Literal, Optional, Type, TypedDict, Union, final
 
 if sys.version_info >= (3, 12):
-    from collections.abc import Buffer as _Buffer
+    from collections.abc import Buffer
 else:
-    _Buffer = Union[bytes, bytearray, memoryview]
-
-__all__ = ["CancelToken", "Info", "Object", "ObjectStore", "ObjectWriter", "Ticket", "__version__"]
+    Buffer = Union[bytes, bytearray, memoryview]
 
 __version__: str
 
@@ -41,6 +39,16 @@ class _RedisSettings(TypedDict, total=False):
     tls_ca: _Path
     tls_cert: _Path
     tls_key: _Path
+
+class _Settings(TypedDict, total=False):
+    backend: Literal["memory", "local", "redis", "tiered"]
+    memory: _MemorySettings
+    local: _LocalSettings
+    redis: _RedisSettings
+
+def read_config(path: _Path) -> _Settings:
+    """The settings that :meth:`ObjectStore.from_config` would open, as arguments for :class:`ObjectStore`: those that the file or the
+    environment gives, and always ``local["path"]``."""
 
 @final
 class Object:
@@ -128,7 +136,7 @@ class ObjectWriter:
     As a context manager it commits at the end of the block, and discards what was written if the block raises.
     """
 
-    def write(self, piece: _Buffer) -> int:
+    def write(self, piece: Buffer) -> int:
         """Appends a piece of the data; its length, as files return it."""
 
     def commit(self) -> None:
@@ -168,52 +176,52 @@ class ObjectStore:
         """Opens the store that the server would open with this config file: environment variables (``SCALER_OBJECT_STORAGE_*``)
         come before the file."""
 
-    def put(self, id: _Buffer, data: _Buffer, metadata: _Buffer = b"") -> None:
+    def put(self, id: Buffer, data: Buffer, metadata: Buffer = b"") -> None:
         """Stores an object, or overwrites it, and wakes whoever waits for it. When it returns, the write is as safe as the
         durability says."""
 
-    def writer(self, id: _Buffer, data_bytes: int, metadata: _Buffer = b"") -> ObjectWriter:
+    def writer(self, id: Buffer, data_bytes: int, metadata: Buffer = b"") -> ObjectWriter:
         """Begins an object whose data arrives in pieces: ``data_bytes`` of them in all."""
 
-    def get(self, id: _Buffer) -> Optional[Object]:
+    def get(self, id: Buffer) -> Optional[Object]:
         """The object, or None."""
 
-    def get_here(self, id: _Buffer) -> Optional[Object]:
+    def get_here(self, id: Buffer) -> Optional[Object]:
         """As :meth:`get`, but never waits for Redis: None also where the object is not on this node."""
 
-    def get_bytes(self, id: _Buffer) -> Optional[bytes]:
+    def get_bytes(self, id: Buffer) -> Optional[bytes]:
         """The payload, copied; or None."""
 
-    def contains(self, id: _Buffer) -> bool:
+    def contains(self, id: Buffer) -> bool:
         """Whether the object exists; also ``id in store``."""
 
-    def __contains__(self, id: _Buffer, /) -> bool: ...
-    def delete(self, id: _Buffer) -> bool:
+    def __contains__(self, id: Buffer, /) -> bool: ...
+    def delete(self, id: Buffer) -> bool:
         """Deletes an object; whether it existed. What was read of it stays valid."""
 
-    def delete_later(self, id: _Buffer, answer: Callable[[bool], object]) -> Optional[bool]:
+    def delete_later(self, id: Buffer, answer: Callable[[bool], object]) -> Optional[bool]:
         """As :meth:`delete`, but never waits for Redis: where it is not known on this node whether the object existed, it returns
         None, and ``answer`` is told later, on another thread."""
 
-    def duplicate(self, original: _Buffer, new: _Buffer) -> bool:
+    def duplicate(self, original: Buffer, new: Buffer) -> bool:
         """Makes ``new`` share the content of ``original``, overwriting it; False, and nothing changed, where ``original`` does
         not exist."""
 
-    def duplicate_here(self, original: _Buffer, new: _Buffer) -> bool:
+    def duplicate_here(self, original: Buffer, new: Buffer) -> bool:
         """As :meth:`duplicate`, but never waits for Redis: False also where ``original`` is not on this node."""
 
     def wait(
-        self, id: _Buffer, timeout: Optional[float] = None, cancel: Optional[CancelToken] = None
+        self, id: Buffer, timeout: Optional[float] = None, cancel: Optional[CancelToken] = None
     ) -> Optional[Object]:
         """Blocks until the object exists, and returns it; None after ``timeout`` seconds, or when ``cancel`` is cancelled.
 
         Signal handlers run meanwhile, so Ctrl-C ends it."""
 
-    def get_or_park(self, id: _Buffer, answer: Callable[[Object], object]) -> Union[Object, Ticket]:
+    def get_or_park(self, id: Buffer, answer: Callable[[Object], object]) -> Union[Object, Ticket]:
         """The object if it exists; otherwise ``answer`` is called with it, on another thread, as soon as it does."""
 
     def duplicate_or_park(
-        self, original: _Buffer, new: _Buffer, done: Callable[[Optional[Exception]], object]
+        self, original: Buffer, new: Buffer, done: Callable[[Optional[Exception]], object]
     ) -> Optional[Ticket]:
         """Duplicates if ``original`` exists, and returns None; otherwise does so as soon as it exists, and then calls ``done``, on
         another thread, with None or with what went wrong."""

@@ -119,6 +119,27 @@ impl ServerConfig {
         command_line: &CommandLine,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Error> {
+        Self::of(Self::given(command_line, environment)?)
+    }
+
+    /// The settings of the store that are given there, as tables of our section; what is not given is not in it.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_store_table(
+        command_line: &CommandLine,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Table, Error> {
+        let mut values = Self::given(command_line, environment)?;
+        Self::of(values.clone())?;
+        Ok(store_table(&mut values))
+    }
+
+    fn given(
+        command_line: &CommandLine,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Values, Error> {
         let mut environment: BTreeMap<_, _> = environment.into_iter().collect();
         let named = environment.remove(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
         let mut values = match command_line.config.as_ref().or(named.as_ref()) {
@@ -139,7 +160,7 @@ impl ServerConfig {
                 );
             }
         }
-        Self::of(values)
+        Ok(values)
     }
 
     /// The config that a table built as our section of the config file makes, and nothing else.
@@ -154,16 +175,7 @@ impl ServerConfig {
     fn of(mut values: Values) -> Result<Self, Error> {
         // Display and not message(): it names the setting.
         let invalid = |error: toml::de::Error| Error::Config(error.to_string().trim().replace('\n', " "));
-        let mut store = Table::new();
-        for setting in &STORE_SETTINGS {
-            let Some(value) = values.remove(setting.key) else { continue };
-            let (table, key) =
-                setting.key.split_once('.').map_or((None, setting.key), |(table, key)| (Some(table), key));
-            match table.map(|table| store.entry(table).or_insert_with(|| Value::Table(Table::new()))) {
-                Some(Value::Table(table)) => table.insert(key.to_string(), value),
-                _ => store.insert(key.to_string(), value),
-            };
-        }
+        let store = store_table(&mut values);
         let server: Table = values.into_iter().map(|(key, value)| (key.to_string(), value)).collect();
         let mut config: ServerConfig = server.try_into().map_err(invalid)?;
         config.store = store.try_into().map_err(invalid)?;
@@ -178,6 +190,20 @@ impl ServerConfig {
         }
         Ok(config)
     }
+}
+
+/// Takes the settings of the store out of the values.
+fn store_table(values: &mut Values) -> Table {
+    let mut store = Table::new();
+    for setting in &STORE_SETTINGS {
+        let Some(value) = values.remove(setting.key) else { continue };
+        let (table, key) = setting.key.split_once('.').map_or((None, setting.key), |(table, key)| (Some(table), key));
+        match table.map(|table| store.entry(table).or_insert_with(|| Value::Table(Table::new()))) {
+            Some(Value::Table(table)) => table.insert(key.to_string(), value),
+            _ => store.insert(key.to_string(), value),
+        };
+    }
+    store
 }
 
 /// An environment variable holds several paths as `PATH` does, with colons between them.

@@ -18,6 +18,8 @@ mod _native {
     #[pymodule_export]
     use super::object::{Info, Object};
     #[pymodule_export]
+    use super::settings::read_config;
+    #[pymodule_export]
     use super::store::ObjectStore;
     #[pymodule_export]
     use super::wait::{CancelToken, Ticket};

@@ -1,14 +1,14 @@
 //! Settings given as arguments: the tables of the config file, as dictionaries.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 use toml::{Table, Value};
 
-use crate::config::ServerConfig;
+use crate::config::{CommandLine, ServerConfig};
 use crate::error::Error;
-use crate::store::StoreConfig;
+use crate::store::{LocalOptions, StoreConfig};
 
 pub(super) fn store_config(backend: &str, tables: [(&str, Option<&Bound<'_, PyDict>>); 3]) -> PyResult<StoreConfig> {
     let mut section = Table::new();
@@ -26,6 +26,46 @@ pub(super) fn store_config(backend: &str, tables: [(&str, Option<&Bound<'_, PyDi
         section.insert(name.into(), Value::Table(table));
     }
     Ok(ServerConfig::from_table(section)?.store)
+}
+
+pub(super) fn store_config_of_file(path: PathBuf) -> Result<StoreConfig, Error> {
+    Ok(ServerConfig::load(&command_line(path), environment())?.store)
+}
+
+/// The arguments that make `ObjectStore` open what this config file, and the environment, describe.
+#[pyfunction]
+pub(super) fn read_config(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {
+    let mut given = ServerConfig::load_store_table(&command_line(path), environment())?;
+    let local = given.entry("local").or_insert_with(|| Value::Table(Table::new()));
+    if let Value::Table(local) = local {
+        let directory = |path: &Path| LocalOptions { path: path.to_path_buf(), ..LocalOptions::default() }.directory();
+        let path = directory(local.get("path").and_then(Value::as_str).unwrap_or_default().as_ref());
+        local.insert("path".into(), value("local.path", path.into_pyobject(py)?.as_any())?);
+    }
+    dictionary(py, given)
+}
+
+fn command_line(path: PathBuf) -> CommandLine {
+    CommandLine { config: Some(path), ..CommandLine::default() }
+}
+
+/// A variable that is not UTF-8 is not one of ours.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Settings of the store are texts, numbers, and tables of these.
+fn dictionary(py: Python<'_>, table: Table) -> PyResult<Bound<'_, PyDict>> {
+    let settings = PyDict::new(py);
+    for (key, value) in table {
+        match value {
+            Value::Table(inner) => settings.set_item(key, dictionary(py, inner)?)?,
+            Value::String(text) => settings.set_item(key, text)?,
+            Value::Integer(number) => settings.set_item(key, number)?,
+            other => return Err(Error::Config(format!("{key}: {} is not expected", other.type_str())).into()),
+        }
+    }
+    Ok(settings)
 }
 
 fn value(name: &str, setting: &Bound<'_, PyAny>) -> PyResult<Value> {

@@ -9,10 +9,9 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use super::answers::Answers;
 use super::buffer::{BytesLike, copied};
 use super::object::{Info, Object};
-use super::settings::store_config;
+use super::settings::{store_config, store_config_of_file};
 use super::wait::{CancelToken, Ticket, deadline, wait};
 use super::writer::ObjectWriter;
-use crate::config::{CommandLine, ServerConfig};
 use crate::error::Error;
 use crate::store::{Parked, StoreConfig};
 
@@ -95,36 +94,32 @@ impl ObjectStore {
 
     #[staticmethod]
     fn from_config(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        let command_line = CommandLine { config: Some(path), ..CommandLine::default() };
-        // A variable that is not UTF-8 is not one of ours.
-        let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        let config = ServerConfig::load(&command_line, std::env::vars_os().filter_map(text))?;
-        Self::open(py, &config.store)
+        Self::open(py, &store_config_of_file(path)?)
     }
 
-    #[pyo3(signature = (id, data, metadata = BytesLike::Empty), text_signature = "($self, id, data, metadata=b'')")]
+    #[pyo3(signature = (id, data, metadata = None))]
     fn put(
         &self,
         py: Python<'_>,
         id: BytesLike<'_, '_>,
         data: BytesLike<'_, '_>,
-        metadata: BytesLike<'_, '_>,
+        metadata: Option<BytesLike<'_, '_>>,
     ) -> PyResult<()> {
-        let (id, data, metadata) = (id.as_slice(), data.as_slice(), metadata.as_slice());
+        let (id, data) = (id.as_slice(), data.as_slice());
+        let metadata = metadata.as_ref().map_or(&[][..], BytesLike::as_slice);
         self.detached(py, |store| store.put(id, data, metadata))
     }
 
-    #[pyo3(signature = (id, data_bytes, metadata = BytesLike::Empty), text_signature = "($self, id, data_bytes, metadata=b'')")]
+    #[pyo3(signature = (id, data_bytes, metadata = None))]
     fn writer(
         &self,
         py: Python<'_>,
         id: BytesLike<'_, '_>,
         data_bytes: u64,
-        metadata: BytesLike<'_, '_>,
+        metadata: Option<BytesLike<'_, '_>>,
     ) -> PyResult<ObjectWriter> {
-        let (id, metadata) = (id.as_slice(), metadata.as_slice());
+        let id = id.as_slice();
+        let metadata = metadata.as_ref().map_or(&[][..], BytesLike::as_slice);
         self.detached(py, |store| store.writer(id, data_bytes, metadata)).map(ObjectWriter::new)
     }
 

@@ -9,7 +9,6 @@ use super::fetch::{Fetched, fetch};
 use super::link::Link;
 use super::watch::Watch;
 use crate::error::Error;
-use crate::object::IdBytes;
 use crate::store::{Waiters, waking};
 use crate::version::Version;
 
@@ -70,8 +69,7 @@ impl Listener {
             }
         }
         let want = |id| Notice { op: Op::Want, id, version: Version::default() };
-        // No other node could hold those that only this backend takes.
-        let wants: Vec<_> = due.wants.iter().filter(|id| IdBytes::ORDINARY.allow(id)).map(|id| want(id)).collect();
+        let wants: Vec<_> = due.wants.iter().map(|id| want(id)).collect();
         if !wants.is_empty() {
             publish(link, keys, self.backend.node(), &wants)?;
         }

@@ -23,15 +23,12 @@ use crate::error::Error;
 use crate::fork;
 use crate::local::{LocalBackend, Underlying};
 use crate::memory::MemoryBackend;
-use crate::object::{IdBytes, METADATA_BYTES_MAX, Object, ObjectId};
+use crate::object::{METADATA_BYTES_MAX, Object, ObjectId, check_id};
 use crate::redis::RedisBackend;
 use crate::replication::TieredBackend;
 
 /// A store of objects: the crate's front door. Cloning is cheap and gives another handle on the same store; every method may be
 /// called from any thread.
-///
-/// An id is 1 to [`ID_BYTES_MAX`](crate::ID_BYTES_MAX) bytes of any value. The `redis` backend takes 0 to
-/// [`REDIS_ID_BYTES_MAX`](crate::REDIS_ID_BYTES_MAX), as the Python one did; what has such an id is not seen by `tiered` nodes.
 ///
 /// Operations on one id take effect one after the other: a get that starts after an acknowledged put or delete sees it. Bytes
 /// that were handed out never change, whatever becomes of the id.
@@ -43,7 +40,6 @@ pub struct ObjectStore {
 struct Inner {
     backend: Arc<dyn Backend>,
     waiters: Arc<Waiters>,
-    id_bytes: IdBytes,
     closed: AtomicBool,
     /// Of the process that opened it.
     generation: u64,
@@ -150,10 +146,8 @@ impl ObjectStore {
                 None => Arc::new(RedisBackend::open(&config.redis, Arc::clone(&waiters))?),
             },
         };
-        // Also without a local tier: nodes with one could not hold the others.
-        let id_bytes = if config.backend == BackendKind::Redis { IdBytes::REDIS } else { IdBytes::ORDINARY };
-        let (closed, generation) = (AtomicBool::new(false), fork::generation());
-        Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters, id_bytes, closed, generation }) })
+        let closed = AtomicBool::new(false);
+        Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters, closed, generation: fork::generation() }) })
     }
 
     /// The backend, where the store is open, in the process that opened it.
@@ -183,7 +177,7 @@ impl ObjectStore {
     /// [`Error::Full`], [`Error::TooLarge`], [`Error::InvalidId`]; [`Error::Io`] where the disk refuses. What stood under the id
     /// before then still does.
     pub fn put(&self, id: &[u8], data: &[u8], metadata: &[u8]) -> Result<(), Error> {
-        self.inner.id_bytes.check(id)?;
+        check_id(id)?;
         check_metadata(id, metadata)?;
         let backend = self.backend()?;
         self.waking(id, |stored| backend.put(id, data, metadata, stored))
@@ -195,7 +189,7 @@ impl ObjectStore {
     ///
     /// As [`put`](Self::put).
     pub fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<ObjectWriter, Error> {
-        self.inner.id_bytes.check(id)?;
+        check_id(id)?;
         check_metadata(id, metadata)?;
         let writer = self.backend()?.writer(id, data_bytes, metadata)?;
         Ok(ObjectWriter::new(self.clone(), id, data_bytes, writer))
@@ -207,7 +201,7 @@ impl ObjectStore {
     ///
     /// [`Error::InvalidId`], [`Error::Io`].
     pub fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
-        self.inner.id_bytes.check(id)?;
+        check_id(id)?;
         let found = self.backend()?.get(id)?;
         self.unless_closed(found)
     }
@@ -219,7 +213,7 @@ impl ObjectStore {
     /// As [`get`](Self::get).
     #[inline]
     pub fn get_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
-        self.inner.id_bytes.check(id)?;
+        check_id(id)?;
         let found = self.backend()?.get_here(id)?;
         self.unless_closed(found)
     }
@@ -230,7 +224,7 @@ impl ObjectStore {
     ///
     /// As [`get`](Self::get).
     pub fn contains(&self, id: &[u8]) -> Result<bool, Error> {
-        self.inner.id_bytes.check(id)?;
+        check_id(id)?;
         let found = self.backend()?.contains(id)?;
         self.unless_closed(found)
     }
@@ -241,7 +235,7 @@ impl ObjectStore {
     ///
     /// [`Error::InvalidId`], [`Error::Io`].
     pub fn delete(&self, id: &[u8]) -> Result<bool, Error> {
-        self.inner.id_bytes.check(id)?;
+        check_id(id)?;
         let found = self.backend()?.delete(id)?;
         self.unless_closed(found)
     }
@@ -253,7 +247,7 @@ impl ObjectStore {
     ///
     /// As [`delete`](Self::delete).
     pub fn delete_later(&self, id: &[u8], answer: impl FnOnce(bool) + Send + 'static) -> Result<Option<bool>, Error> {
-        self.inner.id_bytes.check(id)?;
+        check_id(id)?;
         let existed = self.backend()?.delete_later(id, Box::new(answer))?;
         match existed {
             Some(existed) => self.unless_closed(existed).map(Some),
@@ -267,8 +261,8 @@ impl ObjectStore {
     ///
     /// As [`put`](Self::put).
     pub fn duplicate(&self, original: &[u8], new: &[u8]) -> Result<bool, Error> {
-        self.inner.id_bytes.check(original)?;
-        self.inner.id_bytes.check(new)?;
+        check_id(original)?;
+        check_id(new)?;
         let backend = self.backend()?;
         if original == new {
             return backend.contains(original);
@@ -290,8 +284,8 @@ impl ObjectStore {
     ///
     /// As [`put`](Self::put).
     pub fn duplicate_here(&self, original: &[u8], new: &[u8]) -> Result<bool, Error> {
-        self.inner.id_bytes.check(original)?;
-        self.inner.id_bytes.check(new)?;
+        check_id(original)?;
+        check_id(new)?;
         let backend = self.backend()?;
         if original == new {
             return Ok(backend.get_here(original)?.is_some());
@@ -336,7 +330,7 @@ impl ObjectStore {
         id: &[u8],
         answer: impl FnOnce(Object) + Send + 'static,
     ) -> Result<Parked<Object>, Error> {
-        self.inner.id_bytes.check(id)?;
+        check_id(id)?;
         let backend = self.backend()?;
         if let Some(object) = backend.get_here(id)? {
             return Ok(Parked::Ready(object));
@@ -364,8 +358,8 @@ impl ObjectStore {
         new: &[u8],
         done: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) -> Result<Parked<()>, Error> {
-        self.inner.id_bytes.check(original)?;
-        self.inner.id_bytes.check(new)?;
+        check_id(original)?;
+        check_id(new)?;
         let mut done: Box<dyn FnOnce(Result<(), Error>) + Send> = Box::new(done);
         loop {
             if self.duplicate_here(original, new)? {

@@ -24,6 +24,7 @@ from scaler_object_storage import (
     Ticket,
     TooLargeError,
     UnreachableError,
+    read_config,
 )
 
 MIB = 1 << 20
@@ -164,11 +165,11 @@ def test_errors_have_a_class_for_each_kind(store: ObjectStore, tmp_path: Path) -
     with pytest.raises(LockedError, match="objects is in use by process"):
         ObjectStore(local={"path": tmp_path / "objects", "lock_wait_ms": 0})
     with pytest.raises(ConfigError, match="local.pth: there is no such setting"):
-        ObjectStore(local={"pth": "/"})  # type: ignore[arg-type]
+        ObjectStore(local={"pth": "/"})  # type: ignore[typeddict-unknown-key]
     with pytest.raises(ConfigError, match="local.max_size_mb"):
         ObjectStore(local={"max_size_mb": -1})
     with pytest.raises(ConfigError, match="a value of type list"):
-        ObjectStore(local={"path": []})  # type: ignore[arg-type]
+        ObjectStore(local={"path": []})  # type: ignore[typeddict-item]
     with pytest.raises(ConfigError, match='"disc" is not one of'):
         ObjectStore(backend="disc")  # type: ignore[arg-type]
     (tmp_path / "file").touch()
@@ -228,17 +229,15 @@ def test_closing_ends_waits_and_later_calls(store: ObjectStore) -> None:
 
 def test_parked_requests_are_answered_on_another_thread(store: ObjectStore) -> None:
     answers: List[object] = []
-    main = threading.current_thread()
-    ticket = store.get_or_park(
-        b"original", lambda found: answers.append((bytes(found), threading.current_thread() is main))
-    )
+    ticket = store.get_or_park(b"original", lambda found: answers.append((bytes(found), threading.current_thread())))
     assert isinstance(ticket, Ticket)
     parked = store.duplicate_or_park(b"original", b"new", answers.append)
     assert parked is not None
     store.put(b"original", b"data")
     until(lambda: len(answers) == 2)
     assert answers[1] is None
-    assert answers[0] == (b"data", False)
+    data, thread = answers[0]  # type: ignore[misc]
+    assert data == b"data" and thread is not threading.main_thread()
     assert store.get_bytes(b"new") == b"data"
     assert not ticket.take_back()
     found = store.get_or_park(b"original", answers.append)
@@ -302,6 +301,25 @@ def test_a_store_opens_as_the_config_file_says(tmp_path: Path, monkeypatch: pyte
         assert store.info().backend == "memory"
     with pytest.raises(IoError, match="missing.toml"):
         ObjectStore.from_config(tmp_path / "missing.toml")
+
+
+def test_a_config_file_is_read_as_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "scaler.toml"
+    config.write_text("[object_storage_server]\nbackend = 'MEMORY'\n[object_storage_server.redis]\nkey-prefix = 'a:'\n[scheduler]\n")
+    monkeypatch.setenv("SCALER_OBJECT_STORAGE_MEMORY_MAX_SIZE_MB", "16")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    settings = read_config(config)
+    assert settings == {
+        "backend": "memory",
+        "memory": {"max_size_mb": 16},
+        "local": {"path": str(tmp_path / "scaler_object_storage")},
+        "redis": {"key_prefix": "a:"},
+    }
+    with ObjectStore(**settings) as store:
+        assert store.info().capacity_bytes == 16 << 20
+    config.write_text("[object_storage_server]\nbackend = 'elsewhere'")
+    with pytest.raises(ConfigError, match="elsewhere"):
+        read_config(config)
 
 
 def test_other_threads_run_while_a_call_waits(store: ObjectStore) -> None:
