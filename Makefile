@@ -61,7 +61,7 @@ wheel-debug: needs
 .PHONY: test-python
 test-python: wheel-debug ## The Python package
 	$(BUILD)/python/bin/python -m pip --quiet install --force-reinstall --no-deps $(BUILD)/wheels-debug/*.whl
-	cd tests/python && timeout --signal=INT --kill-after=60 600 $(BUILD)/python/bin/python -m pytest </dev/null
+	cd tests/python && WHEEL=$$(ls $(BUILD)/wheels-debug/*.whl) timeout --signal=INT --kill-after=60 600 $(BUILD)/python/bin/python -m pytest </dev/null
 
 .PHONY: test-scaler
 test-scaler: $(addprefix test-scaler-,$(SCALER_VERSIONS)) ## A real Scaler cluster, of each version, on the server

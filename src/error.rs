@@ -7,11 +7,16 @@ use crate::object::ObjectId;
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The id is empty or longer than [`ID_BYTES_MAX`](crate::ID_BYTES_MAX).
-    #[error("an object id has 1 to {max} bytes, this one has {len}", max = crate::object::ID_BYTES_MAX)]
+    /// The id is shorter or longer than the backend takes: 1 to [`ID_BYTES_MAX`](crate::ID_BYTES_MAX) bytes, in the `redis` backend 0
+    /// to [`REDIS_ID_BYTES_MAX`](crate::REDIS_ID_BYTES_MAX).
+    #[error("an object id has {bytes_min} to {bytes_max} bytes here, this one has {len}")]
     InvalidId {
         /// Length of the refused id, in bytes.
         len: usize,
+        /// Bytes of the shortest id that the backend takes.
+        bytes_min: usize,
+        /// Bytes of the longest.
+        bytes_max: usize,
     },
     /// The object is larger than the store takes. Nothing was stored.
     #[error("object {id}: {bytes} bytes, the limit is {bytes_max} bytes; nothing was stored")]

@@ -2,8 +2,14 @@
 //!
 //! The feature `server`, on by default, adds the server and its program; without it the crate is the store alone.
 //!
-//! An object is an id (1 to 512 bytes), data and metadata. [`ObjectStore`] keeps objects in one of several backends behind
-//! one interface; the `local` backend is an append-only journal on the node, read without a copy.
+//! An object is an id (1 to 512 bytes), data and metadata. [`ObjectStore`] keeps objects in one of four backends behind one interface:
+//!
+//! | backend | where objects are |
+//! |---|---|
+//! | [`memory`](ObjectStoreBuilder::memory) | in this process |
+//! | [`local`](ObjectStoreBuilder::local) (default) | in an append-only journal on this node, which survives a crash; read without a copy |
+//! | [`redis`](ObjectStoreBuilder::redis) | in Redis, and nowhere else |
+//! | [`tiered`](ObjectStoreBuilder::tiered) | in a journal on this node, and in a Redis that several nodes share |
 //!
 //! ```
 //! use scaler_object_storage::ObjectStore;
@@ -47,7 +53,7 @@ mod wire;
 pub use error::Error;
 #[doc(hidden)]
 pub use local::{Underlying, disk};
-pub use object::{ID_BYTES_MAX, METADATA_BYTES_MAX, Object, ObjectId};
+pub use object::{ID_BYTES_MAX, METADATA_BYTES_MAX, Object, ObjectId, REDIS_ID_BYTES_MAX};
 pub use redis::{Compression, RedisOptions, ValueFormat};
 pub use store::{
     BackendKind, CancelToken, Durability, Info, LocalOptions, MemoryOptions, ObjectStore, ObjectStoreBuilder,

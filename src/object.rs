@@ -4,8 +4,11 @@ use bytes::Bytes;
 
 use crate::error::Error;
 
-/// Longest object id, in bytes.
+/// Longest object id, in bytes, in every backend but `redis`.
 pub const ID_BYTES_MAX: usize = 512;
+
+/// Longest object id, in bytes, in the `redis` backend, which also takes the empty one: what an event has room for.
+pub const REDIS_ID_BYTES_MAX: usize = u16::MAX as usize;
 
 /// Longest metadata, in bytes (1 MiB): metadata describes data, and is always handed over whole.
 pub const METADATA_BYTES_MAX: usize = 1 << 20;
@@ -70,10 +73,31 @@ impl fmt::Debug for ObjectId {
     }
 }
 
-/// Ids are checked once, at the front door.
-pub(crate) fn check_id(id: &[u8]) -> Result<(), Error> {
-    if id.is_empty() || id.len() > ID_BYTES_MAX {
-        return Err(Error::InvalidId { len: id.len() });
+/// How long ids may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IdBytes {
+    min: usize,
+    max: usize,
+}
+
+impl IdBytes {
+    /// In every backend but `redis`.
+    pub const ORDINARY: IdBytes = IdBytes { min: 1, max: ID_BYTES_MAX };
+
+    /// In the `redis` backend.
+    pub const REDIS: IdBytes = IdBytes { min: 0, max: REDIS_ID_BYTES_MAX };
+
+    #[inline]
+    pub fn allow(self, id: &[u8]) -> bool {
+        self.min <= id.len() && id.len() <= self.max
     }
-    Ok(())
+
+    /// Ids are checked once, at the front door.
+    #[inline]
+    pub fn check(self, id: &[u8]) -> Result<(), Error> {
+        if self.allow(id) {
+            return Ok(());
+        }
+        Err(Error::InvalidId { len: id.len(), bytes_min: self.min, bytes_max: self.max })
+    }
 }

@@ -5,7 +5,9 @@ mod common;
 
 use common::redis::RedisServer;
 use common::{bytes, get, object};
-use scaler_object_storage::{Error, ObjectStore, ObjectStoreBuilder, ValueFormat};
+use scaler_object_storage::{
+    Error, ID_BYTES_MAX, ObjectStore, ObjectStoreBuilder, REDIS_ID_BYTES_MAX, ValueFormat, Waited,
+};
 
 const KEY: &str = "scaler:obj:6964"; // of "id"
 
@@ -147,4 +149,39 @@ fn too_few_replicas_are_told() {
     assert!(matches!(&error, Error::Refused { action: "replicate", .. }), "{error}");
     let _replica = RedisServer::settings().replica_of(&server).start();
     common::until("the replica has the object", || store.put(b"id", b"data", b"").is_ok());
+}
+
+/// As the Python backend does, this one takes ids that no other backend takes. A node with a local tier beside it sees the others.
+#[test]
+fn empty_and_long_ids_are_ids_like_others() {
+    let server = RedisServer::start();
+    for format in [ValueFormat::Tiered, ValueFormat::Python] {
+        let open = || builder(&server).redis_options(|options| options.value_format = format).open().unwrap();
+        let (one, other) = (open(), open());
+        let directory = tempfile::tempdir().unwrap();
+        let tiered = ObjectStore::builder().tiered(directory.path(), server.url()).max_size_mb(64);
+        let tiered = tiered.redis_options(|options| options.value_format = format).open().unwrap();
+        let (longest, copy) = (bytes(1, REDIS_ID_BYTES_MAX), bytes(2, ID_BYTES_MAX + 1));
+        for (id, copy) in [(&b""[..], &copy[..]), (&longest, b"")] {
+            let waiting = std::thread::scope(|scope| {
+                let waiter = scope.spawn(|| other.wait(copy, common::much_later(), None).unwrap());
+                common::until("it waits", || other.info().waiting_requests == 1);
+                one.put(id, b"data", b"m").unwrap();
+                assert!(one.duplicate(id, copy).unwrap());
+                waiter.join().unwrap()
+            });
+            assert_eq!(waiting, Waited::Object(object(b"data", b"m")));
+            assert!(other.contains(id).unwrap() && other.delete(id).unwrap() && other.delete(copy).unwrap());
+            assert!(!one.contains(id).unwrap() && one.get(copy).unwrap().is_none());
+        }
+        // In chunks where the format has them.
+        let large = bytes(3, (2 << 20) + 1);
+        one.put(b"", &large, b"").unwrap();
+        assert!(get(&other, b"").data == large);
+        one.put(b"ordinary", b"data", b"").unwrap();
+        common::until("it is seen", || tiered.get(b"ordinary").unwrap().is_some());
+        assert!(matches!(tiered.get(b""), Err(Error::InvalidId { bytes_min: 1, bytes_max: ID_BYTES_MAX, .. })));
+        one.clear().unwrap();
+        assert!(other.get(b"").unwrap().is_none() && !other.contains(b"ordinary").unwrap());
+    }
 }

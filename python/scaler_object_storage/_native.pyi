@@ -4,9 +4,11 @@ from types import TracebackType
 from typing import Callable, Literal, Optional, Type, TypedDict, Union, final
 
 if sys.version_info >= (3, 12):
-    from collections.abc import Buffer
+    from collections.abc import Buffer as _Buffer
 else:
-    Buffer = Union[bytes, bytearray, memoryview]
+    _Buffer = Union[bytes, bytearray, memoryview]
+
+__all__ = ["CancelToken", "Info", "Object", "ObjectStore", "ObjectWriter", "Ticket", "__version__"]
 
 __version__: str
 
@@ -136,7 +138,7 @@ class ObjectWriter:
     As a context manager it commits at the end of the block, and discards what was written if the block raises.
     """
 
-    def write(self, piece: Buffer) -> int:
+    def write(self, piece: _Buffer) -> int:
         """Appends a piece of the data; its length, as files return it."""
 
     def commit(self) -> None:
@@ -176,52 +178,52 @@ class ObjectStore:
         """Opens the store that the server would open with this config file: environment variables (``SCALER_OBJECT_STORAGE_*``)
         come before the file."""
 
-    def put(self, id: Buffer, data: Buffer, metadata: Buffer = b"") -> None:
+    def put(self, id: _Buffer, data: _Buffer, metadata: _Buffer = b"") -> None:
         """Stores an object, or overwrites it, and wakes whoever waits for it. When it returns, the write is as safe as the
         durability says."""
 
-    def writer(self, id: Buffer, data_bytes: int, metadata: Buffer = b"") -> ObjectWriter:
+    def writer(self, id: _Buffer, data_bytes: int, metadata: _Buffer = b"") -> ObjectWriter:
         """Begins an object whose data arrives in pieces: ``data_bytes`` of them in all."""
 
-    def get(self, id: Buffer) -> Optional[Object]:
+    def get(self, id: _Buffer) -> Optional[Object]:
         """The object, or None."""
 
-    def get_here(self, id: Buffer) -> Optional[Object]:
+    def get_here(self, id: _Buffer) -> Optional[Object]:
         """As :meth:`get`, but never waits for Redis: None also where the object is not on this node."""
 
-    def get_bytes(self, id: Buffer) -> Optional[bytes]:
+    def get_bytes(self, id: _Buffer) -> Optional[bytes]:
         """The payload, copied; or None."""
 
-    def contains(self, id: Buffer) -> bool:
+    def contains(self, id: _Buffer) -> bool:
         """Whether the object exists; also ``id in store``."""
 
-    def __contains__(self, id: Buffer, /) -> bool: ...
-    def delete(self, id: Buffer) -> bool:
+    def __contains__(self, id: _Buffer, /) -> bool: ...
+    def delete(self, id: _Buffer) -> bool:
         """Deletes an object; whether it existed. What was read of it stays valid."""
 
-    def delete_later(self, id: Buffer, answer: Callable[[bool], object]) -> Optional[bool]:
+    def delete_later(self, id: _Buffer, answer: Callable[[bool], object]) -> Optional[bool]:
         """As :meth:`delete`, but never waits for Redis: where it is not known on this node whether the object existed, it returns
         None, and ``answer`` is told later, on another thread."""
 
-    def duplicate(self, original: Buffer, new: Buffer) -> bool:
+    def duplicate(self, original: _Buffer, new: _Buffer) -> bool:
         """Makes ``new`` share the content of ``original``, overwriting it; False, and nothing changed, where ``original`` does
         not exist."""
 
-    def duplicate_here(self, original: Buffer, new: Buffer) -> bool:
+    def duplicate_here(self, original: _Buffer, new: _Buffer) -> bool:
         """As :meth:`duplicate`, but never waits for Redis: False also where ``original`` is not on this node."""
 
     def wait(
-        self, id: Buffer, timeout: Optional[float] = None, cancel: Optional[CancelToken] = None
+        self, id: _Buffer, timeout: Optional[float] = None, cancel: Optional[CancelToken] = None
     ) -> Optional[Object]:
         """Blocks until the object exists, and returns it; None after ``timeout`` seconds, or when ``cancel`` is cancelled.
 
         Signal handlers run meanwhile, so Ctrl-C ends it."""
 
-    def get_or_park(self, id: Buffer, answer: Callable[[Object], object]) -> Union[Object, Ticket]:
+    def get_or_park(self, id: _Buffer, answer: Callable[[Object], object]) -> Union[Object, Ticket]:
         """The object if it exists; otherwise ``answer`` is called with it, on another thread, as soon as it does."""
 
     def duplicate_or_park(
-        self, original: Buffer, new: Buffer, done: Callable[[Optional[Exception]], object]
+        self, original: _Buffer, new: _Buffer, done: Callable[[Optional[Exception]], object]
     ) -> Optional[Ticket]:
         """Duplicates if ``original`` exists, and returns None; otherwise does so as soon as it exists, and then calls ``done``, on
         another thread, with None or with what went wrong."""

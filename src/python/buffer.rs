@@ -55,12 +55,15 @@ unsafe extern "C" {
 pub(super) enum BytesLike<'a, 'py> {
     Bytes(Borrowed<'a, 'py, PyBytes>),
     Buffer(Box<View>),
+    /// None were given.
+    Empty,
 }
 
 impl BytesLike<'_, '_> {
     pub fn as_slice(&self) -> &[u8] {
         match self {
             BytesLike::Bytes(bytes) => bytes.as_bytes(),
+            BytesLike::Empty => &[],
             // An empty one may point nowhere.
             BytesLike::Buffer(view) if view.len <= 0 || view.buf.is_null() => &[],
             // Sound: the exporter keeps these bytes in their place until the view is released.

@@ -97,29 +97,27 @@ impl ObjectStore {
         Self::open(py, &store_config_of_file(path)?)
     }
 
-    #[pyo3(signature = (id, data, metadata = None))]
+    #[pyo3(signature = (id, data, metadata = BytesLike::Empty), text_signature = "($self, id, data, metadata=b'')")]
     fn put(
         &self,
         py: Python<'_>,
         id: BytesLike<'_, '_>,
         data: BytesLike<'_, '_>,
-        metadata: Option<BytesLike<'_, '_>>,
+        metadata: BytesLike<'_, '_>,
     ) -> PyResult<()> {
-        let (id, data) = (id.as_slice(), data.as_slice());
-        let metadata = metadata.as_ref().map_or(&[][..], BytesLike::as_slice);
+        let (id, data, metadata) = (id.as_slice(), data.as_slice(), metadata.as_slice());
         self.detached(py, |store| store.put(id, data, metadata))
     }
 
-    #[pyo3(signature = (id, data_bytes, metadata = None))]
+    #[pyo3(signature = (id, data_bytes, metadata = BytesLike::Empty), text_signature = "($self, id, data_bytes, metadata=b'')")]
     fn writer(
         &self,
         py: Python<'_>,
         id: BytesLike<'_, '_>,
         data_bytes: u64,
-        metadata: Option<BytesLike<'_, '_>>,
+        metadata: BytesLike<'_, '_>,
     ) -> PyResult<ObjectWriter> {
-        let id = id.as_slice();
-        let metadata = metadata.as_ref().map_or(&[][..], BytesLike::as_slice);
+        let (id, metadata) = (id.as_slice(), metadata.as_slice());
         self.detached(py, |store| store.writer(id, data_bytes, metadata)).map(ObjectWriter::new)
     }
 

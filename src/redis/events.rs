@@ -4,7 +4,7 @@
 //! n  the node that wrote it, 8 bytes, big-endian
 //! b  up to EVENT_OPS_MAX times:
 //!      op         u8   1 put, 2 delete, 3 want, 4 hello
-//!      id length  u16  little-endian; 0 only in a hello
+//!      id length  u16  little-endian; 0 in a hello
 //!      id
 //!      version    16   big-endian: clock, node
 //! ```
@@ -18,7 +18,6 @@ use super::keys::Keys;
 use super::link::{Link, Reply, code};
 use super::scripts;
 use crate::error::Error;
-use crate::object::ID_BYTES_MAX;
 use crate::version::Version;
 
 /// Operations in one entry: a few KiB, which Redis handles in microseconds.
@@ -108,7 +107,7 @@ fn next(node: u64, batch: &mut &[u8]) -> Option<Event> {
     let (id, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes([low, high])))?;
     let (version, rest) = rest.split_first_chunk::<VERSION_BYTES>()?;
     let (op, version) = (Op::from_u8(op)?, u128::from_be_bytes(*version));
-    if id.len() > ID_BYTES_MAX || id.is_empty() != (op == Op::Hello) {
+    if op == Op::Hello && !id.is_empty() {
         return None;
     }
     *batch = rest;

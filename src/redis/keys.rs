@@ -1,4 +1,4 @@
-use crate::object::ID_BYTES_MAX;
+use crate::object::REDIS_ID_BYTES_MAX;
 use crate::version::Version;
 
 /// The names of everything that stands in Redis under one prefix.
@@ -59,7 +59,7 @@ impl Keys {
     /// The id of an object's key; None for any other key.
     pub fn id_of(&self, key: &[u8]) -> Option<Vec<u8>> {
         let hex = key.strip_prefix(self.prefix.as_bytes())?;
-        if hex.is_empty() || hex.len() > 2 * ID_BYTES_MAX {
+        if hex.len() > 2 * REDIS_ID_BYTES_MAX {
             return None;
         }
         let (pairs, []) = hex.as_chunks::<2>() else { return None };
@@ -109,14 +109,21 @@ mod tests {
         let id: Vec<u8> = (0..=255).collect();
         assert_eq!(keys.id_of(keys.object(&id).as_bytes()), Some(id));
         let version = Version::default();
-        let others =
-            [keys.chunk(b"x", version, 0), keys.events(), keys.epoch(), keys.object_count(), keys.total_size()];
+        let others = [
+            keys.chunk(b"x", version, 0),
+            keys.chunk(b"", version, 0),
+            keys.events(),
+            keys.epoch(),
+            keys.object_count(),
+            keys.total_size(),
+        ];
         for other in others {
             assert_eq!(keys.id_of(other.as_bytes()), None, "{other}");
         }
-        for other in ["p:", "p:0", "p:AB", "q:ab", "p:zz", "ab"] {
+        assert_eq!(keys.id_of(b"p:"), Some(Vec::new()));
+        for other in ["p", "p:0", "p:AB", "q:ab", "p:zz", "ab"] {
             assert_eq!(keys.id_of(other.as_bytes()), None, "{other}");
         }
-        assert_eq!(keys.id_of(keys.object(&[0; ID_BYTES_MAX + 1]).as_bytes()), None);
+        assert_eq!(keys.id_of(keys.object(&[0; REDIS_ID_BYTES_MAX + 1]).as_bytes()), None);
     }
 }

@@ -9,6 +9,7 @@ use super::fetch::{Fetched, fetch};
 use super::link::Link;
 use super::watch::Watch;
 use crate::error::Error;
+use crate::object::IdBytes;
 use crate::store::{Waiters, waking};
 use crate::version::Version;
 
@@ -69,7 +70,8 @@ impl Listener {
             }
         }
         let want = |id| Notice { op: Op::Want, id, version: Version::default() };
-        let wants: Vec<_> = due.wants.iter().map(|id| want(id)).collect();
+        // No other node could hold those that only this backend takes.
+        let wants: Vec<_> = due.wants.iter().filter(|id| IdBytes::ORDINARY.allow(id)).map(|id| want(id)).collect();
         if !wants.is_empty() {
             publish(link, keys, self.backend.node(), &wants)?;
         }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::{Mutex, RwLock};
 
-use super::TieredBackend;
 use super::backoff::Backoff;
 use super::flights::{Deleted, Fetched, Landed, OnFetched, Unanswered};
 use super::watcher::Question;
+use super::{TieredBackend, WantedId};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::{Fill, Known};
@@ -226,10 +226,7 @@ impl Gate {
         let mut shut = self.0.lock();
         if shut.backoff.remaining().is_zero() {
             shut.backoff.failed();
-            shut.reason = match error {
-                Error::Unreachable { reason, .. } => reason.clone(),
-                error => error.to_string(),
-            };
+            shut.reason = reason_of(error);
         }
     }
 
@@ -313,7 +310,10 @@ impl TieredBackend {
         if !suspects.is_empty() {
             let standings = heads(link, &self.keys, &suspects)?;
             for (id, standing) in suspects.iter().zip(standings) {
-                self.resolve(id, standing.unwrap_or(None).as_ref())?;
+                match standing {
+                    Ok(standing) => self.resolve(id, standing.as_ref())?,
+                    Err(refusal) => tracing::debug!("object {}: {refusal}; it stays to be checked", ObjectId::new(id)),
+                }
             }
         }
         // One that is trusted again, or was put meanwhile, needs no fetching.
@@ -338,7 +338,7 @@ impl TieredBackend {
             let done = match found {
                 Ok(found) => self.fetched(id, found),
                 Err(reason) => {
-                    self.land(id, &Err(self.unanswered(reason)));
+                    self.serve_unchecked(id, reason);
                     Ok(())
                 }
             };
@@ -352,21 +352,18 @@ impl TieredBackend {
 
     /// Redis does not answer: what is here is served as it is.
     pub(super) fn give_up(&self, id: &[u8], error: &Error) {
+        self.serve_unchecked(id, reason_of(error));
+    }
+
+    /// The same: `reason` is why Redis does not say what it has.
+    fn serve_unchecked(&self, id: &[u8], reason: String) {
         let here = self.tell_here(id).and_then(|object| Ok((object, self.tier()?.known(id))));
         let answer = match here {
-            Ok((None, Known::Deleted(tombstone))) if !tombstone.is_overtaken => Some(None),
-            Ok((Some(object), _)) => Some(Some(object)),
-            Ok((None, _)) | Err(_) => None,
+            Ok((None, Known::Deleted(tombstone))) if !tombstone.is_overtaken => Ok(None),
+            Ok((Some(object), _)) => Ok(Some(object)),
+            Ok((None, _)) | Err(_) => Err(self.unanswered(reason)),
         };
-        if let Some(object) = answer {
-            self.land(id, &Ok(object));
-        } else {
-            let reason = match error {
-                Error::Unreachable { reason, .. } => reason.clone(),
-                error => error.to_string(),
-            };
-            self.land(id, &Err(self.unanswered(reason)));
-        }
+        self.land(id, &answer);
     }
 
     /// Whether what stands in Redis is an object. One that is asked for by a delete, and has a version above that of the delete (two nodes'
@@ -402,12 +399,22 @@ impl TieredBackend {
             // Redis has lost it: it is dirty until it is pushed again.
             None | Some(_) => {
                 outbox.hold(place);
-                if self.wanted.try_send(id.to_vec()).is_ok() {
-                    tier.trust(place);
+                match self.wanted.try_send(WantedId { id: id.to_vec(), held: Some(place) }) {
+                    Ok(()) => tier.trust(place),
+                    // It stays a suspect, and is looked at again when it is asked for again.
+                    Err(_) => outbox.release(place),
                 }
                 outbox.wake();
             }
         }
         Ok(())
+    }
+}
+
+/// What an error says, without the address of Redis: whoever is told adds it.
+fn reason_of(error: &Error) -> String {
+    match error {
+        Error::Unreachable { reason, .. } => reason.clone(),
+        error => error.to_string(),
     }
 }

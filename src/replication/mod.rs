@@ -30,8 +30,8 @@ use flights::Flights;
 use watcher::Question;
 
 use crate::error::Error;
-use crate::local::{Known, LocalBackend, OutboxOptions, Tier, Underlying};
-use crate::object::{Object, ObjectId};
+use crate::local::{Known, LocalBackend, OutboxOptions, Place, Tier, Underlying};
+use crate::object::{IdBytes, Object, ObjectId};
 use crate::redis::{Keys, Link, RedisOptions, Target, server};
 use crate::store::{Backend, OnDeleted, OnStored, StoreConfig, Usage, Waiters, Writer};
 
@@ -56,8 +56,8 @@ pub(crate) struct TieredBackend {
     flights: Flights,
     fetchers: Fetchers,
     questions: Sender<Question>,
-    /// Ids to push again, because other nodes want them.
-    wanted: Sender<Vec<u8>>,
+    /// Ids to push again, because other nodes want them or Redis has lost them.
+    wanted: Sender<WantedId>,
     epoch: Mutex<()>,
     health: Health,
     gate: Gate,
@@ -85,7 +85,14 @@ struct Health {
 struct Channels {
     jobs: Receiver<Job>,
     asked: Receiver<Question>,
-    wanted: Receiver<Vec<u8>>,
+    wanted: Receiver<WantedId>,
+}
+
+/// An id to push again.
+struct WantedId {
+    id: Vec<u8>,
+    /// The record that Redis has lost, which is dirty until it is pushed.
+    held: Option<Place>,
 }
 
 impl TieredBackend {
@@ -379,7 +386,9 @@ impl Backend for TieredBackend {
         self.local.clear()?;
         let mut link = self.connect(Duration::ZERO)?;
         server::scan_ids(&mut link, &self.keys, |_, ids| {
-            ids.iter().try_for_each(|id| self.tier()?.delete(id).map(drop))
+            // Those that only the `redis` backend takes are none of this store's.
+            let mut ids = ids.iter().filter(|id| IdBytes::ORDINARY.allow(id));
+            ids.try_for_each(|id| self.tier()?.delete(id).map(drop))
         })
     }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::TieredBackend;
 use super::backoff::Backoff;
+use super::{TieredBackend, WantedId};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::Known;
+use crate::object::IdBytes;
 use crate::redis::{Event, Link, Notice, Op, Standing, heads, publish, read};
 use crate::version::Version;
 
@@ -61,12 +62,8 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
             outbox.suspect_below(backend.tier()?.journal.end());
             continue;
         }
-        let unfounded = backend.unfounded(&mut link, &read.events)?;
         let mut awaited = Vec::new();
-        for (number, event) in read.events.iter().enumerate() {
-            backend.hear(event, unfounded.contains(&number), &mut awaited)?;
-        }
-        if let Err(error) = backend.fetch_over(&mut link, &awaited) {
+        if let Err(error) = backend.act_upon(&read.events, &mut link, &mut awaited) {
             awaited.iter().for_each(|id| backend.give_up(id, &error));
             return Err(error);
         }
@@ -134,11 +131,22 @@ impl TieredBackend {
         Ok(unfounded.map(|((number, ..), _)| *number).collect())
     }
 
+    /// Acts upon events. What they bring for those who wait is fetched at once; after an error, the fetches of the ids in `awaited` are
+    /// still under way and have to be given up.
+    fn act_upon(&self, events: &[Event], link: &mut Link, awaited: &mut Vec<Box<[u8]>>) -> Result<(), Error> {
+        let unfounded = self.unfounded(link, events)?;
+        for (number, event) in events.iter().enumerate() {
+            self.hear(event, unfounded.contains(&number), awaited)?;
+        }
+        self.fetch_over(link, awaited)
+    }
+
     /// Acts upon an event. An id that somebody waits for is added to `awaited`: fetching it at once over the connection that is at hand is
     /// quicker than waking a fetcher.
     fn hear(&self, event: &Event, is_unfounded: bool, awaited: &mut Vec<Box<[u8]>>) -> Result<(), Error> {
         let tier = self.tier()?;
-        if event.node == tier.journal.node() {
+        // Ids that only the `redis` backend takes cannot be held here.
+        if event.node == tier.journal.node() || !IdBytes::ORDINARY.allow(&event.id) {
             return Ok(());
         }
         match event.op {
@@ -162,15 +170,15 @@ impl TieredBackend {
                     }
                 }
             }
-            Op::Want if !event.id.is_empty() => self.push_again(&event.id),
-            Op::Want | Op::Hello => {}
+            Op::Want => self.push_again(&event.id),
+            Op::Hello => {}
         }
         Ok(())
     }
 
     /// Has what is known here of an id pushed again. Where too much of that is asked for, it is asked for again.
     pub(super) fn push_again(&self, id: &[u8]) {
-        let _ = self.wanted.try_send(id.to_vec());
+        let _ = self.wanted.try_send(WantedId { id: id.to_vec(), held: None });
         if let Ok(tier) = self.tier()
             && let Some(outbox) = &tier.outbox
         {

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, select};
 
-use super::TieredBackend;
 use super::backoff::Backoff;
 use super::held::Held;
 use super::lane::Lane;
+use super::{TieredBackend, WantedId};
 use crate::error::Error;
 use crate::local::{Budget, Dirty, Outbox, Place, Wanted};
 use crate::object::ObjectId;
@@ -41,7 +41,7 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 pub(super) fn run(
     backend: &TieredBackend,
     woken: &Receiver<()>,
-    wanted: &Receiver<Vec<u8>>,
+    wanted: &Receiver<WantedId>,
     drain: &Receiver<Instant>,
 ) -> bool {
     let Ok(tier) = backend.tier() else { return false };
@@ -110,7 +110,7 @@ pub(super) fn run(
 struct Replicator<'a> {
     backend: &'a TieredBackend,
     outbox: &'a Outbox,
-    wanted: &'a Receiver<Vec<u8>>,
+    wanted: &'a Receiver<WantedId>,
     pusher: Pusher,
     link: Option<Link>,
     /// The epoch that the lanes belong to.
@@ -239,13 +239,23 @@ impl Replicator<'_> {
         extra
     }
 
-    /// What other nodes want and this one has.
-    fn wants(&self) -> Vec<Dirty> {
+    /// What other nodes want and this one has, and what Redis has lost.
+    fn wants(&mut self) -> Vec<Dirty> {
         let Ok(tier) = self.backend.tier() else { return Vec::new() };
-        let wanted = self.wanted.try_iter().take(EXTRA_MAX).filter_map(|id| tier.dirty_now(&id));
-        // A delete that was never pushed comes by the journal, after whoever asks Redis about its id.
-        let was_pushed = |place: Place| place == Place::default() || !self.outbox.is_dirty(place, false);
-        wanted.filter(|dirty| dirty.put.is_some() || was_pushed(dirty.place)).collect()
+        let mut wants = Vec::new();
+        while wants.len() < EXTRA_MAX
+            && !self.held.is_full()
+            && let Ok(WantedId { id, held }) = self.wanted.try_recv()
+        {
+            // Whatever becomes of this try, it is released only when Redis has it or it is overtaken.
+            if let Some(place) = held {
+                self.held.postpone(place, &id, Duration::ZERO);
+            }
+            // A delete that was never pushed comes by the journal, after whoever asks Redis about its id.
+            let was_pushed = |place: Place| place == Place::default() || !self.outbox.is_dirty(place, false);
+            wants.extend(tier.dirty_now(&id).filter(|dirty| dirty.put.is_some() || was_pushed(dirty.place)));
+        }
+        wants
     }
 
     /// Reads what is dirty, new before old.
@@ -350,11 +360,11 @@ impl Replicator<'_> {
             let place = dirty.place;
             let write = outgoing(dirty);
             match self.pusher.repair(link, &write)? {
-                Ok(pushed) => {
-                    self.outbox.release(place);
-                    self.pushed(place, &write, Ok(pushed))?;
+                // The delete of another node: that one pushes it.
+                Err(reason) if place == Place::default() => {
+                    tracing::debug!("Redis refuses the delete of {}: {reason}", ObjectId::new(&write.id));
                 }
-                Err(reason) => tracing::debug!("Redis refuses object {}: {reason}", ObjectId::new(&write.id)),
+                pushed => self.pushed(place, &write, pushed)?,
             }
         }
         Ok(())

@@ -23,12 +23,15 @@ use crate::error::Error;
 use crate::fork;
 use crate::local::{LocalBackend, Underlying};
 use crate::memory::MemoryBackend;
-use crate::object::{METADATA_BYTES_MAX, Object, ObjectId, check_id};
+use crate::object::{IdBytes, METADATA_BYTES_MAX, Object, ObjectId};
 use crate::redis::RedisBackend;
 use crate::replication::TieredBackend;
 
 /// A store of objects: the crate's front door. Cloning is cheap and gives another handle on the same store; every method may be
 /// called from any thread.
+///
+/// An id is 1 to [`ID_BYTES_MAX`](crate::ID_BYTES_MAX) bytes of any value. The `redis` backend takes 0 to
+/// [`REDIS_ID_BYTES_MAX`](crate::REDIS_ID_BYTES_MAX), as the Python one did; what has such an id is not seen by `tiered` nodes.
 ///
 /// Operations on one id take effect one after the other: a get that starts after an acknowledged put or delete sees it. Bytes
 /// that were handed out never change, whatever becomes of the id.
@@ -40,6 +43,7 @@ pub struct ObjectStore {
 struct Inner {
     backend: Arc<dyn Backend>,
     waiters: Arc<Waiters>,
+    id_bytes: IdBytes,
     closed: AtomicBool,
     /// Of the process that opened it.
     generation: u64,
@@ -146,8 +150,10 @@ impl ObjectStore {
                 None => Arc::new(RedisBackend::open(&config.redis, Arc::clone(&waiters))?),
             },
         };
-        let closed = AtomicBool::new(false);
-        Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters, closed, generation: fork::generation() }) })
+        // Also without a local tier: nodes with one could not hold the others.
+        let id_bytes = if config.backend == BackendKind::Redis { IdBytes::REDIS } else { IdBytes::ORDINARY };
+        let (closed, generation) = (AtomicBool::new(false), fork::generation());
+        Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters, id_bytes, closed, generation }) })
     }
 
     /// The backend, where the store is open, in the process that opened it.
@@ -177,7 +183,7 @@ impl ObjectStore {
     /// [`Error::Full`], [`Error::TooLarge`], [`Error::InvalidId`]; [`Error::Io`] where the disk refuses. What stood under the id
     /// before then still does.
     pub fn put(&self, id: &[u8], data: &[u8], metadata: &[u8]) -> Result<(), Error> {
-        check_id(id)?;
+        self.inner.id_bytes.check(id)?;
         check_metadata(id, metadata)?;
         let backend = self.backend()?;
         self.waking(id, |stored| backend.put(id, data, metadata, stored))
@@ -189,7 +195,7 @@ impl ObjectStore {
     ///
     /// As [`put`](Self::put).
     pub fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<ObjectWriter, Error> {
-        check_id(id)?;
+        self.inner.id_bytes.check(id)?;
         check_metadata(id, metadata)?;
         let writer = self.backend()?.writer(id, data_bytes, metadata)?;
         Ok(ObjectWriter::new(self.clone(), id, data_bytes, writer))
@@ -201,7 +207,7 @@ impl ObjectStore {
     ///
     /// [`Error::InvalidId`], [`Error::Io`].
     pub fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
-        check_id(id)?;
+        self.inner.id_bytes.check(id)?;
         let found = self.backend()?.get(id)?;
         self.unless_closed(found)
     }
@@ -213,7 +219,7 @@ impl ObjectStore {
     /// As [`get`](Self::get).
     #[inline]
     pub fn get_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
-        check_id(id)?;
+        self.inner.id_bytes.check(id)?;
         let found = self.backend()?.get_here(id)?;
         self.unless_closed(found)
     }
@@ -224,7 +230,7 @@ impl ObjectStore {
     ///
     /// As [`get`](Self::get).
     pub fn contains(&self, id: &[u8]) -> Result<bool, Error> {
-        check_id(id)?;
+        self.inner.id_bytes.check(id)?;
         let found = self.backend()?.contains(id)?;
         self.unless_closed(found)
     }
@@ -235,7 +241,7 @@ impl ObjectStore {
     ///
     /// [`Error::InvalidId`], [`Error::Io`].
     pub fn delete(&self, id: &[u8]) -> Result<bool, Error> {
-        check_id(id)?;
+        self.inner.id_bytes.check(id)?;
         let found = self.backend()?.delete(id)?;
         self.unless_closed(found)
     }
@@ -247,7 +253,7 @@ impl ObjectStore {
     ///
     /// As [`delete`](Self::delete).
     pub fn delete_later(&self, id: &[u8], answer: impl FnOnce(bool) + Send + 'static) -> Result<Option<bool>, Error> {
-        check_id(id)?;
+        self.inner.id_bytes.check(id)?;
         let existed = self.backend()?.delete_later(id, Box::new(answer))?;
         match existed {
             Some(existed) => self.unless_closed(existed).map(Some),
@@ -261,8 +267,8 @@ impl ObjectStore {
     ///
     /// As [`put`](Self::put).
     pub fn duplicate(&self, original: &[u8], new: &[u8]) -> Result<bool, Error> {
-        check_id(original)?;
-        check_id(new)?;
+        self.inner.id_bytes.check(original)?;
+        self.inner.id_bytes.check(new)?;
         let backend = self.backend()?;
         if original == new {
             return backend.contains(original);
@@ -284,8 +290,8 @@ impl ObjectStore {
     ///
     /// As [`put`](Self::put).
     pub fn duplicate_here(&self, original: &[u8], new: &[u8]) -> Result<bool, Error> {
-        check_id(original)?;
-        check_id(new)?;
+        self.inner.id_bytes.check(original)?;
+        self.inner.id_bytes.check(new)?;
         let backend = self.backend()?;
         if original == new {
             return Ok(backend.get_here(original)?.is_some());
@@ -330,7 +336,7 @@ impl ObjectStore {
         id: &[u8],
         answer: impl FnOnce(Object) + Send + 'static,
     ) -> Result<Parked<Object>, Error> {
-        check_id(id)?;
+        self.inner.id_bytes.check(id)?;
         let backend = self.backend()?;
         if let Some(object) = backend.get_here(id)? {
             return Ok(Parked::Ready(object));
@@ -358,8 +364,8 @@ impl ObjectStore {
         new: &[u8],
         done: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) -> Result<Parked<()>, Error> {
-        check_id(original)?;
-        check_id(new)?;
+        self.inner.id_bytes.check(original)?;
+        self.inner.id_bytes.check(new)?;
         let mut done: Box<dyn FnOnce(Result<(), Error>) + Send> = Box::new(done);
         loop {
             if self.duplicate_here(original, new)? {

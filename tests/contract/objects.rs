@@ -1,6 +1,6 @@
 //! Put, get, contains, delete, clear.
 
-use scaler_object_storage::{Error, ID_BYTES_MAX, METADATA_BYTES_MAX, ObjectStore};
+use scaler_object_storage::{Error, ID_BYTES_MAX, METADATA_BYTES_MAX, ObjectStore, REDIS_ID_BYTES_MAX};
 
 use crate::common::{Fixture, SIZES, bytes, get, object};
 
@@ -13,7 +13,7 @@ contract!(
     metadata_beyond_its_limit_is_refused,
     a_missing_object_is_none,
     ids_may_be_any_bytes,
-    ids_have_1_to_512_bytes,
+    ids_are_as_long_as_the_backend_takes,
     ids_that_share_a_prefix_are_different_objects,
     an_overwrite_replaces_data_and_metadata,
     an_overwrite_keeps_the_bytes_that_were_handed_out,
@@ -112,26 +112,39 @@ fn ids_may_be_any_bytes(fixture: &Fixture) {
     assert_eq!(store.info().objects, 256);
 }
 
-fn ids_have_1_to_512_bytes(fixture: &Fixture) {
+fn ids_are_as_long_as_the_backend_takes(fixture: &Fixture) {
     let store = fixture.open();
     let id = |len: usize| bytes(7, len);
+    let mut taken = vec![1, 2, 31, 32, 33, 255, 256, 257, ID_BYTES_MAX - 1, ID_BYTES_MAX];
+    let refused = if store.info().backend == "redis" {
+        taken.extend([0, ID_BYTES_MAX + 1, REDIS_ID_BYTES_MAX - 1, REDIS_ID_BYTES_MAX]);
+        vec![REDIS_ID_BYTES_MAX + 1, 70_000]
+    } else {
+        vec![0, ID_BYTES_MAX + 1, REDIS_ID_BYTES_MAX, 70_000]
+    };
 
-    for len in [1, 2, 31, 32, 33, 255, 256, 257, ID_BYTES_MAX - 1, ID_BYTES_MAX] {
-        store.put(&id(len), &len.to_le_bytes(), b"").unwrap();
+    for len in &taken {
+        store.put(&id(*len), &len.to_le_bytes(), b"").unwrap();
     }
-    for len in [1, 2, 31, 32, 33, 255, 256, 257, ID_BYTES_MAX - 1, ID_BYTES_MAX] {
-        assert_eq!(get(&store, &id(len)), object(&len.to_le_bytes(), b""));
+    for len in &taken {
+        assert_eq!(get(&store, &id(*len)), object(&len.to_le_bytes(), b""));
     }
-    for len in [0, ID_BYTES_MAX + 1, 70_000] {
+    for len in refused {
         every_operation_refuses(&store, &id(len));
     }
-    assert_eq!(store.info().objects, 10);
+    assert_eq!(store.info().objects, taken.len() as u64);
     assert_eq!(store.info().waiting_requests, 0);
+    store.clear().unwrap();
+    assert!(taken.iter().all(|len| store.get(&id(*len)).unwrap().is_none()));
+    assert_eq!(store.info().objects, 0);
 }
 
 fn every_operation_refuses(store: &ObjectStore, id: &[u8]) {
     fn refused<T>(result: Result<T, Error>, len: usize) {
-        assert!(matches!(result, Err(Error::InvalidId { len: refused }) if refused == len));
+        let bytes_max = |bytes_max| [ID_BYTES_MAX, REDIS_ID_BYTES_MAX].contains(&bytes_max);
+        assert!(
+            matches!(result, Err(Error::InvalidId { len: refused, bytes_max: max, .. }) if refused == len && bytes_max(max))
+        );
     }
     let valid: Vec<u8> = bytes(7, 1);
     refused(store.put(id, b"data", b""), id.len());

@@ -165,11 +165,11 @@ def test_errors_have_a_class_for_each_kind(store: ObjectStore, tmp_path: Path) -
     with pytest.raises(LockedError, match="objects is in use by process"):
         ObjectStore(local={"path": tmp_path / "objects", "lock_wait_ms": 0})
     with pytest.raises(ConfigError, match="local.pth: there is no such setting"):
-        ObjectStore(local={"pth": "/"})  # type: ignore[typeddict-unknown-key]
+        ObjectStore(local={"pth": "/"})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="local.max_size_mb"):
         ObjectStore(local={"max_size_mb": -1})
     with pytest.raises(ConfigError, match="a value of type list"):
-        ObjectStore(local={"path": []})  # type: ignore[typeddict-item]
+        ObjectStore(local={"path": []})  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match='"disc" is not one of'):
         ObjectStore(backend="disc")  # type: ignore[arg-type]
     (tmp_path / "file").touch()
@@ -229,15 +229,17 @@ def test_closing_ends_waits_and_later_calls(store: ObjectStore) -> None:
 
 def test_parked_requests_are_answered_on_another_thread(store: ObjectStore) -> None:
     answers: List[object] = []
-    ticket = store.get_or_park(b"original", lambda found: answers.append((bytes(found), threading.current_thread())))
+    main = threading.current_thread()
+    ticket = store.get_or_park(
+        b"original", lambda found: answers.append((bytes(found), threading.current_thread() is main))
+    )
     assert isinstance(ticket, Ticket)
     parked = store.duplicate_or_park(b"original", b"new", answers.append)
     assert parked is not None
     store.put(b"original", b"data")
     until(lambda: len(answers) == 2)
     assert answers[1] is None
-    data, thread = answers[0]  # type: ignore[misc]
-    assert data == b"data" and thread is not threading.main_thread()
+    assert answers[0] == (b"data", False)
     assert store.get_bytes(b"new") == b"data"
     assert not ticket.take_back()
     found = store.get_or_park(b"original", answers.append)

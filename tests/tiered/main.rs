@@ -5,9 +5,14 @@
 mod common;
 
 mod capacity;
+#[path = "../faults/disk.rs"]
+#[allow(dead_code, reason = "the tests of faults use all of it")]
+mod disk;
 mod expiry;
+mod failing;
 mod nodes;
 mod races;
 mod sharing;
 mod slots;
+mod suspects;
 mod waiting;

@@ -47,7 +47,25 @@ impl World {
         }
     }
 
+    /// Sends an event, as a node would that nobody knows.
+    pub fn announce(&self, operations: &[Vec<u8>]) {
+        let batch = operations.concat();
+        let entry = [&b"XADD"[..], b"scaler:obj:_events", b"*", b"n", b"somebody", b"b", &batch];
+        let _: String = self.redis.command(&entry);
+    }
+
     pub fn open_all(&self) -> Vec<ObjectStore> {
         (0..self.directories.len()).map(|node| self.open(node)).collect()
     }
+}
+
+/// One operation in an event, as `src/redis/events.rs` draws it: 1 put, 2 delete, 3 want.
+pub fn operation(op: u8, id: &[u8], clock: u64) -> Vec<u8> {
+    [&[op][..], &(id.len() as u16).to_le_bytes(), id, &clock.to_be_bytes(), &[0; 8]].concat()
+}
+
+/// The clock of a version above all that is written now, and not so far ahead that it is not believed.
+pub fn version_ahead() -> u64 {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+    (now + 20_000) << 16
 }

@@ -1,0 +1,57 @@
+//! Objects that may have changed unheard (Hearing 5).
+
+use std::time::Duration;
+
+use scaler_object_storage::{ObjectStore, RedisOptions, Underlying};
+
+use crate::common::{get, until};
+use crate::nodes::World;
+
+const KEY: &str = "scaler:obj:6964"; // of "id"
+
+/// A node that holds clean objects, and has heard of nothing else for a while.
+fn node_with(world: &World, ids: &[&str], change: impl FnOnce(&mut RedisOptions), under: Underlying) -> ObjectStore {
+    let builder = world.builder(0).redis_options(|options| options.settle_ms = 50).redis_options(change).under(under);
+    let store = builder.open().unwrap();
+    for id in ids {
+        store.put(id.as_bytes(), id.as_bytes(), b"").unwrap();
+        world.until_announced(id);
+    }
+    // Were they not settled by then, they would not be checked, and the test would check nothing.
+    std::thread::sleep(Duration::from_millis(600));
+    store
+}
+
+/// The stream loses its past, and the node has noticed.
+fn lose_the_past(world: &World) {
+    world.redis.cli(&["DEL", "scaler:obj:_events"]);
+    until("it begins to hear anew", || world.redis.cli(&["XLEN", "scaler:obj:_events"]) != "0");
+}
+
+/// What Redis refuses to say is not that it has nothing.
+#[test]
+fn a_suspect_that_redis_does_not_let_look_up_is_kept() {
+    let mut world = World::new(1);
+    let store = node_with(&world, &["id"], |options| options.tombstone_ttl_seconds = 1, Underlying::default());
+    lose_the_past(&world);
+    std::thread::sleep(Duration::from_millis(1500)); // a delete would be forgotten by now
+    world.redis.cli(&["DEL", KEY]);
+    world.redis.cli(&["RPUSH", KEY, "a list"]);
+    assert_eq!(get(&store, b"id").data, "id");
+    world.redis.kill();
+    assert_eq!(get(&store, b"id").data, "id");
+}
+
+/// Invariant 4: what Redis has lost is pushed again, though not at the first try.
+#[test]
+fn a_suspect_that_redis_has_lost_is_pushed_when_there_is_room() {
+    let world = World::new(1);
+    let store = node_with(&world, &["id"], |_| {}, Underlying::default());
+    lose_the_past(&world);
+    world.redis.cli(&["DEL", KEY]);
+    world.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(get(&store, b"id").data, "id");
+    until("Redis refuses it", || world.redis.info("errorstat_OOM").starts_with("count="));
+    world.redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    until("it is pushed", || world.redis.cli(&["EXISTS", KEY]) == "1");
+}
