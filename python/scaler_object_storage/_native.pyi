@@ -8,7 +8,7 @@ if sys.version_info >= (3, 12):
 else:
     _Buffer = Union[bytes, bytearray, memoryview]
 
-__all__ = ["CancelToken", "Info", "Object", "ObjectStore", "ObjectWriter", "Ticket", "__version__"]
+__all__ = ["CancelToken", "Info", "Object", "ObjectStore", "ObjectWriter", "Ticket", "__version__", "read_config"]
 
 __version__: str
 

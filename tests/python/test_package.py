@@ -24,7 +24,7 @@ def run(*command: object, **environment: str) -> str:
 
 
 def test_the_types_are_those_of_the_module() -> None:
-    run(sys.executable, "-m", "mypy.stubtest", "scaler_object_storage", "--concise")
+    run(sys.executable, "-m", "mypy.stubtest", "scaler_object_storage._native", "--concise")
 
 
 def test_the_package_and_its_tests_are_well_typed() -> None:
