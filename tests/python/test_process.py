@@ -14,7 +14,8 @@ SECONDS_MAX = 60
 
 
 def run(program: str, *arguments: object, status: int = 0) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(program), *map(str, arguments)]
+    # Python 3.12 and newer warn of forks beside threads.
+    command = [sys.executable, "-X", "faulthandler", "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(program), *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX)
     assert ended.returncode == status, ended.stderr
     return ended
