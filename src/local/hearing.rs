@@ -165,8 +165,10 @@ impl LocalTier {
     pub fn suspect(&self, id: &[u8]) -> Option<(Lsn, Version)> {
         let outbox = self.outbox.as_ref().filter(|outbox| outbox.has_suspects())?;
         let fingerprint = self.index.fingerprint(id);
-        let place = self.index.shard(fingerprint).table.read().find_fingerprint(fingerprint)?;
-        if !outbox.is_suspect(place) {
+        let table = self.index.shard(fingerprint).table.read();
+        let places = [table.find_fingerprint(fingerprint), table.find_collision(id)];
+        drop(table);
+        if !places.into_iter().flatten().any(|place| outbox.is_suspect(place)) {
             return None;
         }
         let Known::Held { version, place, is_clean } = self.known(id) else { return None };

@@ -17,15 +17,21 @@ fn node_with(world: &World, ids: &[&str], change: impl FnOnce(&mut RedisOptions)
         store.put(id.as_bytes(), id.as_bytes(), b"").unwrap();
         world.until_announced(id);
     }
-    // Were they not settled by then, they would not be checked, and the test would check nothing.
+    // Settled, or they are not checked yet.
     std::thread::sleep(Duration::from_millis(600));
     store
 }
 
 /// The stream loses its past, and the node has noticed.
-fn lose_the_past(world: &World) {
+fn lose_the_past(world: &World, store: &ObjectStore) {
     world.redis.cli(&["DEL", "scaler:obj:_events"]);
     until("it begins to hear anew", || world.redis.cli(&["XLEN", "scaler:obj:_events"]) != "0");
+    world.until_all_is_heard_by(store);
+}
+
+/// Until a delete that was not heard of would have been forgotten (`tombstone_ttl_seconds` is 1).
+fn outlive_tombstones() {
+    std::thread::sleep(Duration::from_millis(1500));
 }
 
 /// What Redis refuses to say is not that it has nothing.
@@ -33,8 +39,8 @@ fn lose_the_past(world: &World) {
 fn a_suspect_that_redis_does_not_let_look_up_is_kept() {
     let mut world = World::new(1);
     let store = node_with(&world, &["id"], |options| options.tombstone_ttl_seconds = 1, Underlying::default());
-    lose_the_past(&world);
-    std::thread::sleep(Duration::from_millis(1500)); // a delete would be forgotten by now
+    lose_the_past(&world, &store);
+    outlive_tombstones();
     world.redis.cli(&["DEL", KEY]);
     world.redis.cli(&["RPUSH", KEY, "a list"]);
     assert_eq!(get(&store, b"id").data, "id");
@@ -47,11 +53,27 @@ fn a_suspect_that_redis_does_not_let_look_up_is_kept() {
 fn a_suspect_that_redis_has_lost_is_pushed_when_there_is_room() {
     let world = World::new(1);
     let store = node_with(&world, &["id"], |_| {}, Underlying::default());
-    lose_the_past(&world);
+    lose_the_past(&world, &store);
     world.redis.cli(&["DEL", KEY]);
     world.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
-    assert_eq!(get(&store, b"id").data, "id");
-    until("Redis refuses it", || world.redis.info("errorstat_OOM").starts_with("count="));
+    until("Redis refuses it", || {
+        assert_eq!(get(&store, b"id").data, "id");
+        world.redis.info("errorstat_OOM").starts_with("count=")
+    });
     world.redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     until("it is pushed", || world.redis.cli(&["EXISTS", KEY]) == "1");
+}
+
+#[test]
+fn a_suspect_whose_fingerprint_another_id_has_is_checked_as_well() {
+    let world = World::new(1);
+    let under = Underlying { fingerprint_mask: 0, ..Underlying::default() };
+    let store = node_with(&world, &["first", "id"], |options| options.tombstone_ttl_seconds = 1, under);
+    lose_the_past(&world, &store);
+    // What has the fingerprint is none.
+    store.put(b"first", b"new", b"").unwrap();
+    outlive_tombstones();
+    world.redis.cli(&["DEL", KEY]);
+    until("it is checked", || store.get(b"id").unwrap().is_none());
+    assert_eq!(get(&store, b"first").data, "new");
 }
