@@ -172,16 +172,32 @@ impl LocalTier {
             return None;
         }
         let Known::Held { version, place, is_clean } = self.known(id) else { return None };
-        let is_trusted = self.segments.get(place.segment()).is_some_and(|segment| segment.is_trusted(place.offset()));
-        let is_suspect = outbox.is_suspect(place) && !is_trusted && !outbox.is_dirty(place, is_clean);
-        is_suspect.then_some((place, version))
+        self.is_suspect(outbox, place, is_clean).then_some((place, version))
     }
 
-    /// The object at `place` is what Redis has.
-    pub fn trust(&self, place: Lsn) {
+    /// Whether the record at `place`, which says of itself whether it `is_clean`, may have been overtaken unheard.
+    pub(super) fn is_suspect(&self, outbox: &Outbox, place: Lsn, is_clean: bool) -> bool {
+        let is_trusted =
+            || self.segments.get(place.segment()).is_some_and(|segment| segment.is_trusted(place.offset()));
+        outbox.is_suspect(place) && !is_trusted() && !outbox.is_dirty(place, is_clean)
+    }
+
+    /// The object at `place` is what Redis had when it was asked. `is_current`: and nothing was missed since.
+    pub fn trust(&self, place: Lsn, is_current: impl FnOnce() -> bool) {
         if let Some(segment) = self.segments.get(place.segment()) {
-            segment.set_trusted(place.offset());
+            segment.set_trusted(place.offset(), true);
+            // Afterwards: what is missed from now on takes the trust away by itself.
+            if !is_current() {
+                segment.set_trusted(place.offset(), false);
+            }
         }
+    }
+
+    /// Events may have been missed: what is clean is checked before it is served again, also what was checked before.
+    pub fn suspect_all(&self) {
+        let Some(outbox) = &self.outbox else { return };
+        outbox.suspect_below(self.journal.end());
+        self.segments.load().values().for_each(|segment| segment.trust_none());
     }
 
     /// Forgets deletes that need not be remembered any more.

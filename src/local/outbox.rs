@@ -193,9 +193,16 @@ impl Outbox {
         self.suspect_below.store(cursors.suspect_below.to_u64(), Ordering::Release);
     }
 
-    /// Whether Redis, had a suspect been deleted unheard, would still have a tombstone for it.
-    pub fn would_have_tombstone(&self, now_ms: u64) -> bool {
-        now_ms.saturating_sub(self.state.lock().cursors.suspect_since_ms) < self.options.tombstone_ttl_ms
+    /// A suspect's record has a copy at `place`, which is suspect as well.
+    pub fn suspect_moved(&self, place: Lsn) {
+        self.suspect_below(Lsn::new(place.segment(), place.offset() + 1));
+    }
+
+    /// Whether Redis, had a suspect been deleted unheard, would still have a tombstone for it: a delete comes after the write, which was
+    /// `age_ms` ago.
+    pub fn would_have_tombstone(&self, age_ms: u64, now_ms: u64) -> bool {
+        let unheard_ms = now_ms.saturating_sub(self.state.lock().cursors.suspect_since_ms);
+        unheard_ms.min(age_ms) < self.options.tombstone_ttl_ms
     }
 
     #[inline]

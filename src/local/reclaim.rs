@@ -193,6 +193,11 @@ impl LocalTier {
     }
 
     fn moved(&self, record: &RecordAt, fingerprint: u64, from: Lsn, to: Lsn) {
+        if let Some(outbox) = &self.outbox
+            && self.is_suspect(outbox, from, record.header.flags.has(Flags::CLEAN))
+        {
+            outbox.suspect_moved(to); // before anyone finds it there
+        }
         self.move_live(Some(from), Some(to), &record.header);
         self.index.shard(fingerprint).table.write().set(fingerprint, record.id(), Some(from), to);
     }

@@ -386,8 +386,11 @@ impl TieredBackend {
     fn resolve(&self, id: &[u8], standing: Option<&Standing>) -> Result<(), Error> {
         let tier = self.tier()?;
         let (Some((place, version)), Some(outbox)) = (tier.suspect(id), &tier.outbox) else { return Ok(()) };
+        let age_ms = || tier.journal.now_ms().saturating_sub(version.ms());
         match standing {
-            Some(Standing::Ours(head)) if head.version == version => tier.trust(place),
+            Some(Standing::Ours(head)) if head.version == version => {
+                tier.trust(place, || self.flights.is_current(id, version));
+            }
             Some(Standing::Ours(head)) if head.version > version => {
                 self.learn(id, head.version, !standing.is_some_and(Standing::is_object))?;
             }
@@ -395,12 +398,12 @@ impl TieredBackend {
             Some(Standing::Python { .. }) if self.options.value_format == ValueFormat::Python => {
                 tier.drop_at(id, place, version)?;
             }
-            None if !outbox.would_have_tombstone(now_ms()) => tier.drop_at(id, place, version)?,
+            None if !outbox.would_have_tombstone(age_ms(), now_ms()) => tier.drop_at(id, place, version)?,
             // Redis has lost it: it is dirty until it is pushed again.
             None | Some(_) => {
                 outbox.hold(place);
                 match self.wanted.try_send(WantedId { id: id.to_vec(), held: Some(place) }) {
-                    Ok(()) => tier.trust(place),
+                    Ok(()) => tier.trust(place, || self.flights.is_current(id, version)),
                     // It stays a suspect, and is looked at again when it is asked for again.
                     Err(_) => outbox.release(place),
                 }

@@ -57,9 +57,9 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
                 continue;
             }
             // First: what is filled from here on was fetched after the entry that reading goes on from.
-            outbox.suspect_below(backend.tier()?.journal.end());
+            backend.tier()?.suspect_all();
             cursor = begin(backend, &mut link)?;
-            outbox.suspect_below(backend.tier()?.journal.end());
+            backend.tier()?.suspect_all();
             continue;
         }
         let mut awaited = Vec::new();
@@ -95,7 +95,7 @@ impl TieredBackend {
             let cursor = begin(self, link)?;
             outbox.set_heard(cursor, now_ms());
             // Copies that were fetched before.
-            outbox.suspect_below(tier.journal.end());
+            tier.suspect_all();
         }
         Ok(())
     }

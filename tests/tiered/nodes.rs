@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use scaler_object_storage::{ObjectStore, ObjectStoreBuilder};
 use tempfile::TempDir;
 
@@ -17,7 +19,7 @@ impl World {
     }
 
     pub fn builder(&self, node: usize) -> ObjectStoreBuilder {
-        ObjectStore::builder().tiered(self.directories[node].path(), self.redis.url()).max_size_mb(256).redis_options(
+        ObjectStore::builder().tiered(self.directory(node), self.redis.url()).max_size_mb(256).redis_options(
             |options| {
                 options.connection_pool_size = 2;
                 options.settle_ms = 500;
@@ -25,6 +27,10 @@ impl World {
                 options.response_timeout_ms = 30_000;
             },
         )
+    }
+
+    pub fn directory(&self, node: usize) -> &Path {
+        self.directories[node].path()
     }
 
     pub fn open(&self, node: usize) -> ObjectStore {

@@ -1,10 +1,11 @@
 //! Objects that may have changed unheard (Hearing 5).
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use scaler_object_storage::{ObjectStore, RedisOptions, Underlying};
 
-use crate::common::{get, until};
+use crate::common::{CAPACITY_MB_MIN, bytes, get, until};
 use crate::nodes::World;
 
 const KEY: &str = "scaler:obj:6964"; // of "id"
@@ -12,7 +13,7 @@ const KEY: &str = "scaler:obj:6964"; // of "id"
 /// A node that holds clean objects, and has heard of nothing else for a while.
 fn node_with(world: &World, ids: &[&str], change: impl FnOnce(&mut RedisOptions), under: Underlying) -> ObjectStore {
     let builder = world.builder(0).redis_options(|options| options.settle_ms = 50).redis_options(change).under(under);
-    let store = builder.open().unwrap();
+    let store = builder.max_size_mb(CAPACITY_MB_MIN).open().unwrap();
     for id in ids {
         store.put(id.as_bytes(), id.as_bytes(), b"").unwrap();
         world.until_announced(id);
@@ -76,4 +77,38 @@ fn a_suspect_whose_fingerprint_another_id_has_is_checked_as_well() {
     world.redis.cli(&["DEL", KEY]);
     until("it is checked", || store.get(b"id").unwrap().is_none());
     assert_eq!(get(&store, b"first").data, "new");
+}
+
+#[test]
+fn what_was_trusted_is_checked_again_when_more_is_missed() {
+    let world = World::new(1);
+    let store = node_with(&world, &["id"], |options| options.tombstone_ttl_seconds = 1, Underlying::default());
+    for _ in 0..2 {
+        lose_the_past(&world, &store);
+        assert_eq!(get(&store, b"id").data, "id");
+    }
+    lose_the_past(&world, &store);
+    outlive_tombstones();
+    world.redis.cli(&["DEL", KEY]);
+    until("it is checked", || store.get(b"id").unwrap().is_none());
+}
+
+#[test]
+fn a_suspect_that_was_copied_to_make_room_is_still_one() {
+    let world = World::new(1);
+    let store = node_with(&world, &["id"], |options| options.tombstone_ttl_seconds = 1, Underlying::default());
+    let directory = world.directory(0);
+    assert_eq!(get(&store, b"id").data, "id"); // what was read is not evicted
+    lose_the_past(&world, &store);
+    let files = directory.join("journal").read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let oldest = files.filter(|path| path.extension().is_some_and(|it| it == "records")).min().unwrap();
+    let number = Cell::new(0);
+    until("the segment that it is in is reclaimed", || {
+        number.set(number.get() + 1);
+        store.put(b"other", &bytes(number.get(), 50_000), b"").unwrap();
+        !oldest.exists()
+    });
+    outlive_tombstones();
+    world.redis.cli(&["DEL", KEY]);
+    until("it is checked", || store.get(b"id").unwrap().is_none());
 }

@@ -136,6 +136,16 @@ impl Marks {
             word.fetch_or(bit, Ordering::Relaxed);
         }
     }
+
+    fn unset(&self, offset: u32, segment_bytes: u64) {
+        if let Some((word, bit)) = self.cell(offset, segment_bytes) {
+            word.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
+    fn unset_all(&self) {
+        self.0.get().into_iter().flatten().for_each(|word| word.store(0, Ordering::Relaxed));
+    }
 }
 
 /// An open segment. Its file is opened and mapped on use.
@@ -325,8 +335,16 @@ impl Segment {
         self.trusted.has(offset, self.bytes())
     }
 
-    pub fn set_trusted(&self, offset: u32) {
-        self.trusted.set(offset, self.bytes());
+    pub fn set_trusted(&self, offset: u32, is_trusted: bool) {
+        if is_trusted {
+            self.trusted.set(offset, self.bytes());
+        } else {
+            self.trusted.unset(offset, self.bytes());
+        }
+    }
+
+    pub fn trust_none(&self) {
+        self.trusted.unset_all();
     }
 
     /// Writes the seal: from now on the records up to `end` are all there are, and a bad one is damage, not the end.
