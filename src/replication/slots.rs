@@ -5,7 +5,7 @@
 //! <path>/slots/1    slot 1, and so on
 //! ```
 
-use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +14,7 @@ use crossbeam_channel::bounded;
 
 use super::{TieredBackend, outbox_options, replicator};
 use crate::error::Error;
-use crate::local::{LocalBackend, OutboxOptions, Underlying};
+use crate::local::{LocalBackend, Outbox, OutboxOptions, Underlying};
 use crate::store::{Backend, LocalOptions, StoreConfig, Waiters};
 
 /// How often free slots are tried while all are taken.
@@ -56,9 +56,14 @@ pub(super) fn take(
     }
 }
 
-/// Pushes, now and then, what processes that ended left in their slots.
+/// When the lock file of a slot was last written to, where all that its process has left is pushed. Who takes the slot writes to the
+/// file, so that its neighbours look after it again.
+const PUSHED: SystemTime = SystemTime::UNIX_EPOCH;
+
+/// Pushes, now and then, what processes that ended left in their slots; again where Redis has lost everything meanwhile.
 pub(super) fn adopt(backend: &TieredBackend, config: &StoreConfig, under: &Underlying, own: u32) {
-    let mut drained = HashMap::<u32, SystemTime>::new();
+    let epoch = || backend.tier().ok().and_then(|tier| tier.outbox.as_ref().map(Outbox::epoch)).unwrap_or_default();
+    let mut known = epoch();
     let mut next = Instant::now() + LOOK_EVERY;
     while !backend.is_closing() {
         std::thread::sleep(RETRY);
@@ -66,40 +71,47 @@ pub(super) fn adopt(backend: &TieredBackend, config: &StoreConfig, under: &Under
             continue;
         }
         next = Instant::now() + LOOK_EVERY;
+        if backend.health.is_away() {
+            continue;
+        }
+        let found = epoch();
+        let has_lost_all = !known.is_empty() && known != found;
+        known = found;
         for slot in (0..config.local.slots).filter(|slot| *slot != own) {
-            let lock = directory(&config.local.directory(), slot).join("LOCK");
+            let lock = lock_file(config, slot);
             let Ok(used) = lock.metadata().and_then(|found| found.modified()) else { continue };
-            if drained.get(&slot) == Some(&used) || backend.health.is_away() || backend.is_closing() {
+            if (used == PUSHED && !has_lost_all) || backend.is_closing() {
                 continue;
             }
-            match drain(config, under, slot) {
-                Ok(true) => {
-                    let used = lock.metadata().and_then(|found| found.modified());
-                    drained.extend(used.ok().map(|used| (slot, used)));
-                }
-                Ok(false) => {}
-                Err(error) => tracing::warn!("slot {slot}: {error}; trying again later"),
+            if let Err(error) = drain(config, under, slot) {
+                tracing::warn!("slot {slot}: {error}; trying again later");
             }
         }
     }
 }
 
-/// Pushes what is dirty in a slot; false where a process has it.
-fn drain(config: &StoreConfig, under: &Underlying, slot: u32) -> Result<bool, Error> {
+fn lock_file(config: &StoreConfig, slot: u32) -> PathBuf {
+    directory(&config.local.directory(), slot).join("LOCK")
+}
+
+/// Pushes what is dirty in a slot that no process has.
+fn drain(config: &StoreConfig, under: &Underlying, slot: u32) -> Result<(), Error> {
     let (wake, woken) = bounded(1);
     let outbox = outbox_options(config, wake);
     let local = match LocalBackend::open_with(&options(&config.local, slot), under.clone(), Some(outbox)) {
         Ok(local) => local,
-        Err(Error::Locked { .. }) => return Ok(false),
+        Err(Error::Locked { .. }) => return Ok(()),
         Err(error) => return Err(error),
     };
     let (adopted, channels) = TieredBackend::assemble(local, config, Arc::<Waiters>::default())?;
     let (drain, to_drain) = bounded(1);
     let _ = drain.send(Instant::now() + DRAIN_MAX);
-    let is_drained = replicator::run(&adopted, &woken, &channels.wanted, &to_drain);
-    adopted.local.close()?;
-    if is_drained {
+    if replicator::run(&adopted, &woken, &channels.wanted, &to_drain) {
+        // While the slot is still locked: nobody else can have written to the file since.
+        let lock = lock_file(config, slot);
+        let marked = File::options().append(true).open(&lock).and_then(|file| file.set_modified(PUSHED));
+        marked.map_err(Error::io("note in", &lock))?;
         tracing::info!("slot {slot}, which its process has left, is pushed to Redis");
     }
-    Ok(is_drained)
+    adopted.local.close()
 }

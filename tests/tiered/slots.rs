@@ -1,3 +1,9 @@
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, SystemTime};
+
 use crate::common::{get, until};
 use crate::nodes::World;
 
@@ -11,7 +17,7 @@ fn a_second_store_in_the_directory_takes_a_slot_of_its_own() {
     first.put(b"id", b"data", b"").unwrap();
     until("it is shared", || second.get(b"id").unwrap().is_some());
 
-    let third = world.builder(0).slots(2).lock_wait(std::time::Duration::ZERO).open().unwrap();
+    let third = world.builder(0).slots(2).lock_wait(Duration::ZERO).open().unwrap();
     assert_eq!(third.info().backend, "redis", "without a local tier");
     assert_eq!(get(&third, b"id").data, "data");
 }
@@ -30,4 +36,27 @@ fn a_slot_that_its_process_has_left_is_drained_by_a_neighbour() {
     let elsewhere = world.open(1);
     until("it is pushed", || elsewhere.get(b"left").is_ok_and(|object| object.is_some()));
     drop(first);
+}
+
+/// Neighbours would otherwise open it again and again.
+#[test]
+fn a_slot_that_is_drained_is_left_alone_until_somebody_takes_it() {
+    let world = World::new(1);
+    let open = || world.builder(0).slots(3).open().unwrap();
+    let (first, second, third) = (open(), open(), open());
+    let place = third.info().place;
+    let lock = Path::new(place.split_once(" and ").unwrap().0).join("LOCK");
+    let pushed = || lock.metadata().unwrap().modified().unwrap() == SystemTime::UNIX_EPOCH;
+    third.put(b"left", b"data", b"").unwrap();
+    third.close().unwrap();
+    until("a neighbour has pushed it", pushed);
+
+    let changed = |metadata: Metadata| (metadata.ctime(), metadata.ctime_nsec());
+    let since = changed(lock.metadata().unwrap());
+    sleep(Duration::from_secs(6)); // longer than from one look of a neighbour to its next
+    assert_eq!(changed(lock.metadata().unwrap()), since);
+
+    let _fourth = open();
+    assert!(!pushed());
+    drop((first, second));
 }
