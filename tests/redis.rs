@@ -127,6 +127,25 @@ fn what_the_python_backend_writes_is_read_and_it_can_read_what_is_written_for_it
 }
 
 #[test]
+fn a_count_looks_at_every_object_whoever_wrote_it() {
+    let server = RedisServer::start();
+    let store = open(&server);
+    assert_eq!(store.count().unwrap(), (0, 0));
+    server.command::<()>(&["SET".as_bytes(), KEY.as_bytes(), b"\x02\0\0\0mddata"]);
+    server.command::<()>(&["SET", "scaler:obj:sub:6964", "another prefix's"]);
+    for id in ["large", "deleted", "overwritten"] {
+        store.put(id.as_bytes(), &vec![0; 3 << 20], b"metadata").unwrap();
+    }
+    store.put(b"overwritten", b"", b"").unwrap();
+    store.delete(b"deleted").unwrap();
+    assert_eq!(store.count().unwrap(), (3, 6 + 8 + (3 << 20)));
+    store.clear().unwrap();
+    assert_eq!(store.count().unwrap(), (0, 0));
+    store.close().unwrap();
+    assert!(matches!(store.count(), Err(Error::Closed)));
+}
+
+#[test]
 fn objects_end_with_object_ttl() {
     let server = RedisServer::start();
     let store = builder(&server).redis_options(|options| options.object_ttl_seconds = 1000).open().unwrap();

@@ -297,6 +297,12 @@ impl Backend for RedisBackend {
         Usage { damaged_objects: self.shared.damaged.load(Ordering::Relaxed), ..asked.unwrap_or_default() }
     }
 
+    fn count(&self) -> Result<(u64, u64), Error> {
+        // Over a connection of its own: it may take a while.
+        let mut link = self.connect(Duration::ZERO)?;
+        server::count(&mut link, self.shared.pool.keys())
+    }
+
     /// What Redis has acknowledged is as durable as Redis is set up.
     fn flush(&self) -> Result<(), Error> {
         Ok(())

@@ -2,6 +2,7 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
+use super::fetch::heads;
 use super::keys::Keys;
 use super::link::{Link, Reply};
 use crate::clock::now_ms;
@@ -12,6 +13,9 @@ const TIME_SAMPLES: usize = 5;
 
 /// Keys looked at by one SCAN: a millisecond of Redis's time at most.
 const SCAN_KEYS: usize = 1000;
+
+/// Objects looked at in one round by `count`.
+const COUNTED_IDS_MAX: usize = 512;
 
 /// What Redis's content is known by: drawn by the first node, gone when Redis is emptied.
 pub(crate) fn epoch(link: &mut Link, keys: &Keys) -> Result<String, Error> {
@@ -191,6 +195,22 @@ pub(crate) fn scan_ids(
         }
     }
     Ok(())
+}
+
+/// Objects, and bytes of their metadata and data, by looking at each. What is stored or deleted meanwhile may or may not be among them.
+pub(crate) fn count(link: &mut Link, keys: &Keys) -> Result<(u64, u64), Error> {
+    let (mut objects, mut bytes) = (0_u64, 0_u64);
+    scan_ids(link, keys, |link, ids| {
+        for ids in ids.chunks(COUNTED_IDS_MAX) {
+            let standing = heads(link, keys, ids)?;
+            for counted in standing.into_iter().filter_map(|standing| standing.ok()??.counted_bytes()) {
+                objects += 1;
+                bytes = bytes.saturating_add(counted);
+            }
+        }
+        Ok(())
+    })?;
+    Ok((objects, bytes))
 }
 
 /// The approximate counters: objects, and bytes of their metadata and data.

@@ -57,6 +57,12 @@ pub(crate) trait Backend: Send + Sync {
 
     fn usage(&self) -> Usage;
 
+    /// Objects, and bytes of their data and metadata, exactly: this may look at each of them.
+    fn count(&self) -> Result<(u64, u64), Error> {
+        let usage = self.usage();
+        Ok((usage.objects, usage.payload_bytes))
+    }
+
     /// Makes everything acknowledged so far durable.
     fn flush(&self) -> Result<(), Error>;
 

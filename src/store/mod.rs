@@ -409,6 +409,16 @@ impl ObjectStore {
         }
     }
 
+    /// How many objects there are, and the bytes of their data and metadata. Backend `redis`: by looking at every object (two seconds
+    /// for a million), where [`info`](Self::info) tells what counters say, which may be off. `tiered`: what is on this node.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unreachable`], [`Error::Closed`].
+    pub fn count(&self) -> Result<(u64, u64), Error> {
+        self.backend()?.count()
+    }
+
     /// Makes everything acknowledged so far survive a power loss, whatever the [`Durability`].
     ///
     /// # Errors
