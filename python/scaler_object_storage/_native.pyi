@@ -1,7 +1,7 @@
 import os
 import sys
 from types import TracebackType
-from typing import Callable, Literal, Optional, Type, TypedDict, Union, final
+from typing import Callable, Literal, Optional, Tuple, Type, TypedDict, Union, final
 
 if sys.version_info >= (3, 12):
     from collections.abc import Buffer as _Buffer
@@ -230,6 +230,10 @@ class ObjectStore:
 
     def info(self) -> Info:
         """What the store holds and who waits."""
+
+    def count(self) -> Tuple[int, int]:
+        """How many objects there are, and the bytes of their data and metadata. Backend ``redis``: by looking at every object (two
+        seconds for a million), where :meth:`info` tells what counters say, which may be off. ``tiered``: what is on this node."""
 
     def flush(self) -> None:
         """Makes everything acknowledged so far survive a power loss, whatever the durability."""

@@ -212,6 +212,10 @@ impl ObjectStore {
         py.detach(|| self.0.store.info()).into()
     }
 
+    fn count(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        self.detached(py, crate::ObjectStore::count)
+    }
+
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
         self.detached(py, crate::ObjectStore::flush)
     }
