@@ -71,7 +71,8 @@ $(addprefix test-scaler-,$(SCALER_VERSIONS)): test-scaler-%: wheel-debug
 	cargo build --locked
 	tests/needs.sh scaler $* $(BUILD)/scaler/$*
 	$(BUILD)/scaler/$*/bin/python -m pip --quiet install --force-reinstall --no-deps $(BUILD)/wheels-debug/*.whl
-	cd tests/scaler && timeout --signal=INT --kill-after=60 900 $(BUILD)/scaler/$*/bin/python -m pytest \
+	cd tests/scaler && WHEEL=$$(ls $(BUILD)/wheels-debug/*.whl) timeout --signal=INT --kill-after=60 900 \
+		$(BUILD)/scaler/$*/bin/python -m pytest \
 		$(if $(filter newest,$*),,--ignore=test_two_nodes.py) </dev/null
 
 .PHONY: crash
