@@ -151,6 +151,13 @@ def test_size_is_the_bytes_of_what_is_stored_and_zero_after_clear(backend: Backe
     wait_until(lambda: backend.size() == 5, "an object after clear")
 
 
+def test_what_is_on_its_way_to_redis_is_cleared_too(backend: Backend) -> None:
+    for number in range(8):
+        backend.put(b"%d" % number, os.urandom(2 * MIB))
+    backend.clear()
+    assert (backend.size(), backend.get_info()["object_count"]) == (0, 0)
+
+
 def test_what_was_just_put_counts_at_once(backend: Backend) -> None:
     for number in range(10):
         backend.put(b"%d" % number, b"%d" % number)
@@ -240,7 +247,6 @@ def test_several_backends_share_one_set_of_objects(opening: Open, prefix: str, r
 def test_a_closed_backend_says_so(opening: Open) -> None:
     with opening() as backend:
         backend.put(b"id", b"data")
-    backend.close()
     for call in (
         lambda: backend.put(b"id", b"data"),
         lambda: backend.get(b"id"),
@@ -253,6 +259,16 @@ def test_a_closed_backend_says_so(opening: Open) -> None:
     ):
         with pytest.raises(ClosedError):
             call()
+    backend.close()
+
+
+def test_nothing_is_left_of_a_closed_backend(mortal_redis: RedisServer, tmp_path: Path) -> None:
+    with redis.Redis(port=mortal_redis.port) as client:
+        with TieredObjectStorageBackend(tmp_path, mortal_redis.url, local_max_size_mb=256) as backend:
+            backend.put(b"id", b"data")
+            backend.put(b"", b"in Redis alone")
+            assert len(client.client_list()) > 1
+        wait_until(lambda: len(client.client_list()) == 1, "no connection but this one")
 
 
 def test_parameters_are_positional_too_and_their_defaults_are_the_documented_ones(
@@ -323,6 +339,7 @@ def test_tiered_works_on_while_redis_is_away(
     for call in (lambda: backend.get(b"elsewhere"), lambda: backend.put(b"", b"in Redis alone"), backend.clear):
         with pytest.raises(ConnectionError):
             call()
+    assert backend.get_info()["object_count"] == 0, "clear has deleted what is on this node"
     assert backend.put(b"id", b"data")
     mortal_redis.start()
     with RedisObjectStorageBackend(mortal_redis.url) as other:
