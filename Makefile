@@ -30,9 +30,10 @@ build: ## The server, optimised, in target/release
 	cargo build --release --locked
 
 .PHONY: wheel
-wheel: ## The Python package, optimised, in target/wheels
+wheel: ## The Python package, optimised, in target/wheels-release
 	tests/needs.sh python $(BUILD)/python
-	CARGO_TARGET_DIR=$(BUILD) $(BUILD)/python/bin/maturin build --release --locked --out $(BUILD)/wheels
+	rm -f $(BUILD)/wheels-release/*.whl
+	CARGO_TARGET_DIR=$(BUILD) $(BUILD)/python/bin/maturin build --release --locked --out $(BUILD)/wheels-release
 
 .PHONY: test
 test: test-rust test-python test-scaler $(if $(wildcard fuzz),fuzz-all) ## All tests; installs what they need
@@ -118,6 +119,14 @@ bench-server: needs ## Compare the server with the stock server and a bare echo
 bench-tiered: needs ## Compare replication, fetching and waking across nodes with bare clients of Redis
 	tests/needs.sh redis-client $(BUILD)/redis-client
 	PYTHON=$(BUILD)/redis-client/bin/python cargo bench --locked --bench tiered
+
+.PHONY: bench-python
+bench-python: needs wheel build ## Compare puts, gets and Scaler runs from Python with redis-py and the stock server
+	tests/needs.sh scaler newest $(BUILD)/bench-python
+	$(BUILD)/bench-python/bin/python -m pip --quiet install redis $(BUILD)/wheels-release/*.whl
+	$(BUILD)/bench-python/bin/python -m pip --quiet install --force-reinstall --no-deps $(BUILD)/wheels-release/*.whl
+	OBJECT_STORAGE_SERVER_PROGRAM=$(BUILD)/release/scaler_object_storage_server \
+		$(BUILD)/bench-python/bin/python benches/python.py
 
 .PHONY: lint
 lint: ## Formatting, clippy, documentation, dependencies; warnings are errors
