@@ -111,9 +111,16 @@ impl Sealer {
         self.tier.progress.done(reaped_bytes + reclaimed_bytes);
     }
 
-    /// What fails is tried again in the next pass: nothing is lost by waiting.
+    /// What fails is tried again in the next pass, or by the next open where the store is being closed: nothing is lost by waiting.
     fn report<T>(&mut self, what: &str, step: impl FnOnce(&mut Self) -> Result<T, Error>) -> Option<T> {
-        step(self).inspect_err(|error| tracing::warn!("{what}: {error}; trying again later")).ok()
+        match step(self) {
+            Ok(done) => Some(done),
+            Err(Error::Closed) => None,
+            Err(error) => {
+                tracing::warn!("{what}: {error}; trying again later");
+                None
+            }
+        }
     }
 
     fn seal_pending(&mut self) -> Result<(), Error> {
