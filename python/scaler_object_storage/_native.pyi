@@ -232,7 +232,7 @@ class ObjectStore:
         """What the store holds and who waits."""
 
     def count(self) -> Tuple[int, int]:
-        """How many objects there are, and the bytes of their data and metadata. Backend ``redis``: by looking at every object (two
+        """How many objects there are, and the bytes of their data and metadata. Backend ``redis``: by looking at every object (some
         seconds for a million), where :meth:`info` tells what counters say, which may be off. ``tiered``: what is on this node."""
 
     def flush(self) -> None:

@@ -109,7 +109,7 @@ class _Backend(ABC):
     def size(self) -> int:
         """Bytes of all objects, data and metadata, uncompressed.
 
-        It looks at every object in Redis: some two seconds for a million. ``ObjectStore.info()`` is quick, and about
+        It looks at every object in Redis: some seconds for a million. ``ObjectStore.info()`` is quick, and about
         right."""
 
     @abstractmethod
@@ -189,7 +189,7 @@ class RedisObjectStorageBackend(_Backend):
     def size(self) -> int:
         """Bytes of all objects, data and metadata, uncompressed.
 
-        It looks at every object in Redis: some two seconds for a million. ``ObjectStore.info()`` is quick, and about
+        It looks at every object in Redis: some seconds for a million. ``ObjectStore.info()`` is quick, and about
         right. Raises ConnectionError where Redis cannot be reached."""
         return self._store.count()[1]
 
@@ -276,7 +276,7 @@ class TieredObjectStorageBackend(_Backend):
         """Bytes of all objects, data and metadata, uncompressed: of those in Redis, or of those on this node where that
         is more (what was just stored is not in Redis yet), or where Redis cannot be reached.
 
-        It looks at every object in Redis: some two seconds for a million. ``ObjectStore.info()`` is quick, and about
+        It looks at every object in Redis: some seconds for a million. ``ObjectStore.info()`` is quick, and about
         right."""
         size: int = self.get_info()["total_size_bytes"]
         return size

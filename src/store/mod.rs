@@ -409,7 +409,7 @@ impl ObjectStore {
         }
     }
 
-    /// How many objects there are, and the bytes of their data and metadata. Backend `redis`: by looking at every object (two seconds
+    /// How many objects there are, and the bytes of their data and metadata. Backend `redis`: by looking at every object (some seconds
     /// for a million), where [`info`](Self::info) tells what counters say, which may be off. `tiered`: what is on this node.
     ///
     /// # Errors
