@@ -46,7 +46,7 @@ pub(super) fn scan(
                 if !is_whole {
                     torn.push((header, id.to_vec()));
                 }
-                scanned.clock = scanned.clock.max(header.version.clock);
+                scanned.clock = scanned.clock.max(header.version.clock_at_open());
                 scanned.hints.push(Hint::of(&header, fingerprints.of(id)));
             }
             Step::Damage { offset, end } => {

@@ -158,7 +158,7 @@ impl Sealer {
         for step in Walk::new(bytes, segment.number, segment.nonce) {
             match step {
                 Step::Record { header, id, .. } => {
-                    clock = clock.max(header.version.clock);
+                    clock = clock.max(header.version.clock_at_open());
                     hints.push(Hint::of(&header, self.tier.index.fingerprint(id)));
                 }
                 Step::Damage { offset, end } => {

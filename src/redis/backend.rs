@@ -167,7 +167,7 @@ impl Shared {
                     let reason = "the connection broke during a write, which another one has replaced since";
                     return Err(self.pool.target().unreachable(reason));
                 }
-                Pushed::Older(Standing::Ours(head)) => write.version = self.pool.clock().next_above(head.version),
+                Pushed::Older(Standing::Ours(head)) => write.version = self.pool.clock().next_above(head.version.clock),
                 Pushed::Older(_) => write.version = self.pool.clock().next(),
             }
         }

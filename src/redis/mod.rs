@@ -1,7 +1,6 @@
 //! The shared tier: how objects stand in Redis, and how Redis is spoken to.
 
 mod backend;
-mod clock;
 mod cluster;
 mod envelope;
 mod events;

@@ -2,7 +2,6 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::clock::Clock;
 use super::keys::Keys;
 use super::link::Link;
 use super::options::RedisOptions;
@@ -10,6 +9,7 @@ use super::push::Pusher;
 use super::server;
 use super::target::Target;
 use crate::error::Error;
+use crate::version::HybridClock;
 
 /// Redis's clock is read again after this time.
 const CLOCK_AGE_MAX: Duration = Duration::from_secs(60);
@@ -19,7 +19,7 @@ pub(super) struct Pool {
     target: Target,
     keys: Keys,
     options: RedisOptions,
-    clock: Clock,
+    clock: HybridClock,
     node: u64,
     state: Mutex<State>,
     freed: Condvar,
@@ -46,7 +46,7 @@ impl Pool {
             target: Target::new(options)?,
             keys: Keys::new(options.key_prefix.as_str()),
             options: options.clone(),
-            clock: Clock::new(node),
+            clock: HybridClock::new(node, 0),
             node,
             state: Mutex::default(),
             freed: Condvar::new(),
@@ -61,7 +61,7 @@ impl Pool {
         &self.target
     }
 
-    pub fn clock(&self) -> &Clock {
+    pub fn clock(&self) -> &HybridClock {
         &self.clock
     }
 

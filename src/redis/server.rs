@@ -48,7 +48,7 @@ pub(crate) fn time_offset_ms(link: &mut Link, keys: &Keys) -> Result<i64, Error>
         let Some(redis_ms) = replies.first().and_then(milliseconds) else {
             return Err(unreachable(link, "it does not tell the time (TIME)"));
         };
-        let offset = redis_ms - before - (took / 2).as_millis() as i64;
+        let offset = redis_ms.saturating_sub(before).saturating_sub((took / 2).as_millis() as i64);
         if fastest.is_none_or(|(least, _)| took < least) {
             fastest = Some((took, offset));
         }

@@ -1,11 +1,11 @@
-//! A disk that fails while other nodes are heard.
+//! What goes wrong while other nodes are heard.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use scaler_object_storage::{ObjectStore, Underlying, Waited};
 
-use crate::common::{much_later, until};
+use crate::common::{get, much_later, until};
 use crate::disk::{Call, Fault, FaultyDisk};
 use crate::nodes::{World, operation, version_ahead};
 
@@ -38,4 +38,20 @@ fn an_event_that_cannot_be_acted_upon_leaves_no_fetch_behind() {
     writer.put(b"id", b"data", b"").unwrap();
     assert!(matches!(waiter.join().unwrap(), Waited::Object(object) if object.data == "data"));
     until("the event is acted upon after all", || store.get(b"held").unwrap().is_none());
+}
+
+/// Invariant 11: what is told of a version that no clock will ever reach is exceeded as far as that goes, and nothing else is drawn into it.
+#[test]
+fn a_version_at_the_end_of_all_time_harms_no_other_id() {
+    let world = World::new(1);
+    let store = world.open(0);
+    world.until_all_is_heard_by(&store);
+    world.announce(&[operation(2, b"id", u64::MAX), operation(1, b"other", u64::MAX)]);
+    world.until_all_is_heard_by(&store);
+    store.put(b"id", b"data", b"").unwrap();
+    store.put(b"other", b"data", b"").unwrap();
+    let writer = ObjectStore::builder().redis(world.redis.url()).open().unwrap();
+    until("it is pushed", || writer.get(b"other").unwrap().is_some());
+    writer.put(b"other", b"new", b"").unwrap();
+    until("a later write wins", || get(&store, b"other").data == "new");
 }

@@ -1,6 +1,5 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
@@ -9,19 +8,15 @@ use super::Lsn;
 use super::record::{ALIGNMENT, BodyPlace, Flags, Header, Kind, RECORD_BYTES_MAX};
 use super::segment::{SEGMENT_HEADER_BYTES, Seal, Segment, SegmentKind};
 use super::segments::{NoFile, Segments, Spare};
-use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::disk::DiskFile;
-use crate::version::Version;
+use crate::version::{HybridClock, Version};
 
 /// Preallocated segments kept for deletes, copies and marks: a full disk that cannot append a delete stays full.
 const RESERVE_SEGMENTS: usize = 2;
 
 /// The first segment of an open; each further one is twice as large, up to the maximum. A small store stays small on disk.
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
-
-/// A version that is further ahead than this does not take the clock along.
-const CLOCK_AHEAD_MS_MAX: u64 = 60_000;
 
 /// Shorter bodies are copied behind their header, so that the record goes out as one slice.
 const COPIED_BODY_BYTES_MAX: usize = 4096;
@@ -133,10 +128,7 @@ pub(crate) struct Journal {
     spares: Mutex<Vec<Spare>>,
     /// Everything below is on the disk. Held while a sync runs, so that those who wait share the next one.
     synced: Mutex<Lsn>,
-    /// How far the clock of Redis is ahead of this machine's.
-    clock_offset_ms: AtomicI64,
-    /// The greatest clock of versions that came from elsewhere.
-    clock_seen: AtomicU64,
+    clock: HybridClock,
     /// The first failure to sync, after which nothing is written any more.
     failure: RwLock<Option<String>>,
     sealing: Sender<Sealing>,
@@ -146,7 +138,6 @@ struct Append {
     active: Option<Active>,
     /// Just behind the last record.
     end: Lsn,
-    clock: u64,
     next_bytes: u64,
     scratch: Vec<u8>,
     /// Segments with records that no sync has covered.
@@ -167,7 +158,6 @@ impl Journal {
         let append = Append {
             active: None,
             end: options.end,
-            clock: options.clock,
             next_bytes: FIRST_SEGMENT_BYTES.min(options.segment_bytes_max),
             scratch: Vec::new(),
             unsynced: Vec::new(),
@@ -175,12 +165,11 @@ impl Journal {
         };
         Journal {
             segments,
-            options,
             append: Mutex::new(append),
             spares: Mutex::new(Vec::new()),
             synced: Mutex::new(Lsn::NONE),
-            clock_offset_ms: AtomicI64::new(0),
-            clock_seen: AtomicU64::new(0),
+            clock: HybridClock::new(options.node, options.clock),
+            options,
             failure: RwLock::new(None),
             sealing,
         }
@@ -207,7 +196,7 @@ impl Journal {
         scratch: &mut Vec<u8>,
     ) -> Result<Lsn, AppendError> {
         let mut header = record.header(Lsn::NONE);
-        header.version = record.version.unwrap_or_else(|| self.next_version(append, record.above_clock));
+        header.version = record.version.unwrap_or_else(|| self.clock.next_above(record.above_clock));
         let stride = header.stride() as u32;
         let fits = append.active.as_ref().is_some_and(|active| active.capacity - active.end >= stride);
         if !fits {
@@ -259,32 +248,23 @@ impl Journal {
         failed
     }
 
-    /// A version above all that this journal has seen, and above `above_clock`, which one that is far ahead may have.
-    fn next_version(&self, append: &mut Append, above_clock: u64) -> Version {
-        let seen = self.clock_seen.load(Ordering::Relaxed).max(above_clock);
-        append.clock = Version::clock_of(self.now_ms()).max(append.clock.max(seen) + 1);
-        Version { clock: append.clock, node: self.options.node }
-    }
-
     /// Milliseconds since 1970, on Redis's clock where it is known.
     pub fn now_ms(&self) -> u64 {
-        now_ms().saturating_add_signed(self.clock_offset_ms.load(Ordering::Relaxed))
+        self.clock.now_ms()
     }
 
     pub fn set_clock_offset_ms(&self, offset_ms: i64) {
-        self.clock_offset_ms.store(offset_ms, Ordering::Relaxed);
+        self.clock.set_offset_ms(offset_ms);
     }
 
-    /// Merges a version from elsewhere into the clock, unless that one is too far ahead to be believed.
+    /// Versions given from now on are above this one from elsewhere, unless it is too far ahead to be believed.
     pub fn observe(&self, version: Version) {
-        if version.clock <= Version::clock_of(self.now_ms().saturating_add(CLOCK_AHEAD_MS_MAX)) {
-            self.clock_seen.fetch_max(version.clock, Ordering::Relaxed);
-        }
+        self.clock.observe(version);
     }
 
     /// This open's part of the versions that it gives.
     pub fn node(&self) -> u64 {
-        self.options.node
+        self.clock.node()
     }
 
     /// Seals the active segment and begins the next.
