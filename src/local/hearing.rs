@@ -1,7 +1,7 @@
 //! What the local tier does because of other nodes: copies from Redis, their writes and deletes, and deletes for everyone.
 
 use super::index::Table;
-use super::journal::{AppendError, Kind, Lsn, NewRecord, Room};
+use super::journal::{AppendError, Appended, Kind, Lsn, NewRecord, Room};
 use super::outbox::Outbox;
 use super::tier::LocalTier;
 use super::tombstones::Tombstone;
@@ -61,8 +61,7 @@ impl LocalTier {
                 above_clock: known.map_or(0, |known| known.clock),
                 ..NewRecord::bare(id, Kind::Delete, old.unwrap_or(Lsn::NONE))
             };
-            let lsn = self.journal.append(&record, Room::Reserved)?;
-            let version = self.record_at(lsn).map(|record| record.header.version).unwrap_or_default();
+            let Appended { lsn, version } = self.journal.append(&record, Room::Reserved)?;
             let expires_ms = version.ms().saturating_add(outbox.options.tombstone_ttl_ms);
             let mut table = shard.table.write();
             table.tombstones.note(id, Tombstone { version, place: lsn, expires_ms, is_overtaken: false });
@@ -109,7 +108,7 @@ impl LocalTier {
     fn drop_locked(&self, fingerprint: u64, id: &[u8], old: Lsn, version: Version) -> Result<(), Error> {
         let record = NewRecord { version: Some(version), ..NewRecord::bare(id, Kind::Drop, old) };
         let lsn = match self.journal.append(&record, Room::Reserved) {
-            Ok(lsn) => lsn,
+            Ok(Appended { lsn, .. }) => lsn,
             Err(AppendError::NoRoom) => return Err(self.full(id, 0)),
             Err(AppendError::Failed(error)) => return Err(error),
         };

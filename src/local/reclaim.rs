@@ -189,7 +189,7 @@ impl LocalTier {
             metadata,
             data,
         };
-        self.journal.append(&copy, Room::Reserved)
+        Ok(self.journal.append(&copy, Room::Reserved)?.lsn)
     }
 
     fn moved(&self, record: &RecordAt, fingerprint: u64, from: Lsn, to: Lsn) {

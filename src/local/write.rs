@@ -112,7 +112,7 @@ impl LocalTier {
         }
         let above_clock = known.map_or(0, |known| known.clock);
         let record = self.dated(incoming.record(id, old.unwrap_or(Lsn::NONE)), incoming.origin, above_clock);
-        let lsn = self.journal.append(&record, Room::Ordinary)?;
+        let lsn = self.journal.append(&record, Room::Ordinary)?.lsn;
         let header = record.header(lsn);
         if let IncomingBody::External(reservation) = &mut incoming.body
             && let Some(reservation) = reservation.take()
@@ -178,7 +178,7 @@ impl LocalTier {
             let shard = self.index.shard(fingerprint);
             let _writing = shard.writing.lock();
             let Some(old) = self.find(fingerprint, id) else { return Ok(None) };
-            let lsn = self.journal.append(&NewRecord::bare(id, Kind::Delete, old), Room::Reserved)?;
+            let lsn = self.journal.append(&NewRecord::bare(id, Kind::Delete, old), Room::Reserved)?.lsn;
             shard.table.write().remove(fingerprint, id, old);
             self.superseded(old, lsn);
             Ok(Some(lsn))
@@ -238,7 +238,7 @@ impl LocalTier {
         };
         let above_clock = self.known_version(fingerprint, new, old).map_or(0, |known| known.clock);
         let record = self.dated(record, Origin::Write, above_clock);
-        let lsn = self.journal.append(&record, Room::Ordinary).inspect_err(|_| self.let_go(payload))?;
+        let lsn = self.journal.append(&record, Room::Ordinary).inspect_err(|_| self.let_go(payload))?.lsn;
         self.entered(fingerprint, new, old, &record.header(lsn));
         stored(&|| self.get_locked(new));
         Ok(Some(lsn))

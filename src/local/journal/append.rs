@@ -91,6 +91,14 @@ impl<'a> NewRecord<'a> {
     }
 }
 
+/// A record that was appended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Appended {
+    pub lsn: Lsn,
+    /// The one that was asked for, or that the journal gave.
+    pub version: Version,
+}
+
 #[derive(Debug)]
 pub(crate) enum AppendError {
     /// No room for another segment now; reclaiming may make some.
@@ -176,7 +184,7 @@ impl Journal {
     }
 
     /// Appends one record; it exists when this returns. Survives the process, not yet a power loss: see `sync_to`.
-    pub fn append(&self, record: &NewRecord<'_>, room: Room) -> Result<Lsn, AppendError> {
+    pub fn append(&self, record: &NewRecord<'_>, room: Room) -> Result<Appended, AppendError> {
         self.check_writable()?;
         let mut append = self.append.lock();
         if append.closed {
@@ -194,7 +202,7 @@ impl Journal {
         record: &NewRecord<'_>,
         room: Room,
         scratch: &mut Vec<u8>,
-    ) -> Result<Lsn, AppendError> {
+    ) -> Result<Appended, AppendError> {
         let mut header = record.header(Lsn::NONE);
         header.version = record.version.unwrap_or_else(|| self.clock.next_above(record.above_clock));
         let stride = header.stride() as u32;
@@ -231,7 +239,7 @@ impl Journal {
         if unsynced.last().is_none_or(|last| last.number != active.segment.number) {
             unsynced.push(Arc::clone(&active.segment));
         }
-        Ok(header.lsn)
+        Ok(Appended { lsn: header.lsn, version: header.version })
     }
 
     /// After a write that failed: the segment takes no more, and what was written of the record must not be found by a later open, in

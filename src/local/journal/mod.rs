@@ -7,7 +7,7 @@ pub(crate) mod segment;
 mod segments;
 mod walk;
 
-pub(crate) use append::{AppendError, Journal, JournalOptions, NewRecord, Room, Sealing};
+pub(crate) use append::{AppendError, Appended, Journal, JournalOptions, NewRecord, Room, Sealing};
 pub(crate) use lsn::Lsn;
 pub(crate) use record::{BodyPlace, Flags, Header, Kind};
 pub(crate) use segment::{Seal, Segment, SegmentKind};
