@@ -151,9 +151,13 @@ impl TieredBackend {
         let fill = Fill { version: *version, deadline_ms: *deadline_ms, is_current: &is_current };
         let tier = self.tier()?;
         let filled = waking(&self.waiters, self, id, |stored| tier.fill(id, object, *body_hash, &fill, stored));
-        if matches!(filled, Ok(true)) {
-            self.land(id, &Ok(Some(object.clone())));
-            return Ok(());
+        match filled {
+            Ok(true) => {
+                self.land(id, &Ok(Some(object.clone())));
+                return Ok(());
+            }
+            Ok(false) | Err(Error::Full { .. }) => {}
+            Err(error) => tracing::warn!("object {} is not kept here: {error}", ObjectId::new(id)),
         }
         match tier.known(id) {
             Known::Held { .. } => self.hand_out_here(id),
