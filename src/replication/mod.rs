@@ -110,8 +110,15 @@ impl TieredBackend {
         };
         let (backend, channels) = Self::assemble(local, config, waiters)?;
         let backend = Arc::new(backend);
-        let running = backend.start(config, under, slot, woken, channels);
-        *backend.running.lock() = Some(running.map_err(Error::io("start the threads of", backend.local.place()))?);
+        match backend.start(config, under, slot, woken, channels) {
+            Ok(running) => *backend.running.lock() = Some(running),
+            Err(error) => {
+                // The threads that were started end by themselves; the directory is free at once.
+                backend.stop_threads();
+                let _ = backend.local.close();
+                return Err(Error::io("start the threads of", backend.local.place())(error));
+            }
+        }
         Ok(Some(backend))
     }
 
@@ -181,6 +188,12 @@ impl TieredBackend {
             spawn(format!("fetcher {number}"), Box::new(move |backend| fetchers::run(backend, &jobs)))?;
         }
         Ok(Running { drain, drained, ended })
+    }
+
+    /// Lets the threads end, but for the replicator, which is told when to.
+    fn stop_threads(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.fetchers.close();
     }
 
     /// The local tier, where this process is the one that opened it.
@@ -402,8 +415,7 @@ impl Backend for TieredBackend {
         let _ = drain.send(Instant::now() + limit);
         // A connection that hangs may take longer than that; the rest is pushed by the next open.
         let _ = drained.recv_timeout(limit + LISTENERS_WAIT_MAX);
-        self.closing.store(true, Ordering::Release);
-        self.fetchers.close();
+        self.stop_threads();
         let _ = ended.recv_timeout(LISTENERS_WAIT_MAX);
         self.local.close()
     }
