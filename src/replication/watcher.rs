@@ -12,7 +12,7 @@ use super::TieredBackend;
 use crate::redis::{Link, Notice, Op, Watch, publish};
 use crate::version::Version;
 
-/// Questions that wait for Redis at a time; one more is answered with "not known".
+/// Questions that wait for Redis at a time, and as many on their way here; one more is answered with "not known".
 pub(super) const QUESTIONS_MAX: usize = 16_384;
 
 /// How often waits are looked at.
@@ -48,32 +48,57 @@ impl Question {
     }
 }
 
+/// Questions that are out, by deadline.
+#[derive(Default)]
+struct Questions {
+    asked: BTreeMap<(Instant, u64), Question>,
+    number: u64,
+}
+
+impl Questions {
+    fn add(&mut self, question: Question) {
+        if self.asked.len() >= QUESTIONS_MAX {
+            self.asked.retain(|_, asked| !asked.is_answered());
+        }
+        if self.asked.len() >= QUESTIONS_MAX {
+            return question.answer(None);
+        }
+        self.number += 1;
+        self.asked.insert((question.deadline, self.number), question);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.asked.first_key_value().map(|((deadline, _), _)| *deadline)
+    }
+
+    fn end_overdue(&mut self, now: Instant) {
+        while let Some(first) =
+            self.asked.first_entry().filter(|first| first.key().0 <= now || first.get().is_answered())
+        {
+            first.remove().answer(None);
+        }
+    }
+}
+
 pub(super) fn run(backend: &TieredBackend, asked: &Receiver<Question>) {
     let mut watcher = Watcher { backend, link: None, watch: Watch::default() };
-    let mut questions = BTreeMap::<(Instant, u64), Question>::new();
-    let (mut next_tick, mut number) = (Instant::now() + TICK, 0);
+    let mut questions = Questions::default();
+    let mut next_tick = Instant::now() + TICK;
     while !backend.is_closing() {
-        let next = questions.first_key_value().map_or(next_tick, |((deadline, _), _)| next_tick.min(*deadline));
+        let next = questions.next_deadline().map_or(next_tick, |deadline| next_tick.min(deadline));
         match asked.recv_deadline(next) {
-            Ok(question) => {
-                number += 1;
-                questions.insert((question.deadline, number), question);
-            }
+            Ok(question) => questions.add(question),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
         let now = Instant::now();
-        while let Some(first) =
-            questions.first_entry().filter(|first| first.key().0 <= now || first.get().is_answered())
-        {
-            first.remove().answer(None);
-        }
+        questions.end_overdue(now);
         if now >= next_tick {
             next_tick = now + TICK;
             watcher.tick(now);
         }
     }
-    questions.into_values().chain(asked.try_iter()).for_each(|question| question.answer(None));
+    questions.asked.into_values().chain(asked.try_iter()).for_each(|question| question.answer(None));
 }
 
 struct Watcher<'a> {
@@ -99,5 +124,40 @@ impl Watcher<'_> {
             self.link = self.backend.connect(Duration::ZERO).ok();
         }
         publish(self.link.as_mut()?, &self.backend.keys, node, &notices).ok().map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::{Sender, unbounded};
+
+    use super::*;
+
+    fn question(deadline: Instant, answers: &Sender<Option<bool>>) -> Question {
+        let answers = answers.clone();
+        Question::new(b"id", false, deadline, Box::new(move |answer| answers.send(answer).unwrap()))
+    }
+
+    /// Invariant 9: what is held for those who ask is bounded.
+    #[test]
+    fn one_question_too_many_is_answered_at_once() {
+        let (answers, answered) = unbounded();
+        let (now, mut questions) = (Instant::now(), Questions::default());
+        let deadline = now + Duration::from_secs(60);
+        let first = question(deadline, &answers);
+        questions.add(first.clone());
+        (1..QUESTIONS_MAX).for_each(|_| questions.add(question(deadline, &answers)));
+        questions.end_overdue(now);
+        assert!(answered.is_empty());
+        questions.add(question(deadline, &answers));
+        assert_eq!(answered.try_iter().collect::<Vec<_>>(), [None]);
+
+        // Those that were answered make room.
+        first.answer(Some(true));
+        questions.add(question(deadline, &answers));
+        assert_eq!(answered.try_iter().collect::<Vec<_>>(), [Some(true)]);
+        questions.end_overdue(deadline);
+        assert_eq!(answered.try_iter().count(), QUESTIONS_MAX);
+        assert_eq!(questions.next_deadline(), None);
     }
 }
