@@ -160,7 +160,7 @@ fn too_few_replicas_are_told() {
     let store = builder(&server)
         .redis_options(|options| {
             options.wait_replicas = 1;
-            options.response_timeout_ms = 500;
+            options.response_timeout_ms = 3000; // half of it is for the replicas
         })
         .open()
         .unwrap();

@@ -18,6 +18,9 @@ pub const CAPACITY_MB_MIN: u64 = 16;
 pub const SIZES: &[usize] =
     &[0, 1, 7, 8, 1023, 1024, 1025, 16383, 16384, 16385, 65535, 65536, 65537, (1 << 20) - 1, 1 << 20, (1 << 20) + 1];
 
+/// Longer than anything takes on a slow machine, shorter than what nextest waits for.
+const HANG: Duration = Duration::from_secs(240);
+
 /// A backend that the contract is checked with, and where its objects are.
 pub struct Fixture {
     backend: &'static str,
@@ -99,7 +102,7 @@ pub fn get(store: &ObjectStore, id: &[u8]) -> Object {
 /// Waits until `condition` holds; the limit only ends a test that would hang.
 #[track_caller]
 pub fn until(what: &str, condition: impl Fn() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(60);
+    let limit = Instant::now() + HANG;
     while !condition() {
         assert!(Instant::now() < limit, "still not so: {what}");
         std::thread::sleep(Duration::from_millis(1));
@@ -108,5 +111,5 @@ pub fn until(what: &str, condition: impl Fn() -> bool) {
 
 /// A moment so late that only a test that would hang reaches it.
 pub fn much_later() -> Option<Instant> {
-    Some(Instant::now() + Duration::from_secs(60))
+    Some(Instant::now() + HANG)
 }

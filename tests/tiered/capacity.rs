@@ -26,6 +26,9 @@ fn objects_that_redis_has_are_evicted_to_make_room() {
         let open =
             || world.builder(0).max_size_mb(CAPACITY_MB_MIN).redis_options(|it| it.settle_ms = 20).open().unwrap();
         let store = open();
+        // Until Redis takes what it is sent, nothing can be evicted.
+        store.put(b"first", b"", b"").unwrap();
+        world.until_announced("first");
         let count = put_more_than_fits(&store, size);
         let info = store.info();
         assert!(info.physical_bytes <= CAPACITY_BYTES, "{size} bytes each: {info:?}");

@@ -38,10 +38,16 @@ impl Race {
     /// A get on `b` that has asked Redis, and has no reply yet.
     fn late_get(&self) -> std::thread::JoinHandle<Option<Vec<u8>>> {
         self.proxy.set(Mode::Delay(LATE));
+        let asked = self.asked();
         let b = self.b.clone();
         let get = std::thread::spawn(move || b.get(b"id").unwrap().map(|object| object.data.to_vec()));
-        std::thread::sleep(LATE / 4);
+        until("Redis is asked", || self.asked() != asked);
         get
+    }
+
+    /// Changes whenever Redis is asked for an object.
+    fn asked(&self) -> String {
+        self.world.redis.info("cmdstat_getrange")
     }
 }
 
@@ -66,12 +72,12 @@ fn delete_beats_a_fill_in_flight() {
 fn who_waited_before_the_delete_is_answered_by_the_fetch_under_way() {
     let race = Race::begin();
     race.proxy.set(Mode::Delay(LATE));
+    let asked = race.asked();
     let waiter = std::thread::spawn({
         let b = race.b.clone();
         move || b.wait(b"id", much_later(), None).unwrap()
     });
-    until("it waits", || race.b.info().waiting_requests == 1);
-    std::thread::sleep(LATE / 4);
+    until("Redis is asked", || race.asked() != asked);
     race.b.delete(b"id").unwrap();
     let Waited::Object(object) = waiter.join().unwrap() else { panic!("not answered") };
     assert_eq!(object.data, "old");
@@ -117,7 +123,8 @@ fn a_write_that_reaches_redis_late_does_not_undo_a_later_one() {
     let race = Race::begin();
     race.proxy.set(Mode::Refuse);
     race.b.put(b"id", b"early", b"").unwrap();
-    std::thread::sleep(Duration::from_millis(20));
+    // More than the clocks of two nodes differ by, however late TIME is answered.
+    std::thread::sleep(Duration::from_millis(500));
     race.a.put(b"id", b"later", b"").unwrap();
     race.a.put(b"gone", b"", b"").unwrap();
     until("it is pushed", || {
