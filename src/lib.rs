@@ -41,6 +41,7 @@ mod memory;
 mod object;
 #[cfg(feature = "python")]
 mod python;
+mod random;
 mod redis;
 mod replication;
 #[cfg(feature = "server")]

@@ -6,8 +6,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::cursors::Cursors;
 use super::hints::{Hint, decode_chunk, encode_chunks};
-use super::random_u64;
 use crate::error::Error;
+use crate::random::random_u64;
 
 /// sled's page cache. What the catalog holds is read once, at open.
 const CACHE_BYTES: u64 = 4 << 20;

@@ -68,6 +68,7 @@ pub(crate) use write::Fill;
 use crate::error::Error;
 use crate::fork;
 use crate::object::Object;
+use crate::random::random_u64;
 use crate::store::{Backend, LocalOptions, OnStored, Usage, Writer};
 
 /// The smallest limit that leaves room for the segments kept in reserve.
@@ -257,12 +258,4 @@ impl Backend for LocalBackend {
 fn segment_bytes_max(limit_bytes: u64) -> u64 {
     let part = (limit_bytes / SEGMENTS_PER_LIMIT).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
     1 << part.ilog2()
-}
-
-/// 64 bits that nobody can foresee.
-pub(crate) fn random_u64() -> u64 {
-    let mut bytes = [0; 8];
-    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    debug_assert_eq!(filled, Ok(8));
-    u64::from_ne_bytes(bytes)
 }

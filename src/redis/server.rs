@@ -7,6 +7,7 @@ use super::keys::Keys;
 use super::link::{Link, Reply};
 use crate::clock::now_ms;
 use crate::error::Error;
+use crate::random::random_u128;
 
 /// How often TIME is asked; the fastest answer counts, as its uncertainty is the smallest.
 const TIME_SAMPLES: usize = 5;
@@ -19,11 +20,8 @@ const COUNTED_IDS_MAX: usize = 512;
 
 /// What Redis's content is known by: drawn by the first node, gone when Redis is emptied.
 pub(crate) fn epoch(link: &mut Link, keys: &Keys) -> Result<String, Error> {
-    let mut random = [0; 16];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
-        .map_err(|error| unreachable(link, format!("no random numbers: {error}")))?;
     let mut set = redis::cmd("SET");
-    set.arg(keys.epoch()).arg(format!("{:032x}", u128::from_ne_bytes(random))).arg("NX");
+    set.arg(keys.epoch()).arg(format!("{:032x}", random_u128())).arg("NX");
     let mut get = redis::cmd("GET");
     get.arg(keys.epoch());
     let replies = link.run(&[set, get])?;

@@ -29,7 +29,7 @@ impl Backoff {
     pub fn failed(&mut self) -> Duration {
         let full = FIRST.saturating_mul(1 << self.failures.min(16)).min(self.longest);
         self.failures += 1;
-        let jitter = crate::local::random_u64() % 1024;
+        let jitter = crate::random::random_u64() % 1024;
         let wait = full / 2 + full / 2 * (jitter as u32) / 1024;
         self.next = Some(Instant::now() + wait);
         wait

@@ -11,8 +11,8 @@ use super::segment::{Segment, SegmentHeader, SegmentKind, file_name};
 use crate::error::Error;
 use crate::local::disk::{Disk, DiskFile};
 use crate::local::mapping::Mapping;
-use crate::local::random_u64;
 use crate::local::space::{Lease, Space};
+use crate::random::random_u64;
 
 /// Linux allows a process 65 530 maps; other parts of the process want some.
 const MAPPED_SEGMENTS_MAX: usize = 16_384;
