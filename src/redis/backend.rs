@@ -21,6 +21,7 @@ use super::standing::Standing;
 use super::watch::Watch;
 use crate::error::Error;
 use crate::object::{Object, ObjectId};
+use crate::random::random_u64;
 use crate::store::{Backend, OnStored, Usage, Waiters, Writer};
 
 /// How often a write takes a version above the one that it met: each time, another node was faster.
@@ -53,10 +54,7 @@ struct Shared {
 impl RedisBackend {
     /// Redis has to be reachable.
     pub fn open(options: &RedisOptions, waiters: Arc<Waiters>) -> Result<Self, Error> {
-        let mut node = [0; 8];
-        rustix::rand::getrandom(&mut node, rustix::rand::GetRandomFlags::empty())
-            .map_err(|error| Error::io("draw a node id from", "/dev/urandom")(error.into()))?;
-        let node = u64::from_ne_bytes(node);
+        let node = random_u64();
         let pool = Pool::new(options, node)?;
         let warnings = pool.run(|lane| {
             server::epoch(&mut lane.link, pool.keys())?;
@@ -109,14 +107,6 @@ impl RedisBackend {
 }
 
 impl Shared {
-    fn check_size(&self, id: &[u8], bytes: u64) -> Result<(), Error> {
-        let bytes_max = self.options.object_bytes_max();
-        if bytes > bytes_max {
-            return Err(Error::TooLarge { id: ObjectId::new(id), bytes, bytes_max });
-        }
-        Ok(())
-    }
-
     fn writing(&self, id: &[u8]) -> MutexGuard<'_, ()> {
         #[expect(clippy::indexing_slicing, reason = "reduced modulo the length")]
         self.writing[xxh3_64(id) as usize % WRITING_COUNT].lock()
@@ -128,7 +118,7 @@ impl Shared {
     }
 
     fn store(&self, id: &[u8], object: Object, stored: OnStored<'_>) -> Result<(), Error> {
-        self.check_size(id, object.len() as u64)?;
+        self.options.check_size(id, object.len() as u64)?;
         let deadline_ms = match self.options.object_ttl_seconds {
             0 => 0,
             seconds => self.pool.clock().now_ms().saturating_add(seconds.saturating_mul(1000)),
@@ -220,27 +210,18 @@ impl Shared {
     }
 }
 
-/// Whether an object can be read there.
-fn exists(standing: &Standing) -> bool {
-    match standing {
-        Standing::Ours(head) => head.kind != Kind::Tombstone,
-        Standing::Python { .. } => true,
-        Standing::Damaged { .. } => false,
-    }
-}
-
 fn copied(data: &[u8], metadata: &[u8]) -> Object {
     Object { data: Bytes::copy_from_slice(data), metadata: Bytes::copy_from_slice(metadata) }
 }
 
 impl Backend for RedisBackend {
     fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
-        self.shared.check_size(id, (data.len() + metadata.len()) as u64)?;
+        self.shared.options.check_size(id, (data.len() + metadata.len()) as u64)?;
         self.shared.store(id, copied(data, metadata), stored)
     }
 
     fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Box<dyn Writer>, Error> {
-        self.shared.check_size(id, data_bytes.saturating_add(metadata.len() as u64))?;
+        self.shared.options.check_size(id, data_bytes.saturating_add(metadata.len() as u64))?;
         Ok(Box::new(RedisWriter {
             shared: Arc::clone(&self.shared),
             id: id.into(),
@@ -258,13 +239,13 @@ impl Backend for RedisBackend {
         shared.pool.run(|lane| {
             let head = heads(&mut lane.link, shared.pool.keys(), &[id])?.pop();
             let standing = head.unwrap_or(Ok(None)).map_err(shared.refused("read", id))?;
-            Ok(standing.as_ref().is_some_and(exists))
+            Ok(standing.as_ref().is_some_and(Standing::is_object))
         })
     }
 
     fn delete(&self, id: &[u8]) -> Result<bool, Error> {
         let replaced = self.shared.delete(id)?;
-        Ok(replaced.as_ref().is_some_and(exists))
+        Ok(replaced.as_ref().is_some_and(Standing::is_object))
     }
 
     fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {

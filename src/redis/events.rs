@@ -45,6 +45,16 @@ pub(crate) struct Notice<'a> {
     pub version: Version,
 }
 
+impl<'a> Notice<'a> {
+    pub fn want(id: &'a [u8]) -> Self {
+        Notice { op: Op::Want, id, version: Version::default() }
+    }
+
+    pub fn hello() -> Self {
+        Notice { op: Op::Hello, id: &[], version: Version::default() }
+    }
+}
+
 /// Something that a node was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event {

@@ -11,7 +11,6 @@ use super::watch::Watch;
 use crate::error::Error;
 use crate::object::IdBytes;
 use crate::store::{Waiters, waking};
-use crate::version::Version;
 
 /// How long a read waits for the next event.
 const BLOCK: Duration = Duration::from_millis(250);
@@ -41,12 +40,11 @@ impl Listener {
     fn listen(&mut self) -> Result<(), Error> {
         let mut link = self.backend.connect(BLOCK)?;
         let keys = self.backend.keys().clone();
-        let hello = Notice { op: Op::Hello, id: &[], version: Version::default() };
-        let mut cursor = publish(&mut link, &keys, self.backend.node(), &[hello])?;
+        let mut cursor = publish(&mut link, &keys, self.backend.node(), &[Notice::hello()])?;
         while !self.backend.is_closed() {
             let read = read(&mut link, &keys, &cursor, BLOCK, ENTRIES_MAX)?;
             if read.lost_past {
-                cursor = publish(&mut link, &keys, self.backend.node(), &[hello])?;
+                cursor = publish(&mut link, &keys, self.backend.node(), &[Notice::hello()])?;
             } else {
                 cursor = read.cursor;
             }
@@ -69,9 +67,9 @@ impl Listener {
                 self.answer(id)?;
             }
         }
-        let want = |id| Notice { op: Op::Want, id, version: Version::default() };
         // No other node could hold those that only this backend takes.
-        let wants: Vec<_> = due.wants.iter().filter(|id| IdBytes::ORDINARY.allow(id)).map(|id| want(id)).collect();
+        let wants: Vec<_> =
+            due.wants.iter().filter(|id| IdBytes::ORDINARY.allow(id)).map(|id| Notice::want(id)).collect();
         if !wants.is_empty() {
             publish(link, keys, self.backend.node(), &wants)?;
         }

@@ -3,6 +3,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::error::Error;
+use crate::object::ObjectId;
+
 /// Whether values are compressed before they go to Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -77,6 +80,15 @@ impl RedisOptions {
             0 => u64::MAX,
             mb => mb.saturating_mul(1 << 20),
         }
+    }
+
+    /// Refuses an object of more bytes.
+    pub(crate) fn check_size(&self, id: &[u8], bytes: u64) -> Result<(), Error> {
+        let bytes_max = self.object_bytes_max();
+        if bytes > bytes_max {
+            return Err(Error::TooLarge { id: ObjectId::new(id), bytes, bytes_max });
+        }
+        Ok(())
     }
 }
 

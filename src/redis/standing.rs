@@ -25,9 +25,13 @@ impl Standing {
         })
     }
 
-    /// Whether an object stands there, rather than a tombstone.
+    /// Whether an object can be read there: not where a tombstone stands, or something damaged.
     pub fn is_object(&self) -> bool {
-        !matches!(self, Standing::Ours(head) if head.kind == Kind::Tombstone)
+        match self {
+            Standing::Ours(head) => head.kind != Kind::Tombstone,
+            Standing::Python { .. } => true,
+            Standing::Damaged { .. } => false,
+        }
     }
 
     /// None for a value that has none.

@@ -13,7 +13,7 @@ use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::{Fill, Known};
 use crate::object::{Object, ObjectId};
-use crate::redis::{self, Found, Link, Notice, Op, Standing, ValueFormat, fetch, heads, publish};
+use crate::redis::{self, Found, Link, Notice, Standing, ValueFormat, fetch, heads, publish};
 use crate::store::{Backend, answer_early, waking};
 use crate::version::Version;
 
@@ -68,11 +68,6 @@ impl TieredBackend {
         if self.flights.join(id, asked) && !self.fetchers.try_send(Job::Fetch(id.into())) {
             self.land(id, &Err(self.unanswered(TOO_MANY)));
         }
-    }
-
-    /// For those who wait: they have looked before.
-    pub(super) fn seek_again(&self, id: &[u8]) {
-        self.fetch(id, None);
     }
 
     pub(super) fn unanswered(&self, reason: impl Into<String>) -> Unanswered {
@@ -334,10 +329,7 @@ impl TieredBackend {
         let found = fetch(link, &self.keys, &missing, self.options.object_bytes_max())?;
         let is_damaged = |found: &Result<redis::Fetched, String>| matches!(found, Ok(redis::Fetched::Damaged { .. }));
         let damaged = missing.iter().zip(&found).filter(|(_, found)| is_damaged(found));
-        let wanted: Vec<_> = damaged.map(|(id, _)| Notice { op: Op::Want, id, version: Version::default() }).collect();
-        if !wanted.is_empty() {
-            publish(link, &self.keys, tier.journal.node(), &wanted)?;
-        }
+        let wanted: Vec<_> = damaged.map(|(id, _)| Notice::want(id)).collect();
         for (id, found) in missing.into_iter().zip(found) {
             let done = match found {
                 Ok(found) => self.fetched(id, found),
@@ -350,6 +342,10 @@ impl TieredBackend {
                 tracing::warn!("object {}: {error}", ObjectId::new(id));
                 self.land(id, &Err(self.unanswered(error.to_string())));
             }
+        }
+        // Nobody who asked waits for that.
+        if !wanted.is_empty() {
+            publish(link, &self.keys, tier.journal.node(), &wanted)?;
         }
         Ok(())
     }
@@ -374,16 +370,24 @@ impl TieredBackend {
     /// clocks are not quite the same), is deleted once more, above that.
     fn exists(&self, question: &Question, standing: Option<&Standing>) -> bool {
         let Some(standing) = standing.filter(|standing| standing.is_object()) else { return false };
-        if let (true, false, Some(version), Ok(tier)) =
-            (question.deletes, question.is_answered(), standing.version(), self.tier())
-            && matches!(tier.known(&question.id), Known::Deleted(tombstone) if tombstone.version < version)
+        if question.deletes
+            && !question.is_answered()
+            && let Some(version) = standing.version()
+            && let Err(error) = self.delete_above(&question.id, version)
         {
-            tier.journal.observe(version);
-            if let Err(error) = tier.delete(&question.id) {
-                tracing::warn!("object {}: {error}", ObjectId::new(&question.id));
-            }
+            tracing::warn!("object {}: {error}", ObjectId::new(&question.id));
         }
         true
+    }
+
+    /// Deletes once more what was deleted here with a version that is not above this one.
+    fn delete_above(&self, id: &[u8], version: Version) -> Result<(), Error> {
+        let tier = self.tier()?;
+        if matches!(tier.known(id), Known::Deleted(tombstone) if tombstone.version < version) {
+            tier.journal.observe(version);
+            tier.delete(id)?;
+        }
+        Ok(())
     }
 
     /// Redis has said what it has of a suspect.

@@ -3,7 +3,7 @@
 //! ```text
 //! put, delete, duplicate  -> journal, acknowledged -> replicator.rs   pushes what is dirty, announces it in the event stream
 //! get                     -> journal, else         -> fetchers.rs     reads it from Redis, fills it into the journal
-//! other nodes' writes     <- events.rs             drops what is older here, fetches what somebody waits for
+//! other nodes' writes     <- reader.rs             drops what is older here, fetches what somebody waits for
 //! waits                   <- watcher.rs            looks again now and then, asks other nodes to push again
 //! ```
 
@@ -31,7 +31,7 @@ use watcher::Question;
 
 use crate::error::Error;
 use crate::local::{Known, LocalBackend, OutboxOptions, Place, Tier, Underlying};
-use crate::object::{IdBytes, Object, ObjectId};
+use crate::object::{IdBytes, Object};
 use crate::redis::{Keys, Link, RedisOptions, Target, server};
 use crate::store::{Backend, OnDeleted, OnStored, StoreConfig, Usage, Waiters, Writer};
 
@@ -58,6 +58,8 @@ pub(crate) struct TieredBackend {
     questions: Sender<Question>,
     /// Ids to push again, because other nodes want them or Redis has lost them.
     wanted: Sender<WantedId>,
+    /// Held while Redis is asked for its epoch and until that is acted upon: of the threads that find another one, the second must not push
+    /// before the first has begun to hear anew.
     epoch: Mutex<()>,
     health: Health,
     gate: Gate,
@@ -67,7 +69,7 @@ pub(crate) struct TieredBackend {
 
 /// What ends when the store is closed.
 struct Running {
-    /// Dropped to stop the replicator, which drains first.
+    /// Tells the replicator to drain, until when at most, and to stop then. Dropped, it stops at once.
     drain: Sender<Instant>,
     drained: Receiver<()>,
     /// Disconnected when the last of the other threads has ended.
@@ -246,14 +248,6 @@ impl TieredBackend {
         Ok(())
     }
 
-    fn check_size(&self, id: &[u8], bytes: u64) -> Result<(), Error> {
-        let bytes_max = self.options.object_bytes_max();
-        if bytes > bytes_max {
-            return Err(Error::TooLarge { id: ObjectId::new(id), bytes, bytes_max });
-        }
-        Ok(())
-    }
-
     /// How long a call waits for Redis.
     fn patience(&self) -> Duration {
         Duration::from_millis(self.options.response_timeout_ms.saturating_add(self.options.connect_timeout_ms))
@@ -312,12 +306,12 @@ impl TieredBackend {
 
 impl Backend for TieredBackend {
     fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
-        self.check_size(id, data.len() as u64 + metadata.len() as u64)?;
+        self.options.check_size(id, data.len() as u64 + metadata.len() as u64)?;
         self.tier()?.put(id, data, metadata, stored)
     }
 
     fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Box<dyn Writer>, Error> {
-        self.check_size(id, data_bytes.saturating_add(metadata.len() as u64))?;
+        self.options.check_size(id, data_bytes.saturating_add(metadata.len() as u64))?;
         self.local.writer(id, data_bytes, metadata)
     }
 

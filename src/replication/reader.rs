@@ -12,7 +12,7 @@ use crate::object::IdBytes;
 use crate::redis::{Event, Link, Notice, Op, Standing, heads, publish, read};
 use crate::version::Version;
 
-/// How long a read waits for the next event: as long as closing may have to wait for this thread.
+/// How long a read waits for the next event before it is looked whether the store is closed.
 const BLOCK: Duration = Duration::from_millis(250);
 
 /// Ids fetched by this thread at a time; more are left to the fetchers.
@@ -76,8 +76,7 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
 /// Begins to hear from now on: what happened before may have been missed.
 fn begin(backend: &TieredBackend, link: &mut Link) -> Result<String, Error> {
     let tier = backend.tier()?;
-    let hello = Notice { op: Op::Hello, id: &[], version: Version::default() };
-    let cursor = publish(link, &backend.keys, tier.journal.node(), &[hello])?;
+    let cursor = publish(link, &backend.keys, tier.journal.node(), &[Notice::hello()])?;
     backend.flights.doubt_all();
     if let Some(outbox) = &tier.outbox {
         let in_step_ms = outbox.heard().1;
@@ -164,7 +163,7 @@ impl TieredBackend {
                 }
                 if event.op == Op::Put && self.waiters.has_any(&event.id) {
                     if awaited.len() >= AWAITED_MAX {
-                        self.seek_again(&event.id);
+                        self.fetch(&event.id, None);
                     } else if self.flights.join(&event.id, None) {
                         awaited.push(event.id.as_slice().into());
                     }

@@ -333,7 +333,7 @@ impl Replicator<'_> {
                 }
                 self.release(place);
                 if self.backend.waiters.has_any(&write.id) {
-                    self.backend.seek_again(&write.id);
+                    self.backend.fetch(&write.id, None);
                 }
             }
             Err(reason) => {

@@ -9,8 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 
 use super::TieredBackend;
-use crate::redis::{Link, Notice, Op, Watch, publish};
-use crate::version::Version;
+use crate::redis::{Link, Notice, Watch, publish};
 
 /// Questions that wait for Redis at a time, and as many on their way here; one more is answered with "not known".
 pub(super) const QUESTIONS_MAX: usize = 16_384;
@@ -110,7 +109,7 @@ struct Watcher<'a> {
 impl Watcher<'_> {
     fn tick(&mut self, now: Instant) {
         let due = self.watch.tick(self.backend.waiters.ids(), now);
-        due.looks.iter().for_each(|id| self.backend.seek_again(id));
+        due.looks.iter().for_each(|id| self.backend.fetch(id, None));
         if !due.wants.is_empty() && self.want(&due.wants).is_none() {
             self.link = None;
         }
@@ -119,7 +118,7 @@ impl Watcher<'_> {
     /// Asks whoever holds these ids to push them again.
     fn want(&mut self, ids: &[Box<[u8]>]) -> Option<()> {
         let node = self.backend.tier().ok()?.journal.node();
-        let notices: Vec<_> = ids.iter().map(|id| Notice { op: Op::Want, id, version: Version::default() }).collect();
+        let notices: Vec<_> = ids.iter().map(|id| Notice::want(id)).collect();
         if self.link.is_none() {
             self.link = self.backend.connect(Duration::ZERO).ok();
         }
