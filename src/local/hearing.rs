@@ -68,8 +68,7 @@ impl LocalTier {
             self.forget(table, fingerprint, id, old, lsn);
             Ok((lsn, existed))
         })?;
-        outbox.wake();
-        self.make_durable(lsn)?;
+        self.acknowledge(lsn)?;
         Ok(existed)
     }
 

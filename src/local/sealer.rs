@@ -176,10 +176,12 @@ impl Sealer {
     fn store_cursors(&mut self) -> Result<(), Error> {
         let Some(outbox) = &self.tier.outbox else { return Ok(()) };
         let cursors = outbox.cursors();
-        if cursors == self.cursors && cursors.is_some() || cursors.is_none() && !outbox.has_backlog() {
-            return Ok(());
-        }
-        if cursors.is_none() && self.catalog.cursors()?.is_none() {
+        let is_due = match &cursors {
+            Some(_) => cursors != self.cursors,
+            // Until the backlog is pushed, what the catalog says is wrong; otherwise it is merely old.
+            None => outbox.has_backlog() && self.catalog.cursors()?.is_some(),
+        };
+        if !is_due {
             return Ok(());
         }
         self.tier.flush()?;

@@ -88,14 +88,19 @@ impl LocalTier {
             self.let_go(*payload);
         }
         let Some(lsn) = result? else { return Ok(false) };
-        if let (Origin::Write, Some(outbox)) = (incoming.origin, &self.outbox) {
-            outbox.wake();
-            self.make_durable(lsn)?;
-        }
-        if self.outbox.is_none() {
-            self.make_durable(lsn)?;
+        // Redis has what is filled.
+        if matches!(incoming.origin, Origin::Write) {
+            self.acknowledge(lsn)?;
         }
         Ok(true)
+    }
+
+    /// Before a user's write is acknowledged: the record at `lsn` is on its way to Redis, and as durable as the store promises.
+    pub(super) fn acknowledge(&self, lsn: Lsn) -> Result<(), Error> {
+        if let Some(outbox) = &self.outbox {
+            outbox.wake();
+        }
+        self.make_durable(lsn)
     }
 
     /// Check, append and index update of one id, in one piece.
@@ -185,7 +190,7 @@ impl LocalTier {
         })?;
         match lsn {
             None => Ok(false),
-            Some(lsn) => self.make_durable(lsn).map(|()| true),
+            Some(lsn) => self.acknowledge(lsn).map(|()| true),
         }
     }
 
@@ -195,12 +200,7 @@ impl LocalTier {
         let lsn = self.with_room(new, 0, || self.enter_duplicate(original, new, stored))?;
         match lsn {
             None => Ok(false),
-            Some(lsn) => {
-                if let Some(outbox) = &self.outbox {
-                    outbox.wake();
-                }
-                self.make_durable(lsn).map(|()| true)
-            }
+            Some(lsn) => self.acknowledge(lsn).map(|()| true),
         }
     }
 

@@ -55,17 +55,17 @@ struct Inner {
 pub struct Info {
     /// `memory`, `local`, `redis` or `tiered`.
     pub backend: &'static str,
-    /// The directory, or `memory`.
+    /// Where the objects are: `memory`, the directory, the address of Redis without its password, or (`tiered`) both of these.
     pub place: String,
-    /// Objects.
+    /// Objects: with `tiered` those held on this node, with `redis` about as many as Redis holds.
     pub objects: u64,
-    /// Payloads stored for them; objects that share one count it once.
+    /// Payloads stored for them; objects that share one count it once. In Redis each object has its own.
     pub payloads: u64,
     /// Bytes of those payloads, metadata included.
     pub payload_bytes: u64,
-    /// The most bytes that the store may take.
+    /// The most bytes that the store may take; with `redis`, that Redis may take for everything in it.
     pub capacity_bytes: u64,
-    /// Bytes that it takes now, with what is dead but not yet reclaimed.
+    /// Bytes that it takes now, with what is dead but not yet reclaimed; with `redis`, that Redis takes for everything in it.
     pub physical_bytes: u64,
     /// Objects found damaged since the store was opened; each is a miss and a line in the log.
     pub damaged_objects: u64,
@@ -180,8 +180,9 @@ impl ObjectStore {
     ///
     /// # Errors
     ///
-    /// [`Error::Full`], [`Error::TooLarge`], [`Error::InvalidId`]; [`Error::Io`] where the disk refuses. What stood under the id
-    /// before then still does.
+    /// [`Error::Full`], [`Error::TooLarge`], [`Error::InvalidId`]; [`Error::Io`] and [`Error::WritesRefused`] where the disk refuses.
+    /// What stood under the id before then still does. With `redis` also [`Error::Refused`], and [`Error::Unreachable`], after which
+    /// the object may have been stored all the same.
     pub fn put(&self, id: &[u8], data: &[u8], metadata: &[u8]) -> Result<(), Error> {
         self.inner.id_bytes.check(id)?;
         check_metadata(id, metadata)?;
@@ -205,7 +206,8 @@ impl ObjectStore {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidId`], [`Error::Io`].
+    /// [`Error::InvalidId`], [`Error::Io`]. With `redis`, and with `tiered` for what is not on this node, [`Error::Unreachable`] where
+    /// Redis does not say whether it has the object; with `redis`, [`Error::Refused`] where it refuses to.
     pub fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         self.inner.id_bytes.check(id)?;
         let found = self.backend()?.get(id)?;
@@ -235,11 +237,13 @@ impl ObjectStore {
         self.unless_closed(found)
     }
 
-    /// Deletes an object; whether it existed. Bytes of it that were handed out stay valid.
+    /// Deletes an object; whether it existed. Bytes of it that were handed out stay valid. With `tiered` it is deleted everywhere; of
+    /// what is not on this node, false is also said where Redis does not answer within a tenth of a second.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidId`], [`Error::Io`].
+    /// [`Error::InvalidId`], [`Error::Io`], [`Error::WritesRefused`]; with `redis` also [`Error::Refused`] and [`Error::Unreachable`], as
+    /// with [`put`](Self::put).
     pub fn delete(&self, id: &[u8]) -> Result<bool, Error> {
         self.inner.id_bytes.check(id)?;
         let found = self.backend()?.delete(id)?;
@@ -265,7 +269,7 @@ impl ObjectStore {
     ///
     /// # Errors
     ///
-    /// As [`put`](Self::put).
+    /// As [`get`](Self::get) and [`put`](Self::put).
     pub fn duplicate(&self, original: &[u8], new: &[u8]) -> Result<bool, Error> {
         self.inner.id_bytes.check(original)?;
         self.inner.id_bytes.check(new)?;
