@@ -157,12 +157,18 @@ class Cluster:
     """A scheduler and workers that use one object storage server, or the workers another one."""
 
     def __init__(
-        self, directory: Path, storage: StorageServer, workers: int, storage_of_workers: Optional[StorageServer] = None
+        self,
+        directory: Path,
+        storage: StorageServer,
+        workers: int,
+        storage_of_workers: Optional[StorageServer] = None,
+        worker_options: Sequence[str] = (),
     ):
         self.storage = storage
         self._directory = directory
         self._worker_options = ["--mode", "fixed", "--max-task-concurrency", str(workers)]
         self._worker_options += ["--heartbeat-interval-seconds", "1", "--death-timeout-seconds", "60"]
+        self._worker_options += worker_options
         if storage_of_workers is not None:
             self._worker_options += ["--object-storage-address", storage_of_workers.address]
         self.address = f"tcp://127.0.0.1:{free_port()}"
@@ -180,6 +186,11 @@ class Cluster:
     def start_workers(self) -> None:
         program = [str(VENV_BIN / "scaler_worker_manager"), "baremetal_native", self.address, "--worker-manager-id", "test"]
         self.workers = Process("workers", [*program, *self._worker_options], self._directory)
+
+    def processors(self) -> List[psutil.Process]:
+        """The processes that run the tasks: the children of the workers."""
+        workers = psutil.Process(self.workers.pid).children()
+        return [child for worker in workers for child in worker.children() if "spawn_main" in " ".join(child.cmdline())]
 
     def _scheduler_listens(self) -> bool:
         assert self.scheduler.is_running(), f"the scheduler ended: {self.scheduler.log_text()}"

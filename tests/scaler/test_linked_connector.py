@@ -1,0 +1,234 @@
+"""What a processor reads and writes objects with when the store is linked into it, without a cluster around it."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Callable, Dict, Iterator
+
+import pytest
+from scaler.utility.exceptions import ObjectStorageException
+from scaler.utility.identifiers import ObjectID
+from scaler.worker.agent.processor.processor import Processor
+from scaler_object_storage import ObjectStore, worker
+from scaler_object_storage.worker import LinkedObjectStorageConnector, link
+
+from cluster import RESULT_SECONDS, Redis, StorageServer, serves_from_disk, wait_until
+from connection import Connection
+
+MIB = 1 << 20
+
+pytestmark = pytest.mark.skipif(not serves_from_disk(), reason="the stock server knows no Redis")
+
+
+@pytest.fixture(scope="module")
+def redis(directory: Path) -> Iterator[Redis]:
+    redis = Redis(directory)
+    yield redis
+    redis.process.end()
+
+
+@pytest.fixture(scope="module")
+def storage(directory: Path, redis: Redis) -> Iterator[StorageServer]:
+    storage = StorageServer(directory, options=["--backend", "tiered", "--redis-url", redis.url])
+    yield storage
+    assert storage.process.end() == 0, "the server is to end with status 0 on SIGTERM"
+
+
+@pytest.fixture
+def server(storage: StorageServer) -> Iterator[Connection]:
+    """A client of the server."""
+    connection = Connection(storage)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path, redis: Redis) -> Iterator[ObjectStore]:
+    options = {"url": redis.url, "max_object_size_mb": 8, "connection_pool_size": 2}
+    with ObjectStore(backend="tiered", local={"path": tmp_path, "max_size_mb": 256}, redis=options) as store:
+        yield store
+
+
+@pytest.fixture
+def linked(storage: StorageServer, store: ObjectStore) -> Iterator[LinkedObjectStorageConnector]:
+    connection = Connection(storage)
+    yield LinkedObjectStorageConnector(store, connection.connector)
+    connection.close()
+
+
+def new_id() -> ObjectID:
+    return ObjectID(os.urandom(32))
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 3 * MIB])
+def test_both_ways(linked: LinkedObjectStorageConnector, server: Connection, size: int) -> None:
+    # Invariant 4. The id in the store is the one of the wire.
+    ours, theirs = new_id(), new_id()
+    data = os.urandom(size)
+    linked.set_object(ours, data)
+    assert server.get(ours) == data
+    server.connector.set_object(theirs, data)
+    found = linked.get_object(theirs)
+    assert (type(found), found) == (bytes, data)
+    assert linked.get_object(ours, 10) == linked.get_object(theirs, max_payload_length=10) == data[:10]
+    assert linked.address == server.connector.address
+
+
+def test_deletes_and_duplicates(linked: LinkedObjectStorageConnector, store: ObjectStore, server: Connection) -> None:
+    original, duplicate, later = (new_id() for _ in range(3))
+    server.connector.set_object(original, b"data")
+    linked.duplicate_object_id(original, duplicate)
+    assert server.get(duplicate) == b"data"
+    assert linked.delete_object(duplicate)
+    assert not linked.delete_object(duplicate)
+    # Invariant 5: what the server deletes goes from here as well.
+    assert linked.get_object(original) == b"data"
+    assert server.connector.delete_object(original)
+    wait_until(lambda: store.get(original) is None, "the copy is dropped")
+
+    waiting = threading.Thread(target=linked.duplicate_object_id, args=(later, duplicate))
+    waiting.start()
+    server.connector.set_object(later, b"later")
+    waiting.join(RESULT_SECONDS)
+    assert server.get(duplicate) == b"later"
+
+
+def test_a_get_waits_for_its_object(linked: LinkedObjectStorageConnector, store: ObjectStore, server: Connection) -> None:
+    object_id = new_id()
+    writer = threading.Thread(target=lambda: (wait_for_a_waiter(store), server.connector.set_object(object_id, b"data")))
+    writer.start()
+    assert linked.get_object(object_id) == b"data"
+    writer.join(RESULT_SECONDS)
+
+
+def wait_for_a_waiter(store: ObjectStore) -> None:
+    wait_until(lambda: store.info().waiting_requests == 1, "somebody waits")
+
+
+def test_a_get_that_waits_ends_in_a_signal_handler(linked: LinkedObjectStorageConnector, store: ObjectStore) -> None:
+    def interrupt() -> None:
+        wait_for_a_waiter(store)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    # As Scaler's processors do when they are asked to end.
+    before = signal.signal(signal.SIGTERM, lambda *_: linked.destroy())
+    try:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(ObjectStorageException):
+            linked.get_object(new_id())
+        thread.join(RESULT_SECONDS)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    with pytest.raises(ObjectStorageException):
+        linked.set_object(new_id(), b"data")
+    assert store.info().waiting_requests == 0 and not store.closed
+
+
+def test_what_the_store_refuses_goes_to_the_server(
+    linked: LinkedObjectStorageConnector, server: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = os.urandom(9 * MIB)
+    for object_id in (new_id(), new_id()):
+        linked.set_object(object_id, data)
+        unchanged = server.get(object_id) == data
+        assert unchanged
+    [line] = [record.getMessage() for record in caplog.records if "is used instead" in record.getMessage()]
+    assert "the limit is 8388608 bytes" in line and str(linked.address) in line
+
+
+def test_without_redis_the_server_is_asked(
+    linked: LinkedObjectStorageConnector, server: Connection, redis: Redis
+) -> None:
+    # Invariant 10.
+    ours, theirs, later = (new_id() for _ in range(3))
+    redis.process.kill()
+    linked.set_object(ours, b"ours")
+    server.connector.set_object(theirs, b"theirs")
+    assert (linked.get_object(ours), linked.get_object(theirs)) == (b"ours", b"theirs")
+    redis.start()
+    assert server.get(ours) == b"ours"
+    server.connector.set_object(later, b"later")
+    assert linked.get_object(later) == b"later"
+
+
+@pytest.fixture
+def processor(server: Connection, monkeypatch: pytest.MonkeyPatch) -> Processor:
+    """As far as link() looks at it."""
+    processor = Processor.__new__(Processor)
+    processor._connector_storage = server.connector
+    processor._resume_event = threading.Event()
+    monkeypatch.setattr(multiprocessing, "current_process", lambda: processor)
+    return processor
+
+
+def write(path: Path, **settings: str) -> Path:
+    """A config file: the keys are `key` or `table_key`."""
+    lines = [f'{key.replace("__", ".")} = {value}' for key, value in settings.items()]
+    path.write_text("\n".join(["[object_storage_server]", *lines]))
+    return path
+
+
+@pytest.mark.parametrize("slots", [None, 3])
+def test_linking(processor: Processor, redis: Redis, tmp_path: Path, slots: int, caplog: pytest.LogCaptureFixture) -> None:
+    settings: Dict[str, str] = {} if slots is None else {"local__slots": str(slots)}
+    objects = tmp_path / "objects"
+    config = write(
+        tmp_path / "a.toml", backend='"tiered"', local__path=f'"{objects}"', redis__url=f'"{redis.url}"', **settings
+    )
+    server = processor._connector_storage
+    with caplog.at_level(logging.INFO):
+        link(str(config))
+    linked = processor._connector_storage
+    assert isinstance(linked, LinkedObjectStorageConnector) and linked._server is server
+    place = objects if slots else objects / "workers"
+    assert (place / "LOCK").exists()
+    assert f"object store linked: tiered backend, {place} and" in caplog.text
+    linked._store.close()
+
+
+def hard_suspend(processor: Processor) -> None:
+    processor._resume_event = None
+
+
+def nothing(_: Processor) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "prepare", "reason"),
+    [
+        ({"backend": '"local"'}, nothing, 'backend "local" keeps'),
+        ({"backend": '"memory"'}, nothing, 'backend "memory" keeps'),
+        ({"backend": '"tiered"', "local__path": '"/dev/null/objects"'}, nothing, "/dev/null/objects"),
+        ({"backend": '"tiered"', "no_such_key": "1"}, nothing, "no_such_key"),
+        ({"backend": '"tiered"'}, hard_suspend, "--hard-processor-suspend"),
+        ({"backend": '"redis"', "redis__key_prefix": '"other:"'}, nothing, "does not come to"),
+    ],
+)
+def test_what_cannot_be_linked_is_told(
+    processor: Processor,
+    redis: Redis,
+    tmp_path: Path,
+    settings: Dict[str, str],
+    prepare: Callable[[Processor], None],
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "_SHARED_SECONDS_MAX", 1.0)
+    config = write(tmp_path / "a.toml", redis__url=f'"{redis.url}"', **settings)
+    prepare(processor)
+    server = processor._connector_storage
+    link(config)
+    assert processor._connector_storage is server
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "the object storage server is used instead" in record.getMessage() and reason in record.getMessage()
+
+
+def test_link_does_nothing_elsewhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    link(tmp_path / "missing.toml")
+    assert "--preload of Scaler's workers" in caplog.text
