@@ -27,8 +27,8 @@ __all__ = ["LinkedObjectStorageConnector", "link"]
 
 logger = logging.getLogger(__name__)
 
-# Redis may have gone away meanwhile: then the object storage server is asked.
-_LOOK_AGAIN_SECONDS = 1.0
+# Redis may have gone away meanwhile: then the object storage server is asked. Long enough for other nodes to be asked first.
+_LOOK_AGAIN_SECONDS = 5.0
 
 # Generous: the server may have much to push before the probe.
 _SHARED_SECONDS_MAX = 10.0
