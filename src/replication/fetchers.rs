@@ -23,6 +23,9 @@ const JOBS_MAX: usize = 65_536;
 /// Ids that a fetcher asks for at a time, of up to a MiB each.
 const BATCH_MAX: usize = 16;
 
+/// A connection that is closed fails at once. What takes longer is a Redis that does not answer.
+const CLOSED_MAX: Duration = Duration::from_millis(100);
+
 const TOO_MANY: &str = "too many objects are asked for at the same time";
 
 /// What a fetcher can be asked for.
@@ -272,7 +275,21 @@ impl Fetcher<'_> {
 
     fn fetch(&mut self, ids: &[Box<[u8]>]) -> Result<(), Error> {
         let backend = self.backend;
-        backend.fetch_over(self.connected()?, ids)
+        self.ask(|link| backend.fetch_over(link, ids))
+    }
+
+    /// Asks once more, on a new connection, where one that was open already has turned out to be closed: Redis was restarted, or closes
+    /// what is idle, which says nothing about whether it can be reached.
+    fn ask<T>(&mut self, ask: impl Fn(&mut Link) -> Result<T, Error>) -> Result<T, Error> {
+        let (was_open, begun) = (self.link.is_some(), Instant::now());
+        let answer = ask(self.connected()?);
+        match answer {
+            Err(Error::Unreachable { .. }) if was_open && begun.elapsed() < CLOSED_MAX => {
+                self.link = None;
+                ask(self.connected()?)
+            }
+            answer => answer,
+        }
     }
 
     fn failed(&mut self, error: &Error) {
@@ -283,7 +300,7 @@ impl Fetcher<'_> {
     fn answer(&mut self, questions: &[Question]) {
         let ids: Vec<_> = questions.iter().map(|question| &question.id).collect();
         let backend = self.backend;
-        let standings = self.connected().and_then(|link| heads(link, &backend.keys, &ids));
+        let standings = self.ask(|link| heads(link, &backend.keys, &ids));
         match standings {
             Ok(standings) => {
                 for (question, standing) in questions.iter().zip(standings) {

@@ -95,3 +95,28 @@ fn what_was_not_pushed_before_closing_is_pushed_by_the_next_open() {
     let (_a, b) = (world.open(0), world.open(1));
     until("it is pushed", || b.get(b"id").is_ok_and(|object| object.is_some()));
 }
+
+/// Invariant 10.
+#[test]
+fn a_connection_that_redis_has_closed_costs_no_answer() {
+    let world = World::new(2);
+    let [a, b] = &world.open_all()[..] else { panic!() };
+    let ids = (0..40).map(|number| format!("{number}")).collect::<Vec<_>>();
+    for id in &ids {
+        a.put(id.as_bytes(), b"data", b"").unwrap();
+        world.until_announced(id);
+    }
+    let (before, after) = ids.split_at(20);
+    std::thread::scope(|scope| {
+        for id in before {
+            scope.spawn(move || b.get(id.as_bytes()).unwrap().unwrap());
+        }
+    });
+    world.redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    for (number, id) in after.iter().enumerate() {
+        match number % 2 {
+            0 => assert!(b.get(id.as_bytes()).unwrap().is_some()),
+            _ => assert!(b.contains(id.as_bytes()).unwrap()),
+        }
+    }
+}
