@@ -134,11 +134,13 @@ def operations(directory: Path) -> None:
             put: Dict[str, List[float]] = {name: [] for name in subjects}
             get: Dict[str, List[float]] = {name: [] for name in [*subjects, "view"]}
             for number in range(rounds):
-                object_id = number.to_bytes(32, "big")
+                object_id = struct.pack(">QQ16x", size, number)  # never stored before
                 for name, subject in subjects.items():
                     put[name].append(seconds(subject.put, object_id, data))  # type: ignore[attr-defined]
+                    subject.get(object_id)  # type: ignore[attr-defined]
                     get[name].append(seconds(subject.get, object_id))  # type: ignore[attr-defined]
                 shared.put(object_id, data)
+                shared.get(object_id)
                 get["view"].append(seconds(lambda: shared.get(object_id).data))  # type: ignore[union-attr]
                 for store in [*subjects.values(), shared]:
                     store.delete(object_id)  # type: ignore[attr-defined]
@@ -150,7 +152,7 @@ def operations(directory: Path) -> None:
             store.close()
     table("put", ["size", "redis-py", "ours `redis`", "ours `tiered`"], puts)
     table(
-        "get, of what was put just before",
+        "get, of what was read before",
         ["size", "redis-py", "ours `redis`", "ours `tiered`, as bytes", "ours `tiered`, as memoryview"],
         gets,
     )
