@@ -79,6 +79,16 @@ struct Outcomes {
     named: Vec<bool>,
 }
 
+/// How writes are carried out.
+struct How<F> {
+    /// Whether a value of the same version is replaced as well.
+    also_same: bool,
+    /// Whether the events go with the writes.
+    naming: bool,
+    /// Is run while Redis is at work.
+    meanwhile: F,
+}
+
 /// A write that its script has to settle.
 struct Unsettled {
     index: usize,
@@ -111,12 +121,22 @@ impl Pusher {
     /// been acknowledged as well, or why Redis refuses it. One refusal holds back no other write. An error means that nothing is
     /// known of the whole batch: push it again over another link, which is harmless.
     pub fn push(&mut self, link: &mut Link, batch: &[Outgoing]) -> Result<Vec<Result<Pushed, String>>, Error> {
-        self.push_all(link, batch, false)
+        self.push_all(link, batch, false, || {})
+    }
+
+    /// As `push`; runs `meanwhile` once while Redis is at work on the batch, unless all of it is large.
+    pub fn push_while(
+        &mut self,
+        link: &mut Link,
+        batch: &[Outgoing],
+        meanwhile: impl FnOnce(),
+    ) -> Result<Vec<Result<Pushed, String>>, Error> {
+        self.push_all(link, batch, false, meanwhile)
     }
 
     /// As `push` for one write, which also replaces a value of the same version: one that was found damaged, or is wanted.
     pub fn repair(&mut self, link: &mut Link, write: &Outgoing) -> Result<Result<Pushed, String>, Error> {
-        let mut pushed = self.push_all(link, std::slice::from_ref(write), true)?;
+        let mut pushed = self.push_all(link, std::slice::from_ref(write), true, || {})?;
         Ok(pushed.pop().unwrap_or_else(|| Err("no answer".into())))
     }
 
@@ -133,6 +153,7 @@ impl Pusher {
         link: &mut Link,
         batch: &[Outgoing],
         also_same: bool,
+        meanwhile: impl FnOnce(),
     ) -> Result<Vec<Result<Pushed, String>>, Error> {
         let mut outcomes = Outcomes::new(batch.len());
         if self.value_format == ValueFormat::Python {
@@ -140,7 +161,8 @@ impl Pusher {
         } else {
             let (large, small): (Vec<usize>, Vec<usize>) =
                 (0..batch.len()).partition(|index| batch.get(*index).is_some_and(is_large));
-            self.apply(link, batch, &small, also_same, !link.is_cluster(), &mut outcomes)?;
+            let how = How { also_same, naming: !link.is_cluster(), meanwhile };
+            self.apply(link, batch, &small, how, &mut outcomes)?;
             for index in large {
                 self.push_large(link, batch, index, also_same, &mut outcomes)?;
             }
@@ -149,14 +171,13 @@ impl Pusher {
         Ok(outcomes.into_results())
     }
 
-    /// Carries out writes whose value is one. Those that meet no value need one round trip, with the event in it if `naming`.
+    /// Carries out writes whose value is one. Those that meet no value need one round trip.
     fn apply(
         &mut self,
         link: &mut Link,
         batch: &[Outgoing],
         chosen: &[usize],
-        also_same: bool,
-        naming: bool,
+        How { also_same, naming, meanwhile }: How<impl FnOnce()>,
         outcomes: &mut Outcomes,
     ) -> Result<(), Error> {
         let writes: Vec<(usize, &Outgoing)> =
@@ -190,7 +211,9 @@ impl Pusher {
         if naming {
             commands.extend(notices.chunks(EVENT_OPS_MAX).map(|notices| adding(&self.keys, self.node, notices)));
         }
-        let mut replies = link.run(&commands)?;
+        link.send_ahead(commands)?;
+        meanwhile();
+        let mut replies = link.run(&[])?;
         let entries = replies.split_off(named_from);
         self.counted(expected, &replies.split_off(counted_from));
 

@@ -57,6 +57,7 @@ pub(super) fn run(
         tail: Lane::at(outbox.settled()),
         backlog: outbox.backlog().map(|range| Lane::at(range.start)),
         scout: None,
+        ahead: None,
         held: Held::default(),
         is_confirmed: true,
         full: Backoff::default(),
@@ -119,6 +120,8 @@ struct Replicator<'a> {
     backlog: Option<Lane>,
     /// While too much is held: how far ahead of the tail deletes were pushed.
     scout: Option<Place>,
+    /// What follows in the tail, read while Redis was at work.
+    ahead: Option<ReadAhead>,
     held: Held,
     /// Whether enough replicas have what was pushed.
     is_confirmed: bool,
@@ -127,6 +130,20 @@ struct Replicator<'a> {
     clock_read: Option<Instant>,
     complained: Option<Instant>,
     has_warned: bool,
+}
+
+/// Dirty records between two places.
+struct ReadAhead {
+    from: Place,
+    found: Vec<Dirty>,
+    next: Place,
+}
+
+impl ReadAhead {
+    fn read(backend: &TieredBackend, from: Place, until: Place, wanted: Wanted) -> Result<Self, Error> {
+        let (found, next) = backend.tier()?.dirty_records(from, until, wanted, BUDGET)?;
+        Ok(ReadAhead { from, found, next })
+    }
 }
 
 /// Which walk a batch comes from, and where that goes on.
@@ -148,7 +165,7 @@ impl Replicator<'_> {
         let source = self.gather(&mut batch)?;
         let is_idle = batch.is_empty() && wants.is_empty() && matches!(source, Source::Extra);
         if !batch.is_empty() {
-            self.push(batch)?;
+            self.push(batch, &source)?;
         }
         self.repair(wants)?;
         self.advance(&source);
@@ -164,6 +181,7 @@ impl Replicator<'_> {
             self.tail = Lane::at(self.outbox.settled());
             self.backlog = self.outbox.backlog().map(|range| Lane::at(range.start));
             self.scout = None;
+            self.ahead = None;
         }
         let mut link = match self.link.take() {
             Some(link) => link,
@@ -187,6 +205,7 @@ impl Replicator<'_> {
         if epoch != self.epoch {
             self.epoch = epoch;
             self.held.clear();
+            self.ahead = None;
             self.tail = Lane::at(self.outbox.settled());
             self.backlog = self.outbox.backlog().map(|range| Lane::at(range.start));
         }
@@ -259,24 +278,31 @@ impl Replicator<'_> {
     }
 
     /// Reads what is dirty, new before old.
-    fn gather(&self, batch: &mut Vec<Dirty>) -> Result<Source, Error> {
-        let tier = self.backend.tier()?;
-        let end = tier.journal.end();
-        let mut walk = |from: Place, until: Place, wanted: Wanted| {
-            let (found, next) = tier.dirty_records(from, until, wanted, BUDGET)?;
-            batch.extend(found.into_iter().filter(|dirty| !self.held.contains(dirty.place)));
-            Ok::<_, Error>(next)
+    fn gather(&mut self, batch: &mut Vec<Dirty>) -> Result<Source, Error> {
+        let end = self.backend.tier()?.journal.end();
+        let ahead = self.ahead.take();
+        let mut take = |read: ReadAhead| {
+            batch.extend(read.found.into_iter().filter(|dirty| !self.held.contains(dirty.place)));
+            read.next
         };
         if self.held.is_full() || self.full.is_failing() {
             let from = self.scout.unwrap_or(self.tail.position);
-            return if from < end { walk(from, end, Wanted::Deletes).map(Source::Scout) } else { Ok(Source::Extra) };
+            if from >= end {
+                return Ok(Source::Extra);
+            }
+            return Ok(Source::Scout(take(ReadAhead::read(self.backend, from, end, Wanted::Deletes)?)));
         }
-        if self.tail.position < end {
-            return walk(self.tail.position, end, Wanted::Dirty).map(Source::Tail);
+        let from = self.tail.position;
+        if from < end {
+            let read = match ahead.filter(|ahead| ahead.from == from) {
+                Some(ahead) => ahead,
+                None => ReadAhead::read(self.backend, from, end, Wanted::Dirty)?,
+            };
+            return Ok(Source::Tail(take(read)));
         }
         match (&self.backlog, self.outbox.backlog()) {
             (Some(lane), Some(range)) if lane.position < range.end => {
-                walk(lane.position, range.end, Wanted::All).map(Source::Backlog)
+                Ok(Source::Backlog(take(ReadAhead::read(self.backend, lane.position, range.end, Wanted::All)?)))
             }
             _ => Ok(Source::Extra),
         }
@@ -298,7 +324,7 @@ impl Replicator<'_> {
         }
     }
 
-    fn push(&mut self, batch: Vec<Dirty>) -> Result<(), Error> {
+    fn push(&mut self, batch: Vec<Dirty>, source: &Source) -> Result<(), Error> {
         let (mut places, mut writes) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
         for dirty in batch {
             // Who asked for the object before it was deleted is to get it.
@@ -311,7 +337,16 @@ impl Replicator<'_> {
             writes.push(outgoing(dirty));
         }
         let Some(link) = &mut self.link else { return Ok(()) };
-        let pushed = self.pusher.push(link, &writes)?;
+        let end = self.backend.tier()?.journal.end();
+        let read_ahead = || {
+            if let Source::Tail(next) = source
+                && *next < end
+            {
+                // What cannot be read is met again when its turn comes.
+                self.ahead = ReadAhead::read(self.backend, *next, end, Wanted::Dirty).ok();
+            }
+        };
+        let pushed = self.pusher.push_while(link, &writes, read_ahead)?;
         for ((place, write), pushed) in places.into_iter().zip(&writes).zip(pushed) {
             self.pushed(place, write, pushed)?;
         }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use redis::{Cmd, RedisWrite as _, Value};
 
-use super::{Outcomes, Outgoing, Pushed, Pusher, What};
+use super::{How, Outcomes, Outgoing, Pushed, Pusher, What};
 use crate::error::Error;
 use crate::object::Object;
 use crate::redis::envelope::{CHUNK_BYTES, CHUNK_HEAD_BYTES, Head, Kind};
@@ -53,7 +53,8 @@ impl Pusher {
             outcomes.settle(index, Err(refusal));
             return Ok(());
         }
-        self.apply(link, batch, &[index], also_same, false, outcomes)?;
+        let how = How { also_same, naming: false, meanwhile: || {} };
+        self.apply(link, batch, &[index], how, outcomes)?;
         if let Some(Ok(Pushed::Applied { .. } | Pushed::Same)) = outcomes.get(index)
             && let Err(refusal) = self.keep_chunks(link, id, &head, object)?
         {

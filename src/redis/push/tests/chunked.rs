@@ -57,7 +57,8 @@ fn a_push_that_stops_anywhere_leaves_nothing_for_ever() {
 
     // Stopped after the manifest: readable, and pushing it again makes the chunks stay.
     let mut outcomes = Outcomes::new(1);
-    world.pusher.apply(&mut world.link, std::slice::from_ref(&write), &[0], false, false, &mut outcomes).unwrap();
+    let how = How { also_same: false, naming: false, meanwhile: || {} };
+    world.pusher.apply(&mut world.link, std::slice::from_ref(&write), &[0], how, &mut outcomes).unwrap();
     assert_eq!(world.object("id").as_ref(), Some(object));
     assert!(ttls(&mut world).iter().all(|ttl| (1..=3600).contains(ttl)));
     assert_eq!(world.push_one(write), Ok(Pushed::Same));
