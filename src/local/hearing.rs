@@ -1,5 +1,7 @@
 //! What the local tier does because of other nodes: copies from Redis, their writes and deletes, and deletes for everyone.
 
+use std::sync::Arc;
+
 use super::index::Table;
 use super::journal::{AppendError, Appended, Kind, Lsn, NewRecord, Room};
 use super::outbox::Outbox;
@@ -194,6 +196,13 @@ impl LocalTier {
     /// Events may have been missed: what is clean is checked before it is served again, also what was checked before.
     pub fn suspect_all(&self) {
         let Some(outbox) = &self.outbox else { return };
+        let is_unchecked = |place: Lsn| {
+            let is_trusted = |segment: Arc<super::journal::Segment>| segment.is_trusted(place.offset());
+            outbox.is_suspect(place) && !self.segments.get(place.segment()).is_some_and(is_trusted)
+        };
+        if outbox.has_suspects() && !self.index.places().any(is_unchecked) {
+            outbox.suspect_none();
+        }
         outbox.suspect_below(self.journal.end());
         self.segments.load().values().for_each(|segment| segment.trust_none());
     }
@@ -207,5 +216,53 @@ impl LocalTier {
                 |tombstone: &Tombstone| !tombstone.place.is_none() && outbox.is_dirty(tombstone.place, false);
             shard.table.write().tombstones.expire(now_ms, is_needed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::bounded;
+
+    use super::super::LocalBackend;
+    use super::super::outbox::OutboxOptions;
+    use crate::store::{Backend, LocalOptions};
+
+    const TTL_MS: u64 = 1000;
+
+    /// Rule "Hearing" 5: what was checked after a lost past, and is suspect because of another, was heard of between the two.
+    #[test]
+    fn a_suspect_that_was_checked_was_in_step_until_the_next_lost_past() {
+        let place = tempfile::tempdir().unwrap();
+        let options = LocalOptions { path: place.path().into(), max_size_mb: 64, ..LocalOptions::default() };
+        let (wake, _woken) = bounded(1);
+        let (prefix, slots, object_ttl_ms, tombstone_ttl_ms) = ("t:".into(), 1, 0, TTL_MS);
+        let outbox = OutboxOptions { prefix, slots, object_ttl_ms, tombstone_ttl_ms, wake };
+        let backend = LocalBackend::open_with(&options, Default::default(), Some(outbox)).unwrap();
+        let tier = backend.tier().unwrap();
+        let outbox = tier.outbox.as_ref().unwrap();
+        for id in [b"a", b"b"] {
+            tier.put(id, b"data", b"", &mut |_| {}).unwrap();
+        }
+        outbox.settle_backlog(tier.journal.end());
+        outbox.settle(tier.journal.end());
+        let lose_past = |in_step_ms| {
+            outbox.set_heard("1-1".into(), in_step_ms);
+            tier.suspect_all();
+        };
+        let is_kept = |now_ms| outbox.would_have_tombstone(u64::MAX, now_ms);
+
+        lose_past(1000);
+        assert!(is_kept(1999) && !is_kept(2000));
+        let (of_a, _) = tier.suspect(b"a").unwrap();
+        tier.trust(of_a, || true);
+        lose_past(9000);
+        assert!(!is_kept(9000), "the other one was not checked: nobody knows of it since 1000");
+        for id in [b"a", b"b"] {
+            tier.trust(tier.suspect(id).unwrap().0, || true);
+        }
+        lose_past(9500);
+        assert!(is_kept(10499) && !is_kept(10500));
+        assert!(tier.suspect(b"a").is_some() && tier.suspect(b"b").is_some());
+        backend.close().unwrap();
     }
 }

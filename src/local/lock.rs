@@ -36,24 +36,17 @@ impl DirectoryLock {
             .truncate(false)
             .open(&path)
             .map_err(Error::io("open", &path))?;
-        let deadline = Instant::now() + patience;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => sleep(RETRY),
-                Err(Errno::WOULDBLOCK) => {
-                    let holder = read(&mut file).lines().next().unwrap_or("unknown").to_owned();
-                    return Err(Error::Locked { path: directory.to_path_buf(), holder });
-                }
-                Err(error) => return Err(Error::io("lock", &path)(error.into())),
+        // From here on: a child that is forked while the lock is waited for would share it.
+        fork::close_in_child(file.as_raw_fd());
+        match lock(&mut file, directory, &path, patience) {
+            Ok((boot, rebooted)) => {
+                Ok(DirectoryLock { file: Some(file), generation: fork::generation(), boot, rebooted })
+            }
+            Err(error) => {
+                fork::keep_in_child(file.as_raw_fd());
+                Err(error)
             }
         }
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        let recovered = read(&mut file).lines().nth(1).unwrap_or_default().to_owned();
-        write(&mut file, &recovered).map_err(Error::io("write", &path))?;
-        fork::close_in_child(file.as_raw_fd());
-        let rebooted = recovered != boot;
-        Ok(DirectoryLock { file: Some(file), generation: fork::generation(), boot, rebooted })
     }
 
     /// Notes that the store is recovered from whatever ended the computer's earlier start. Not before: an open may be killed, too.
@@ -61,6 +54,27 @@ impl DirectoryLock {
         let Some(file) = &mut self.file else { return Ok(()) };
         write(file, &self.boot)
     }
+}
+
+/// Waits for the lock and takes it. Identifies the computer's current start, and says whether the store was last recovered in another.
+fn lock(file: &mut File, directory: &Path, path: &Path, patience: Duration) -> Result<(String, bool), Error> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match flock(&*file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => sleep(RETRY),
+            Err(Errno::WOULDBLOCK) => {
+                let holder = read(file).lines().next().unwrap_or("unknown").to_owned();
+                return Err(Error::Locked { path: directory.to_path_buf(), holder });
+            }
+            Err(error) => return Err(Error::io("lock", path)(error.into())),
+        }
+    }
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+    let recovered = read(file).lines().nth(1).unwrap_or_default().to_owned();
+    write(file, &recovered).map_err(Error::io("write", path))?;
+    let rebooted = recovered != boot;
+    Ok((boot, rebooted))
 }
 
 fn read(file: &mut File) -> String {
@@ -80,6 +94,8 @@ impl Drop for DirectoryLock {
     fn drop(&mut self) {
         let Some(file) = self.file.take() else { return };
         if self.generation == fork::generation() {
+            // A child that is forked between this and the close keeps the descriptor, but not the lock.
+            let _ = flock(&file, FlockOperation::Unlock);
             fork::keep_in_child(file.as_raw_fd());
         } else {
             // A forked child: the handler has closed the descriptor, and its number may be another file's by now.

@@ -193,6 +193,13 @@ impl Outbox {
         self.suspect_below.store(cursors.suspect_below.to_u64(), Ordering::Release);
     }
 
+    /// The suspects are all checked or gone: who comes to be one from now on was heard of until now.
+    pub fn suspect_none(&self) {
+        let mut state = self.state.lock();
+        state.cursors.suspect_below = Lsn::NONE;
+        self.suspect_below.store(Lsn::NONE.to_u64(), Ordering::Release);
+    }
+
     /// A suspect's record has a copy at `place`, which is suspect as well.
     pub fn suspect_moved(&self, place: Lsn) {
         self.suspect_below(Lsn::new(place.segment(), place.offset() + 1));

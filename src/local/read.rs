@@ -277,17 +277,20 @@ impl LocalTier {
         };
         let fingerprint = self.index.fingerprint(id);
         let shard = self.index.shard(fingerprint);
-        let _writing = shard.writing.lock();
+        let writing = shard.writing.lock();
         let mut table = shard.table.write();
-        if table.find_fingerprint(fingerprint) == Some(place) || table.find_collision(id) == Some(place) {
-            table.remove(fingerprint, id, place);
-            self.totals.count_damaged(1);
-            tracing::error!("object {} at {place} is damaged: {reason}; it is treated as missing", ObjectId::new(id));
-            drop(table);
-            // A disk that fails for a while must not bring it back beside what is written meanwhile.
-            if let Err(error) = self.append_drop(id, place) {
-                tracing::warn!("{error}; the damaged object will be found again by the next open");
-            }
+        if table.find_fingerprint(fingerprint) != Some(place) && table.find_collision(id) != Some(place) {
+            return Ok(());
+        }
+        table.remove(fingerprint, id, place);
+        self.totals.count_damaged(1);
+        drop(table);
+        // A disk that fails for a while must not bring it back beside what is written meanwhile.
+        let dropped = self.append_drop(id, place);
+        drop(writing);
+        tracing::error!("object {} at {place} is damaged: {reason}; it is treated as missing", ObjectId::new(id));
+        if let Err(error) = dropped {
+            tracing::warn!("{error}; the damaged object will be found again by the next open");
         }
         Ok(())
     }

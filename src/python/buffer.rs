@@ -1,10 +1,10 @@
 //! Bytes across the border to Python, without a copy.
 //!
 //! The buffer protocol is part of the stable ABI from Python 3.11 on, and this package supports 3.9. So what it takes of the protocol is
-//! declared here. That is sound on 3.9 and 3.10 as well: both export these functions and take the slots in `PyType_FromSpec`
-//! (<https://docs.python.org/3/c-api/typeobj.html#buffer-object-structures>), the layout of `Py_buffer` has been the same since Python 3.3
-//! (PEP 688's predecessor, PEP 3118, as revised there; <https://docs.python.org/3/c-api/buffer.html#c.Py_buffer>), and neither version
-//! changes any more.
+//! declared here. That is sound on 3.9 and 3.10 as well, neither of which changes any more: both export these functions; both take the
+//! buffer slots in `PyType_FromSpec` ("What's New in Python 3.9", C API: <https://docs.python.org/3/whatsnew/3.9.html>); and `Py_buffer`
+//! has the layout of PEP 3118 (<https://peps.python.org/pep-3118/>, <https://docs.python.org/3/c-api/buffer.html#c.Py_buffer>), the same
+//! from Python 3.3 on.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::{ManuallyDrop, MaybeUninit};

@@ -3,15 +3,14 @@
 mod answers;
 mod buffer;
 mod errors;
+mod logs;
 mod object;
 mod settings;
 mod store;
 mod wait;
 mod writer;
 
-use log::LevelFilter;
 use pyo3::prelude::*;
-use pyo3_log::{Caching, Logger};
 
 #[pymodule]
 mod _native {
@@ -25,7 +24,7 @@ mod _native {
     use super::wait::{CancelToken, Ticket};
     #[pymodule_export]
     use super::writer::ObjectWriter;
-    use super::{Caching, LevelFilter, Logger, store};
+    use super::{logs, store};
     use pyo3::prelude::*;
     use pyo3::wrap_pyfunction;
 
@@ -33,9 +32,14 @@ mod _native {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        logs::install(py)?;
+        // Afterwards: who registers last is called first, and what closing has to say is logged before `logging` ends.
         py.import("atexit")?.call_method1("register", (wrap_pyfunction!(store::close_all, module)?,))?;
-        // What is less severe never crosses over: asking Python takes the interpreter's lock. Fails where the module is made again.
-        let _ = Logger::new(py, Caching::Loggers)?.filter(LevelFilter::Info).install();
         Ok(())
     }
+}
+
+/// Drops what may block, and lets other threads run meanwhile.
+fn drop_detached<T: Send>(value: T) {
+    Python::attach(|py| py.detach(|| drop(value)));
 }

@@ -42,7 +42,7 @@ pub(super) fn read_config(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, P
         let path = directory(local.get("path").and_then(Value::as_str).unwrap_or_default().as_ref());
         local.insert("path".into(), value("local.path", path.into_pyobject(py)?.as_any())?);
     }
-    dictionary(py, given)
+    dictionary(py, given, "")
 }
 
 fn command_line(path: PathBuf) -> CommandLine {
@@ -55,14 +55,14 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Settings of the store are texts, numbers, and tables of these.
-fn dictionary(py: Python<'_>, table: Table) -> PyResult<Bound<'_, PyDict>> {
+fn dictionary<'py>(py: Python<'py>, table: Table, within: &str) -> PyResult<Bound<'py, PyDict>> {
     let settings = PyDict::new(py);
     for (key, value) in table {
         match value {
-            Value::Table(inner) => settings.set_item(key, dictionary(py, inner)?)?,
+            Value::Table(inner) => settings.set_item(&key, dictionary(py, inner, &format!("{within}{key}."))?)?,
             Value::String(text) => settings.set_item(key, text)?,
             Value::Integer(number) => settings.set_item(key, number)?,
-            other => return Err(Error::Config(format!("{key}: {} is not expected", other.type_str())).into()),
+            other => return Err(Error::Config(format!("{within}{key}: {} is not expected", other.type_str())).into()),
         }
     }
     Ok(settings)

@@ -1,5 +1,4 @@
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -21,29 +20,38 @@ static OPEN: Mutex<Vec<Weak<Opened>>> = Mutex::new(Vec::new());
 /// Closes what is still open.
 #[pyfunction]
 pub(super) fn close_all(py: Python<'_>) {
-    // A forked child may find it locked for ever; the stores are its parent's.
-    let Some(open) = OPEN.try_lock().map(|mut open| std::mem::take(&mut *open)) else { return };
-    for opened in open.iter().filter_map(Weak::upgrade) {
-        if let Err(error) = opened.close(py) {
-            error.write_unraisable(py, None);
-        }
-    }
+    // Locked only by who holds the interpreter's lock, as the one who forks does: never in a forked child.
+    let open = std::mem::take(&mut *OPEN.lock());
+    open.iter().filter_map(Weak::upgrade).for_each(|opened| opened.close_unasked(py));
+    py.detach(|| log::logger().flush());
 }
 
-struct Opened {
-    store: crate::ObjectStore,
-    is_closed: AtomicBool,
+/// A store, as long as it is referred to in Python: by itself or by its writers.
+pub(super) struct Opened {
+    pub store: crate::ObjectStore,
     answers: Answers,
 }
 
 impl Opened {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        self.is_closed.store(true, Ordering::Release);
         match py.detach(|| self.store.close()) {
             // A child that leaves its parent's `with` block has nothing to close.
             Ok(()) | Err(Error::Forked) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Closes it where nobody can be told what went wrong.
+    fn close_unasked(&self, py: Python<'_>) {
+        if let Err(error) = self.close(py) {
+            error.write_unraisable(py, None);
+        }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        Python::attach(|py| self.close_unasked(py));
     }
 }
 
@@ -53,7 +61,7 @@ pub(super) struct ObjectStore(Arc<Opened>);
 impl ObjectStore {
     fn open(py: Python<'_>, config: &StoreConfig) -> PyResult<Self> {
         let store = py.detach(|| crate::ObjectStore::open(config))?;
-        let opened = Arc::new(Opened { store, is_closed: AtomicBool::new(false), answers: Answers::default() });
+        let opened = Arc::new(Opened { store, answers: Answers::default() });
         let mut open = OPEN.lock();
         open.retain(|opened| opened.strong_count() > 0);
         open.push(Arc::downgrade(&opened));
@@ -67,14 +75,6 @@ impl ObjectStore {
         operation: impl FnOnce(&crate::ObjectStore) -> Result<T, Error> + Send,
     ) -> PyResult<T> {
         Ok(py.detach(|| operation(&self.0.store))?)
-    }
-}
-
-impl Drop for ObjectStore {
-    fn drop(&mut self) {
-        let store = self.0.store.clone();
-        // Closing may wait for Redis.
-        Python::attach(|py| py.detach(|| drop(store.close())));
     }
 }
 
@@ -118,7 +118,8 @@ impl ObjectStore {
         metadata: BytesLike<'_, '_>,
     ) -> PyResult<ObjectWriter> {
         let (id, metadata) = (id.as_slice(), metadata.as_slice());
-        self.detached(py, |store| store.writer(id, data_bytes, metadata)).map(ObjectWriter::new)
+        let writer = self.detached(py, |store| store.writer(id, data_bytes, metadata))?;
+        Ok(ObjectWriter::new(writer, Arc::clone(&self.0)))
     }
 
     fn get(&self, py: Python<'_>, id: BytesLike<'_, '_>) -> PyResult<Option<Object>> {
@@ -230,7 +231,7 @@ impl ObjectStore {
 
     #[getter]
     fn closed(&self) -> bool {
-        self.0.is_closed.load(Ordering::Acquire)
+        self.0.store.is_closed()
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {

@@ -2,38 +2,33 @@
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
 use parking_lot::Mutex;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::error::Error;
-use crate::store::{self, Parked};
+use super::drop_detached;
+use crate::store::{self, Wait, Waited};
 
 /// How often signals are looked for, which Python handles between two of its own instructions only.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
 #[pyclass(frozen, module = "scaler_object_storage")]
-pub(super) struct CancelToken {
-    sender: Mutex<Option<Sender<()>>>,
-    cancelled: Receiver<()>,
-}
+pub(super) struct CancelToken(crate::CancelToken);
 
 #[pymethods]
 impl CancelToken {
     #[new]
     fn new() -> Self {
-        let (sender, cancelled) = bounded(0);
-        CancelToken { sender: Mutex::new(Some(sender)), cancelled }
+        CancelToken(crate::CancelToken::new())
     }
 
     fn cancel(&self) {
-        self.sender.lock().take();
+        self.0.cancel();
     }
 
     #[getter]
     fn cancelled(&self) -> bool {
-        self.sender.lock().is_none()
+        self.0.is_cancelled()
     }
 }
 
@@ -56,8 +51,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        let ticket = self.0.get_mut().take();
-        Python::attach(|py| py.detach(|| drop(ticket)));
+        drop_detached(self.0.get_mut().take());
     }
 }
 
@@ -79,35 +73,28 @@ pub(super) fn wait(
     deadline: Option<Instant>,
     cancel: Option<&CancelToken>,
 ) -> PyResult<Option<crate::Object>> {
-    let (sender, answer) = bounded(1);
-    let parked = py.detach(|| store.get_or_park(id, move |object| drop(sender.send(object))))?;
-    let ticket = match parked {
-        Parked::Ready(object) => return Ok(Some(object)),
-        Parked::Waiting(ticket) => ticket,
+    let wait = match py.detach(|| Wait::begin(store, id))? {
+        Ok(object) => return Ok(Some(object)),
+        Err(wait) => wait,
     };
-    let never = crossbeam_channel::never();
-    let cancelled = cancel.map_or(&never, |token| &token.cancelled);
-    let end = loop {
-        let slice = Instant::now() + SIGNALS_EVERY;
-        let until = deadline.map_or(slice, |deadline| deadline.min(slice));
-        let end = py.detach(|| {
-            select! {
-                recv(answer) -> object => Some(object.map(Some).map_err(|_| Error::Closed)),
-                recv(cancelled) -> _ => Some(Ok(None)),
-                recv(crossbeam_channel::at(until)) -> _ => {
-                    deadline.is_some_and(|deadline| deadline <= Instant::now()).then_some(Ok(None))
-                }
-            }
-        });
-        if let Some(end) = end {
-            break end?;
+    let (cancel, has_signals) = (cancel.map(|token| &token.0), is_main_thread(py)?);
+    let ended = loop {
+        let turn =
+            has_signals.then(|| Instant::now() + SIGNALS_EVERY).filter(|turn| deadline.is_none_or(|end| *turn < end));
+        let ended = py.detach(|| wait.until(turn.or(deadline), cancel))?;
+        if ended != Waited::TimedOut || turn.is_none() {
+            break ended;
         }
         py.check_signals()?;
     };
-    let taken_back = py.detach(|| ticket.take_back());
-    if end.is_none() && taken_back.is_none() {
-        // Answered in the same moment: the answer is on its way.
-        return Ok(Some(py.detach(|| answer.recv()).map_err(|_| Error::Closed)?));
+    match py.detach(|| wait.end(ended))? {
+        Waited::Object(object) => Ok(Some(object)),
+        Waited::TimedOut | Waited::Cancelled => Ok(None),
     }
-    Ok(end)
+}
+
+/// Only there does Python handle signals.
+fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
+    let threading = py.import("threading")?;
+    threading.call_method0("main_thread")?.getattr("ident")?.eq(threading.call_method0("get_ident")?)
 }

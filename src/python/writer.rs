@@ -1,16 +1,35 @@
+use std::sync::Arc;
+
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use super::buffer::BytesLike;
+use super::drop_detached;
+use super::store::Opened;
 use crate::error::Error;
 
 #[pyclass(frozen, module = "scaler_object_storage")]
-pub(super) struct ObjectWriter(Mutex<Option<crate::ObjectWriter>>);
+pub(super) struct ObjectWriter {
+    writer: Mutex<Option<crate::ObjectWriter>>,
+    opened: Arc<Opened>,
+}
 
 impl ObjectWriter {
-    pub fn new(writer: crate::ObjectWriter) -> Self {
-        ObjectWriter(Mutex::new(Some(writer)))
+    pub fn new(writer: crate::ObjectWriter, opened: Arc<Opened>) -> Self {
+        ObjectWriter { writer: Mutex::new(Some(writer)), opened }
+    }
+
+    /// Whether this is a forked child, where a thread of the parent may have left the writer locked.
+    fn is_forked(&self) -> bool {
+        self.opened.store.is_forked()
+    }
+
+    fn with<T>(
+        &self,
+        operation: impl FnOnce(&mut Option<crate::ObjectWriter>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        if self.is_forked() { Err(Error::Forked) } else { operation(&mut self.writer.lock()) }
     }
 }
 
@@ -18,17 +37,18 @@ impl ObjectWriter {
 impl ObjectWriter {
     fn write(&self, py: Python<'_>, piece: BytesLike<'_, '_>) -> PyResult<usize> {
         let piece = piece.as_slice();
-        py.detach(|| self.0.lock().as_mut().ok_or(Error::Closed)?.write(piece))?;
+        py.detach(|| self.with(|writer| writer.as_mut().ok_or(Error::Closed)?.write(piece)))?;
         Ok(piece.len())
     }
 
     fn commit(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.0.lock().take().ok_or(Error::Closed)?.commit())?;
+        py.detach(|| self.with(|writer| writer.take().ok_or(Error::Closed))?.commit())?;
         Ok(())
     }
 
     fn discard(&self, py: Python<'_>) {
-        py.detach(|| drop(self.0.lock().take()));
+        // A forked child has nothing to discard.
+        py.detach(|| drop(self.with(|writer| Ok(writer.take()))));
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {
@@ -38,19 +58,20 @@ impl ObjectWriter {
     /// Commits, unless the block raised, committed or discarded it.
     #[pyo3(signature = (error_class, *_error))]
     fn __exit__(&self, py: Python<'_>, error_class: &Bound<'_, PyAny>, _error: &Bound<'_, PyTuple>) -> PyResult<()> {
-        let writer = py.detach(|| self.0.lock().take());
-        if error_class.is_none()
-            && let Some(writer) = writer
-        {
-            py.detach(|| writer.commit())?;
+        if !error_class.is_none() {
+            self.discard(py);
+            return Ok(());
         }
+        py.detach(|| match self.with(|writer| Ok(writer.take()))? {
+            Some(writer) => writer.commit(),
+            None => Ok(()),
+        })?;
         Ok(())
     }
 }
 
 impl Drop for ObjectWriter {
     fn drop(&mut self) {
-        let writer = self.0.get_mut().take();
-        Python::attach(|py| py.detach(|| drop(writer)));
+        drop_detached(self.writer.get_mut().take());
     }
 }

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, MutexGuard};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::envelope::{Kind, body_hash};
+use super::events::{Notice, publish};
 use super::fetch::{Fetched, Found, fetch, heads};
 use super::keys::Keys;
 use super::link::Link;
@@ -33,6 +35,9 @@ const BUFFER_BYTES: u64 = 1 << 20;
 /// Enough that threads on different ids rarely meet.
 const WRITING_COUNT: usize = 1024;
 
+/// How long closing waits for the event reader; one that hangs on its connection ends by itself later.
+const READER_WAIT_MAX: Duration = Duration::from_millis(500);
+
 /// Ids looked at in one round by `clear`.
 const CLEARED_IDS_MAX: usize = 256;
 
@@ -49,6 +54,8 @@ struct Shared {
     damaged: AtomicU64,
     node: u64,
     closed: AtomicBool,
+    /// Disconnected when the event reader has ended.
+    ended: Receiver<()>,
 }
 
 impl RedisBackend {
@@ -64,12 +71,15 @@ impl RedisBackend {
             tracing::warn!("{}: {warning}", pool.target().address());
         }
         let writing = std::iter::repeat_with(Mutex::default).take(WRITING_COUNT).collect();
-        let closed = AtomicBool::new(false);
-        let shared =
-            Arc::new(Shared { pool, node, writing, options: options.clone(), damaged: AtomicU64::new(0), closed });
+        let (options, damaged, closed) = (options.clone(), AtomicU64::new(0), AtomicBool::new(false));
+        let (ending, ended) = bounded(0);
+        let shared = Arc::new(Shared { pool, writing, options, damaged, node, closed, ended });
         let backend = RedisBackend { shared: Arc::clone(&shared) };
         let listener = Listener { backend: RedisBackend { shared }, waiters, watch: Watch::default() };
-        let listening = std::thread::Builder::new().name("event reader".into()).spawn(move || listener.run());
+        let listening = std::thread::Builder::new().name("event reader".into()).spawn(move || {
+            let _ending: Sender<()> = ending;
+            listener.run();
+        });
         listening.map_err(Error::io("start the thread that hears events of", backend.place()))?;
         Ok(backend)
     }
@@ -296,9 +306,18 @@ impl Backend for RedisBackend {
     }
 
     fn close(&self) -> Result<(), Error> {
-        self.shared.closed.store(true, Ordering::Release);
-        self.shared.pool.run_idle(|idle| idle.pusher.settle_counters(&mut idle.link));
-        self.shared.pool.close();
+        let Shared { pool, node, closed, ended, .. } = &*self.shared;
+        let mut is_reader_told = closed.swap(true, Ordering::AcqRel);
+        pool.run_idle(|idle| {
+            idle.pusher.settle_counters(&mut idle.link)?;
+            if !std::mem::replace(&mut is_reader_told, true) {
+                // Any event ends the read that it is in.
+                publish(&mut idle.link, pool.keys(), *node, &[Notice::hello()])?;
+            }
+            Ok(())
+        });
+        pool.close();
+        let _ = ended.recv_timeout(READER_WAIT_MAX);
         Ok(())
     }
 
@@ -328,5 +347,27 @@ impl Writer for RedisWriter {
     fn commit(self: Box<Self>, stored: OnStored<'_>) -> Result<(), Error> {
         let RedisWriter { shared, id, metadata, data } = *self;
         shared.store(&id, Object { data: data.into(), metadata }, stored)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use crossbeam_channel::TryRecvError;
+
+    use super::*;
+    use crate::redis::testing;
+
+    #[test]
+    fn closing_waits_for_the_event_reader() {
+        let server = testing::Server::start();
+        let backend = RedisBackend::open(&server.options(), Arc::default()).unwrap();
+        backend.put(b"id", b"data", b"", &mut |_| {}).unwrap();
+        let begun = Instant::now();
+        backend.close().unwrap();
+        let has_ended = backend.shared.ended.try_recv() == Err(TryRecvError::Disconnected);
+        assert!(has_ended || begun.elapsed() >= READER_WAIT_MAX);
+        backend.close().unwrap();
     }
 }

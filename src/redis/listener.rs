@@ -32,8 +32,8 @@ impl Listener {
         while !self.backend.is_closed() {
             if let Err(error) = self.listen() {
                 tracing::debug!("hearing events: {error}");
+                std::thread::sleep(RECONNECT);
             }
-            std::thread::sleep(RECONNECT);
         }
     }
 

@@ -1,5 +1,6 @@
 mod backend;
 mod options;
+mod wait;
 mod waiters;
 mod waking;
 mod writer;
@@ -9,10 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
-
 pub(crate) use backend::{Backend, OnDeleted, OnStored, Usage, Writer};
 pub use options::{BackendKind, Durability, LocalOptions, MemoryOptions, ObjectStoreBuilder, StoreConfig};
+#[cfg(feature = "python")]
+pub(crate) use wait::Wait;
+#[cfg(not(feature = "python"))]
+use wait::Wait;
+pub use wait::{CancelToken, Waited};
 use waiters::Then;
 pub use waiters::Ticket;
 pub(crate) use waiters::Waiters;
@@ -77,50 +81,12 @@ pub struct Info {
     pub oldest_wait: Duration,
 }
 
-/// How [`ObjectStore::wait`] ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Waited {
-    /// The object exists.
-    Object(Object),
-    /// The deadline passed first.
-    TimedOut,
-    /// The wait was cancelled first.
-    Cancelled,
-}
-
 /// An answer now, or a ticket for one later.
 pub enum Parked<T> {
     /// It is answered.
     Ready(T),
     /// It waits; dropping the ticket takes it back.
     Waiting(Ticket),
-}
-
-/// Ends waits from another thread. Cloning gives another handle on the same token.
-#[derive(Clone, Debug)]
-pub struct CancelToken {
-    cancel: Arc<parking_lot::Mutex<Option<Sender<()>>>>,
-    cancelled: Receiver<()>,
-}
-
-impl Default for CancelToken {
-    fn default() -> Self {
-        let (sender, cancelled) = bounded(0);
-        CancelToken { cancel: Arc::new(parking_lot::Mutex::new(Some(sender))), cancelled }
-    }
-}
-
-impl CancelToken {
-    /// A token that nobody has cancelled.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Ends every wait that was given this token, now and later.
-    pub fn cancel(&self) {
-        self.cancel.lock().take();
-    }
 }
 
 impl ObjectStore {
@@ -154,6 +120,11 @@ impl ObjectStore {
         let id_bytes = if config.backend == BackendKind::Redis { IdBytes::REDIS } else { IdBytes::ORDINARY };
         let (closed, generation) = (AtomicBool::new(false), fork::generation());
         Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters, id_bytes, closed, generation }) })
+    }
+
+    /// Whether this is a forked child of the process that opened the store.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.inner.is_forked()
     }
 
     /// The backend, where the store is open, in the process that opened it.
@@ -310,23 +281,12 @@ impl ObjectStore {
     ///
     /// As [`get`](Self::get); [`Error::Closed`] where the store is closed meanwhile.
     pub fn wait(&self, id: &[u8], deadline: Option<Instant>, cancel: Option<&CancelToken>) -> Result<Waited, Error> {
-        let (sender, receiver) = bounded(1);
-        let ticket = match self.get_or_park(id, move |object| drop(sender.send(object)))? {
-            Parked::Ready(object) => return Ok(Waited::Object(object)),
-            Parked::Waiting(ticket) => ticket,
+        let wait = match Wait::begin(self, id)? {
+            Ok(object) => return Ok(Waited::Object(object)),
+            Err(wait) => wait,
         };
-        let timeout = deadline.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
-        let cancelled = cancel.map_or_else(crossbeam_channel::never, |token| token.cancelled.clone());
-        let otherwise = select! {
-            recv(receiver) -> object => return object.map(Waited::Object).map_err(|_| Error::Closed),
-            recv(timeout) -> _ => Waited::TimedOut,
-            recv(cancelled) -> _ => Waited::Cancelled,
-        };
-        match ticket.take_back() {
-            Some(_) => Ok(otherwise),
-            // Answered in the same moment: the answer is on its way.
-            None => receiver.recv().map(Waited::Object).map_err(|_| Error::Closed),
-        }
+        let ended = wait.until(deadline, cancel)?;
+        wait.end(ended)
     }
 
     /// The object if it exists; otherwise `answer` is called with it as soon as it does, on the thread that stores it and before
@@ -449,6 +409,12 @@ impl ObjectStore {
     /// [`Error::Io`] where the last writes cannot be made durable; the store is closed all the same.
     pub fn close(&self) -> Result<(), Error> {
         self.inner.close()
+    }
+
+    /// Whether the store can be used no more: it is closed, or this is a forked child of the process that opened it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.backend().is_err()
     }
 
     /// Runs a write to `id`, then answers whoever waited for it, then whoever waited for what those made, and so on.

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Error;
+use crate::fork;
 use crate::object::Object;
 
 const SHARD_COUNT: usize = 32;
@@ -66,6 +67,8 @@ pub struct Ticket {
     waiters: Weak<Waiters>,
     id: Box<[u8]>,
     token: u64,
+    /// Of the process that parked it.
+    generation: u64,
 }
 
 impl Waiters {
@@ -86,7 +89,7 @@ impl Waiters {
         drop(shard);
         self.parked.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        Ticket { waiters: Arc::downgrade(self), id: id.into(), token }
+        Ticket { waiters: Arc::downgrade(self), id: id.into(), token, generation: fork::generation() }
     }
 
     /// Whether anyone waits for `id`; called once it is visible.
@@ -165,6 +168,9 @@ impl Waiters {
 impl Ticket {
     /// Takes the request back: what was to be done, unless it was answered in the meantime.
     pub(crate) fn take_back(&self) -> Option<Then> {
+        if self.generation != fork::generation() {
+            return None; // the parent's threads may have left the shard locked
+        }
         self.waiters.upgrade()?.cancel(&self.id, self.token).map(|waiter| waiter.then)
     }
 }
@@ -172,5 +178,32 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.take_back();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forked_child_drops_a_ticket_whose_shard_was_locked_at_the_fork() {
+        fork::watch();
+        let waiters = Arc::<Waiters>::default();
+        let ticket = waiters.park(b"id", Then::Answer(Box::new(drop)));
+        let locked = waiters.shard(b"id").lock();
+        // Sound: the child drops a ticket, and ends without running anything else.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // Sound: ends a child that waits for ever.
+            unsafe { libc::alarm(20) };
+            drop(ticket);
+            unsafe { libc::_exit(0) };
+        }
+        let mut status = 0;
+        // Sound: waits for the child made above.
+        unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!(status, 0);
+        drop(locked);
+        assert!(ticket.take_back().is_some());
     }
 }

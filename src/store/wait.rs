@@ -1,0 +1,89 @@
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+
+use super::{ObjectStore, Parked, Ticket};
+use crate::error::Error;
+use crate::object::Object;
+
+/// How [`ObjectStore::wait`] ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// The object exists.
+    Object(Object),
+    /// The deadline passed first.
+    TimedOut,
+    /// The wait was cancelled first.
+    Cancelled,
+}
+
+/// Ends waits from another thread. Cloning gives another handle on the same token.
+#[derive(Clone, Debug)]
+pub struct CancelToken {
+    cancel: Arc<parking_lot::Mutex<Option<Sender<()>>>>,
+    cancelled: Receiver<()>,
+}
+
+impl Default for CancelToken {
+    fn default() -> Self {
+        let (sender, cancelled) = bounded(0);
+        CancelToken { cancel: Arc::new(parking_lot::Mutex::new(Some(sender))), cancelled }
+    }
+}
+
+impl CancelToken {
+    /// A token that nobody has cancelled.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends every wait that was given this token, now and later.
+    pub fn cancel(&self) {
+        self.cancel.lock().take();
+    }
+
+    /// Whether it was cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancel.lock().is_none()
+    }
+}
+
+/// A wait for an object, in as many turns as the caller likes.
+pub(crate) struct Wait {
+    ticket: Ticket,
+    answer: Receiver<Object>,
+}
+
+impl Wait {
+    /// The object, where it exists already.
+    pub fn begin(store: &ObjectStore, id: &[u8]) -> Result<Result<Object, Wait>, Error> {
+        let (sender, answer) = bounded(1);
+        Ok(match store.get_or_park(id, move |object| drop(sender.send(object)))? {
+            Parked::Ready(object) => Ok(object),
+            Parked::Waiting(ticket) => Err(Wait { ticket, answer }),
+        })
+    }
+
+    /// One turn.
+    pub fn until(&self, deadline: Option<Instant>, cancel: Option<&CancelToken>) -> Result<Waited, Error> {
+        let never = crossbeam_channel::never();
+        let cancelled = cancel.map_or(&never, |token| &token.cancelled);
+        let timeout = deadline.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
+        select! {
+            recv(self.answer) -> object => object.map(Waited::Object).map_err(|_| Error::Closed),
+            recv(timeout) -> _ => Ok(Waited::TimedOut),
+            recv(cancelled) -> _ => Ok(Waited::Cancelled),
+        }
+    }
+
+    /// Ends as the last turn did, unless the request is answered in the same moment: the answer is on its way then.
+    pub fn end(self, ended: Waited) -> Result<Waited, Error> {
+        if matches!(ended, Waited::Object(_)) || self.ticket.take_back().is_some() {
+            return Ok(ended);
+        }
+        self.answer.recv().map(Waited::Object).map_err(|_| Error::Closed)
+    }
+}
