@@ -8,9 +8,7 @@ server, on ours, and with the store linked into the workers. Medians; ratios are
 import argparse
 import os
 import random
-import socket
 import struct
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +20,11 @@ from typing import Callable, Dict, Iterator, List, Tuple
 import redis
 from scaler_object_storage import ObjectStore
 from scaler_object_storage.redis_backend import RedisObjectStorageBackend, TieredObjectStorageBackend
+
+# The rigs of the tests start the processes, each with a log file below the directory, and end them.
+TESTS = Path(__file__).parents[1] / "tests"
+sys.path[:0] = [str(TESTS / "scaler"), str(TESTS / "python")]
+from redis_server import RedisServer  # noqa: E402
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = [128, KIB, 64 * KIB, MIB, 16 * MIB, 100 * MIB]
@@ -67,24 +70,11 @@ class PlainRedis:
 
 @contextmanager
 def redis_server(directory: Path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(directory)]
-    server = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    server = RedisServer(directory)
     try:
-        url = f"redis://127.0.0.1:{port}/0"
-        client = redis.Redis.from_url(url)
-        while True:
-            try:
-                client.ping()
-                break
-            except redis.ConnectionError:
-                time.sleep(0.05)
-        yield url
+        yield server.url
     finally:
         server.kill()
-        server.wait()
 
 
 def seconds(operation: Callable[..., object], *arguments: object) -> float:
@@ -166,8 +156,6 @@ def cells(medians: Dict[str, float]) -> List[str]:
 
 def scaler(directory: Path) -> None:
     """The same workload on each kind of object storage, in turns."""
-    # The rig of the tests starts the processes, each with a log file below the directory, and ends them.
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "scaler"))
     from cluster import VENV_BIN, Cluster, StorageServer
 
     program = os.environ["OBJECT_STORAGE_SERVER_PROGRAM"]

@@ -47,44 +47,29 @@ cargo_program() {
         cargo install --locked --quiet "$1"
 }
 
-scaler() {
-    local version=$1 directory=$2
-    local wanted=("opengris-scaler==$version" pytest)
-    [ "$version" = newest ] && wanted=(opengris-scaler pytest)
-    if ! "$directory/bin/python" -c '' 2>/dev/null; then
-        rm -rf "$directory"
-        python3 -m venv "$directory"
-    fi
-    local pip=("$directory/bin/python" -m pip --quiet)
-    if ! "${pip[@]}" install --upgrade --only-binary :all: "${wanted[@]}"; then
-        # Without a network, what an earlier run installed still serves.
-        "$directory/bin/python" -c 'import pytest, scaler' || exit 1
-        echo "PyPI cannot be reached: using what is installed"
-    fi
-    "$directory/bin/python" -c 'import importlib.metadata as m; print("opengris-scaler", m.version("opengris-scaler"))'
-}
-
-# The Python client of Redis, for comparison.
-redis_client() {
+# A virtual environment with these packages: the newest of each, or the version that is given.
+environment() {
     local directory=$1
-    [ -x "$directory/bin/python" ] || python3 -m venv "$directory"
-    "$directory/bin/python" -m pip --quiet install --upgrade redis
-}
-
-python_tools() {
-    local directory=$1
+    shift
     "$directory/bin/python" -c '' 2>/dev/null || { rm -rf "$directory"; python3 -m venv "$directory"; }
-    if ! "$directory/bin/python" -m pip --quiet install --upgrade --only-binary :all: maturin mypy pytest redis; then
+    if ! "$directory/bin/python" -m pip --quiet install --upgrade --only-binary :all: "$@"; then
         # Without a network, what an earlier run installed still serves.
-        "$directory/bin/python" -c 'import maturin, mypy, pytest, redis' || exit 1
+        "$directory/bin/python" -c 'import sys, importlib.metadata as m; [m.version(name) for name in sys.argv[1:]]' "${@%%==*}" || exit 1
         echo "PyPI cannot be reached: using what is installed"
     fi
+}
+
+scaler() {
+    local version=$1 directory=$2 wanted=opengris-scaler
+    [ "$version" = newest ] || wanted+="==$version"
+    environment "$directory" "$wanted" pytest
+    "$directory/bin/python" -c 'import importlib.metadata as m; print("opengris-scaler", m.version("opengris-scaler"))'
 }
 
 case "$1" in
     system) system; valkey ;;
     cargo) cargo_program "$2" ;;
     scaler) scaler "$2" "$3" ;;
-    redis-client) redis_client "$2" ;;
-    python) python_tools "$2" ;;
+    redis-client) environment "$2" redis ;;
+    python) environment "$2" maturin mypy pytest redis ;;
 esac

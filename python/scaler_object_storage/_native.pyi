@@ -162,7 +162,7 @@ class ObjectStore:
     The settings are those of the section ``[object_storage_server]`` of the config file, with the same names, defaults and
     limits: ``ObjectStore(backend="tiered", local={"path": "/var/lib/objects"}, redis={"url": "redis://host:6379/0"})``.
 
-    Ids have 1 to 512 bytes. A buffer that is handed over must not be changed until the method returns.
+    Ids have 1 to 512 bytes, with the backend ``redis`` 0 to 65 535. A buffer that is handed over must not be changed until the method returns.
     """
 
     def __new__(

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Type, TypeVar, Union
 
 from scaler_object_storage._native import ObjectStore
-from scaler_object_storage.exceptions import ClosedError, TooLargeError, UnreachableError
+from scaler_object_storage.exceptions import ClosedError, ForkedError, TooLargeError, UnreachableError
 
 if TYPE_CHECKING:
     from scaler_object_storage._native import _LocalSettings, _RedisSettings
@@ -43,12 +43,15 @@ _MIB = 1 << 20
 # The store's own limit counts metadata too: so much of it, in MiB, is let through beside the data.
 _METADATA_SIZE_MB_MAX = 1
 
+# As ids are written in keys.
+_HEXADECIMAL_DIGITS = tuple("0123456789abcdef")
+
 # The longest id that a local tier holds, in bytes.
 _LOCAL_ID_BYTES_MAX = 512
 
-# How long, in seconds, `clear` waits for what was on its way to Redis, and how often it looks.
-_CLEAR_WAIT_MAX = 1.0
-_CLEAR_LOOK_AGAIN = 0.01
+# How long `clear` waits for what was on its way to Redis, and how often it looks.
+_CLEAR_WAIT_SECONDS_MAX = 1.0
+_CLEAR_LOOK_AGAIN_SECONDS = 0.01
 
 
 class _Backend(ABC):
@@ -146,6 +149,12 @@ class _Backend(ABC):
         }
 
     def _redis_settings(self, redis_url: str, key_prefix: str, connection_pool_size: int) -> "_RedisSettings":
+        if key_prefix[-1:] in _HEXADECIMAL_DIGITS:
+            _logger.warning(
+                "key_prefix %r ends in a hexadecimal digit: as ids follow in hexadecimal, it may share keys with a shorter "
+                "prefix; better end it with ':'",
+                key_prefix,
+            )
         limit = self._max_object_size_mb
         return {
             "url": redis_url,
@@ -256,18 +265,28 @@ class TieredObjectStorageBackend(_Backend):
         local: "_LocalSettings" = {"max_size_mb": local_max_size_mb, "slots": slots}
         if local_path is not None:
             local["path"] = local_path
+        self._process_id = os.getpid()
         self._opening = threading.Lock()
         self._redis_store: Optional[ObjectStore] = None
         self._store = ObjectStore(backend="tiered", local=local, redis=self._settings)
 
     def _redis(self) -> ObjectStore:
         """What is in Redis, as every node sees it."""
+        self._check_not_forked()
         with self._opening:
             if self._store.closed:
                 raise ClosedError("the object store is closed")
             if self._redis_store is None:
                 self._redis_store = ObjectStore(backend="redis", redis=self._settings)
             return self._redis_store
+
+    def _check_not_forked(self) -> None:
+        """Before `_opening` is locked: it may have been held at the fork, and would then stay so."""
+        if self._is_forked():
+            raise ForkedError("the backend was opened before this process was forked; open one in the child process")
+
+    def _is_forked(self) -> bool:
+        return os.getpid() != self._process_id
 
     def _holder(self, object_id: Buffer) -> ObjectStore:
         return self._store if 0 < memoryview(object_id).nbytes <= _LOCAL_ID_BYTES_MAX else self._redis()
@@ -289,9 +308,9 @@ class TieredObjectStorageBackend(_Backend):
         """
         self._store.clear()
         self._redis().clear()
-        deadline = time.monotonic() + _CLEAR_WAIT_MAX
+        deadline = time.monotonic() + _CLEAR_WAIT_SECONDS_MAX
         while self._redis().count()[0] and time.monotonic() < deadline:
-            time.sleep(_CLEAR_LOOK_AGAIN)
+            time.sleep(_CLEAR_LOOK_AGAIN_SECONDS)
 
     def get_info(self) -> Dict[str, Any]:
         """What is stored, and how; as :meth:`size`, it looks at every object in Redis.
@@ -301,6 +320,7 @@ class TieredObjectStorageBackend(_Backend):
         ``local_object_count``, ``local_size_bytes`` (equal payloads count once), ``local_disk_bytes`` and
         ``local_max_disk_bytes``.
         """
+        self._check_not_forked()
         local = self._store.info()
         has_local = local.backend == "tiered"  # otherwise other processes have all the slots
         local_objects, local_bytes = (local.objects, local.payload_bytes) if has_local else (0, 0)
@@ -321,6 +341,8 @@ class TieredObjectStorageBackend(_Backend):
     def close(self) -> None:
         """Pushes what Redis does not have yet, for ten seconds at most (the rest when the directory is opened again),
         and closes the backend: later calls raise ClosedError. Closing twice is fine."""
+        if self._is_forked():
+            return  # What is open is the parent's.
         try:
             self._store.close()
         finally:

@@ -9,7 +9,7 @@ import logging
 import multiprocessing
 import os
 from multiprocessing import util
-from typing import TYPE_CHECKING, Set, Type, Union
+from typing import TYPE_CHECKING, Optional, Set, Type, Union
 
 from scaler.config.types.address import AddressConfig
 from scaler.io.mixins import SyncObjectStorageConnector
@@ -27,8 +27,12 @@ __all__ = ["LinkedObjectStorageConnector", "link"]
 
 logger = logging.getLogger(__name__)
 
-# Redis may have gone away meanwhile: then the object storage server is asked. Long enough for other nodes to be asked first.
-_LOOK_AGAIN_SECONDS = 5.0
+# How long the store is given for an object that the node does not hold. Then the object storage server is asked: Redis may be away, may
+# not answer, or may be full, so that only the server has the object. Most of it is time for a large object.
+_PATIENCE_SECONDS_MAX = 1.0
+
+# After it was in vain it is halved, down to this, until something comes through Redis again.
+_PATIENCE_SECONDS_MIN = 0.05
 
 # Generous: the server may have much to push before the probe.
 _SHARED_SECONDS_MAX = 10.0
@@ -37,6 +41,9 @@ _SLOTS_MIN = 16
 
 # Scaler kills a processor three seconds after it asked it to end; what is left is pushed by the next one.
 _DRAIN_MS_MAX = 2000
+
+# The signal that asks it to is not handled while a call waits for Redis, as every call of the backend `redis` does.
+_CONNECT_TIMEOUT_MS, _RESPONSE_TIMEOUT_MS = 1000, 2000
 
 
 def link(config_path: Union[str, "os.PathLike[str]"]) -> None:
@@ -73,14 +80,15 @@ def link(config_path: Union[str, "os.PathLike[str]"]) -> None:
 class LinkedObjectStorageConnector(SyncObjectStorageConnector):  # type: ignore[misc]
     """What a processor uses to store and read objects, through a store in its own process.
 
-    What the store refuses, or cannot know because Redis is away, goes to the object storage server.
+    What the store refuses, or what does not come to it, goes to the object storage server.
     """
 
     def __init__(self, store: ObjectStore, server: SyncObjectStorageConnector) -> None:
         self._store = store
         self._server = server
         self._destroyed = CancelToken()
-        self._told: Set[Type[ObjectStoreError]] = set()
+        self._patience_seconds = _PATIENCE_SECONDS_MAX
+        self._told: Set[Type[Exception]] = set()
 
     def destroy(self) -> None:
         """Ends blocked calls. The store stays open for whoever opened it: this may run in a signal handler, and must not block."""
@@ -101,12 +109,11 @@ class LinkedObjectStorageConnector(SyncObjectStorageConnector):  # type: ignore[
 
     def get_object(self, object_id: ObjectID, max_payload_length: int = 2**64 - 1) -> bytes:
         """The object, as soon as it exists."""
-        try:
-            return bytes(self._await(object_id).data[:max_payload_length])
-        except ObjectStoreError as error:
-            self._tell(error)
+        found = self._find(object_id)
+        if found is None:
             payload: bytes = self._server.get_object(object_id, max_payload_length)
             return payload
+        return bytes(found) if len(found) <= max_payload_length else bytes(found.data[:max_payload_length])
 
     def delete_object(self, object_id: ObjectID) -> bool:
         self._check_not_destroyed()
@@ -119,22 +126,35 @@ class LinkedObjectStorageConnector(SyncObjectStorageConnector):  # type: ignore[
 
     def duplicate_object_id(self, object_id: ObjectID, new_object_id: ObjectID) -> None:
         """Duplicates the object, as soon as it exists."""
+        self._check_not_destroyed()
         try:
-            self._await(object_id)
-            while not self._store.duplicate(object_id, new_object_id):
-                self._await(object_id)
+            if self._store.duplicate_here(object_id, new_object_id):
+                return
+            if self._find(object_id) is not None and self._store.duplicate(object_id, new_object_id):
+                return
         except ObjectStoreError as error:
             self._tell(error)
-            self._server.duplicate_object_id(object_id, new_object_id)
+        self._server.duplicate_object_id(object_id, new_object_id)
 
-    def _await(self, object_id: ObjectID) -> Object:
-        while True:
-            self._check_not_destroyed()
-            found = self._store.get(object_id)
-            if found is None:
-                found = self._store.wait(object_id, _LOOK_AGAIN_SECONDS, self._destroyed)
+    def _find(self, object_id: ObjectID) -> Optional[Object]:
+        """The object; None where only the server can have it, or tell when it comes to exist."""
+        self._check_not_destroyed()
+        try:
+            found = self._store.get_here(object_id)
             if found is not None:
                 return found
+            # Not `get`: signals are handled while this waits for Redis.
+            found = self._store.wait(object_id, self._patience_seconds, self._destroyed)
+        except ObjectStoreError as error:
+            self._tell(error)
+            return None
+        self._check_not_destroyed()
+        if found is not None:
+            self._patience_seconds = _PATIENCE_SECONDS_MAX
+        else:
+            self._tell(UnreachableError(f"object {object_id.hex()} has not come through Redis in {self._patience_seconds} s"))
+            self._patience_seconds = max(self._patience_seconds / 2, _PATIENCE_SECONDS_MIN)
+        return found
 
     def _check_not_destroyed(self) -> None:
         if self._destroyed.cancelled:
@@ -163,6 +183,8 @@ def _settings(config_path: Union[str, "os.PathLike[str]"], is_stopped_to_suspend
         local["slots"] = max(_SLOTS_MIN, 2 * (os.cpu_count() or 1))
     local.setdefault("lock_wait_ms", 1000)
     redis["drain_timeout_ms"] = min(redis.get("drain_timeout_ms", _DRAIN_MS_MAX), _DRAIN_MS_MAX)
+    redis.setdefault("connect_timeout_ms", _CONNECT_TIMEOUT_MS)
+    redis.setdefault("response_timeout_ms", _RESPONSE_TIMEOUT_MS)
     redis.setdefault("connection_pool_size", 2)  # a processor reads one object after the other
     return settings
 
@@ -175,12 +197,15 @@ def _check_shared(store: ObjectStore, server: SyncObjectStorageConnector) -> Non
         if store.get(probe) is None and store.wait(probe, _SHARED_SECONDS_MAX) is None and store.get(probe) is None:
             raise ConfigError(
                 f"what the object storage server at {server.address} stores does not come to {store.info().place}: "
-                "both must have the same Redis, database and key_prefix"
+                "both must have the same Redis, database and key_prefix; or that server cannot write to its Redis at the moment"
             )
     except UnreachableError as error:
         logger.warning("%s; linked without knowing whether %s shares it", error, server.address)
     finally:
-        server.delete_object(probe)
+        try:
+            server.delete_object(probe)
+        except Exception as error:  # Whether the store is shared is known all the same.
+            logger.warning("the empty object %s stays on %s: %s", probe.hex(), server.address, error)
 
 
 def _close(store: ObjectStore) -> None:

@@ -34,6 +34,17 @@ class RedisServer:
             assert self._child.poll() is None and time.monotonic() < deadline, "Redis does not start"
             time.sleep(0.005)
 
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
+    def configure(self, name: str, value: str) -> None:
+        """`CONFIG SET`, without a client: not every environment that uses this has one."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=START_SECONDS) as connection:
+            connection.sendall(f"CONFIG SET {name} {value}\r\n".encode())
+            assert connection.recv(100) == b"+OK\r\n"
+
     def kill(self) -> None:
         if self._child is not None:
             self._child.kill()

@@ -1,10 +1,14 @@
 """The package as it is installed."""
 
 import os
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import List, Optional
 
+import pytest
 import scaler_object_storage
 
 # Generous: it only bounds how long a defect takes to be reported.
@@ -21,6 +25,27 @@ def run(*command: object, **environment: str) -> str:
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
+
+
+def other_pythons() -> List[str]:
+    """Those that the package is for, and that can be run here, but for this one."""
+    names = [f"python3.{minor}" for minor in range(9, 30) if minor != sys.version_info.minor]
+    found = [path for path in map(shutil.which, names) if path is not None]
+    # Version managers put programs on the path that end with an error.
+    return [path for path in found if subprocess.run([path, "-c", "import ensurepip"], capture_output=True).returncode == 0]
+
+
+@pytest.mark.parametrize("python", other_pythons() or [None])
+def test_the_package_works_with_other_pythons(python: Optional[str], tmp_path: Path) -> None:
+    """The buffer protocol, which came into the stable ABI with 3.11, is declared by hand."""
+    if python is None:
+        warnings.warn(f"there is no Python here but {sys.version}")
+        return
+    run(python, "-m", "venv", tmp_path / "venv")
+    other = tmp_path / "venv/bin/python"
+    run(other, "-m", "pip", "install", "--only-binary", ":all:", "pytest", os.environ["WHEEL"])
+    tests = Path(__file__).parent
+    run(other, "-m", "pytest", "--noconftest", tests / "test_store.py", tests / "test_process.py")
 
 
 def test_the_types_are_those_of_the_module() -> None:

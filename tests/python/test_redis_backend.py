@@ -279,6 +279,52 @@ def test_a_closed_backend_says_so(opening: Open) -> None:
     backend.close()
 
 
+FORK = """
+import os, signal, sys
+from scaler_object_storage import ForkedError
+from scaler_object_storage.redis_backend import RedisObjectStorageBackend, TieredObjectStorageBackend
+kind, url, prefix, directory = sys.argv[1:]
+if kind == "redis":
+    backend = RedisObjectStorageBackend(url, key_prefix=prefix)
+else:
+    backend = TieredObjectStorageBackend(directory, url, key_prefix=prefix, local_max_size_mb=256)
+backend.put(b"id", b"data")
+if kind == "tiered":
+    backend._opening.acquire()  # as another thread may do at the moment of the fork
+child = os.fork()
+if child == 0:
+    signal.alarm(30)  # ends it where a call hangs
+    raised = 0
+    for object_id in (b"id", b"", b"i" * 600):
+        for call in (lambda id: backend.put(id, b""), backend.get, backend.exists, backend.delete):
+            try:
+                call(object_id)
+            except ForkedError:
+                raised += 1
+    for call in (backend.size, backend.clear, backend.get_info):
+        try:
+            call()
+        except ForkedError:
+            raised += 1
+    backend.close()
+    os._exit(raised)
+if kind == "tiered":
+    backend._opening.release()
+assert os.waitpid(child, 0)[1] == 15 << 8
+assert backend.get(b"id") == (b"data", b"")
+backend.close()
+"""
+
+
+@pytest.mark.parametrize("kind", ["redis", "tiered"])
+def test_in_a_forked_child_every_call_says_so_at_once(
+    kind: str, redis_server: RedisServer, prefix: str, tmp_path: Path
+) -> None:
+    # Python 3.12 and newer warn of forks beside threads.
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK, kind, redis_server.url, prefix, tmp_path]
+    subprocess.run([str(word) for word in command], check=True, timeout=60)
+
+
 def test_nothing_is_left_of_a_closed_backend(mortal_redis: RedisServer, tmp_path: Path) -> None:
     with redis.Redis(port=mortal_redis.port) as client:
         with TieredObjectStorageBackend(tmp_path, mortal_redis.url, local_max_size_mb=256) as backend:
@@ -314,6 +360,15 @@ def test_a_setting_that_is_not_valid_is_named(tmp_path: Path) -> None:
         RedisObjectStorageBackend("http://localhost")
     with pytest.raises(ValueError, match="local_path"):
         TieredObjectStorageBackend("redis://localhost:6379/0")  # where the other class has its first parameter
+
+
+def test_a_prefix_that_may_share_keys_with_another_is_told(
+    redis_server: RedisServer, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for end in (":", "x", "F", "f"):
+        RedisObjectStorageBackend(redis_server.url, key_prefix=prefix + end).close()
+    [line] = [record.getMessage() for record in caplog.records if record.name.endswith(".redis_backend")]
+    assert repr(prefix + "f") in line and "ends in a hexadecimal digit" in line
 
 
 def test_redis_backend_away_is_a_connection_error(mortal_redis: RedisServer) -> None:

@@ -1,7 +1,6 @@
 """A real Scaler cluster around one object storage server: every process is a child, has a log file, and is ended by its id."""
 
 import os
-import random
 import re
 import signal
 import socket
@@ -12,6 +11,10 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
 
 import psutil
+
+# The tests of the Python package have this one too.
+sys.path.append(str(Path(__file__).parents[1] / "python"))
+from redis_server import RedisServer as Redis, is_listening  # noqa: E402, F401
 
 # Generous: they only bound how long a defect takes to be reported.
 START_SECONDS = 60
@@ -34,11 +37,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
@@ -97,27 +95,6 @@ class Process:
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
-
-
-class Redis:
-    """A Redis without persistence, which may be killed and started again, empty, on its port."""
-
-    def __init__(self, directory: Path):
-        self._directory = directory
-        # Below the ports of outgoing connections: one that is retried while Redis is away could otherwise connect to itself.
-        self.port = next(port for port in random.sample(range(10_000, 32_000), 100) if not is_listening(port))
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.process: Process
-        self.start()
-
-    def start(self) -> None:
-        arguments = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
-        self.process = Process("redis", [*arguments, "--dir", str(self._directory)], self._directory)
-        wait_until(self._answers, "Redis answers")
-
-    def _answers(self) -> bool:
-        assert self.process.is_running(), f"Redis ended: {self.process.log_text()}"
-        return is_listening(self.port)
 
 
 class StorageServer:

@@ -74,7 +74,7 @@ class Deployment:
 def redis(directory: Path) -> Iterator[Redis]:
     redis = Redis(directory)
     yield redis
-    redis.process.end()
+    redis.kill()
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in DEPLOYMENTS.glob("*.toml")))

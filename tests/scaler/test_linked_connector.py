@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from pathlib import Path
-from typing import Callable, Dict, Iterator
+from typing import Callable, Dict, Iterator, List, Optional
 
 import pytest
 from scaler.utility.exceptions import ObjectStorageException
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not serves_from_disk(), reason="the stock server
 def redis(directory: Path) -> Iterator[Redis]:
     redis = Redis(directory)
     yield redis
-    redis.process.end()
+    redis.kill()
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,7 @@ def test_deletes_and_duplicates(linked: LinkedObjectStorageConnector, store: Obj
 
 def test_a_get_waits_for_its_object(linked: LinkedObjectStorageConnector, store: ObjectStore, server: Connection) -> None:
     object_id = new_id()
+    linked._patience_seconds = RESULT_SECONDS
     writer = threading.Thread(target=lambda: (wait_for_a_waiter(store), server.connector.set_object(object_id, b"data")))
     writer.start()
     assert linked.get_object(object_id) == b"data"
@@ -108,11 +109,55 @@ def wait_for_a_waiter(store: ObjectStore) -> None:
     wait_until(lambda: store.info().waiting_requests == 1, "somebody waits")
 
 
-def test_a_get_that_waits_ends_in_a_signal_handler(linked: LinkedObjectStorageConnector, store: ObjectStore) -> None:
+def test_what_does_not_exist_yet_is_waited_for_at_the_server(
+    linked: LinkedObjectStorageConnector, server: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linked._patience_seconds = 0.0
+    object_id = new_id()
+    found: List[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(linked.get_object(object_id)), daemon=True)
+    reader.start()
+    wait_until(lambda: linked._told, "the server is asked")
+    server.connector.set_object(object_id, b"data")
+    reader.join(RESULT_SECONDS)
+    assert found == [b"data"]
+
+
+def test_what_redis_has_no_room_for_is_read_from_the_server(
+    linked: LinkedObjectStorageConnector, server: Connection, redis: Redis
+) -> None:
+    # Invariant 9: the server has it, and Redis says that it does not exist.
+    object_id, duplicate = new_id(), new_id()
+    found: List[bytes] = []
+
+    def read() -> None:
+        found.append(linked.get_object(object_id))
+        linked.duplicate_object_id(object_id, duplicate)
+
+    redis.configure("maxmemory", "1")
+    try:
+        server.connector.set_object(object_id, b"data")
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        reader.join(RESULT_SECONDS)
+        assert found == [b"data"]
+        assert server.get(duplicate) == b"data"
+    finally:
+        redis.configure("maxmemory", "0")
+
+
+@pytest.mark.parametrize("redis_hangs", [False, True])
+def test_a_get_that_waits_ends_in_a_signal_handler(
+    linked: LinkedObjectStorageConnector, store: ObjectStore, redis: Redis, redis_hangs: bool
+) -> None:
+    linked._patience_seconds = RESULT_SECONDS
+
     def interrupt() -> None:
         wait_for_a_waiter(store)
         os.kill(os.getpid(), signal.SIGTERM)
 
+    if redis_hangs:
+        os.kill(redis.pid, signal.SIGSTOP)
     # As Scaler's processors do when they are asked to end.
     before = signal.signal(signal.SIGTERM, lambda *_: linked.destroy())
     try:
@@ -123,6 +168,7 @@ def test_a_get_that_waits_ends_in_a_signal_handler(linked: LinkedObjectStorageCo
         thread.join(RESULT_SECONDS)
     finally:
         signal.signal(signal.SIGTERM, before)
+        os.kill(redis.pid, signal.SIGCONT)
     with pytest.raises(ObjectStorageException):
         linked.set_object(new_id(), b"data")
     assert store.info().waiting_requests == 0 and not store.closed
@@ -145,7 +191,7 @@ def test_without_redis_the_server_is_asked(
 ) -> None:
     # Invariant 10.
     ours, theirs, later = (new_id() for _ in range(3))
-    redis.process.kill()
+    redis.kill()
     linked.set_object(ours, b"ours")
     server.connector.set_object(theirs, b"theirs")
     assert (linked.get_object(ours), linked.get_object(theirs)) == (b"ours", b"theirs")
@@ -166,14 +212,16 @@ def processor(server: Connection, monkeypatch: pytest.MonkeyPatch) -> Processor:
 
 
 def write(path: Path, **settings: str) -> Path:
-    """A config file: the keys are `key` or `table_key`."""
+    """A config file: the keys are `key` or `table__key`."""
     lines = [f'{key.replace("__", ".")} = {value}' for key, value in settings.items()]
     path.write_text("\n".join(["[object_storage_server]", *lines]))
     return path
 
 
 @pytest.mark.parametrize("slots", [None, 3])
-def test_linking(processor: Processor, redis: Redis, tmp_path: Path, slots: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_linking_tiered(
+    processor: Processor, redis: Redis, tmp_path: Path, slots: Optional[int], caplog: pytest.LogCaptureFixture
+) -> None:
     settings: Dict[str, str] = {} if slots is None else {"local__slots": str(slots)}
     objects = tmp_path / "objects"
     config = write(
@@ -194,6 +242,47 @@ def hard_suspend(processor: Processor) -> None:
     processor._resume_event = None
 
 
+def test_linking_redis(
+    processor: Processor, redis: Redis, server: Connection, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hard_suspend(processor)
+    with caplog.at_level(logging.INFO):
+        link(write(tmp_path / "a.toml", backend='"redis"', redis__url=f'"{redis.url}"'))
+    assert "object store linked: redis backend" in caplog.text
+    check_shared(processor, server)
+
+
+def test_linking_with_all_slots_taken(
+    processor: Processor, redis: Redis, server: Connection, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {"local__path": f'"{tmp_path}"', "local__slots": "1", "local__lock_wait_ms": "0"}
+    config = write(tmp_path / "a.toml", backend='"tiered"', redis__url=f'"{redis.url}"', **settings)
+    with ObjectStore.from_config(config):
+        with caplog.at_level(logging.INFO):
+            link(config)
+        assert "object store linked: redis backend" in caplog.text
+        check_shared(processor, server)
+
+
+def check_shared(processor: Processor, server: Connection) -> None:
+    linked = processor._connector_storage
+    assert isinstance(linked, LinkedObjectStorageConnector)
+    ours, theirs, duplicate = (new_id() for _ in range(3))
+    linked.set_object(ours, b"ours")
+    server.connector.set_object(theirs, b"theirs")
+    assert (server.get(ours), linked.get_object(theirs)) == (b"ours", b"theirs")
+    linked.duplicate_object_id(theirs, duplicate)
+    assert server.get(duplicate) == b"theirs"
+    linked._store.close()
+
+
+def cannot_delete(processor: Processor) -> None:
+    def fail(_: ObjectID) -> bool:
+        raise ObjectStorageException("connection failure")
+
+    processor._connector_storage.delete_object = fail
+
+
 def nothing(_: Processor) -> None:
     pass
 
@@ -206,7 +295,9 @@ def nothing(_: Processor) -> None:
         ({"backend": '"tiered"', "local__path": '"/dev/null/objects"'}, nothing, "/dev/null/objects"),
         ({"backend": '"tiered"', "no_such_key": "1"}, nothing, "no_such_key"),
         ({"backend": '"tiered"'}, hard_suspend, "--hard-processor-suspend"),
+        ({"backend": '"tiered"', "local__durability": '"never"'}, nothing, "never"),
         ({"backend": '"redis"', "redis__key_prefix": '"other:"'}, nothing, "does not come to"),
+        ({"backend": '"redis"', "redis__key_prefix": '"other:"'}, cannot_delete, "does not come to"),
     ],
 )
 def test_what_cannot_be_linked_is_told(
@@ -219,7 +310,7 @@ def test_what_cannot_be_linked_is_told(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker, "_SHARED_SECONDS_MAX", 1.0)
+    monkeypatch.setattr(worker, "_SHARED_SECONDS_MAX", 0.3)
     config = write(tmp_path / "a.toml", redis__url=f'"{redis.url}"', **settings)
     prepare(processor)
     server = processor._connector_storage

@@ -35,7 +35,7 @@ pytestmark = [
 def redis(directory: Path) -> Iterator[Redis]:
     redis = Redis(directory)
     yield redis
-    redis.process.end()
+    redis.kill()
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_what_killed_processors_had_not_pushed_is_pushed_by_the_next(
     # Invariants 1 and 4: Redis is away, so arguments come from the server and results stand in the journals alone.
     data = [os.urandom(MIB) for _ in range(6)]
     assert client.submit(square, 3).result(RESULT_SECONDS) == 9
-    redis.process.kill()
+    redis.kill()
     futures = [client.submit(reverse, argument) for argument in data]
     wait_until(lambda: are_in(objects, [argument[::-1][:64] for argument in data]), "all results are in the journals")
     # When a processor has come to its next task, it has told about its results.
@@ -150,7 +150,7 @@ def test_what_killed_processors_had_not_pushed_is_pushed_by_the_next(
 def test_redis_is_killed_and_restarted_empty_in_the_middle(client: Client, redis: Redis) -> None:
     data = [os.urandom(MIB) for _ in range(6)]
     before = [client.submit(reverse, argument) for argument in data]
-    redis.process.kill()
+    redis.kill()
     during = [client.submit(square, number) for number in range(100)]
     redis.start()
     after = [client.submit(reverse, argument) for argument in data]

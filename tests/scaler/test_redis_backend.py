@@ -39,7 +39,7 @@ assert scaler.__file__ and scaler.object_storage.__file__
 def redis(directory: Path) -> Iterator[Redis]:
     redis = Redis(directory)
     yield redis
-    redis.process.end()
+    redis.kill()
 
 
 class Environment:

@@ -38,7 +38,7 @@ pytestmark = [
 def redis(directory: Path) -> Iterator[Redis]:
     redis = Redis(directory)
     yield redis
-    redis.process.end()
+    redis.kill()
 
 
 def node(name: str, directory: Path, redis: Redis) -> Iterator[StorageServer]:
@@ -70,7 +70,7 @@ def test_redis_is_killed_and_restarted_empty_in_the_middle(client: Client, redis
     expected = client.submit(checksum, shared, 0).result(RESULT_SECONDS)
     for _ in range(3):
         before = [client.submit(reverse, argument) for argument in data]
-        redis.process.kill()
+        redis.kill()
         during = [client.submit(square, number) for number in range(100)]
         during_shared = [client.submit(checksum, shared, offset) for offset in range(10)]
         redis.start()
