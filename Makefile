@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Read by tests/scaler: the debug build, which `make test-rust` has made already.
 export OBJECT_STORAGE_SERVER_PROGRAM ?= $(BUILD)/debug/scaler_object_storage_server
 
-# cargo-nextest where it is installed, otherwise cargo's own test runner.
+# cargo-nextest where it is installed (tests wait more than they compute, so more run than there are cores), otherwise cargo's own test runner.
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 # Sanitizers are unstable options of the compiler; with this the stable one takes them.
 FUZZ := RUSTC_BOOTSTRAP=1 cargo fuzz
@@ -45,7 +45,7 @@ needs:
 .PHONY: test-rust
 test-rust: needs ## Unit, integration and documentation tests
 ifeq ($(NEXTEST),yes)
-	cargo nextest run --locked --no-fail-fast </dev/null
+	cargo nextest run --locked --no-fail-fast --test-threads $$((2 * $$(nproc))) </dev/null
 	cargo test --locked --doc
 else
 	cargo test --locked --no-fail-fast </dev/null
