@@ -107,9 +107,11 @@ class StorageServer:
         self.port = free_port()
         self.address = f"tcp://127.0.0.1:{self.port}"
         self.process: Process
+        self._starts = 0
         self.start()
 
     def start(self) -> None:
+        self._starts += 1
         arguments = [server_program(), self.address]
         if serves_from_disk():
             path = self._directory / f"objects of {self._name}"
@@ -126,9 +128,13 @@ class StorageServer:
         self.start()
 
     def objects_found(self) -> int:
-        """How many objects its last start found, from its log."""
-        return int(re.findall(r"(\d+) objects found", self.process.log_text())[-1])
+        """How many objects its last start found, from its log: it listens a moment before it says so."""
 
+        def found() -> List[str]:
+            return re.findall(r"(\d+) objects found", self.process.log_text())
+
+        wait_until(lambda: len(found()) == self._starts, "the server says what it found")
+        return int(found()[-1])
 
 class Cluster:
     """A scheduler and workers that use one object storage server, or the workers another one."""
