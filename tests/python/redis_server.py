@@ -16,11 +16,15 @@ def is_listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def free_port() -> int:
+    """Below the ports of outgoing connections: one that is retried while its server is away could otherwise connect to itself."""
+    return next(port for port in random.sample(range(10_000, 32_000), 100) if not is_listening(port))
+
+
 class RedisServer:
     def __init__(self, directory: Path):
         self._directory = directory
-        # Below the ports of outgoing connections: one that is retried while Redis is away could connect to itself.
-        self.port = next(port for port in random.sample(range(10_000, 32_000), 100) if not is_listening(port))
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._child: Optional[subprocess.Popen[bytes]] = None
         self.start()

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import psutil
 
 # The tests of the Python package have this one too.
 sys.path.append(str(Path(__file__).parents[1] / "python"))
-from redis_server import RedisServer as Redis, is_listening  # noqa: E402, F401
+from redis_server import RedisServer as Redis, free_port, is_listening  # noqa: E402, F401
 
 # Generous: they only bound how long a defect takes to be reported.
 START_SECONDS = 60
@@ -31,12 +30,6 @@ def server_program() -> str:
 
 def serves_from_disk() -> bool:
     return Path(server_program()).parent != VENV_BIN
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
@@ -135,6 +128,7 @@ class StorageServer:
 
         wait_until(lambda: len(found()) == self._starts, "the server says what it found")
         return int(found()[-1])
+
 
 class Cluster:
     """A scheduler and workers that use one object storage server, or the workers another one."""
