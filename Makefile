@@ -75,11 +75,8 @@ $(addprefix test-scaler-,$(SCALER_VERSIONS)): test-scaler-%: wheel-debug
 	cargo build --locked
 	tests/needs.sh scaler $* $(BUILD)/scaler/$*
 	$(BUILD)/scaler/$*/bin/python -m pip --quiet install --force-reinstall --no-deps $(BUILD)/wheels-debug/*.whl
-	@# In a process of its own: Scaler's clients share threads in a process, which must not remember servers of other tests.
-	cd tests/scaler && timeout --signal=INT --kill-after=60 300 $(BUILD)/scaler/$*/bin/python -m pytest test_restart.py </dev/null
 	cd tests/scaler && WHEEL=$$(ls $(BUILD)/wheels-debug/*.whl) timeout --signal=INT --kill-after=60 900 \
-		$(BUILD)/scaler/$*/bin/python -m pytest --ignore=test_restart.py \
-		$(if $(filter newest,$*),,$(addprefix --ignore=,$(NEWEST_ONLY))) </dev/null
+		$(BUILD)/scaler/$*/bin/python -m pytest $(if $(filter newest,$*),,$(addprefix --ignore=,$(NEWEST_ONLY))) </dev/null
 
 .PHONY: crash
 crash: ## Kill and reopen the store ROUNDS times (1000)

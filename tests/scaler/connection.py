@@ -5,19 +5,18 @@ from scaler.config.types.address import AddressConfig
 from scaler.io.network_backends import YMQNetworkBackend
 from scaler.utility.identifiers import ClientID, ObjectID
 
-from cluster import StorageServer
-
 GET_SECONDS = 30
 
 
 class Connection:
     """One of Scaler's own synchronous connectors to the server."""
 
-    def __init__(self, storage: StorageServer):
+    def __init__(self, address: str):
         self._identity = ClientID.generate_client_id()
         self._backend = YMQNetworkBackend(num_threads=1)
-        address = AddressConfig.from_string(storage.address)
-        self.connector = self._backend.create_sync_object_storage_connector(identity=self._identity, address=address)
+        self.connector = self._backend.create_sync_object_storage_connector(
+            identity=self._identity, address=AddressConfig.from_string(address)
+        )
 
     def new_id(self) -> ObjectID:
         return ObjectID.generate_object_id(self._identity)

@@ -40,7 +40,7 @@ def storage(directory: Path, redis: Redis) -> Iterator[StorageServer]:
 @pytest.fixture
 def server(storage: StorageServer) -> Iterator[Connection]:
     """A client of the server."""
-    connection = Connection(storage)
+    connection = Connection(storage.address)
     yield connection
     connection.close()
 
@@ -54,7 +54,7 @@ def store(tmp_path: Path, redis: Redis) -> Iterator[ObjectStore]:
 
 @pytest.fixture
 def linked(storage: StorageServer, store: ObjectStore) -> Iterator[LinkedObjectStorageConnector]:
-    connection = Connection(storage)
+    connection = Connection(storage.address)
     yield LinkedObjectStorageConnector(store, connection.connector)
     connection.close()
 

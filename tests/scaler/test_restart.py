@@ -1,50 +1,46 @@
 """The server under test is killed with -9 and started again on its directory."""
 
 import os
-import threading
+import sys
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict
 
 import pytest
 from scaler import Client
 from scaler.utility.identifiers import ObjectID
 
-from cluster import RESULT_SECONDS, Cluster, StorageServer, serves_from_disk
+import writer
+from cluster import RESULT_SECONDS, Cluster, Process, StorageServer, serves_from_disk, wait_until
 from connection import Connection
 from tasks import checksum, square
+from writer import MIB, SIZES
 
-MIB = 1 << 20
-SIZES = [0, 1, 100, 4096, 100_000, MIB, 5 * MIB]
-
-pytestmark = [
-    pytest.mark.skipif("not serves_from_disk()", reason="the stock server keeps nothing"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),  # of clients whose server is killed
-]
+pytestmark = pytest.mark.skipif("not serves_from_disk()", reason="the stock server keeps nothing")
 
 
 def test_every_acknowledged_object_survives(storage: StorageServer) -> None:
-    writer = Connection(storage)
+    connection = Connection(storage.address)
     kept: Dict[ObjectID, bytes] = {}
     for size in SIZES * 10:
-        object_id = writer.new_id()
+        object_id = connection.new_id()
         kept[object_id] = os.urandom(size)
-        writer.connector.set_object(object_id, kept[object_id])
+        connection.connector.set_object(object_id, kept[object_id])
     original = next(iter(kept))
-    duplicate, overwritten, deleted = (writer.new_id() for _ in range(3))
-    writer.connector.duplicate_object_id(original, duplicate)
+    duplicate, overwritten, deleted = (connection.new_id() for _ in range(3))
+    connection.connector.duplicate_object_id(original, duplicate)
     kept[duplicate] = kept[original]
     for data in (b"old", b"new"):
-        writer.connector.set_object(overwritten, data)
+        connection.connector.set_object(overwritten, data)
     kept[overwritten] = b"new"
-    writer.connector.set_object(deleted, b"gone")
-    assert writer.connector.delete_object(deleted)
+    connection.connector.set_object(deleted, b"gone")
+    assert connection.connector.delete_object(deleted)
 
+    connection.close()
     storage.kill_and_restart()
 
     expected, found = len(kept), storage.objects_found()
     assert found == expected
-    writer.close()
-    reader = Connection(storage)
+    reader = Connection(storage.address)
     for object_id, data in kept.items():
         unchanged = reader.get(object_id) == data
         assert unchanged, f"{object_id!r} came back with other bytes"
@@ -54,39 +50,21 @@ def test_every_acknowledged_object_survives(storage: StorageServer) -> None:
     reader.close()
 
 
-def test_killed_while_clients_write(storage: StorageServer) -> None:
-    for _ in range(3):
-        acknowledged: List[Dict[ObjectID, bytes]] = [{} for _ in range(3)]
-        begun = threading.Barrier(len(acknowledged) + 1)
-
-        def write(mine: Dict[ObjectID, bytes]) -> None:
-            connection = Connection(storage)
-            while True:
-                object_id, data = connection.new_id(), os.urandom(SIZES[len(mine) % len(SIZES)])
-                try:
-                    connection.connector.set_object(object_id, data)
-                except Exception:
-                    break
-                mine[object_id] = data
-                if len(mine) == 20:
-                    begun.wait(RESULT_SECONDS)
-            connection.close()
-
-        writers = [threading.Thread(target=write, args=(mine,), daemon=True) for mine in acknowledged]
-        for writer in writers:
-            writer.start()
-        begun.wait(RESULT_SECONDS)
+def test_killed_while_clients_write(storage: StorageServer, directory: Path) -> None:
+    for turn in range(3):
+        arguments = [sys.executable, writer.__file__, storage.address]
+        writers = [Process(f"writer {turn} {number}", arguments, directory) for number in range(3)]
+        for process in writers:
+            wait_until(lambda: len(writer.acknowledged(process.log_text())) >= 20, f"{process.name} writes")
         storage.process.kill()
-        for writer in writers:
-            writer.join(RESULT_SECONDS)
-            assert not writer.is_alive(), "a client hangs on the server that was killed"
+        for process in writers:
+            process.kill()
         storage.start()
-        reader = Connection(storage)
-        for mine in acknowledged:
-            assert len(mine) >= 20
-            for object_id, data in mine.items():
-                unchanged = reader.get(object_id) == data
-                assert unchanged, f"{object_id!r} came back with other bytes"
+        reader = Connection(storage.address)
+        for process in writers:
+            for object_id, size in writer.acknowledged(process.log_text()).items():
+                unchanged = reader.get(ObjectID(object_id)) == writer.content(object_id, size)
+                assert unchanged, f"{object_id.hex()} came back with other bytes"
         reader.close()
 
 
@@ -96,7 +74,7 @@ def test_objects_of_a_cluster_survive_and_a_new_one_works(storage: StorageServer
     client = Client(before.address)
     reference = client.send_object(data, name="kept")
     expected = client.submit(checksum, reference, 0).result(RESULT_SECONDS)
-    probe = Connection(storage)
+    probe = Connection(storage.address)
     payload = probe.get(reference.object_id)
     probe.close()
 
@@ -105,7 +83,7 @@ def test_objects_of_a_cluster_survive_and_a_new_one_works(storage: StorageServer
     before.end()
     storage.start()
 
-    probe = Connection(storage)
+    probe = Connection(storage.address)
     unchanged = probe.get(reference.object_id) == payload
     assert unchanged
     probe.close()

@@ -87,12 +87,13 @@ def test_node_b_is_killed_and_brought_back(
 ) -> None:
     data = [os.urandom(MIB) for _ in range(10)]
     # What node B has acknowledged and Redis may not have yet is readable on node A when node B is back.
-    writer = Connection(node_b)
+    writer = Connection(node_b.address)
     kept: Dict[ObjectID, bytes] = {}
     for number in range(200):
         object_id = writer.new_id()
         kept[object_id] = os.urandom([0, 100, 100_000, 3 * MIB][number % 4])
         writer.connector.set_object(object_id, kept[object_id])
+    writer.close()
     futures = [client.submit(reverse, argument) for argument in data]
 
     node_b.process.kill()
@@ -101,8 +102,7 @@ def test_node_b_is_killed_and_brought_back(
     node_b.start()
     cluster.start_workers()
 
-    writer.close()
-    reader = Connection(storage)
+    reader = Connection(storage.address)
     for object_id, content in kept.items():
         unchanged = reader.get(object_id) == content
         assert unchanged, f"{object_id!r} came back with other bytes"
