@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::files::mapping::Mapping;
+use super::files::space::Space;
 use super::journal::segment::BODY_ALIGNMENT;
 use super::journal::{BodyPlace, Lsn, NoFile, Segment, SegmentKind, Segments};
-use super::mapping::Mapping;
-use super::space::Space;
 use crate::error::Error;
 
 /// A body segment of its own grows by this much at a time, as the bytes arrive.

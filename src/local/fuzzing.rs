@@ -1,6 +1,6 @@
 //! What the fuzz targets check inside the journal.
 
-use super::hints::{Hint, decode_chunk, encode_chunks};
+use super::catalog::hints::{Hint, decode_chunk, encode_chunks};
 use super::journal::record::{HEADER_BYTES, RECORD_BYTES_MAX};
 use super::journal::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::journal::{Header, Lsn, Step, Walk};

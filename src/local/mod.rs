@@ -12,29 +12,16 @@
 
 mod bodies;
 mod catalog;
-mod cursors;
-mod directory;
-pub mod disk;
+mod files;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod hearing;
-mod hints;
 mod index;
 mod journal;
-mod lock;
-mod mapping;
-mod outbox;
-mod payloads;
+mod opening;
 mod read;
-mod reclaim;
-mod recovery;
-mod scan;
-mod sealer;
-mod space;
-mod superseded;
-mod tail;
+mod sharing;
 mod tier;
-mod tombstones;
+mod upkeep;
 mod write;
 
 use std::path::PathBuf;
@@ -48,20 +35,22 @@ use parking_lot::Mutex;
 
 use bodies::Bodies;
 use catalog::Catalog;
-use disk::{Disk, SystemDisk};
+use files::disk::{Disk, SystemDisk};
+use files::lock::DirectoryLock;
+use files::space::Space;
+use index::payloads::Payloads;
 use journal::{Journal, JournalOptions, Lsn, Segments};
-use lock::DirectoryLock;
-use payloads::Payloads;
-use recovery::Recovery;
-use sealer::{Sealer, Task};
-use space::Space;
+use opening::directory;
+use opening::recovery::Recovery;
 use tier::{LocalTier, Totals};
+use upkeep::sealer::{Sealer, Task};
 use write::LocalWriter;
 
-pub(crate) use hearing::Known;
+pub use files::disk;
 pub(crate) use journal::Lsn as Place;
-pub(crate) use outbox::{Outbox, OutboxOptions};
-pub(crate) use tail::{Budget, Dirty, Wanted};
+pub(crate) use sharing::hearing::Known;
+pub(crate) use sharing::outbox::{Outbox, OutboxOptions};
+pub(crate) use sharing::tail::{Budget, Dirty, Wanted};
 pub(crate) use tier::LocalTier as Tier;
 pub(crate) use write::Fill;
 

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::bodies::Stretch;
+use super::files::mapping::Mapping;
 use super::journal::record::{HEADER_BYTES, InlineRecord, RECORD_BYTES_MAX, is_past};
 use super::journal::{Flags, Header, Lsn, Segment, SegmentMap};
-use super::mapping::Mapping;
 use super::tier::LocalTier;
 use crate::error::Error;
 use crate::object::{Object, ObjectId};

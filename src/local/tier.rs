@@ -6,12 +6,12 @@ use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex};
 
 use super::bodies::Bodies;
+use super::files::space::Space;
 use super::index::Index;
+use super::index::payloads::Payloads;
 use super::journal::{AppendError, Flags, Header, Journal, Lsn, NoFile, Segments};
-use super::outbox::Outbox;
-use super::payloads::Payloads;
-use super::sealer::Task;
-use super::space::Space;
+use super::sharing::outbox::Outbox;
+use super::upkeep::sealer::Task;
 use crate::error::Error;
 use crate::object::ObjectId;
 use crate::store::Durability;

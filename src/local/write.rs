@@ -4,9 +4,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::bodies::Reservation;
 use super::index::Index;
+use super::index::payloads::EQUAL_BODY_BYTES_MIN;
 use super::journal::record::{INLINE_BODY_BYTES_MAX, body_hash};
 use super::journal::{AppendError, Flags, Header, Kind, Lsn, NewRecord, Room};
-use super::payloads::EQUAL_BODY_BYTES_MIN;
 use super::tier::LocalTier;
 use crate::error::Error;
 use crate::object::ObjectId;

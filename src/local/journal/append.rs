@@ -9,7 +9,7 @@ use super::record::{ALIGNMENT, BodyPlace, Flags, Header, Kind, RECORD_BYTES_MAX}
 use super::segment::{SEGMENT_HEADER_BYTES, Seal, Segment, SegmentKind};
 use super::segments::{NoFile, Segments, Spare};
 use crate::error::Error;
-use crate::local::disk::DiskFile;
+use crate::local::files::disk::DiskFile;
 use crate::version::{HybridClock, Version};
 
 /// Preallocated segments kept for deletes, copies and marks: a full disk that cannot append a delete stays full.

@@ -26,9 +26,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Lsn;
 use super::record::{HEADER_BYTES, Header};
-use crate::local::disk::{Disk, DiskFile};
-use crate::local::mapping::Mapping;
-use crate::local::space::Lease;
+use crate::local::files::disk::{Disk, DiskFile};
+use crate::local::files::mapping::Mapping;
+use crate::local::files::space::Lease;
 use crate::object::ID_BYTES_MAX;
 
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;

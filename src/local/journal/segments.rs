@@ -9,9 +9,9 @@ use rustc_hash::FxHashMap;
 
 use super::segment::{Segment, SegmentHeader, SegmentKind, file_name};
 use crate::error::Error;
-use crate::local::disk::{Disk, DiskFile};
-use crate::local::mapping::Mapping;
-use crate::local::space::{Lease, Space};
+use crate::local::files::disk::{Disk, DiskFile};
+use crate::local::files::mapping::Mapping;
+use crate::local::files::space::{Lease, Space};
 use crate::random::random_u64;
 
 /// Linux allows a process 65 530 maps; other parts of the process want some.

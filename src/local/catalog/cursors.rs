@@ -16,7 +16,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::journal::Lsn;
+use crate::local::journal::Lsn;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cursors {

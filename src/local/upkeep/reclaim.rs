@@ -1,10 +1,10 @@
 use std::sync::Arc;
 
-use super::hints::Hint;
-use super::journal::{AppendError, Flags, Header, Kind, Lsn, NewRecord, Room, Segment, SegmentKind};
-use super::read::{RecordAt, Unreadable};
-use super::tier::LocalTier;
 use crate::error::Error;
+use crate::local::catalog::hints::Hint;
+use crate::local::journal::{AppendError, Flags, Header, Kind, Lsn, NewRecord, Room, Segment, SegmentKind};
+use crate::local::read::{RecordAt, Unreadable};
+use crate::local::tier::LocalTier;
 
 /// Dead record bytes up to this much are left alone: copying live ones to free them costs more than they do.
 const GARBAGE_BYTES_MIN: u64 = 128 << 20;

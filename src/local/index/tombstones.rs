@@ -1,6 +1,6 @@
 use rustc_hash::FxHashMap;
 
-use super::journal::Lsn;
+use crate::local::journal::Lsn;
 use crate::version::Version;
 
 /// That an id was deleted, and by which write: copies of it with lower versions are not let in any more.

@@ -8,21 +8,21 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::bodies::Bodies;
-use super::catalog::Catalog;
-use super::hints::Hint;
-use super::index::{Fingerprints, Index, SHARD_COUNT};
-use super::journal::record::{HEADER_BYTES, RECORD_BYTES_MAX};
-use super::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Segments};
-use super::payloads::{Payloads, Shared};
-use super::scan::{self, Scanned};
-use super::space::Space;
-use super::superseded::{Superseded, Superseder};
 use crate::error::Error;
+use crate::local::bodies::Bodies;
+use crate::local::catalog::Catalog;
+use crate::local::catalog::hints::Hint;
+use crate::local::files::space::Space;
+use crate::local::index::payloads::{Payloads, Shared};
+use crate::local::index::{Fingerprints, Index, SHARD_COUNT};
+use crate::local::journal::record::{HEADER_BYTES, RECORD_BYTES_MAX};
+use crate::local::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Segments};
+use crate::local::opening::scan::{self, Scanned};
+use crate::local::opening::superseded::{Superseded, Superseder};
 use crate::object::ObjectId;
 
 /// What is rebuilt.
-pub(super) struct Recovery<'a> {
+pub(in crate::local) struct Recovery<'a> {
     pub segments: &'a Segments,
     pub space: &'a Arc<Space>,
     pub catalog: &'a Catalog,
@@ -38,7 +38,7 @@ pub(super) struct Recovery<'a> {
 }
 
 #[derive(Default)]
-pub(super) struct Outcome {
+pub(in crate::local) struct Outcome {
     /// Greatest version clock of all records.
     pub clock: u64,
     pub payloads: u64,

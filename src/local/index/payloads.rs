@@ -1,7 +1,7 @@
 use parking_lot::{RwLock, RwLockReadGuard};
 use rustc_hash::FxHashMap;
 
-use super::journal::Lsn;
+use crate::local::journal::Lsn;
 
 /// Equal payloads are looked for among the last payloads that were stored, this many of them: about 40 MiB of memory at most.
 const RECENT_PAYLOADS_MAX: usize = 1_000_000;

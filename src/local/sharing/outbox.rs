@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-use super::cursors::Cursors;
-use super::journal::Lsn;
+use crate::local::catalog::cursors::Cursors;
+use crate::local::journal::Lsn;
 
 /// What makes the local tier one of several nodes' rather than a store of its own.
 #[derive(Clone, Debug)]

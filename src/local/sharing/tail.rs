@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::hearing::Known;
-use super::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Step, Walk};
-use super::tier::LocalTier;
-use super::tombstones::Tombstone;
 use crate::error::Error;
+use crate::local::index::tombstones::Tombstone;
+use crate::local::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Step, Walk};
+use crate::local::sharing::hearing::Known;
+use crate::local::tier::LocalTier;
 use crate::object::Object;
 use crate::version::Version;
 
@@ -142,7 +142,7 @@ impl LocalTier {
     }
 
     /// At open: which deletes Redis may not know of. Without them, what was deleted would be fetched again.
-    pub(super) fn restore_tombstones(&self, from: Lsn) -> Result<(), Error> {
+    pub(in crate::local) fn restore_tombstones(&self, from: Lsn) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
         let now_ms = self.journal.now_ms();
         let segments = self.segments.load();

@@ -1,3 +1,8 @@
+//! Where each object is, who shares whose bytes, and which ids were deleted.
+
+pub(crate) mod payloads;
+pub(crate) mod tombstones;
+
 use std::collections::HashMap;
 use std::mem;
 
@@ -5,8 +10,8 @@ use hashbrown::HashTable;
 use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::journal::Lsn;
-use super::tombstones::Tombstones;
+use crate::local::journal::Lsn;
+use tombstones::Tombstones;
 
 pub(crate) const SHARD_COUNT: usize = 256;
 

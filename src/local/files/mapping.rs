@@ -9,7 +9,7 @@ use std::sync::{Arc, Weak};
 use memmap2::{MmapOptions, MmapRaw};
 use parking_lot::Mutex;
 
-use super::space::Lease;
+use crate::local::files::space::Lease;
 
 /// Device and inode.
 type FileIdentity = (u64, u64);

@@ -15,8 +15,8 @@
 //!
 //! All numbers are little-endian. Entries are packed into chunks, none across two.
 
-use super::journal::record::{ALIGNMENT, HEADER_BYTES};
-use super::journal::{BodyPlace, Flags, Header, Kind, Lsn};
+use crate::local::journal::record::{ALIGNMENT, HEADER_BYTES};
+use crate::local::journal::{BodyPlace, Flags, Header, Kind, Lsn};
 
 /// sled keeps small values in its tree nodes, and is at its best with those; larger ones go to files that it does not sync.
 const CHUNK_BYTES_MAX: usize = 4096;

@@ -5,16 +5,16 @@ use std::io::IoSlice;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::hints::Hint;
-use super::index::Fingerprints;
-use super::journal::record::RECORD_BYTES_MAX;
-use super::journal::{Flags, Header, Kind, Lsn, Seal, Segment, Segments, Step, Walk};
-use super::read::{Unreadable, verify_body};
 use crate::error::Error;
+use crate::local::catalog::hints::Hint;
+use crate::local::index::Fingerprints;
+use crate::local::journal::record::RECORD_BYTES_MAX;
+use crate::local::journal::{Flags, Header, Kind, Lsn, Seal, Segment, Segments, Step, Walk};
+use crate::local::read::{Unreadable, verify_body};
 
 /// What a segment's records say.
 #[derive(Default)]
-pub(super) struct Scanned {
+pub(in crate::local) struct Scanned {
     pub hints: Vec<Hint>,
     pub end: u64,
     /// Greatest version clock.
@@ -25,7 +25,7 @@ pub(super) struct Scanned {
 
 /// Reads a record segment. One that was not sealed, because its process was killed, is sealed and trimmed now: a record of it whose
 /// body is torn never happened.
-pub(super) fn scan(
+pub(in crate::local) fn scan(
     segments: &Segments,
     segment: &Segment,
     rebooted: bool,

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
-use super::catalog::Catalog;
-use super::cursors::Cursors;
-use super::hints::Hint;
+use crate::local::catalog::Catalog;
+use crate::local::catalog::cursors::Cursors;
+use crate::local::catalog::hints::Hint;
 
-use super::journal::{Sealing, Segment, Step, Walk};
-use super::outbox::Outbox;
-use super::tier::LocalTier;
 use crate::error::Error;
+use crate::local::journal::{Sealing, Segment, Step, Walk};
+use crate::local::sharing::outbox::Outbox;
+use crate::local::tier::LocalTier;
 
 /// How often it looks around when nobody calls.
 const TICK: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ pub(crate) enum Task {
     Stop,
 }
 
-pub(super) struct Sealer {
+pub(in crate::local) struct Sealer {
     tier: Arc<LocalTier>,
     catalog: Catalog,
     tasks: Receiver<Task>,

@@ -5,14 +5,14 @@ use std::io::{ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::MAX_SIZE_MB_MIN;
-use super::catalog::Catalog;
-use super::disk::{Disk, SystemDisk};
-use super::journal::segment::{SegmentHeader, guess_header, parse_file_name, read_header};
-use super::journal::{Seal, Segment, SegmentKind, SegmentMap};
-use super::mapping::Mapping;
-use super::space::Space;
 use crate::error::Error;
+use crate::local::MAX_SIZE_MB_MIN;
+use crate::local::catalog::Catalog;
+use crate::local::files::disk::{Disk, SystemDisk};
+use crate::local::files::mapping::Mapping;
+use crate::local::files::space::Space;
+use crate::local::journal::segment::{SegmentHeader, guess_header, parse_file_name, read_header};
+use crate::local::journal::{Seal, Segment, SegmentKind, SegmentMap};
 
 const FORMAT: u32 = 1;
 
@@ -22,7 +22,7 @@ const FORMAT_TEXT: &str = "scaler-object-storage format ";
 const FREE_PERCENT: u64 = 80;
 
 /// Refuses a directory that a newer program wrote, before anything is changed in it.
-pub(super) fn check_format(directory: &Path) -> Result<(), Error> {
+pub(in crate::local) fn check_format(directory: &Path) -> Result<(), Error> {
     let path = directory.join("FORMAT");
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -40,7 +40,7 @@ pub(super) fn check_format(directory: &Path) -> Result<(), Error> {
     }
 }
 
-pub(super) fn write_format(directory: &Path) -> Result<(), Error> {
+pub(in crate::local) fn write_format(directory: &Path) -> Result<(), Error> {
     let path = directory.join("FORMAT");
     if path.exists() {
         return Ok(());
@@ -53,7 +53,7 @@ pub(super) fn write_format(directory: &Path) -> Result<(), Error> {
 }
 
 /// Refuses a file system on which a write does not show through a map: some network file systems.
-pub(super) fn check_mapping(directory: &Path) -> Result<(), Error> {
+pub(in crate::local) fn check_mapping(directory: &Path) -> Result<(), Error> {
     const PROBE: &[u8] = b"does a write show through a map?";
     let path = directory.join("probe");
     let failed = |action| Error::io(action, &path);
@@ -76,7 +76,7 @@ pub(super) fn check_mapping(directory: &Path) -> Result<(), Error> {
 }
 
 /// The limit in bytes.
-pub(super) fn limit_bytes(max_size_mb: u64, directory: &Path, present_bytes: u64) -> Result<u64, Error> {
+pub(in crate::local) fn limit_bytes(max_size_mb: u64, directory: &Path, present_bytes: u64) -> Result<u64, Error> {
     if max_size_mb > 0 {
         return match max_size_mb.checked_mul(1 << 20) {
             Some(bytes) if max_size_mb >= MAX_SIZE_MB_MIN => Ok(bytes),
@@ -92,7 +92,7 @@ pub(super) fn limit_bytes(max_size_mb: u64, directory: &Path, present_bytes: u64
 }
 
 /// The segment files of a directory.
-pub(super) struct Found {
+pub(in crate::local) struct Found {
     segments: Vec<(PathBuf, SegmentHeader, u64)>,
     next_number: u32,
     pub bytes: u64,
@@ -101,7 +101,7 @@ pub(super) struct Found {
 }
 
 /// Lists the journal's directory; spare files are removed, and files whose header is damaged beyond help are set aside.
-pub(super) fn list(directory: &Path, catalog: &Catalog, disk: &Arc<dyn Disk>) -> Result<Found, Error> {
+pub(in crate::local) fn list(directory: &Path, catalog: &Catalog, disk: &Arc<dyn Disk>) -> Result<Found, Error> {
     let mut found = Found { segments: Vec::new(), next_number: 1, bytes: 0, damaged: 0 };
     found.next_number = catalog.segments()?.last().map_or(1, |last| last.saturating_add(1));
     for entry in std::fs::read_dir(directory).map_err(Error::io("list", directory))? {

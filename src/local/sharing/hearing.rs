@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::index::Table;
-use super::journal::{AppendError, Appended, Kind, Lsn, NewRecord, Room};
-use super::outbox::Outbox;
-use super::tier::LocalTier;
-use super::tombstones::Tombstone;
-use super::write::{Fill, Origin};
 use crate::error::Error;
+use crate::local::index::Table;
+use crate::local::index::tombstones::Tombstone;
+use crate::local::journal::{AppendError, Appended, Kind, Lsn, NewRecord, Room};
+use crate::local::sharing::outbox::Outbox;
+use crate::local::tier::LocalTier;
+use crate::local::write::{Fill, Origin};
 use crate::object::Object;
 use crate::store::OnStored;
 use crate::version::Version;
@@ -45,7 +45,7 @@ impl LocalTier {
 
     /// Deletes an id here and, by the record that says so, everywhere, held here or not; whether it was held here. `deleting` is told,
     /// under the id's lock, the version that was known until then.
-    pub(super) fn delete_everywhere(
+    pub(in crate::local) fn delete_everywhere(
         &self,
         outbox: &Outbox,
         id: &[u8],
@@ -147,12 +147,12 @@ impl LocalTier {
         self.known_locked(fingerprint, id)
     }
 
-    pub(super) fn known_locked(&self, fingerprint: u64, id: &[u8]) -> Known {
+    pub(in crate::local) fn known_locked(&self, fingerprint: u64, id: &[u8]) -> Known {
         if let Some(place) = self.find(fingerprint, id)
             && let Ok(record) = self.record_at(place)
             && !record.header.is_expired()
         {
-            let is_clean = record.header.flags.has(super::journal::Flags::CLEAN);
+            let is_clean = record.header.flags.has(crate::local::journal::Flags::CLEAN);
             return Known::Held { version: record.header.version, place, is_clean };
         }
         match self.index.shard(fingerprint).table.read().tombstones.get(id) {
@@ -176,7 +176,7 @@ impl LocalTier {
     }
 
     /// Whether the record at `place`, which says of itself whether it `is_clean`, may have been overtaken unheard.
-    pub(super) fn is_suspect(&self, outbox: &Outbox, place: Lsn, is_clean: bool) -> bool {
+    pub(in crate::local) fn is_suspect(&self, outbox: &Outbox, place: Lsn, is_clean: bool) -> bool {
         let is_trusted =
             || self.segments.get(place.segment()).is_some_and(|segment| segment.is_trusted(place.offset()));
         outbox.is_suspect(place) && !is_trusted() && !outbox.is_dirty(place, is_clean)
@@ -197,7 +197,7 @@ impl LocalTier {
     pub fn suspect_all(&self) {
         let Some(outbox) = &self.outbox else { return };
         let is_unchecked = |place: Lsn| {
-            let is_trusted = |segment: Arc<super::journal::Segment>| segment.is_trusted(place.offset());
+            let is_trusted = |segment: Arc<crate::local::journal::Segment>| segment.is_trusted(place.offset());
             outbox.is_suspect(place) && !self.segments.get(place.segment()).is_some_and(is_trusted)
         };
         if outbox.has_suspects() && !self.index.places().any(is_unchecked) {
@@ -223,8 +223,8 @@ impl LocalTier {
 mod tests {
     use crossbeam_channel::bounded;
 
-    use super::super::LocalBackend;
-    use super::super::outbox::OutboxOptions;
+    use crate::local::LocalBackend;
+    use crate::local::sharing::outbox::OutboxOptions;
     use crate::store::{Backend, LocalOptions};
 
     const TTL_MS: u64 = 1000;

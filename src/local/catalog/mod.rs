@@ -1,13 +1,18 @@
+//! sled: hints, cursors, settings.
+
+pub(crate) mod cursors;
+pub(crate) mod hints;
+
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::cursors::Cursors;
-use super::hints::{Hint, decode_chunk, encode_chunks};
 use crate::error::Error;
 use crate::random::random_u64;
+use cursors::Cursors;
+use hints::{Hint, decode_chunk, encode_chunks};
 
 /// sled's page cache. What the catalog holds is read once, at open.
 const CACHE_BYTES: u64 = 4 << 20;

@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
-use super::hints::Hint;
-use super::journal::Lsn;
+use crate::local::catalog::hints::Hint;
+use crate::local::journal::Lsn;
 
 /// A record that superseded an older one of its id.
 #[derive(Clone, Copy)]
-pub(super) struct Superseder {
+pub(in crate::local) struct Superseder {
     pub fingerprint: u64,
     pub place: Lsn,
 }
 
 /// Places that a newer record superseded.
 #[derive(Default)]
-pub(super) struct Superseded {
+pub(in crate::local) struct Superseded {
     /// Those that were not met yet, by segment and offset.
     places: BTreeMap<u32, FxHashMap<u32, Superseder>>,
     /// By fingerprint, records that superseded one that was lost: what that one had superseded is known by its id alone.
