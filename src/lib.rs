@@ -52,13 +52,14 @@ mod version;
 mod wire;
 
 pub use error::Error;
+pub use local::{Durability, LocalOptions};
 #[doc(hidden)]
 pub use local::{Underlying, disk};
 pub use object::{ID_BYTES_MAX, METADATA_BYTES_MAX, Object, ObjectId, REDIS_ID_BYTES_MAX};
 pub use redis::{Compression, RedisOptions, ValueFormat};
 pub use store::{
-    BackendKind, CancelToken, Durability, Info, LocalOptions, MemoryOptions, ObjectStore, ObjectStoreBuilder,
-    ObjectWriter, Parked, StoreConfig, Ticket, Waited,
+    BackendKind, CancelToken, Info, MemoryOptions, ObjectStore, ObjectStoreBuilder, ObjectWriter, Parked, StoreConfig,
+    Ticket, Waited,
 };
 
 /// What the fuzz targets reach that is not part of the interface.

@@ -10,11 +10,11 @@ use super::files::space::Space;
 use super::index::Index;
 use super::index::payloads::Payloads;
 use super::journal::{AppendError, Flags, Header, Journal, Lsn, NoFile, Segments};
+use super::options::Durability;
 use super::sharing::outbox::Outbox;
 use super::upkeep::sealer::Task;
 use crate::error::Error;
 use crate::object::ObjectId;
-use crate::store::Durability;
 
 /// How long a put waits for reclaiming to make room before it is refused.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);

@@ -7,10 +7,11 @@ use super::index::Index;
 use super::index::payloads::EQUAL_BODY_BYTES_MIN;
 use super::journal::record::{INLINE_BODY_BYTES_MAX, body_hash};
 use super::journal::{AppendError, Flags, Header, Kind, Lsn, NewRecord, Room};
+use super::options::Durability;
 use super::tier::LocalTier;
 use crate::error::Error;
 use crate::object::ObjectId;
-use crate::store::{Durability, OnStored, Writer};
+use crate::store::{OnStored, Writer};
 use crate::version::Version;
 
 /// An object's content on its way into the journal.

@@ -8,7 +8,8 @@ use toml::{Table, Value};
 
 use crate::config::{CommandLine, ServerConfig};
 use crate::error::Error;
-use crate::store::{LocalOptions, StoreConfig};
+use crate::local::LocalOptions;
+use crate::store::StoreConfig;
 
 pub(super) fn store_config(backend: &str, tables: [(&str, Option<&Bound<'_, PyDict>>); 3]) -> PyResult<StoreConfig> {
     let mut section = Table::new();

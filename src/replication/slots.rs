@@ -14,8 +14,8 @@ use crossbeam_channel::bounded;
 
 use super::{TieredBackend, outbox_options, replicator};
 use crate::error::Error;
-use crate::local::{LocalBackend, Outbox, OutboxOptions, Underlying};
-use crate::store::{Backend, LocalOptions, StoreConfig, Waiters};
+use crate::local::{LocalBackend, LocalOptions, Outbox, OutboxOptions, Underlying};
+use crate::store::{Backend, StoreConfig, Waiters};
 
 /// How often free slots are tried while all are taken.
 const RETRY: Duration = Duration::from_millis(100);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub(crate) use backend::{Backend, OnDeleted, OnStored, Usage, Writer};
-pub use options::{BackendKind, Durability, LocalOptions, MemoryOptions, ObjectStoreBuilder, StoreConfig};
+pub use options::{BackendKind, MemoryOptions, ObjectStoreBuilder, StoreConfig};
 #[cfg(feature = "python")]
 pub(crate) use wait::Wait;
 #[cfg(not(feature = "python"))]

@@ -224,8 +224,9 @@ mod tests {
     use crossbeam_channel::bounded;
 
     use crate::local::LocalBackend;
+    use crate::local::LocalOptions;
     use crate::local::sharing::outbox::OutboxOptions;
-    use crate::store::{Backend, LocalOptions};
+    use crate::store::Backend;
 
     const TTL_MS: u64 = 1000;
 

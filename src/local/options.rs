@@ -1,0 +1,61 @@
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// When an acknowledged write is safe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// It survives the death of the process (`kill -9`). After a power loss the store opens and returns no wrong bytes, but recent
+    /// writes and deletes may be undone.
+    #[default]
+    Process,
+    /// It also survives a power loss: the acknowledgement waits for the disk.
+    Disk,
+}
+
+/// Settings of the `local` backend.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LocalOptions {
+    /// The store's directory, made if it does not exist. Default (empty): `scaler_object_storage` in `$XDG_STATE_HOME`, which
+    /// itself defaults to `~/.local/state`.
+    pub path: PathBuf,
+    /// Most disk space that the directory may take, in MiB; puts fail when four fifths of it are live objects. At least 16. Default
+    /// 0: four fifths of what is free on its filesystem at open, and what the directory already holds.
+    pub max_size_mb: u64,
+    /// When a write is acknowledged. Default: `process`.
+    pub durability: Durability,
+    /// How long to wait, in milliseconds, for another process to release the directory. Default: 10 000.
+    pub lock_wait_ms: u64,
+    /// `tiered` only: how many processes of this node may have a local tier of their own in the directory, each with its part of
+    /// `max_size_mb`; further ones run without. Default: 1.
+    pub slots: u32,
+}
+
+impl Default for LocalOptions {
+    fn default() -> Self {
+        LocalOptions {
+            path: PathBuf::new(),
+            max_size_mb: 0,
+            durability: Durability::default(),
+            lock_wait_ms: 10_000,
+            slots: 1,
+        }
+    }
+}
+
+impl LocalOptions {
+    /// The directory in effect: `path`, or the default where it is empty.
+    #[must_use]
+    pub fn directory(&self) -> PathBuf {
+        if !self.path.as_os_str().is_empty() {
+            return self.path.clone();
+        }
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        absolute("XDG_STATE_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+            .unwrap_or_else(std::env::temp_dir)
+            .join("scaler_object_storage")
+    }
+}
