@@ -112,6 +112,11 @@ bench: ## Compare the store with other stores and caches
 bench-objects: ## Open, read and write a store of ten million objects
 	OBJECTS=$${OBJECTS:-10000000} cargo bench --locked --bench many_objects
 
+.PHONY: bench-churn
+bench-churn: needs ## Latencies in a store where all is overwritten and deleted, SECONDS (60) each; LIMIT_MB, THREADS
+	tests/needs.sh scaler newest $(BUILD)/scaler/newest
+	SECONDS=$(SECONDS) STOCK_SERVER=$(BUILD)/scaler/newest/bin/scaler_object_storage_server cargo bench --locked --bench churn
+
 .PHONY: bench-server
 bench-server: needs ## Compare the server with the stock server and a bare echo
 	tests/needs.sh scaler newest $(BUILD)/scaler/newest

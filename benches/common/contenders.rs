@@ -1,6 +1,5 @@
 //! The servers that are compared, each a process of its own.
 
-use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -23,12 +22,7 @@ pub struct Contender {
 
 /// Starts the echo, our server, and those of the others that this machine has.
 pub fn start_all(scratch: &Path) -> Vec<Contender> {
-    let stock = std::env::var_os(STOCK_SERVER);
-    if stock.is_none() {
-        eprintln!("{STOCK_SERVER} does not name the stock server's program: left out");
-    }
-    let contenders =
-        [Some(start_echo()), Some(start_ours(scratch)), stock.map(|path| start_stock(&path)), start_redis()];
+    let contenders = [Some(start_echo()), Some(start_ours(scratch, 0)), start_stock(), start_redis()];
     contenders.into_iter().flatten().collect()
 }
 
@@ -39,11 +33,12 @@ fn start_echo() -> Contender {
     start("echo", Dialect::Echo, address, &mut command).expect("this program")
 }
 
-fn start_ours(scratch: &Path) -> Contender {
+/// `limit_mb`: most that it may take on disk, 0 for the default.
+pub fn start_ours(scratch: &Path, limit_mb: u64) -> Contender {
     let address = free_address();
     let config = scratch.join("config.toml");
     let text = format!(
-        "[object_storage_server]\nbackend = \"local\"\n[object_storage_server.local]\npath = {:?}\n",
+        "[object_storage_server]\nbackend = \"local\"\n[object_storage_server.local]\npath = {:?}\nmax_size_mb = {limit_mb}\n",
         scratch.join("store")
     );
     std::fs::write(&config, text).unwrap();
@@ -52,11 +47,16 @@ fn start_ours(scratch: &Path) -> Contender {
     start("ours", Dialect::Scaler, address, &mut command).expect("our server")
 }
 
-fn start_stock(program: &OsStr) -> Contender {
+/// None where its program is not named.
+pub fn start_stock() -> Option<Contender> {
+    let Some(program) = std::env::var_os(STOCK_SERVER) else {
+        eprintln!("{STOCK_SERVER} does not name the stock server's program: left out");
+        return None;
+    };
     let address = free_address();
     let mut command = Command::new(program);
     command.args(["--logging-level", "ERROR"]).arg(format!("tcp://{address}"));
-    start("stock", Dialect::Scaler, address, &mut command).expect("the stock server")
+    Some(start("stock", Dialect::Scaler, address, &mut command).expect("the stock server"))
 }
 
 /// Keeps nothing on disk.

@@ -112,12 +112,15 @@ impl Batch {
 }
 
 fn scaler_request(operation: Operation, size: usize) -> Vec<u8> {
-    let kind = if operation == Operation::Set { 0 } else { 1 };
-    let length = if operation == Operation::Set { size as u64 } else { u64::MAX };
-    let mut words = vec![80, 9 << 32, 3 << 32 | 1 << 48, length, 1, kind, 4 << 32, 0, 0, 0, 0];
-    if operation == Operation::Set {
-        words.push(length);
+    match operation {
+        Operation::Set => [scaler_header(0, size as u64), (size as u64).to_le_bytes().to_vec()].concat(),
+        Operation::Get => scaler_header(1, u64::MAX),
     }
+}
+
+/// A request's header and the length in front of it; `kind`: 0 set, 1 get, 2 delete.
+pub fn scaler_header(kind: u64, length: u64) -> Vec<u8> {
+    let words = [80, 9 << 32, 3 << 32 | 1 << 48, length, 1, kind, 4 << 32, 0, 0, 0, 0];
     words.into_iter().flat_map(u64::to_le_bytes).collect()
 }
 
@@ -199,7 +202,8 @@ impl Connection {
     }
 }
 
-fn greet(stream: &mut TcpStream) -> io::Result<()> {
+/// What client and server say first.
+pub fn greet(stream: &mut TcpStream) -> io::Result<()> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let identity = format!("load-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
     stream.write_all(&[b"YMQ\x02", &(identity.len() as u64).to_le_bytes()[..], identity.as_bytes()].concat())?;
