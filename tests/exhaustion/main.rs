@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod descriptors;
 #[path = "../faults/disk.rs"]
 #[allow(dead_code, reason = "other suites use the rest")]
 mod disk;

@@ -27,9 +27,12 @@ pub struct Model {
     pub sync_failed: bool,
 }
 
-/// Whether the text of an error is about a sync, now or earlier.
+/// Whether an error says that a sync of the journal failed, now or earlier. The catalog's are no reason to refuse a write.
 pub fn is_about_sync(error: &Error) -> bool {
-    matches!(error, Error::Io { action: "sync", .. } | Error::WritesRefused { .. })
+    match error {
+        Error::Io { action: "sync", path, .. } => !path.iter().any(|name| name == "catalog"),
+        error => matches!(error, Error::WritesRefused { .. }),
+    }
 }
 
 impl Model {

@@ -69,9 +69,14 @@ impl World {
 
     /// A store as this one's process would leave it, were it killed now; not open yet.
     pub fn killed(&self, seed: u64) -> Self {
+        self.settle();
+        self.copied(seed)
+    }
+
+    /// A store that has this one's directory as it is, not open yet.
+    pub fn copied(&self, seed: u64) -> Self {
         let (place, path) = place();
         let directory = path.join("store");
-        self.settle();
         copy_directory(&self.directory, &directory);
         World {
             system: System::below(&directory),
@@ -223,6 +228,13 @@ impl World {
         self.open().unwrap();
         self.model.sync_failed = false;
         self.check();
+    }
+
+    /// Closes the store and opens it again, without looking at anything.
+    #[track_caller]
+    pub fn reopen_unread(&mut self) {
+        self.close().unwrap();
+        self.open().unwrap();
     }
 
     /// The catalog was never set aside.
