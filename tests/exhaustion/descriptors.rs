@@ -2,34 +2,16 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use scaler_object_storage::{Durability, Error};
 
+use crate::alone::alone;
 use crate::world::{Settings, World, listing, soon};
-
-/// The environment variable that makes this program a child.
-const CHILD: &str = "EXHAUSTION_CHILD";
 
 /// Descriptors that a store may have open while it is read, however many segments it has.
 const STORE_DESCRIPTORS_MAX: usize = 64;
 
 const SETTINGS: Settings = Settings { durability: Durability::Process, max_size_mb: 64 };
-
-/// Runs the test of this name in a process of its own.
-fn alone(test: &str, run: impl FnOnce()) {
-    if std::env::var_os(CHILD).is_some() {
-        // Sound: it sets a flag of this process, which then does not outlive the test.
-        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-        return run();
-    }
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args([&format!("descriptors::{test}"), "--exact", "--nocapture"]).env(CHILD, "1").stdin(Stdio::null());
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}\n{text}", output.status);
-    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "there is no such test: {test}");
-}
 
 /// How many descriptors this process may have.
 fn limit_descriptors(count: u64) {
@@ -77,7 +59,7 @@ fn many_lives(lives: u64, length: usize) -> World {
 // Invariants 2, 13 and 14.
 #[test]
 fn with_hardly_a_descriptor_left_operations_fail_or_are_right() {
-    alone("with_hardly_a_descriptor_left_operations_fail_or_are_right", || {
+    alone("descriptors::with_hardly_a_descriptor_left_operations_fail_or_are_right", || {
         let mut earlier = World::new(SETTINGS, 3);
         for _ in 0..6 {
             earlier.live_well(12);
@@ -108,7 +90,7 @@ fn with_hardly_a_descriptor_left_operations_fail_or_are_right() {
 // Invariants 13 and 14.
 #[test]
 fn a_store_that_finds_too_few_descriptors_at_open_opens_when_they_are_back() {
-    alone("a_store_that_finds_too_few_descriptors_at_open_opens_when_they_are_back", || {
+    alone("descriptors::a_store_that_finds_too_few_descriptors_at_open_opens_when_they_are_back", || {
         let mut earlier = World::new(SETTINGS, 3);
         for _ in 0..4 {
             earlier.live_well(12);
@@ -146,7 +128,7 @@ fn a_store_that_finds_too_few_descriptors_at_open_opens_when_they_are_back() {
 // Invariants 2 and 14.
 #[test]
 fn a_thousand_short_lives_leave_few_files_and_work_with_few_descriptors() {
-    alone("a_thousand_short_lives_leave_few_files_and_work_with_few_descriptors", || {
+    alone("descriptors::a_thousand_short_lives_leave_few_files_and_work_with_few_descriptors", || {
         let mut world = many_lives(1100, 120);
         world.close().unwrap();
         for limit in [1024, 256] {
@@ -172,7 +154,7 @@ fn a_thousand_short_lives_leave_few_files_and_work_with_few_descriptors() {
 // Invariant 14.
 #[test]
 fn many_segments_with_large_bodies_are_read_and_written_with_few_descriptors() {
-    alone("many_segments_with_large_bodies_are_read_and_written_with_few_descriptors", || {
+    alone("descriptors::many_segments_with_large_bodies_are_read_and_written_with_few_descriptors", || {
         let mut world = many_lives(150, 70_000);
         limit_descriptors(256);
         world.reopen_unread();
@@ -198,7 +180,7 @@ fn many_segments_with_large_bodies_are_read_and_written_with_few_descriptors() {
 // Invariant 14.
 #[test]
 fn a_store_of_large_bodies_works_with_few_descriptors() {
-    alone("a_store_of_large_bodies_works_with_few_descriptors", || {
+    alone("descriptors::a_store_of_large_bodies_works_with_few_descriptors", || {
         limit_descriptors(256);
         let settings = Settings { max_size_mb: 512, ..SETTINGS };
         let mut world = World::new(settings, 5);

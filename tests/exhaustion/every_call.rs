@@ -39,7 +39,7 @@ enum Kind {
 }
 
 /// Kinds of calls, and an error with which the system may refuse each.
-const KINDS: [(Kind, i32); 17] = [
+const KINDS: [(Kind, i32); 18] = [
     (Kind::System(Call::Open), libc::EMFILE),
     (Kind::System(Call::Open), libc::ENOSPC),
     (Kind::System(Call::Map), libc::ENOMEM),
@@ -53,6 +53,7 @@ const KINDS: [(Kind, i32); 17] = [
     (Kind::System(Call::MakeDirectory), libc::ENOSPC),
     (Kind::System(Call::List), libc::EMFILE),
     (Kind::System(Call::Lock), libc::ENOLCK),
+    (Kind::System(Call::Lock), libc::EWOULDBLOCK),
     (Kind::Disk(disk::Call::Create), libc::ENOSPC),
     (Kind::Disk(disk::Call::Create), libc::EMFILE),
     (Kind::Disk(disk::Call::Write), libc::ENOSPC),

@@ -2,6 +2,7 @@
 //! acknowledged is lost or stale, and when it is there again everything works again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+mod alone;
 #[path = "../common/mod.rs"]
 mod common;
 mod descriptors;
@@ -9,6 +10,8 @@ mod descriptors;
 #[allow(dead_code, reason = "other suites use the rest")]
 mod disk;
 mod every_call;
+mod full_disk;
 mod model;
+mod room;
 mod system;
 mod world;

@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, OsStr, c_char, c_int, c_uint, c_void};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -31,6 +32,8 @@ pub struct Attempt<'a> {
     pub path: &'a Path,
     /// An open that makes the file where there is none.
     pub creates: bool,
+    /// Where a write would end in its file.
+    pub end: u64,
 }
 
 /// Runs while no other rule does; must not panic, for there is a foreign function around it.
@@ -91,12 +94,12 @@ impl Drop for System {
 }
 
 /// The error that a call is to fail with.
-fn decide(call: Call, path: &[u8], creates: bool) -> Option<c_int> {
+fn decide(call: Call, path: &[u8], creates: bool, end: u64) -> Option<c_int> {
     if DECIDES.replace(true) {
         return None;
     }
     let path = Path::new(OsStr::from_bytes(path));
-    let attempt = Attempt { call, path, creates };
+    let attempt = Attempt { call, path, creates, end };
     let fault =
         rules().iter_mut().find(|(directory, _)| path.starts_with(directory)).and_then(|(_, rule)| rule(&attempt));
     DECIDES.set(false);
@@ -114,26 +117,36 @@ unsafe fn by_name(call: Call, path: *const c_char, flags: c_int) -> Option<c_int
     }
     // Sound: whoever makes the call passes a string that ends.
     let path = unsafe { CStr::from_ptr(path) };
-    decide(call, path.to_bytes(), flags & libc::O_CREAT != 0)
+    decide(call, path.to_bytes(), flags & libc::O_CREAT != 0, 0)
 }
 
-/// Decides about a call on an open file. Needs no descriptor and no memory of its own, as there may be none left.
+/// Decides about a call on an open file.
 fn by_descriptor(call: Call, descriptor: c_int) -> Option<c_int> {
+    by_descriptor_to(call, descriptor, 0)
+}
+
+/// Decides about a write of so many bytes at a file's own position.
+fn by_position(descriptor: c_int, bytes: usize) -> Option<c_int> {
+    if !is_watched() {
+        return None;
+    }
+    // Sound: it changes nothing. What has no position (a pipe) gives an error, and is in no directory.
+    let position = unsafe { libc::lseek(descriptor, 0, libc::SEEK_CUR) };
+    by_descriptor_to(Call::Write, descriptor, position.saturating_add_unsigned(bytes as u64))
+}
+
+/// Needs no descriptor and no memory of its own, as there may be none left.
+fn by_descriptor_to(call: Call, descriptor: c_int, end: i64) -> Option<c_int> {
     if !is_watched() || descriptor < 0 {
         return None;
     }
+    // What is not written to ends the name.
     let mut link = [0u8; 32];
-    let length = {
-        use std::io::Write;
-        let mut rest = &mut link[..];
-        write!(rest, "/proc/self/fd/{descriptor}\0").ok()?;
-        32 - rest.len()
-    };
+    write!(&mut link[..], "/proc/self/fd/{descriptor}").ok()?;
     let mut path = [0u8; libc::PATH_MAX as usize];
-    debug_assert_eq!(link[length - 1], 0);
     // Sound: the name ends with a zero, and the buffer is as long as is said.
     let length = unsafe { libc::readlink(link.as_ptr().cast(), path.as_mut_ptr().cast(), path.len()) };
-    decide(call, path.get(..usize::try_from(length).ok()?)?, false)
+    decide(call, path.get(..usize::try_from(length).ok()?)?, false, u64::try_from(end).unwrap_or(0))
 }
 
 /// libc's own function of this name, looked up once.
@@ -185,9 +198,9 @@ interpose! {
     read(file: c_int, buffer: *mut c_void, bytes: usize) -> isize, -1, by_descriptor(Call::Read, file);
     pread(file: c_int, buffer: *mut c_void, bytes: usize, offset: i64) -> isize, -1, by_descriptor(Call::Read, file);
     pread64(file: c_int, buffer: *mut c_void, bytes: usize, offset: i64) -> isize, -1, by_descriptor(Call::Read, file);
-    write(file: c_int, buffer: *const c_void, bytes: usize) -> isize, -1, by_descriptor(Call::Write, file);
-    pwrite(file: c_int, buffer: *const c_void, bytes: usize, offset: i64) -> isize, -1, by_descriptor(Call::Write, file);
-    pwrite64(file: c_int, buffer: *const c_void, bytes: usize, offset: i64) -> isize, -1, by_descriptor(Call::Write, file);
+    write(file: c_int, buffer: *const c_void, bytes: usize) -> isize, -1, by_position(file, bytes);
+    pwrite(file: c_int, buffer: *const c_void, bytes: usize, offset: i64) -> isize, -1, by_descriptor_to(Call::Write, file, offset.saturating_add_unsigned(bytes as u64));
+    pwrite64(file: c_int, buffer: *const c_void, bytes: usize, offset: i64) -> isize, -1, by_descriptor_to(Call::Write, file, offset.saturating_add_unsigned(bytes as u64));
     fsync(file: c_int) -> c_int, -1, by_descriptor(Call::Sync, file);
     fdatasync(file: c_int) -> c_int, -1, by_descriptor(Call::Sync, file);
     sync_file_range(file: c_int, offset: i64, bytes: i64, flags: c_uint) -> c_int, -1, by_descriptor(Call::Sync, file);

@@ -53,7 +53,14 @@ impl World {
 
     /// A new store in a directory that is somebody else's to remove.
     pub fn at(directory: &Path, settings: Settings, seed: u64) -> Self {
-        let mut world = World {
+        let mut world = Self::found(directory, settings, seed);
+        world.open().unwrap();
+        world
+    }
+
+    /// A store in a directory that is somebody else's to remove, not open yet.
+    pub fn found(directory: &Path, settings: Settings, seed: u64) -> Self {
+        World {
             system: System::below(directory),
             disk: FaultyDisk::default(),
             settings,
@@ -62,9 +69,7 @@ impl World {
             directory: directory.into(),
             random: seed,
             _place: None,
-        };
-        world.open().unwrap();
-        world
+        }
     }
 
     /// A store as this one's process would leave it, were it killed now; not open yet.
@@ -78,16 +83,7 @@ impl World {
         let (place, path) = place();
         let directory = path.join("store");
         copy_directory(&self.directory, &directory);
-        World {
-            system: System::below(&directory),
-            disk: FaultyDisk::default(),
-            settings: self.settings,
-            model: self.model.clone(),
-            store: None,
-            directory,
-            random: seed,
-            _place: Some(place),
-        }
+        World { model: self.model.clone(), _place: Some(place), ..Self::found(&directory, self.settings, seed) }
     }
 
     pub fn directory(&self) -> &Path {
@@ -125,20 +121,29 @@ impl World {
         result
     }
 
-    /// A streamed write. One that failed in between must not be committed.
     pub fn stream(&mut self, id: &[u8], content: Content) -> Result<(), Error> {
         let object = content_object(content);
         let write = || {
             let mut writer = self.store().writer(id, object.data.len() as u64, &object.metadata)?;
-            let mut failed = None;
             for piece in object.data.chunks(40_000) {
-                if let Err(error) = writer.write(piece) {
-                    failed.get_or_insert(error);
-                }
+                writer.write(piece)?;
             }
-            let committed = writer.commit();
-            assert!(failed.is_none() || committed.is_err(), "committed, although a write failed: {failed:?}");
-            committed
+            writer.commit()
+        };
+        let result = write();
+        self.model.tried(id, Some(content), &result);
+        result
+    }
+
+    /// As `stream`, by somebody who goes on after a write that failed.
+    pub fn stream_on(&mut self, id: &[u8], content: Content) -> Result<(), Error> {
+        let object = content_object(content);
+        let write = || {
+            let mut writer = self.store().writer(id, object.data.len() as u64, &object.metadata)?;
+            for piece in object.data.chunks(40_000) {
+                let _ = writer.write(piece);
+            }
+            writer.commit()
         };
         let result = write();
         self.model.tried(id, Some(content), &result);
