@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod alone;
+mod churn;
 #[path = "../common/mod.rs"]
 mod common;
 mod descriptors;
