@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use scaler_object_storage::{Durability, Error, ObjectStore};
 
 use crate::alone::alone;
@@ -56,11 +56,24 @@ struct Client<'a> {
     name: u64,
     random: u64,
     objects: BTreeMap<Vec<u8>, Content>,
-    /// Writes that were refused.
-    failures: Vec<Error>,
+    put_failures: Vec<Error>,
+    delete_failures: Vec<Error>,
 }
 
-impl Client<'_> {
+impl<'a> Client<'a> {
+    fn new(store: &ObjectStore, budget: &'a Budget, name: u64) -> Self {
+        let (put_failures, delete_failures) = (Vec::new(), Vec::new());
+        Client {
+            store: store.clone(),
+            budget,
+            name,
+            random: name,
+            objects: BTreeMap::new(),
+            put_failures,
+            delete_failures,
+        }
+    }
+
     fn random(&mut self) -> u64 {
         splitmix(&mut self.random)
     }
@@ -101,14 +114,16 @@ impl Client<'_> {
             }
             Err(error) => {
                 self.budget.give_back(cost(content));
-                self.failures.push(error);
+                self.put_failures.push(error);
             }
         }
     }
 
-    /// Deletes are never refused.
     fn delete(&mut self, id: &[u8]) {
-        let existed = self.store.delete(id).unwrap_or_else(|error| panic!("a delete failed: {error}"));
+        let existed = match self.store.delete(id) {
+            Ok(existed) => existed,
+            Err(error) => return self.delete_failures.push(error),
+        };
         let before = self.objects.remove(id);
         assert_eq!(existed, before.is_some(), "{}", String::from_utf8_lossy(id));
         if let Some(before) = before {
@@ -123,7 +138,8 @@ impl Client<'_> {
     }
 }
 
-/// Churns with so many threads, then checks all that they stored. Returns it, and what was refused.
+/// Churns with so many threads, then checks all that they stored. No delete fails. Returns what is stored, and why puts failed.
+#[track_caller]
 fn churn(
     world: &World,
     threads: u64,
@@ -131,33 +147,33 @@ fn churn(
 ) -> (BTreeMap<Vec<u8>, Content>, Vec<Error>) {
     let budget = Budget::new(world.settings.max_size_mb);
     let (steps, ended) = (AtomicU64::new(0), AtomicBool::new(false));
-    let gathered = Mutex::new((BTreeMap::new(), Vec::new()));
     let until = Instant::now() + CHURN;
-    std::thread::scope(|scope| {
+    let run = |name| {
+        let mut client = Client::new(world.store(), &budget, name);
+        while Instant::now() < until {
+            client.step();
+            steps.fetch_add(1, Ordering::Relaxed);
+        }
+        client.objects.keys().for_each(|id| client.check(id));
+        client
+    };
+    let clients: Vec<_> = std::thread::scope(|scope| {
         scope.spawn(|| others(&steps, &ended));
-        let clients: Vec<_> = (0..threads)
-            .map(|name| {
-                let store = world.store().clone();
-                let (budget, steps, gathered) = (&budget, &steps, &gathered);
-                scope.spawn(move || {
-                    let (objects, failures) = (BTreeMap::new(), Vec::new());
-                    let mut client = Client { store, budget, name, random: name, objects, failures };
-                    while Instant::now() < until {
-                        client.step();
-                        steps.fetch_add(1, Ordering::Relaxed);
-                    }
-                    client.objects.keys().for_each(|id| client.check(id));
-                    let mut gathered = gathered.lock();
-                    gathered.0.append(&mut client.objects);
-                    gathered.1.append(&mut client.failures);
-                })
-            })
-            .collect();
-        let results: Vec<_> = clients.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        let run = &run;
+        let clients: Vec<_> = (0..threads).map(|name| scope.spawn(move || run(name))).collect();
+        let clients: Vec<_> = clients.into_iter().map(ScopedJoinHandle::join).collect();
         ended.store(true, Ordering::Relaxed);
-        results.into_iter().for_each(|result| result.unwrap());
+        clients.into_iter().map(Result::unwrap).collect()
     });
-    gathered.into_inner()
+    let (mut objects, mut put_failures, mut delete_failures) = (BTreeMap::new(), Vec::new(), Vec::new());
+    for mut client in clients {
+        objects.append(&mut client.objects);
+        put_failures.append(&mut client.put_failures);
+        delete_failures.append(&mut client.delete_failures);
+    }
+    let (puts, deletes) = (put_failures.len(), delete_failures.len());
+    assert!(deletes == 0, "{deletes} deletes failed, such as: {}; and {puts} puts", delete_failures[0]);
+    (objects, put_failures)
 }
 
 /// The store holds this, and nothing else.
@@ -174,7 +190,7 @@ fn check(world: &World, objects: &BTreeMap<Vec<u8>, Content>) {
 fn refuses_nothing_while_it_has_room(max_size_mb: u64, threads: u64) {
     let mut world = World::new(Settings { durability: Durability::Process, max_size_mb }, 1);
     let (objects, failures) = churn(&world, threads, |_, _| {});
-    assert!(failures.is_empty(), "{} refused, such as: {}", failures.len(), failures[0]);
+    assert!(failures.is_empty(), "{} puts failed, such as: {}", failures.len(), failures[0]);
     check(&world, &objects);
     world.reopen_unread();
     check(&world, &objects);
@@ -207,20 +223,24 @@ fn a_store_that_is_nearly_empty_is_never_full() {
     let world = World::new(Settings { durability: Durability::Process, max_size_mb: 16 }, 1);
     let store = world.store();
     let until = Instant::now() + CHURN;
-    std::thread::scope(|scope| {
-        for thread in 0..64u64 {
-            scope.spawn(move || {
-                for number in 0u64.. {
-                    if Instant::now() > until {
-                        break;
-                    }
-                    let id = [thread.to_le_bytes(), number.to_le_bytes()].concat();
-                    store.put(&id, &id.repeat(250), b"").unwrap();
-                    assert!(store.delete(&id).unwrap());
-                }
-            });
+    let run = |thread: u64| {
+        let mut failures = Vec::new();
+        for number in 0u64.. {
+            if Instant::now() > until {
+                break;
+            }
+            let id = [thread.to_le_bytes(), number.to_le_bytes()].concat();
+            failures.extend(store.put(&id, &id.repeat(250), b"").err());
+            failures.extend(store.delete(&id).err());
         }
+        failures
+    };
+    let failures: Vec<Error> = std::thread::scope(|scope| {
+        let run = &run;
+        let threads: Vec<_> = (0..64).map(|thread| scope.spawn(move || run(thread))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
+    assert!(failures.is_empty(), "{} operations failed, such as: {}", failures.len(), failures[0]);
     store.put(b"new", &[1; 4000], b"").unwrap();
     store.clear().unwrap();
     assert_eq!(store.info().objects, 0);

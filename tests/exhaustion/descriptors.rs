@@ -46,7 +46,7 @@ fn id(number: u64) -> Vec<u8> {
 
 /// Each life puts some objects of its own, and overwrites some of the one before it.
 fn many_lives(lives: u64, length: usize) -> World {
-    let mut world = World::new(SETTINGS, 1);
+    let mut world = World::quick(SETTINGS, 1);
     for life in 1..=lives {
         for number in life * 3 - 1..life * 3 + 3 {
             world.put(&id(number), (life, length)).unwrap();

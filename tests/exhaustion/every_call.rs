@@ -223,3 +223,22 @@ fn whatever_fails_on_the_catalog_is_an_error_and_nothing_else() {
 fn whatever_fails_on_the_directory_is_an_error_and_nothing_else() {
     every_call(Files::Others, Durability::Process, &[Call::Open, Call::Read, Call::Write]);
 }
+
+// Invariant 14.
+#[test]
+fn a_signal_in_a_system_call_is_not_noticed() {
+    let mut world = left_behind(Durability::Process);
+    let mut seen = 0u64;
+    world.system.set(move |attempt| {
+        // Calls that signals may interrupt, and their callers are to make again.
+        let concerned = matches!(attempt.call, Call::Open | Call::Read | Call::Write);
+        seen += u64::from(concerned);
+        (concerned && seen.is_multiple_of(3)).then_some(libc::EINTR)
+    });
+    world.open().unwrap();
+    for _ in 0..5 {
+        world.live_well(60);
+        world.reopen();
+    }
+    world.check_catalog_kept();
+}

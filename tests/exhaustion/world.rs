@@ -51,6 +51,13 @@ impl World {
         World { _place: Some(place), ..Self::at(&path.join("store"), settings, seed) }
     }
 
+    /// A new store in memory where the system has such a place: for what is not about the disk and would wait for it often.
+    pub fn quick(settings: Settings, seed: u64) -> Self {
+        let Ok(place) = TempDir::new_in("/dev/shm") else { return Self::new(settings, seed) };
+        let path = place.path().canonicalize().unwrap();
+        World { _place: Some(place), ..Self::at(&path.join("store"), settings, seed) }
+    }
+
     /// A new store in a directory that is somebody else's to remove.
     pub fn at(directory: &Path, settings: Settings, seed: u64) -> Self {
         let mut world = Self::found(directory, settings, seed);
