@@ -124,6 +124,14 @@ pub enum Error {
     /// A setting is not valid.
     #[error("{0}")]
     Config(String),
+    /// A piece of a streamed write could not be written, so the object cannot be committed. Nothing was stored.
+    #[error("object {id}: a piece of it could not be written ({reason}); write it anew; nothing was stored")]
+    WriteFailed {
+        /// The object.
+        id: ObjectId,
+        /// Why the piece could not be written.
+        reason: String,
+    },
     /// A streamed write ended with a length other than the announced one. Nothing was stored.
     #[error("object {id}: {written} bytes were written of the {announced} announced; nothing was stored")]
     LengthMismatch {

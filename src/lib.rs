@@ -47,6 +47,7 @@ mod replication;
 #[cfg(feature = "server")]
 pub mod server;
 mod store;
+mod sync;
 mod version;
 #[cfg(feature = "wire")]
 mod wire;

@@ -32,6 +32,7 @@ from scaler_object_storage.exceptions import (
     TooLargeError,
     UnknownFormatError,
     UnreachableError,
+    WriteFailedError,
     WritesRefusedError,
 )
 
@@ -56,6 +57,7 @@ __all__ = [
     "TooLargeError",
     "UnknownFormatError",
     "UnreachableError",
+    "WriteFailedError",
     "WritesRefusedError",
     "__version__",
     "read_config",

@@ -18,6 +18,7 @@ __all__ = [
     "TooLargeError",
     "UnknownFormatError",
     "UnreachableError",
+    "WriteFailedError",
     "WritesRefusedError",
 ]
 
@@ -80,3 +81,7 @@ class ConfigError(ObjectStoreError, ValueError):
 
 class LengthMismatchError(ObjectStoreError, ValueError):
     """A streamed object ended with another length than announced. Nothing was stored."""
+
+
+class WriteFailedError(ObjectStoreError):
+    """A piece of a streamed write could not be written, so the object cannot be committed. Nothing was stored."""

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -9,16 +9,20 @@ use parking_lot::Mutex;
 
 use super::bodies::Bodies;
 use super::catalog::Catalog;
-use super::files::lock::DirectoryLock;
+use super::files::lock::{DirectoryLock, Numbers};
+use super::files::readers::Readers;
 use super::files::space::Space;
+use super::index::liveness::Liveness;
 use super::index::payloads::Payloads;
 use super::journal::{Journal, JournalOptions, Lsn, Segments};
 use super::opening::directory;
-use super::opening::recovery::Recovery;
-use super::options::LocalOptions;
+use super::opening::recovery::{self, Recovery};
+use super::options::{Durability, LocalOptions};
 use super::sharing::outbox::{Outbox, OutboxOptions};
-use super::tier::{self, LocalTier, Totals};
-use super::upkeep::sealer::{Sealer, Task};
+use super::tier::{Gate, LocalTier, Tally};
+use super::upkeep::progress::Progress;
+use super::upkeep::reaper;
+use super::upkeep::sealer::{Sealer, SealerParts, Task};
 use super::write::LocalWriter;
 use super::{MAX_SIZE_MB_MIN, Underlying};
 use crate::error::Error;
@@ -26,14 +30,6 @@ use crate::fork;
 use crate::object::Object;
 use crate::random::random_u64;
 use crate::store::{Backend, OnStored, Usage, Writer};
-
-/// A segment is this part of the limit, so that those kept in reserve are a small part of it, ...
-const SEGMENTS_PER_LIMIT: u64 = 64;
-
-/// ... and not larger than this, so that copying the live part of one stays a short task.
-const SEGMENT_BYTES_MAX: u64 = 64 << 20;
-
-const SEGMENT_BYTES_MIN: u64 = 256 << 10;
 
 pub(crate) struct LocalBackend {
     tier: Arc<LocalTier>,
@@ -46,6 +42,8 @@ pub(crate) struct LocalBackend {
 struct Running {
     sealer: JoinHandle<()>,
     tasks: Sender<Task>,
+    reaper: JoinHandle<()>,
+    stop_reaper: Sender<()>,
     lock: DirectoryLock,
 }
 
@@ -64,51 +62,94 @@ impl LocalBackend {
         std::fs::create_dir_all(&journal_directory).map_err(Error::io("make", &journal_directory))?;
         let mut lock = DirectoryLock::acquire(&directory, Duration::from_millis(options.lock_wait_ms))?;
         directory::write_format(&directory)?;
-        directory::check_mapping(&journal_directory)?;
+        lock.check_mapping()?;
 
-        let catalog = Catalog::open(&directory.join("catalog"))?;
-        let found = directory::list(&journal_directory, &catalog, &disk)?;
+        let catalog = Catalog::open(&directory.join("catalog"));
+        let (numbers, numbers_below) = Numbers::open(&directory)?;
+        let found = directory::list(&journal_directory, &catalog, numbers_below, &disk)?;
         let limit_bytes = directory::limit_bytes(options.max_size_mb, &directory, found.bytes)?;
         let share = outbox.as_ref().map_or(1, |outbox| u64::from(outbox.slots.max(1)));
         let space = Space::new((limit_bytes / share).max(MAX_SIZE_MB_MIN << 20));
-        let segment_bytes_max = segment_bytes_max(space.limit_bytes());
+        let (readers, foreign) = Readers::open(&directory, &disk)?;
         let set_aside = found.damaged;
-        let (map, next_number) = found.into_segments(&space, &disk);
-        let cursors = catalog.cursors()?;
+        let open_files = Arc::default();
+        let (map, spares, next_number) = found.into_segments(&space, &disk, &open_files);
+        for segment in map.values() {
+            segment.set_withheld(foreign.iter().any(|session| session.reads(segment.number)));
+        }
+        let cursors = if catalog.is_open() { catalog.cursors()? } else { None };
         let next_number = next_number.max(cursors.as_ref().map_or(0, |found| found.replicated.segment() + 1));
-        let segments = Arc::new(Segments::new(journal_directory, disk, Arc::clone(&space), map, next_number));
-        let bodies = Arc::new(Bodies::new(Arc::clone(&segments), Arc::clone(&space), segment_bytes_max));
+        let segments = Segments::new(
+            journal_directory,
+            Arc::clone(&disk),
+            Arc::clone(&space),
+            open_files,
+            map,
+            numbers,
+            next_number,
+        );
+        let segments = Arc::new(segments);
+        let bodies = Arc::new(Bodies::new(Arc::clone(&segments), Arc::clone(&space)));
         let payloads = Payloads::default();
         let recovery = Recovery::new(&segments, &space, &catalog, &bodies, &payloads, fingerprint_mask);
         let (index, outcome) = recovery.run(lock.rebooted)?;
-        lock.set_recovered().map_err(Error::io("note the recovery in the lock file of", &directory))?;
-        let catalog = catalog.slimmed()?;
+        lock.set_recovered()?;
 
         let (sealing, to_seal) = unbounded();
         let (tasks, to_do) = bounded(1);
         let node = random_u64();
         let end = Lsn::new(next_number, 0);
-        let journal_options = JournalOptions { segment_bytes_max, clock: outcome.clock, node, end };
+        let journal_options = JournalOptions {
+            segment_bytes_max: space.segment_bytes_max(),
+            clock: outcome.clock,
+            node,
+            end,
+            syncs_each: options.durability == Durability::Disk,
+        };
+        let tally = Tally {
+            segments: Arc::clone(&segments),
+            space: Arc::clone(&space),
+            bodies: Arc::clone(&bodies),
+            payloads: AtomicU64::new(outcome.payloads),
+            payload_bytes: AtomicU64::new(outcome.payload_bytes),
+            damaged_objects: AtomicU64::new(outcome.damaged_objects + set_aside),
+        };
         let tier = Arc::new(LocalTier {
             journal: Journal::new(Arc::clone(&segments), journal_options, sealing),
             segments,
             space,
             bodies,
-            index,
-            payloads,
-            totals: Totals::new(outcome.payloads, outcome.payload_bytes, outcome.damaged_objects + set_aside),
-            progress: tier::Progress::default(),
+            liveness: Liveness::new(index, payloads, tally),
+            readers,
+            progress: Progress::default(),
+            gate: Gate::default(),
             durability: options.durability,
             outbox: outbox.map(|options| Outbox::new(options, cursors, end)),
             wake: tasks.clone(),
+            lost: Mutex::default(),
         });
-        tier.bury(&outcome.orphans)?;
+        tier.adopt_spares(spares);
+        tier.bury(&outcome.orphans);
         if let Some(outbox) = &tier.outbox {
-            tier.restore_tombstones(outbox.dirty_from())?;
+            tier.restore_tombstones(outbox.dirty_from(), |segment| {
+                recovery::hints(&tier.segments, &catalog, segment, tier.index().fingerprints())
+            })?;
         }
-        let sealer = Sealer::spawn(Arc::clone(&tier), catalog, outcome.missing, to_do, to_seal)
-            .map_err(Error::io("start the sealer thread of", &directory))?;
-        let running = Mutex::new(Some(Running { sealer, tasks, lock }));
+        catalog.slim();
+        let parts = SealerParts { catalog, missing: outcome.missing, foreign, tasks: to_do, sealing: to_seal };
+        let sealer =
+            Sealer::spawn(Arc::clone(&tier), parts).map_err(Error::io("start the sealer thread of", &directory))?;
+        let (stop_reaper, stopped) = bounded(0);
+        let reaper = match reaper::spawn(Arc::clone(&tier), stopped) {
+            Ok(reaper) => reaper,
+            Err(error) => {
+                // The sealer has the message's only place, and takes it.
+                let _ = tasks.send(Task::Stop);
+                let _ = sealer.join();
+                return Err(Error::io("start the reaper thread of", &directory)(error));
+            }
+        };
+        let running = Mutex::new(Some(Running { sealer, tasks, reaper, stop_reaper, lock }));
         Ok(LocalBackend { tier, directory, generation: fork::generation(), running })
     }
 
@@ -121,12 +162,13 @@ impl LocalBackend {
 
 impl Backend for LocalBackend {
     fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
-        self.tier()?.put(id, data, metadata, stored)
+        let tier = self.tier()?;
+        let _inside = tier.gate.enter()?;
+        tier.put(id, data, metadata, stored)
     }
 
     fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Box<dyn Writer>, Error> {
-        self.tier()?;
-        Ok(Box::new(LocalWriter::new(Arc::clone(&self.tier), id, data_bytes, metadata)?))
+        Ok(Box::new(LocalWriter::new(Arc::clone(self.tier()?), id, data_bytes, metadata)?))
     }
 
     fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
@@ -138,22 +180,26 @@ impl Backend for LocalBackend {
     }
 
     fn delete(&self, id: &[u8]) -> Result<bool, Error> {
-        self.tier()?.delete(id)
+        let tier = self.tier()?;
+        let _inside = tier.gate.enter()?;
+        tier.delete(id)
     }
 
     fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {
-        self.tier()?.duplicate(original, new, stored)
+        let tier = self.tier()?;
+        let _inside = tier.gate.enter()?;
+        tier.duplicate(original, new, stored)
     }
 
     fn usage(&self) -> Usage {
-        let LocalTier { index, totals, space, .. } = &*self.tier;
+        let LocalTier { liveness, space, .. } = &*self.tier;
         Usage {
-            objects: index.object_count(),
-            payloads: totals.payloads.load(Ordering::Relaxed),
-            payload_bytes: totals.payload_bytes.load(Ordering::Relaxed),
+            objects: liveness.index.object_count(),
+            payloads: liveness.counts.payloads.load(Ordering::Relaxed),
+            payload_bytes: liveness.counts.payload_bytes.load(Ordering::Relaxed),
             capacity_bytes: space.limit_bytes(),
             physical_bytes: space.physical_bytes(),
-            damaged_objects: totals.damaged_objects.load(Ordering::Relaxed),
+            damaged_objects: liveness.counts.damaged_objects.load(Ordering::Relaxed),
         }
     }
 
@@ -162,15 +208,23 @@ impl Backend for LocalBackend {
     }
 
     fn clear(&self) -> Result<(), Error> {
-        self.tier()?.clear()
+        let tier = self.tier()?;
+        let _inside = tier.gate.enter()?;
+        tier.clear()
     }
 
     fn close(&self) -> Result<(), Error> {
-        let Some(Running { sealer, tasks, lock }) = self.running.lock().take() else { return Ok(()) };
+        let Some(running) = self.running.lock().take() else { return Ok(()) };
         if self.generation != fork::generation() {
-            // The parent's thread and locks: they mean nothing here, and joining would wait for ever.
-            std::mem::forget((sealer, tasks, lock));
+            // The parent's threads and locks: they mean nothing here, and joining would wait for ever.
+            std::mem::forget(running);
             return Err(Error::Forked);
+        }
+        let Running { sealer, tasks, reaper, stop_reaper, lock } = running;
+        self.tier.gate.close();
+        drop(stop_reaper);
+        if reaper.join().is_err() {
+            tracing::error!("the reaper of {} panicked; the next open frees what it left", self.directory.display());
         }
         let flushed = self.tier.flush().map(drop);
         self.tier.journal.close();
@@ -179,8 +233,9 @@ impl Backend for LocalBackend {
         if sealer.join().is_err() {
             tracing::error!("the sealer of {} panicked; the next open repairs what it left", self.directory.display());
         }
+        let noted = self.tier.readers.close(&self.tier.bodies.read_segments());
         drop(lock);
-        flushed
+        flushed.and(noted)
     }
 
     fn place(&self) -> String {
@@ -190,10 +245,4 @@ impl Backend for LocalBackend {
     fn name(&self) -> &'static str {
         "local"
     }
-}
-
-/// The largest segment for a store with this limit.
-fn segment_bytes_max(limit_bytes: u64) -> u64 {
-    let part = (limit_bytes / SEGMENTS_PER_LIMIT).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
-    1 << part.ilog2()
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::files::mapping::Mapping;
+use super::disk::DiskFile;
 use super::files::space::Space;
 use super::journal::segment::BODY_ALIGNMENT;
-use super::journal::{BodyPlace, Lsn, NoFile, Segment, SegmentKind, Segments};
+use super::journal::{BodyPlace, Lsn, NoFile, Segment, SegmentKind, Segments, SyncError};
 use crate::error::Error;
 
 /// A body segment of its own grows by this much at a time, as the bytes arrive.
@@ -15,6 +15,10 @@ const GROWTH_BYTES: u64 = 16 << 20;
 
 /// Body segments that are wholly free, kept for the next bodies.
 const EMPTY_SEGMENTS_KEPT: usize = 1;
+
+/// A body that takes more than this part of a segment has a segment of its own: holes that are too small for the next body would
+/// add up to too much otherwise.
+const SHARED_SEGMENT_PART: u64 = 4;
 
 /// A part of a body segment that belongs to one body. Whoever holds it can read the bytes: they are not written again before it
 /// is dropped.
@@ -33,13 +37,21 @@ pub(crate) struct Bodies {
     segments: Arc<Segments>,
     space: Arc<Space>,
     segment_bytes: u64,
-    live: Mutex<HashMap<BodyPlace, Arc<Stretch>>>,
+    live: Mutex<HashMap<BodyPlace, LiveBody>>,
     free: Mutex<Free>,
     dead: Mutex<Dead>,
     /// Segments with bodies that no sync has covered.
     written: Mutex<BTreeMap<u32, Arc<Segment>>>,
     /// Held while they are synced: who finds none left may not go on before that is done.
     syncing: Mutex<()>,
+    /// Segments in which nothing counts, whose files could not be removed yet.
+    unremoved: Mutex<Vec<Arc<Segment>>>,
+}
+
+struct LiveBody {
+    stretch: Arc<Stretch>,
+    /// The record that refers to it.
+    record: Lsn,
 }
 
 #[derive(Default)]
@@ -56,35 +68,70 @@ struct Dead {
 
 struct DeadStretch {
     stretch: Arc<Stretch>,
-    /// The record that made it dead.
-    after: Lsn,
+    /// What made it dead.
+    by: Superseder,
     pinned: bool,
 }
 
+/// What made a body dead: its bytes stay until that is durable.
+#[derive(Clone)]
+pub(crate) struct Superseder {
+    pub lsn: Lsn,
+    /// Where the superseding record's own body is, if it is a large one: without it, the record would not count after a power loss.
+    pub body: Option<Arc<Segment>>,
+}
+
+impl From<Lsn> for Superseder {
+    fn from(lsn: Lsn) -> Self {
+        Superseder { lsn, body: None }
+    }
+}
+
 impl Bodies {
-    pub fn new(segments: Arc<Segments>, space: Arc<Space>, segment_bytes_max: u64) -> Self {
+    pub fn new(segments: Arc<Segments>, space: Arc<Space>) -> Self {
         Bodies {
             segments,
+            segment_bytes: space.segment_bytes_max() + BODY_ALIGNMENT,
             space,
-            segment_bytes: segment_bytes_max + BODY_ALIGNMENT,
             live: Mutex::default(),
             free: Mutex::default(),
             dead: Mutex::default(),
             written: Mutex::default(),
             syncing: Mutex::default(),
+            unremoved: Mutex::default(),
         }
     }
 
     /// Room for a body. Given back when dropped without being kept.
     pub fn reserve(self: &Arc<Self>, body_bytes: u64) -> Result<Reservation, NoFile> {
         let bytes = body_bytes.max(1).next_multiple_of(BODY_ALIGNMENT);
-        let stretch = if bytes + BODY_ALIGNMENT > self.segment_bytes {
+        let stretch = if bytes + BODY_ALIGNMENT > self.segment_bytes / SHARED_SEGMENT_PART {
             let segment = self.create_segment(SegmentKind::Body, BODY_ALIGNMENT + bytes.min(GROWTH_BYTES))?;
             Stretch { place: BodyPlace { segment: segment.number, offset: BODY_ALIGNMENT as u32 }, segment, bytes }
         } else {
             self.allocate(bytes)?
         };
-        Ok(Reservation { bodies: Arc::clone(self), stretch: Some(Arc::new(stretch)), written: 0 })
+        self.reserved(stretch)
+    }
+
+    /// The same, in a hole that is there, outside one segment: for a body that is moved out of it.
+    pub fn reserve_elsewhere(self: &Arc<Self>, body_bytes: u64, number: u32) -> Result<Option<Reservation>, NoFile> {
+        let bytes = body_bytes.max(1).next_multiple_of(BODY_ALIGNMENT);
+        let taken = self.free.lock().take(bytes, |segment| segment != number);
+        let Some((number, offset)) = taken else { return Ok(None) };
+        let segment = self.segments.get(number).ok_or(NoFile::NoRoom)?;
+        self.reserved(Stretch { place: BodyPlace { segment: number, offset }, segment, bytes }).map(Some)
+    }
+
+    fn reserved(self: &Arc<Self>, stretch: Stretch) -> Result<Reservation, NoFile> {
+        stretch.segment.body_came();
+        let mut reservation =
+            Reservation { bodies: Arc::clone(self), stretch: Some(Arc::new(stretch)), file: None, written: 0 };
+        let segment = Arc::clone(&reservation.stretch().map_err(NoFile::Failed)?.segment);
+        // Open from here to the end: a write must not fail half-way for want of a descriptor.
+        let file = segment.file().map_err(|error| NoFile::Failed(Error::io("open", segment.path())(error)))?;
+        reservation.file = Some(file);
+        Ok(reservation)
     }
 
     fn allocate(&self, bytes: u64) -> Result<Stretch, NoFile> {
@@ -93,7 +140,7 @@ impl Bodies {
             let segment = self.create_segment(SegmentKind::Bodies, self.segment_bytes)?;
             free.insert(segment.number, BODY_ALIGNMENT as u32, segment.bytes() - BODY_ALIGNMENT);
         }
-        let (number, offset) = free.take(bytes).ok_or(NoFile::NoRoom)?;
+        let (number, offset) = free.take(bytes, |_| true).ok_or(NoFile::NoRoom)?;
         drop(free);
         let segment = self.segments.get(number).ok_or(NoFile::NoRoom)?;
         Ok(Stretch { place: BodyPlace { segment: number, offset }, segment, bytes })
@@ -106,39 +153,66 @@ impl Bodies {
 
     /// The body at a place that a live record refers to.
     pub fn find(&self, place: BodyPlace) -> Option<Arc<Stretch>> {
-        self.live.lock().get(&place).map(Arc::clone)
+        self.live.lock().get(&place).map(|body| Arc::clone(&body.stretch))
     }
 
-    /// The record that referred to this body is superseded by the one at `after`.
-    pub fn release(&self, place: BodyPlace, after: Lsn) {
-        let Some(stretch) = self.live.lock().remove(&place) else { return };
+    /// Another record refers to the body now.
+    pub fn referred(&self, place: BodyPlace, record: Lsn) {
+        if let Some(body) = self.live.lock().get_mut(&place) {
+            body.record = record;
+        }
+    }
+
+    /// The record that referred to this body is superseded.
+    pub fn release(&self, place: BodyPlace, by: Superseder) {
+        let Some(LiveBody { stretch, .. }) = self.live.lock().remove(&place) else { return };
         stretch.segment.remove_live(stretch.bytes);
         self.space.remove_live(stretch.bytes);
+        stretch.segment.body_went();
         let pinned = Arc::strong_count(&stretch) > 1;
         if pinned {
             self.space.add_pinned(stretch.bytes);
         }
         let mut dead = self.dead.lock();
         dead.bytes += stretch.bytes;
-        dead.stretches.push(DeadStretch { stretch, after, pinned });
+        dead.stretches.push(DeadStretch { stretch, by, pinned });
     }
 
-    /// Bytes that wait for `reap`.
-    pub fn dead_bytes(&self) -> u64 {
-        self.dead.lock().bytes
+    /// Bytes that wait for `reap` and that nobody reads.
+    pub fn reapable_bytes(&self) -> u64 {
+        let dead = self.dead.lock();
+        let is_read = |entry: &&DeadStretch| entry.pinned && Arc::strong_count(&entry.stretch) > 1;
+        dead.bytes - dead.stretches.iter().filter(is_read).map(|entry| entry.stretch.bytes).sum::<u64>()
     }
 
-    /// Frees the dead stretches that nobody reads and whose superseding records are durable: those below `durable`.
+    /// Makes the bodies durable that have taken the place of dead ones: these may go then, once the records are durable as well.
+    pub fn sync_superseders(&self) -> Result<(), SyncError> {
+        let superseders: BTreeSet<u32> = {
+            let dead = self.dead.lock();
+            dead.stretches.iter().filter_map(|entry| entry.by.body.as_ref().map(|segment| segment.number)).collect()
+        };
+        self.sync_written(|number, _| superseders.contains(&number))?;
+        for entry in &mut self.dead.lock().stretches {
+            if entry.by.body.as_ref().is_some_and(|segment| superseders.contains(&segment.number)) {
+                entry.by.body = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the dead stretches that nobody reads and whose superseding records, below `durable`, are durable with their bodies.
     pub fn reap(&self, durable: Lsn) -> Result<u64, Error> {
         let reapable: Vec<DeadStretch> = {
             let mut dead = self.dead.lock();
-            let is_free = |entry: &mut DeadStretch| entry.after < durable && Arc::strong_count(&entry.stretch) == 1;
+            let is_free = |entry: &mut DeadStretch| {
+                entry.by.lsn < durable && entry.by.body.is_none() && Arc::strong_count(&entry.stretch) == 1
+            };
             let reapable: Vec<_> = dead.stretches.extract_if(.., is_free).collect();
             dead.bytes -= reapable.iter().map(|entry| entry.stretch.bytes).sum::<u64>();
             reapable
         };
         let mut freed = 0;
-        let mut result = Ok(());
+        let mut result = self.remove_unremoved();
         for DeadStretch { stretch, pinned, .. } in reapable {
             freed += stretch.bytes;
             if pinned {
@@ -152,7 +226,11 @@ impl Bodies {
     /// Makes a stretch's room free, and removes its segment where that leaves it empty.
     fn free(&self, stretch: &Stretch) -> Result<(), Error> {
         let segment = &stretch.segment;
-        if segment.kind == SegmentKind::Bodies {
+        if segment.is_withheld() {
+            if segment.has_bodies() {
+                return Ok(());
+            }
+        } else if segment.kind == SegmentKind::Bodies {
             let mut free = self.free.lock();
             free.insert(stretch.place.segment, stretch.place.offset, stretch.bytes);
             if !free.is_empty_segment(segment, EMPTY_SEGMENTS_KEPT) {
@@ -160,27 +238,70 @@ impl Bodies {
             }
             free.remove_segment(segment.number);
         }
-        self.written.lock().remove(&segment.number);
-        self.segments.remove(segment)
+        self.remove(segment)
     }
 
-    /// Makes every body durable that was written since the last call.
-    pub fn sync(&self) -> Result<(), Error> {
+    fn remove(&self, segment: &Arc<Segment>) -> Result<(), Error> {
+        self.written.lock().remove(&segment.number);
+        self.segments.remove(segment).inspect_err(|_| self.unremoved.lock().push(Arc::clone(segment)))
+    }
+
+    /// Tries again to remove what could not be removed.
+    fn remove_unremoved(&self) -> Result<(), Error> {
+        let segments = std::mem::take(&mut *self.unremoved.lock());
+        segments.iter().map(|segment| self.remove(segment)).fold(Ok(()), Result::and)
+    }
+
+    /// Removes the segments that are wholly free; whether there were any.
+    pub fn drop_empty(&self) -> Result<bool, Error> {
+        let mut is_freed = false;
+        let segments: Vec<_> = self.segments.load().values().map(Arc::clone).collect();
+        for segment in segments.iter().filter(|segment| segment.kind == SegmentKind::Bodies) {
+            let mut free = self.free.lock();
+            if free.is_empty_segment(segment, 0) {
+                free.remove_segment(segment.number);
+                drop(free);
+                self.remove(segment)?;
+                is_freed = true;
+            }
+        }
+        Ok(is_freed)
+    }
+
+    /// Makes every body durable that was written since the last call and that still counts.
+    pub fn sync(&self) -> Result<(), SyncError> {
+        self.sync_written(|_, segment| segment.has_bodies())
+    }
+
+    /// Syncs the written segments that are asked for; the others count as written still, unless nothing in them counts.
+    fn sync_written(&self, is_asked: impl Fn(u32, &Segment) -> bool) -> Result<(), SyncError> {
         let _syncing = self.syncing.lock();
-        let written = std::mem::take(&mut *self.written.lock());
-        for segment in written.into_values() {
-            segment.sync().map_err(Error::io("sync", segment.path()))?;
+        let mut asked: Vec<Arc<Segment>> = {
+            let mut written = self.written.lock();
+            let taken = written.extract_if(.., |number, segment| is_asked(*number, segment));
+            taken.map(|(_, segment)| segment).collect()
+        };
+        while let Some(segment) = asked.first() {
+            match segment.sync() {
+                Ok(()) => drop(asked.remove(0)),
+                Err(error) => {
+                    // Still to be synced, if it can be tried again.
+                    self.written.lock().extend(asked.into_iter().map(|segment| (segment.number, segment)));
+                    return Err(error);
+                }
+            }
         }
         Ok(())
     }
 
     /// At open: a live record refers to this body. False where two claim the same bytes, which only damage can bring about.
-    pub fn restore(&self, place: BodyPlace, body_bytes: u64, segment: &Arc<Segment>) -> bool {
+    pub fn restore(&self, place: BodyPlace, body_bytes: u64, segment: &Arc<Segment>, record: Lsn) -> bool {
         let bytes = body_bytes.max(1).next_multiple_of(BODY_ALIGNMENT);
-        let stretch = Stretch { place, segment: Arc::clone(segment), bytes };
-        if self.live.lock().insert(place, Arc::new(stretch)).is_some() {
+        let stretch = Arc::new(Stretch { place, segment: Arc::clone(segment), bytes });
+        if self.live.lock().insert(place, LiveBody { stretch, record }).is_some() {
             return false;
         }
+        segment.body_came();
         segment.add_live(bytes);
         self.space.add_live(bytes);
         true
@@ -188,36 +309,81 @@ impl Bodies {
 
     /// At open, when every live body is restored: what lies between them is free, and a segment without any is removed.
     pub fn restore_free(&self) -> Result<(), Error> {
-        let mut by_segment: BTreeMap<u32, BTreeMap<u64, u64>> = BTreeMap::new();
-        for (place, stretch) in self.live.lock().iter() {
-            by_segment.entry(place.segment).or_default().insert(u64::from(place.offset), stretch.bytes);
-        }
         let segments: Vec<_> = self.segments.load().values().map(Arc::clone).collect();
         for segment in segments.iter().filter(|segment| segment.kind != SegmentKind::Records) {
-            let Some(stretches) = by_segment.get(&segment.number) else {
+            if !segment.has_bodies() {
                 self.segments.remove(segment)?;
-                continue;
-            };
-            // Bytes that a store closed in this process handed out may lie in what looks free. They stay as they are.
-            let file = segment.file().map_err(Error::io("open", segment.path()))?;
-            let is_read = Mapping::is_mapped(file.file()).map_err(Error::io("look at", segment.path()))?;
-            segment.close_file();
-            if segment.kind == SegmentKind::Body || is_read {
-                continue;
-            }
-            let mut free = self.free.lock();
-            let mut at = BODY_ALIGNMENT;
-            for (offset, bytes) in stretches {
-                if *offset > at {
-                    free.insert(segment.number, at as u32, offset - at);
-                }
-                at = at.max(offset + bytes);
-            }
-            if segment.bytes() > at {
-                free.insert(segment.number, at as u32, segment.bytes() - at);
+            } else if !segment.is_withheld() {
+                self.restore_free_in(segment);
             }
         }
         Ok(())
+    }
+
+    fn restore_free_in(&self, segment: &Segment) {
+        if segment.kind != SegmentKind::Bodies {
+            return;
+        }
+        let live = self.live.lock();
+        let dead = self.dead.lock();
+        let in_use = live.values().map(|body| &body.stretch).chain(dead.stretches.iter().map(|entry| &entry.stretch));
+        let here = in_use.filter(|stretch| stretch.segment.number == segment.number);
+        let taken: BTreeMap<u64, u64> = here.map(|it| (u64::from(it.place.offset), it.bytes)).collect();
+        let mut free = self.free.lock();
+        let mut at = BODY_ALIGNMENT;
+        for (offset, bytes) in taken {
+            if offset > at {
+                free.insert(segment.number, at as u32, offset - at);
+            }
+            at = at.max(offset + bytes);
+        }
+        if segment.bytes() > at {
+            free.insert(segment.number, at as u32, segment.bytes() - at);
+        }
+    }
+
+    /// Nobody can read unknown bytes of the segment any more: what is free in it may be written again.
+    pub fn stop_withholding(&self, segment: &Arc<Segment>) -> Result<(), Error> {
+        if !segment.is_withheld() {
+            return Ok(());
+        }
+        if !segment.has_bodies() {
+            return self.remove(segment);
+        }
+        self.restore_free_in(segment);
+        segment.set_withheld(false);
+        Ok(())
+    }
+
+    /// The body segments of which somebody holds bytes now.
+    pub fn read_segments(&self) -> Vec<u32> {
+        let live = self.live.lock();
+        let dead = self.dead.lock();
+        let all = live.values().map(|body| &body.stretch).chain(dead.stretches.iter().map(|entry| &entry.stretch));
+        let read: BTreeSet<u32> = all.filter(|it| Arc::strong_count(it) > 1).map(|it| it.segment.number).collect();
+        read.into_iter().collect()
+    }
+
+    /// The shared body segment with the most free room, unless it is wholly free, and the records of its bodies.
+    pub fn sparsest(&self) -> Option<(Arc<Segment>, Vec<Lsn>)> {
+        let free_bytes = |number: u32| -> u64 {
+            self.free.lock().by_place.range((number, 0)..=(number, u32::MAX)).map(|(_, bytes)| bytes).sum()
+        };
+        let segments = self.segments.load();
+        let shared =
+            segments.values().filter(|it| it.kind == SegmentKind::Bodies && !it.is_withheld() && it.has_bodies());
+        let segment = shared.max_by_key(|segment| free_bytes(segment.number))?;
+        let whole = segment.bytes() - BODY_ALIGNMENT;
+        // Wholly in use or wholly free: nothing to gain.
+        if !(1..whole).contains(&free_bytes(segment.number)) {
+            return None;
+        }
+        let live = self.live.lock();
+        let here = live.values().filter(|body| body.stretch.segment.number == segment.number);
+        let mut records: Vec<_> = here.map(|body| (body.record, body.stretch.bytes)).collect();
+        // The largest first, as long as holes are large.
+        records.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        Some((Arc::clone(segment), records.into_iter().map(|(record, _)| record).collect()))
     }
 }
 
@@ -226,9 +392,9 @@ impl Free {
         self.by_bytes.range((bytes, 0, 0)..).next().copied()
     }
 
-    /// The smallest free stretch that is large enough, cut to size.
-    fn take(&mut self, bytes: u64) -> Option<(u32, u32)> {
-        let found = self.best_fit(bytes)?;
+    /// The smallest free stretch that is large enough, in a segment that is asked for, cut to size.
+    fn take(&mut self, bytes: u64, is_asked: impl Fn(u32) -> bool) -> Option<(u32, u32)> {
+        let found = *self.by_bytes.range((bytes, 0, 0)..).find(|(_, segment, _)| is_asked(*segment))?;
         let (length, segment, offset) = found;
         self.by_bytes.remove(&found);
         self.by_place.remove(&(segment, offset));
@@ -285,6 +451,7 @@ impl Free {
 pub(crate) struct Reservation {
     bodies: Arc<Bodies>,
     stretch: Option<Arc<Stretch>>,
+    file: Option<Arc<dyn DiskFile>>,
     written: u64,
 }
 
@@ -297,21 +464,25 @@ impl Reservation {
         self.stretch.as_ref().map(|stretch| stretch.place).unwrap_or_default()
     }
 
-    /// Appends a piece of the body.
+    /// Appends a piece of the body. One that fails may be written again.
     pub fn write(&mut self, piece: &[u8]) -> Result<(), NoFile> {
         let stretch = Arc::clone(self.stretch().map_err(NoFile::Failed)?);
+        let file = self.file.as_ref().ok_or(NoFile::Failed(Error::Closed))?;
         let segment = &stretch.segment;
         let failed = |action, error| NoFile::Failed(Error::io(action, segment.path())(error));
-        let file = segment.file().map_err(|error| failed("open", error))?;
         let offset = u64::from(stretch.place.offset) + self.written;
         let end = offset + piece.len() as u64;
-        if end > segment.bytes() {
+        let present = segment.bytes();
+        if end > present {
             let whole = u64::from(stretch.place.offset) + stretch.bytes;
             let grown = (end + GROWTH_BYTES).min(whole).max(end);
             if !segment.lease().grow(grown) {
                 return Err(NoFile::NoRoom);
             }
-            file.grow(grown).map_err(|error| failed("grow", error))?;
+            if let Err(error) = file.grow(grown) {
+                segment.lease().shrink(present);
+                return Err(failed("grow", error));
+            }
         }
         file.write_all_at(&mut [IoSlice::new(piece)], offset).map_err(|error| failed("write", error))?;
         self.written = self.written.saturating_add(piece.len() as u64);
@@ -321,30 +492,30 @@ impl Reservation {
     }
 
     /// The segment that it is in, and where its bytes begin there.
-    pub fn location(&self) -> Option<(&Segment, u64)> {
-        self.stretch.as_ref().map(|stretch| (&*stretch.segment, u64::from(stretch.place.offset)))
+    pub fn location(&self) -> Option<(&Arc<Segment>, u64)> {
+        self.stretch.as_ref().map(|stretch| (&stretch.segment, u64::from(stretch.place.offset)))
     }
 
     /// Makes the bytes durable.
-    pub fn sync(&self) -> Result<(), Error> {
-        let segment = &self.stretch()?.segment;
-        segment.sync().map_err(Error::io("sync", segment.path()))
+    pub fn sync(&self) -> Result<(), SyncError> {
+        let stretch = self.stretch().map_err(SyncError::NotTried)?;
+        stretch.segment.sync_through(self.file.as_deref())
     }
 
-    /// A record refers to it now: it lives until that one is superseded.
-    pub fn keep(mut self) {
+    /// The record at `lsn` refers to it now: it lives until that one is superseded.
+    pub fn keep(mut self, lsn: Lsn) {
         let Some(stretch) = self.stretch.take() else { return };
         stretch.segment.add_live(stretch.bytes);
         self.bodies.space.add_live(stretch.bytes);
-        self.bodies.live.lock().insert(stretch.place, stretch);
+        self.bodies.live.lock().insert(stretch.place, LiveBody { stretch, record: lsn });
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        if let Some(stretch) = self.stretch.take()
-            && let Err(error) = self.bodies.free(&stretch)
-        {
+        let Some(stretch) = self.stretch.take() else { return };
+        stretch.segment.body_went();
+        if let Err(error) = self.bodies.free(&stretch) {
             tracing::warn!("{error}; the next open removes it");
         }
     }
@@ -360,15 +531,15 @@ mod tests {
         free.insert(1, 4096, 8192);
         free.insert(1, 20480, 4096);
         free.insert(2, 4096, 65536);
-        assert_eq!(free.take(4096), Some((1, 20480)));
-        assert_eq!(free.take(4096), Some((1, 4096)));
+        assert_eq!(free.take(4096, |_| true), Some((1, 20480)));
+        assert_eq!(free.take(4096, |_| true), Some((1, 4096)));
         free.insert(1, 4096, 4096);
         free.insert(1, 20480, 4096);
         free.insert(1, 12288, 8192);
         assert_eq!(free.by_place.get(&(1, 4096)), Some(&20480));
         assert_eq!(free.by_bytes.len(), free.by_place.len());
-        assert_eq!(free.take(1 << 20), None);
+        assert_eq!(free.take(1 << 20, |_| true), None);
         free.remove_segment(1);
-        assert_eq!(free.take(4096), Some((2, 4096)));
+        assert_eq!(free.take(4096, |_| true), Some((2, 4096)));
     }
 }

@@ -4,12 +4,16 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::bodies::Stretch;
+use super::disk::DiskFile;
 use super::files::mapping::Mapping;
+use super::files::readers::Session;
+use super::index::liveness::Standing;
 use super::journal::record::{HEADER_BYTES, InlineRecord, RECORD_BYTES_MAX, is_past};
 use super::journal::{Flags, Header, Lsn, Segment, SegmentMap};
 use super::tier::LocalTier;
 use crate::error::Error;
-use crate::object::{Object, ObjectId};
+use crate::fork;
+use crate::object::Object;
 
 /// Shorter bodies are handed out as copies: a reference would keep a whole segment on disk for them.
 const COPIED_BODY_BYTES_MAX: u64 = (16 << 10) - 1;
@@ -21,7 +25,7 @@ const VERIFY_BYTES: usize = 1 << 20;
 pub(super) struct RecordAt {
     pub header: Header,
     pub mapping: Arc<Mapping>,
-    place: Lsn,
+    pub place: Lsn,
     /// Its bytes come from an earlier open, and were not checked since.
     pub unverified: Option<Arc<Segment>>,
 }
@@ -29,18 +33,26 @@ pub(super) struct RecordAt {
 /// Why a record's bytes cannot be had.
 #[derive(Debug)]
 pub(super) enum Unreadable {
-    /// They are not what was written.
+    /// They are not what was written: a checksum or the layout proves it.
     Damaged(&'static str),
+    /// They could not be read this time, which says nothing about them.
     Failed(Error),
 }
 
-/// Where the bytes of an object are.
-struct Found {
-    /// The record of the id.
+/// An id's record that cannot be served.
+pub(super) struct Trouble {
     place: Lsn,
+    /// What the record says, where that much of it is whole.
+    header: Option<Header>,
+    unreadable: Unreadable,
+}
+
+/// Where the bytes of an object are. They stay as they are for as long as this is held.
+pub(super) struct Found {
+    /// What the record of the id says.
+    pub header: Header,
     /// The record that holds the body: the same, or the one that it shares.
     holder: RecordAt,
-    metadata_bytes: u64,
     stretch: Option<Arc<Stretch>>,
 }
 
@@ -60,8 +72,7 @@ impl RecordAt {
     pub fn verify(&self, segment: &Segment) -> Result<(), Unreadable> {
         let mut bytes = vec![0; self.header.record_bytes().min(RECORD_BYTES_MAX)];
         // With pread, so that a medium that fails is an error here and not a signal.
-        let read = segment.file().and_then(|file| file.read_exact_at(&mut bytes, u64::from(self.place.offset())));
-        read.map_err(|_| Unreadable::Damaged("the disk cannot read it"))?;
+        read_piece(segment, &*open(segment)?, &mut bytes, u64::from(self.place.offset()))?;
         let (header, _) =
             Header::decode(&bytes, segment.nonce, self.place).ok_or(Unreadable::Damaged("its header is not valid"))?;
         if header.is_inline() {
@@ -80,21 +91,15 @@ impl LocalTier {
         if let Some(object) = self.get_small(id) {
             return Ok(Some(object));
         }
-        match self.locate(id) {
-            Ok(None) => Ok(None),
-            Ok(Some(found)) => match self.verified(&found) {
-                Ok(()) => self.hand_out(found).map(Some),
-                Err(unreadable) => self.unreadable(id, found.place, unreadable).map(|()| None),
-            },
-            Err((place, unreadable)) => self.unreadable(id, place, unreadable).map(|()| None),
-        }
+        Ok(self.read_found(id, self.locate(id))?.map(|(_, object)| object))
     }
 
     /// The common case in one go: a small body that stands in its record, checked before. None for everything else.
     #[inline]
     fn get_small(&self, id: &[u8]) -> Option<Object> {
-        let fingerprint = self.index.fingerprint(id);
-        let table = self.index.shard(fingerprint).table.read();
+        let index = self.index();
+        let fingerprint = index.fingerprint(id);
+        let table = index.shard(fingerprint).table.read();
         let place = table.find_fingerprint(fingerprint)?;
         // While the shard is locked, the segment of one of its places is not removed.
         let segments = self.segments.load();
@@ -117,107 +122,141 @@ impl LocalTier {
         Some(Object { data: copy(record.data), metadata: copy(record.metadata) })
     }
 
-    /// The object that a writer has just entered, for those who waited for it. The caller holds the id's shard, so damage is left for
-    /// the next get to deal with.
+    /// The object that a writer has just entered, for those who waited for it; None where it cannot be read back: they wait on. The
+    /// caller holds the id's shard, so damage is left for the next get to deal with.
     pub(super) fn get_locked(&self, id: &[u8]) -> Option<Object> {
         let found = self.locate(id).ok()??;
         self.verified(&found).ok()?;
         self.hand_out(found).ok()
     }
 
-    /// The record at `place` and its object, for pushing it; None where it cannot be read. The next get deals with damage.
-    pub(super) fn object_at(&self, place: Lsn) -> Option<(Header, Object)> {
-        let record = self.record_at(place).ok()?;
-        let header = record.header;
-        let found = self.with_body(&self.segments.load(), record).ok()?;
-        self.verified(&found).ok()?;
-        Some((header, self.hand_out(found).ok()?))
+    /// Reads what `locate` has found for the id.
+    pub(super) fn read_found(
+        &self,
+        id: &[u8],
+        located: Result<Option<Found>, Trouble>,
+    ) -> Result<Option<(Header, Object)>, Error> {
+        match located {
+            Ok(None) => Ok(None),
+            Ok(Some(found)) => match self.verified(&found) {
+                Ok(()) => Ok(Some((found.header, self.hand_out(found)?))),
+                Err(unreadable) => {
+                    let (place, header) = (found.header.lsn, Some(found.header));
+                    self.unreadable(id, Trouble { place, header, unreadable }).map(|()| None)
+                }
+            },
+            Err(trouble) => self.unreadable(id, trouble).map(|()| None),
+        }
     }
 
     pub fn contains(&self, id: &[u8]) -> Result<bool, Error> {
         match self.locate(id) {
             Ok(found) => Ok(found.is_some()),
-            Err((place, unreadable)) => self.unreadable(id, place, unreadable).map(|()| false),
+            Err(trouble) => self.unreadable(id, trouble).map(|()| false),
         }
     }
 
     /// Finds the id's record and its body. The shard is locked only here; what is found stays readable afterwards.
-    fn locate(&self, id: &[u8]) -> Result<Option<Found>, (Lsn, Unreadable)> {
-        let fingerprint = self.index.fingerprint(id);
-        let table = self.index.shard(fingerprint).table.read();
+    pub(super) fn locate(&self, id: &[u8]) -> Result<Option<Found>, Trouble> {
+        let fingerprint = self.index().fingerprint(id);
+        let table = self.index().shard(fingerprint).table.read();
         let segments = self.segments.load();
-        let (mut found, mut damaged) = (None, None);
-        if let Some(place) = table.find_fingerprint(fingerprint) {
-            match self.record_in(&segments, place) {
-                Ok(record) if record.id() == id => found = Some(record),
-                // Another id with this fingerprint; unless the id itself is what is damaged.
-                Ok(RecordAt { unverified: None, .. }) => {}
-                Ok(record) => {
-                    let unreadable = record.unverified.as_ref().and_then(|segment| record.verify(segment).err());
-                    damaged = unreadable.map(|unreadable| (place, unreadable));
-                }
-                Err(unreadable) => damaged = Some((place, unreadable)),
-            }
-        }
-        if found.is_none()
-            && let Some(place) = table.find_collision(id)
-        {
-            found = Some(self.record_in(&segments, place).map_err(|unreadable| (place, unreadable))?);
-        }
-        let Some(record) = found else { return damaged.map_or(Ok(None), Err) };
+        let places = (table.find_fingerprint(fingerprint), table.find_collision(id));
+        let Some(record) = self.find_record(&segments, places, id)? else { return Ok(None) };
         if record.header.is_expired() {
             return Ok(None);
         }
-        let place = record.place;
+        let (place, header) = (record.place, record.header);
         if self.outbox.is_some()
             && let Some(segment) = segments.get(&place.segment())
         {
             segment.set_read(place.offset());
         }
-        self.with_body(&segments, record).map(Some).map_err(|unreadable| (place, unreadable))
+        let found = self.with_body(&segments, record);
+        found.map(Some).map_err(|unreadable| Trouble { place, header: Some(header), unreadable })
+    }
+
+    /// The id's record: at the place of its fingerprint, or, where another id has that, at its own.
+    fn find_record(
+        &self,
+        segments: &SegmentMap,
+        (place, collision): (Option<Lsn>, Option<Lsn>),
+        id: &[u8],
+    ) -> Result<Option<RecordAt>, Trouble> {
+        let read =
+            |place| self.record_in(segments, place).map_err(|unreadable| Trouble { place, header: None, unreadable });
+        let found = place.map(read).transpose();
+        match (found, collision) {
+            (Ok(Some(record)), _) if record.id() == id => Ok(Some(record)),
+            (_, Some(collision)) => read(collision).map(Some),
+            // Another id with this fingerprint.
+            (Ok(_), None) => Ok(None),
+            // Whose record it is, only the fingerprint says.
+            (Err(trouble), None) => Err(trouble),
+        }
+    }
+
+    /// The record that counts for the id. One that is damaged is let go: then there is none. The caller holds the id.
+    pub(super) fn standing(&self, fingerprint: u64, id: &[u8]) -> Result<Option<Standing>, Error> {
+        let found = {
+            let table = self.index().shard(fingerprint).table.read();
+            let places = (table.find_fingerprint(fingerprint), table.find_collision(id));
+            self.find_record(&self.segments.load(), places, id)
+        };
+        match found {
+            Ok(found) => Ok(found.map(|record| Standing { lsn: record.place, header: record.header })),
+            Err(Trouble { unreadable: Unreadable::Failed(error), .. }) => Err(error),
+            Err(Trouble { place, header, unreadable: Unreadable::Damaged(reason) }) => {
+                self.lose(fingerprint, id, place, header, reason);
+                Ok(None)
+            }
+        }
     }
 
     /// Goes from an id's record to where its body is.
     fn with_body(&self, segments: &SegmentMap, record: RecordAt) -> Result<Found, Unreadable> {
-        let place = record.place;
-        let metadata_bytes = u64::from(record.header.metadata_bytes);
-        let holder = if record.header.flags.has(Flags::SHARED) {
-            if let Some(segment) = &record.unverified {
-                record.verify(segment)?;
-                segment.set_verified(place.offset());
-            }
-            // The table is held until the holder's record is found: it may not move in between.
-            let places = self.payloads.places();
-            let holder =
-                places.place(record.header.payload).ok_or(Unreadable::Damaged("the payload that it shares is lost"))?;
-            self.record_in(segments, holder).or_else(|_| self.record_at(holder))?
-        } else {
-            record
-        };
-        let stretch = if holder.header.flags.has(Flags::EXTERNAL) {
-            Some(self.bodies.find(holder.header.body_place).ok_or(Unreadable::Damaged("its body is lost"))?)
-        } else {
-            None
-        };
-        Ok(Found { place, holder, metadata_bytes, stretch })
+        let header = record.header;
+        if !header.flags.has(Flags::SHARED) {
+            let stretch = self.stretch_of(&record.header)?;
+            return Ok(Found { header, holder: record, stretch });
+        }
+        if let Some(segment) = &record.unverified {
+            record.verify(segment)?;
+            segment.set_verified(record.place.offset());
+        }
+        // While the payload's holder is looked up, neither it nor its body is moved away.
+        self.liveness.payloads().at_holder(header.payload, |holder| {
+            let holder = holder.ok_or(Unreadable::Damaged("the payload that it shares is lost"))?;
+            // It may have moved since the segments were looked at, to a newer one.
+            let holder = match segments.contains_key(&holder.segment()) {
+                true => self.record_in(segments, holder)?,
+                false => self.record_in(&self.segments.load(), holder)?,
+            };
+            let stretch = self.stretch_of(&holder.header)?;
+            Ok(Found { header, holder, stretch })
+        })
     }
 
-    /// Whether the body of the record at `place` is these bytes; None where it cannot be read.
-    pub(super) fn holds(&self, place: Lsn, metadata: &[u8], data: &[u8]) -> Option<bool> {
-        let record = self.record_at(place).ok()?;
+    fn stretch_of(&self, header: &Header) -> Result<Option<Arc<Stretch>>, Unreadable> {
+        if !header.flags.has(Flags::EXTERNAL) {
+            return Ok(None);
+        }
+        self.bodies.find(header.body_place).map(Some).ok_or(Unreadable::Damaged("its body is lost"))
+    }
+
+    /// Whether the record at `place`, which holds the body that was found, has these bytes. Who asks may not hold the place: it is an
+    /// answer about bytes, wherever they have gone meanwhile.
+    pub(super) fn holds(&self, place: Lsn, metadata: &[u8], data: &[u8]) -> Result<Option<Header>, Unreadable> {
+        let segments = self.segments.load();
+        let record = self.record_in(&segments, place)?;
         let header = record.header;
         if u64::from(header.metadata_bytes) != metadata.len() as u64 || header.data_bytes != data.len() as u64 {
-            return Some(false);
+            return Ok(None);
         }
-        let found = self.with_body(&self.segments.load(), record).ok()?;
-        self.verified(&found).ok()?;
-        let object = self.hand_out(found).ok()?;
-        Some(object.metadata == metadata && object.data == data)
-    }
-
-    /// Reads a record's header where the index, or the payload table, says that there is one.
-    pub(super) fn record_at(&self, place: Lsn) -> Result<RecordAt, Unreadable> {
-        self.record_in(&self.segments.load(), place)
+        let found = self.with_body(&segments, record)?;
+        self.verified(&found)?;
+        let is_equal = |body: &[u8]| body.split_at_checked(metadata.len()).is_some_and(|it| it == (metadata, data));
+        Ok(self.read_body(&found, is_equal)?.then_some(header))
     }
 
     fn record_in(&self, segments: &SegmentMap, place: Lsn) -> Result<RecordAt, Unreadable> {
@@ -236,8 +275,13 @@ impl LocalTier {
         Ok(RecordAt { header, mapping, place, unverified })
     }
 
+    /// The record at `place`, where the caller knows that its segment stays.
+    pub(super) fn record_at(&self, place: Lsn) -> Result<RecordAt, Unreadable> {
+        self.record_in(&self.segments.load(), place)
+    }
+
     /// Checks, once in this open, what an earlier one wrote.
-    fn verified(&self, found: &Found) -> Result<(), Unreadable> {
+    pub(super) fn verified(&self, found: &Found) -> Result<(), Unreadable> {
         let Some(segment) = &found.holder.unverified else { return Ok(()) };
         found.holder.verify(segment)?;
         if let Some(stretch) = &found.stretch {
@@ -247,53 +291,78 @@ impl LocalTier {
         Ok(())
     }
 
-    fn hand_out(&self, found: Found) -> Result<Object, Error> {
-        let Found { holder, metadata_bytes, stretch, .. } = found;
-        let body_bytes = holder.header.body_bytes();
-        if stretch.is_none() && body_bytes <= COPIED_BODY_BYTES_MAX {
-            let (metadata, data) = holder.body().split_at_checked(metadata_bytes as usize).unwrap_or_default();
-            return Ok(Object { data: copy(data), metadata: copy(metadata) });
-        }
-        let (mapping, offset) = match &stretch {
-            None => (holder.mapping, u64::from(holder.place.offset()) + holder.header.body_offset() as u64),
+    /// Where the body that was found is mapped.
+    fn body_in(&self, found: &Found) -> Result<(Arc<Mapping>, u64), Error> {
+        let holder = &found.holder;
+        Ok(match &found.stretch {
+            None => {
+                let offset = u64::from(holder.place.offset()) + holder.header.body_offset() as u64;
+                (Arc::clone(&holder.mapping), offset)
+            }
             Some(stretch) => (self.segments.mapping(&stretch.segment)?, u64::from(stretch.place.offset)),
+        })
+    }
+
+    fn read_body<T>(&self, found: &Found, read: impl FnOnce(&[u8]) -> T) -> Result<T, Unreadable> {
+        let (mapping, offset) = self.body_in(found).map_err(Unreadable::Failed)?;
+        let body = mapping.slice(offset, found.holder.header.body_bytes());
+        Ok(read(body.ok_or(Unreadable::Damaged("its body is cut short"))?))
+    }
+
+    pub(super) fn hand_out(&self, found: Found) -> Result<Object, Error> {
+        let body_bytes = found.holder.header.body_bytes();
+        let metadata_bytes = found.header.metadata_bytes as usize;
+        let (mapping, offset) = self.body_in(&found)?;
+        let copied = |mapping: &Mapping| {
+            let body = mapping.slice(offset, body_bytes).unwrap_or_default();
+            let (metadata, data) = body.split_at_checked(metadata_bytes).unwrap_or_default();
+            Object { data: copy(data), metadata: copy(metadata) }
         };
-        let body = Bytes::from_owner(Body { mapping, offset, bytes: body_bytes, _stretch: stretch });
-        if self.space.is_pinned_down() {
-            let (metadata, data) = body.split_at_checked(metadata_bytes as usize).unwrap_or_default();
-            return Ok(Object { data: copy(data), metadata: copy(metadata) });
+        let is_small = found.stretch.is_none() && body_bytes <= COPIED_BODY_BYTES_MAX;
+        if is_small || self.space.is_pinned_down() {
+            return Ok(copied(&mapping));
         }
-        let mut metadata = body;
-        let data = metadata.split_off(metadata_bytes as usize);
+        let hold = match found.stretch {
+            None => None,
+            Some(stretch) => match self.readers.session(fork::count()) {
+                Some(session) => Some(Hold { stretch, session }),
+                None => return Ok(copied(&mapping)),
+            },
+        };
+        let body =
+            Body { mapping: Arc::clone(&mapping), offset, bytes: body_bytes, hold, generation: fork::generation() };
+        // A fork that has begun meanwhile may or may not take the session along.
+        if body.hold.as_ref().is_some_and(|hold| !hold.session.is_current()) {
+            return Ok(copied(&mapping));
+        }
+        let mut metadata = Bytes::from_owner(body);
+        let data = metadata.split_off(metadata_bytes);
         Ok(Object { data, metadata: copy(&metadata) })
     }
 
-    /// A record that cannot be served: a miss, one line in the log and one on the counter, and the id is forgotten. What is
-    /// merely out of reach at the moment is an error instead.
-    fn unreadable(&self, id: &[u8], place: Lsn, unreadable: Unreadable) -> Result<(), Error> {
+    /// A record that cannot be served. What is out of reach at the moment is an error; what is damaged is a miss, one line in the log and
+    /// one on the counter, and is let go.
+    fn unreadable(&self, id: &[u8], trouble: Trouble) -> Result<(), Error> {
+        let Trouble { place, header, unreadable } = trouble;
         let reason = match unreadable {
             Unreadable::Failed(error) => return Err(error),
             Unreadable::Damaged(reason) => reason,
         };
-        let fingerprint = self.index.fingerprint(id);
-        let shard = self.index.shard(fingerprint);
-        let writing = shard.writing.lock();
-        let mut table = shard.table.write();
-        if table.find_fingerprint(fingerprint) != Some(place) && table.find_collision(id) != Some(place) {
-            return Ok(());
-        }
-        table.remove(fingerprint, id, place);
-        self.totals.count_damaged(1);
-        drop(table);
-        // A disk that fails for a while must not bring it back beside what is written meanwhile.
-        let dropped = self.append_drop(id, place);
-        drop(writing);
-        tracing::error!("object {} at {place} is damaged: {reason}; it is treated as missing", ObjectId::new(id));
-        if let Err(error) = dropped {
-            tracing::warn!("{error}; the damaged object will be found again by the next open");
+        let fingerprint = self.index().fingerprint(id);
+        let shard = self.index().shard(fingerprint);
+        let _writing = shard.writing.lock();
+        let stands = shard.table.read().stands_at(fingerprint, id, place);
+        if stands {
+            self.lose(fingerprint, id, place, header, reason);
         }
         Ok(())
     }
+}
+
+/// What keeps the bytes of a large body as they are.
+struct Hold {
+    stretch: Arc<Stretch>,
+    session: Arc<Session>,
 }
 
 /// A body in a map, for as long as somebody holds it.
@@ -301,7 +370,9 @@ struct Body {
     mapping: Arc<Mapping>,
     offset: u64,
     bytes: u64,
-    _stretch: Option<Arc<Stretch>>,
+    hold: Option<Hold>,
+    /// Of the process that handed it out.
+    generation: u64,
 }
 
 impl AsRef<[u8]> for Body {
@@ -310,23 +381,46 @@ impl AsRef<[u8]> for Body {
     }
 }
 
+impl Drop for Body {
+    fn drop(&mut self) {
+        let Some(Hold { stretch, session }) = self.hold.take() else { return };
+        if self.generation != fork::generation() {
+            // A forked child: nothing here is its own, and the parent's threads may have left anything locked.
+            std::mem::forget((stretch, session, Arc::clone(&self.mapping)));
+        } else if !session.is_current() {
+            session.withhold(Box::new(stretch));
+        }
+    }
+}
+
 fn copy(bytes: &[u8]) -> Bytes {
     if bytes.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(bytes) }
 }
 
+fn open(segment: &Segment) -> Result<Arc<dyn DiskFile>, Unreadable> {
+    segment.file().map_err(|error| Unreadable::Failed(Error::io("open", segment.path())(error)))
+}
+
+/// Reads where bytes must be: an end of the file is damage, everything else says nothing about them.
+fn read_piece(segment: &Segment, file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> Result<(), Unreadable> {
+    match file.read_exact_at(buffer, offset) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(Unreadable::Damaged("it is cut short")),
+        Err(error) => Err(Unreadable::Failed(Error::io("read", segment.path())(error))),
+    }
+}
+
 /// Checks a body that stands in a body segment.
 pub(super) fn verify_body(segment: &Segment, mut offset: u64, header: &Header) -> Result<(), Unreadable> {
-    let file = segment.file().map_err(|error| Unreadable::Failed(Error::io("open", segment.path())(error)))?;
+    let file = open(segment)?;
     let mut hasher = Xxh3::new();
     let mut buffer = vec![0; VERIFY_BYTES.min(header.body_bytes() as usize)];
     let end = offset.saturating_add(header.body_bytes());
     while offset < end {
         let length = buffer.len().min((end - offset) as usize);
         let piece = buffer.get_mut(..length).unwrap_or_default();
-        match file.read_exact_at(piece, offset) {
-            Ok(()) => hasher.update(piece),
-            Err(_) => return Err(Unreadable::Damaged("the disk cannot read its body")),
-        }
+        read_piece(segment, &*file, piece, offset)?;
+        hasher.update(piece);
         offset += length as u64;
     }
     if hasher.digest128() == header.body_hash {

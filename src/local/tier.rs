@@ -1,23 +1,31 @@
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
-use super::bodies::Bodies;
-use super::files::space::Space;
+use super::bodies::{Bodies, Superseder};
+use super::files::readers::Readers;
+use super::files::space::{RESERVE_SEGMENTS, Space};
 use super::index::Index;
-use super::index::payloads::Payloads;
-use super::journal::{AppendError, Flags, Header, Journal, Lsn, NoFile, Segments};
+use super::index::liveness::{Counts, Liveness, Standing};
+use super::journal::{
+    AppendError, BodyPlace, FILE_BYTES_MIN, Header, Journal, Kind, Lsn, NewRecord, Purpose, Segments, SyncError,
+};
 use super::options::Durability;
 use super::sharing::outbox::Outbox;
+use super::upkeep::progress::{Found, Progress, Wanted};
 use super::upkeep::sealer::Task;
 use crate::error::Error;
 use crate::object::ObjectId;
 
-/// How long a put waits for reclaiming to make room before it is refused.
+/// How long a put waits for reclaiming that makes no room before it is refused.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long it waits where room is made, but others take it.
+const ROOM_STRIFE_MAX: Duration = Duration::from_secs(60);
 
 /// How often it is looked whether Redis has more by now.
 const REPLICATION_WAIT: Duration = Duration::from_millis(20);
@@ -30,102 +38,126 @@ pub(crate) struct LocalTier {
     pub space: Arc<Space>,
     pub journal: Journal,
     pub bodies: Arc<Bodies>,
-    pub index: Index,
-    pub payloads: Payloads,
-    pub totals: Totals,
+    pub liveness: Liveness<Tally>,
+    pub readers: Readers,
     pub progress: Progress,
+    pub gate: Gate,
     pub durability: Durability,
     /// Present where other nodes share the objects.
     pub outbox: Option<Outbox>,
     /// Wakes the sealer. It holds one message at most: a second would say the same.
     pub wake: Sender<Task>,
+    /// Damaged records of which only the hints can tell what they took, with their fingerprints.
+    pub lost: Mutex<Vec<(u64, Lsn)>>,
 }
 
-/// Counters behind `info`.
-pub(crate) struct Totals {
+/// Counters behind `info`, and live bytes.
+pub(crate) struct Tally {
+    pub segments: Arc<Segments>,
+    pub space: Arc<Space>,
+    pub bodies: Arc<Bodies>,
     pub payloads: AtomicU64,
     pub payload_bytes: AtomicU64,
     pub damaged_objects: AtomicU64,
 }
 
-/// Lets those who need room wait for the sealer's work.
+/// Lets what is under way end before the store is closed: nothing is written into the directory once another process may have it.
 #[derive(Default)]
-pub(crate) struct Progress {
-    state: Mutex<Passes>,
-    changed: Condvar,
+pub(crate) struct Gate {
+    closing: AtomicBool,
+    inside: RwLock<()>,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Passes {
-    begun: u64,
-    done: u64,
-    /// Bytes freed by all passes together.
-    freed_bytes: u64,
+impl Gate {
+    /// Held by whoever writes; refused once the store is being closed.
+    pub fn enter(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
+        let inside = self.inside.read_recursive();
+        if self.is_closing() { Err(Error::Closed) } else { Ok(inside) }
+    }
+
+    #[inline]
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Lets nobody in any more, and waits for those inside.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        drop(self.inside.write());
+    }
 }
 
-impl Totals {
-    pub fn new(payloads: u64, payload_bytes: u64, damaged_objects: u64) -> Self {
-        Totals {
-            payloads: AtomicU64::new(payloads),
-            payload_bytes: AtomicU64::new(payload_bytes),
-            damaged_objects: AtomicU64::new(damaged_objects),
+impl Counts for Tally {
+    type Superseder = Superseder;
+
+    fn add_live(&self, segment: u32, bytes: u64) {
+        if let Some(segment) = self.segments.load().get(&segment) {
+            segment.add_live(bytes);
+            self.space.add_live(bytes);
         }
     }
 
+    fn remove_live(&self, segment: u32, bytes: u64) {
+        if let Some(segment) = self.segments.load().get(&segment) {
+            segment.remove_live(bytes);
+            self.space.remove_live(bytes);
+        }
+    }
+
+    fn payload_came(&self, bytes: u64) {
+        self.payloads.fetch_add(1, Ordering::Relaxed);
+        self.payload_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn payload_went(&self, bytes: u64) {
+        self.payloads.fetch_sub(1, Ordering::Relaxed);
+        self.payload_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn body_referred(&self, body: BodyPlace, record: Lsn) {
+        self.bodies.referred(body, record);
+    }
+
+    fn body_released(&self, body: BodyPlace, by: Superseder) {
+        self.bodies.release(body, by);
+    }
+}
+
+impl Tally {
     pub fn count_damaged(&self, objects: u64) {
         self.damaged_objects.fetch_add(objects, Ordering::Relaxed);
     }
 }
 
 impl LocalTier {
-    /// A record has come to be the one that counts for its id.
-    pub fn came_alive(&self, lsn: Lsn, header: &Header) {
-        self.move_live(None, Some(lsn), header);
-        if header.has_body() {
-            self.totals.payloads.fetch_add(1, Ordering::Relaxed);
-            self.totals.payload_bytes.fetch_add(header.body_bytes(), Ordering::Relaxed);
-        }
+    #[inline]
+    pub fn index(&self) -> &Index {
+        &self.liveness.index
     }
 
-    /// The id at this record was deleted or overwritten by the record at `after`.
-    pub fn superseded(&self, place: Lsn, after: Lsn) {
-        // What cannot be read stays counted as live: its segment is kept, the next open counts anew.
-        let Ok(record) = self.record_at(place) else { return };
-        let header = record.header;
-        if header.flags.has(Flags::SHARED) {
-            self.move_live(Some(place), None, &header);
-            if let Some(holder) = self.payloads.release(header.payload) {
-                self.payload_died(holder, after);
+    /// Takes the spare files of an earlier open into the reserve: they are there even if the disk is full. What cannot be used is removed.
+    pub fn adopt_spares(&self, found: Vec<(PathBuf, u64)>) {
+        let mut spares = Vec::new();
+        for (number, (path, bytes)) in found.into_iter().enumerate() {
+            // Under a new name, so that names go on from there.
+            let spare = self.segments.found_spare(path.clone(), bytes);
+            match spare {
+                Ok(spare) if number < RESERVE_SEGMENTS && bytes >= FILE_BYTES_MIN => spares.push(spare),
+                Ok(spare) => {
+                    if let Err(error) = self.segments.remove_spare(&spare) {
+                        tracing::warn!("{error}; the next open removes it");
+                    }
+                }
+                Err(error) => tracing::warn!("{error}; the next open uses or removes it"),
             }
-        } else if !self.payloads.owner_left(header.payload_name(), header.body_hash) {
-            self.payload_died(place, after);
         }
+        self.journal.adopt_spares(spares);
     }
 
-    /// Nobody refers to the bytes of the record at `place` any more.
-    pub fn payload_died(&self, place: Lsn, after: Lsn) {
-        let Ok(record) = self.record_at(place) else { return };
-        let header = record.header;
-        self.move_live(Some(place), None, &header);
-        self.totals.payloads.fetch_sub(1, Ordering::Relaxed);
-        self.totals.payload_bytes.fetch_sub(header.body_bytes(), Ordering::Relaxed);
-        if header.flags.has(Flags::EXTERNAL) {
-            self.bodies.release(header.body_place, after);
-        }
-    }
-
-    /// Accounts for a record that is live no longer at one place, or from now on at another.
-    pub fn move_live(&self, from: Option<Lsn>, to: Option<Lsn>, header: &Header) {
-        let bytes = header.stride();
-        let segments = self.segments.load();
-        if let Some(segment) = from.and_then(|lsn| segments.get(&lsn.segment())) {
-            segment.remove_live(bytes);
-            self.space.remove_live(bytes);
-        }
-        if let Some(segment) = to.and_then(|lsn| segments.get(&lsn.segment())) {
-            segment.add_live(bytes);
-            self.space.add_live(bytes);
-        }
+    /// Prepares files ahead: those of the reserve always, for puts where nobody is short of room.
+    pub fn refill_spares(&self) -> Result<(), Error> {
+        self.journal.refill_reserve()?;
+        if self.progress.is_quiet() { self.journal.prepare() } else { Ok(()) }
     }
 
     /// Refuses an object that the store's limit leaves no room for.
@@ -137,7 +169,7 @@ impl LocalTier {
             return Err(self.full(id, bytes));
         }
         // What Redis has can go.
-        self.with_room(id, bytes, || if self.space.admits(bytes) { Ok(()) } else { Err(AppendError::NoRoom) })
+        self.with_room(id, bytes, || if self.space.admits(bytes) { Ok(()) } else { Err(AppendError::NoRoom(None)) })
     }
 
     /// As `admit`, for what is not worth waiting for.
@@ -167,27 +199,29 @@ impl LocalTier {
         bytes: u64,
         mut attempt: impl FnMut() -> Result<T, AppendError>,
     ) -> Result<T, Error> {
-        let deadline = Instant::now() + ROOM_WAIT_MAX;
-        let mut is_hopeless = false;
+        let begun = Instant::now();
+        let mut deadline = begun + ROOM_WAIT_MAX;
         loop {
-            match attempt() {
+            let seen = self.progress.seen();
+            let disk_full = match attempt() {
                 Ok(done) => return Ok(done),
                 Err(AppendError::Failed(error)) => return Err(error),
-                Err(AppendError::NoRoom) => {
-                    if is_hopeless {
-                        // What Redis is about to have can go soon.
-                        if !self.outbox.as_ref().is_some_and(Outbox::is_emptied) || Instant::now() >= deadline {
-                            return Err(self.full(id, bytes));
-                        }
-                        std::thread::sleep(REPLICATION_WAIT);
-                    }
-                    is_hopeless = !self.progress.wait(deadline, || self.call_sealer());
+                Err(AppendError::NoRoom(disk_full)) => disk_full,
+            };
+            let wanted = Wanted { bytes, is_disk_full: disk_full.is_some() };
+            match self.progress.wait(seen, wanted, deadline, &self.gate, || self.call_sealer()) {
+                _ if self.gate.is_closing() => return Err(Error::Closed),
+                Found::Room => deadline = (Instant::now() + ROOM_WAIT_MAX).min(begun + ROOM_STRIFE_MAX),
+                // What Redis is about to have can go soon.
+                Found::Nothing if self.outbox.as_ref().is_some_and(Outbox::is_emptied) && Instant::now() < deadline => {
+                    std::thread::sleep(REPLICATION_WAIT);
                 }
+                Found::Nothing | Found::TimeOut => return Err(disk_full.unwrap_or_else(|| self.full(id, bytes))),
             }
         }
     }
 
-    fn call_sealer(&self) {
+    pub fn call_sealer(&self) {
         // Full: the call is there already. Disconnected: the store is being closed.
         let _ = self.wake.try_send(Task::MakeRoom);
     }
@@ -199,41 +233,78 @@ impl LocalTier {
             Durability::Disk => self.journal.sync_to(lsn),
         }
     }
-}
 
-impl From<NoFile> for AppendError {
-    fn from(error: NoFile) -> Self {
+    /// Makes everything acknowledged so far survive a power loss: the records below the lsn that it returns, with their bodies.
+    pub fn flush(&self) -> Result<Lsn, Error> {
+        self.journal.check_writable()?;
+        let end = self.journal.end();
+        self.bodies.sync().map_err(|error| self.sync_failed(error))?;
+        self.journal.sync()?;
+        Ok(end)
+    }
+
+    pub(super) fn sync_failed(&self, error: SyncError) -> Error {
         match error {
-            NoFile::NoRoom => AppendError::NoRoom,
-            NoFile::Failed(error) => AppendError::Failed(error),
+            SyncError::NotTried(error) => error,
+            SyncError::Failed(error) => self.journal.fail(error),
         }
     }
-}
 
-impl Progress {
-    /// Called by the sealer when it begins to look for room.
-    pub fn begin(&self) {
-        self.state.lock().begun += 1;
+    /// Frees bodies that are dead: their superseding records are made durable first, a few pages, and nothing else.
+    pub fn reap_bodies(&self) -> Result<u64, Error> {
+        // The records of evicted objects are still there: their bodies must not be overwritten.
+        if self.outbox.as_ref().is_some_and(Outbox::is_uncertain) {
+            return Ok(0);
+        }
+        self.journal.check_writable()?;
+        self.bodies.sync_superseders().map_err(|error| self.sync_failed(error))?;
+        let durable = self.journal.sync()?;
+        self.bodies.reap(durable)
     }
 
-    /// Called by the sealer when it has looked.
-    pub fn done(&self, freed_bytes: u64) {
-        let mut state = self.state.lock();
-        state.done = state.begun;
-        state.freed_bytes += freed_bytes;
-        self.changed.notify_all();
-    }
-
-    /// Waits for a pass that begins after this call; whether bytes were freed meanwhile.
-    fn wait(&self, deadline: Instant, wake: impl FnOnce()) -> bool {
-        let mut state = self.state.lock();
-        let before = *state;
-        wake();
-        while state.done <= before.begun {
-            if self.changed.wait_until(&mut state, deadline).timed_out() {
-                break;
+    /// Lets a damaged record go, with all that it took: the id has none any more. The caller holds the id.
+    pub(super) fn lose(&self, fingerprint: u64, id: &[u8], place: Lsn, header: Option<Header>, reason: &str) {
+        self.liveness.counts.count_damaged(1);
+        tracing::error!("object {} at {place} is damaged: {reason}; it is treated as missing", ObjectId::new(id));
+        // A disk that fails for a while must not bring it back beside what is written meanwhile.
+        let after = match self.append_drop(id, place) {
+            Ok(after) => after,
+            Err(error) => {
+                tracing::warn!("{error}; the damaged object will be found again by the next open");
+                self.journal.end()
+            }
+        };
+        match header {
+            Some(header) => {
+                self.liveness.leave(fingerprint, id, &Standing { lsn: place, header }, after.into(), |_| {});
+            }
+            None => {
+                self.index().shard(fingerprint).table.write().remove(fingerprint, id, place);
+                self.lost.lock().push((fingerprint, place));
+                self.call_sealer();
             }
         }
-        state.freed_bytes > before.freed_bytes
+    }
+
+    /// The same for a record whose id is not known. The caller holds the id's shard.
+    pub(super) fn lose_unnamed(&self, fingerprint: u64, place: Lsn, reason: &str) {
+        let mut table = self.index().shard(fingerprint).table.write();
+        if table.remove_place(fingerprint, place) {
+            drop(table);
+            self.liveness.counts.count_damaged(1);
+            tracing::error!("the object at {place} is damaged: {reason}; it is lost");
+            self.lost.lock().push((fingerprint, place));
+            self.call_sealer();
+        }
+    }
+
+    /// Notes that the record at `place` does not count any more, though no newer one of its id superseded it; behind what is noted then.
+    /// Without room for that note it is left out: it matters only after more went wrong.
+    pub(super) fn append_drop(&self, id: &[u8], place: Lsn) -> Result<Lsn, Error> {
+        match self.journal.append(&NewRecord::bare(id, Kind::Drop, place), Purpose::Delete) {
+            Ok(appended) => Ok(appended.lsn),
+            Err(AppendError::NoRoom(_)) => Ok(self.journal.end()),
+            Err(AppendError::Failed(error)) => Err(error),
+        }
     }
 }

@@ -2,12 +2,14 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::bodies::Reservation;
-use super::index::Index;
+use super::bodies::{Reservation, Superseder};
+use super::index::liveness::Standing;
 use super::index::payloads::EQUAL_BODY_BYTES_MIN;
+use super::index::{Index, Shard};
 use super::journal::record::{INLINE_BODY_BYTES_MAX, body_hash};
-use super::journal::{AppendError, Flags, Header, Kind, Lsn, NewRecord, Room};
+use super::journal::{AppendError, Flags, Kind, Lsn, NewRecord, Purpose};
 use super::options::Durability;
+use super::read::Unreadable;
 use super::tier::LocalTier;
 use crate::error::Error;
 use crate::object::ObjectId;
@@ -106,29 +108,27 @@ impl LocalTier {
 
     /// Check, append and index update of one id, in one piece.
     fn enter(&self, id: &[u8], incoming: &mut Incoming<'_>, stored: OnStored<'_>) -> Result<Option<Lsn>, AppendError> {
-        let fingerprint = self.index.fingerprint(id);
-        let shard = self.index.shard(fingerprint);
-        let _writing = shard.writing.lock();
-        let old = self.find(fingerprint, id);
-        let known = self.known_version(fingerprint, id, old);
+        let fingerprint = self.index().fingerprint(id);
+        let _writing = self.index().shard(fingerprint).writing.lock();
+        let old = self.standing(fingerprint, id)?;
+        let known = self.known_version(fingerprint, id, old.as_ref());
         if let Origin::Fill(fill) = incoming.origin
             && (known >= Some(fill.version) || !(fill.is_current)())
         {
             return Ok(None);
         }
         let above_clock = known.map_or(0, |known| known.clock);
-        let record = self.dated(incoming.record(id, old.unwrap_or(Lsn::NONE)), incoming.origin, above_clock);
-        let lsn = self.journal.append(&record, Room::Ordinary)?.lsn;
+        let record = self.dated(incoming.record(id, old.as_ref()), incoming.origin, above_clock);
+        let lsn = self.journal.append(&record, Purpose::Put)?.lsn;
         let header = record.header(lsn);
+        let mut superseder = Superseder::from(lsn);
         if let IncomingBody::External(reservation) = &mut incoming.body
             && let Some(reservation) = reservation.take()
         {
-            reservation.keep();
+            superseder.body = reservation.location().map(|(segment, _)| Arc::clone(segment));
+            reservation.keep(lsn);
         }
-        self.entered(fingerprint, id, old, &header);
-        if header.has_body() && header.body_bytes() >= EQUAL_BODY_BYTES_MIN {
-            self.payloads.remember(header.body_hash, lsn);
-        }
+        self.liveness.enter(fingerprint, id, old.as_ref(), &header, superseder);
         stored(&|| self.get_locked(id));
         Ok(Some(lsn))
     }
@@ -150,24 +150,11 @@ impl LocalTier {
         }
     }
 
-    /// The greatest version known of an id, which was deleted or is at `place`. The caller holds the id's shard.
-    pub(super) fn known_version(&self, fingerprint: u64, id: &[u8], place: Option<Lsn>) -> Option<Version> {
+    /// The greatest version known of an id, which was deleted or stands. The caller holds the id's shard.
+    pub(super) fn known_version(&self, fingerprint: u64, id: &[u8], standing: Option<&Standing>) -> Option<Version> {
         self.outbox.as_ref()?;
-        let tombstone = self.index.shard(fingerprint).table.read().tombstones.get(id).map(|it| it.version);
-        let here = place.and_then(|place| self.record_at(place).ok()).map(|record| record.header.version);
-        tombstone.max(here)
-    }
-
-    /// The index follows the journal: `header` is the id's newest record.
-    fn entered(&self, fingerprint: u64, id: &[u8], old: Option<Lsn>, header: &Header) {
-        self.came_alive(header.lsn, header);
-        let mut table = self.index.shard(fingerprint).table.write();
-        table.set(fingerprint, id, old, header.lsn);
-        table.tombstones.overtake(id, None);
-        drop(table);
-        if let Some(old) = old {
-            self.superseded(old, header.lsn);
-        }
+        let tombstone = self.index().shard(fingerprint).table.read().tombstones.get(id).map(|it| it.version);
+        tombstone.max(standing.map(|standing| standing.header.version))
     }
 
     pub fn delete(&self, id: &[u8]) -> Result<bool, Error> {
@@ -179,20 +166,21 @@ impl LocalTier {
         if let Some(outbox) = &self.outbox {
             return self.delete_everywhere(outbox, id, deleting);
         }
-        let lsn = self.with_room(id, 0, || {
-            let fingerprint = self.index.fingerprint(id);
-            let shard = self.index.shard(fingerprint);
-            let _writing = shard.writing.lock();
-            let Some(old) = self.find(fingerprint, id) else { return Ok(None) };
-            let lsn = self.journal.append(&NewRecord::bare(id, Kind::Delete, old), Room::Reserved)?.lsn;
-            shard.table.write().remove(fingerprint, id, old);
-            self.superseded(old, lsn);
-            Ok(Some(lsn))
-        })?;
-        match lsn {
+        match self.enter_delete(id)? {
             None => Ok(false),
             Some(lsn) => self.acknowledge(lsn).map(|()| true),
         }
+    }
+
+    fn enter_delete(&self, id: &[u8]) -> Result<Option<Lsn>, Error> {
+        self.with_room(id, 0, || {
+            let fingerprint = self.index().fingerprint(id);
+            let _writing = self.index().shard(fingerprint).writing.lock();
+            let Some(old) = self.standing(fingerprint, id)? else { return Ok(None) };
+            let lsn = self.journal.append(&NewRecord::bare(id, Kind::Delete, old.lsn), Purpose::Delete)?.lsn;
+            self.liveness.leave(fingerprint, id, &old, lsn.into(), |_| {});
+            Ok(Some(lsn))
+        })
     }
 
     /// Writes a record for `new` that refers to the payload of `original`.
@@ -206,105 +194,112 @@ impl LocalTier {
     }
 
     fn enter_duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<Option<Lsn>, AppendError> {
-        let original_fingerprint = self.index.fingerprint(original);
-        let fingerprint = self.index.fingerprint(new);
+        let original_fingerprint = self.index().fingerprint(original);
+        let fingerprint = self.index().fingerprint(new);
         let numbers = [Index::shard_number(original_fingerprint), Index::shard_number(fingerprint)];
         let (first, second) = if numbers[0] <= numbers[1] {
             (original_fingerprint, fingerprint)
         } else {
             (fingerprint, original_fingerprint)
         };
-        let _first = self.index.shard(first).writing.lock();
-        let _second = (numbers[0] != numbers[1]).then(|| self.index.shard(second).writing.lock());
+        let _first = self.index().shard(first).writing.lock();
+        let _second = (numbers[0] != numbers[1]).then(|| self.index().shard(second).writing.lock());
 
-        let Some(place) = self.find(original_fingerprint, original) else { return Ok(None) };
-        let Ok(source) = self.record_at(place) else { return Ok(None) };
+        let Some(source) = self.standing(original_fingerprint, original)? else { return Ok(None) };
         if source.header.is_expired() {
             return Ok(None);
         }
+        let old = self.standing(fingerprint, new)?;
         let payload = source.header.payload_name();
         if !source.header.flags.has(Flags::SHARED) {
-            self.payloads.acquire_owned(payload, place);
-        } else if !self.payloads.acquire_shared(payload) {
+            self.liveness.payloads().acquire_owned(payload, source.lsn, (&source.header).into());
+        } else if !self.liveness.payloads().acquire_shared(payload) {
+            // The payload was lost to damage; whoever reads the original next is told.
             return Ok(None);
         }
-        let old = self.find(fingerprint, new);
         let record = NewRecord {
             flags: Flags::SHARED,
             body_hash: source.header.body_hash,
             payload,
             data_bytes: source.header.data_bytes,
             metadata_bytes: source.header.metadata_bytes,
-            ..NewRecord::bare(new, Kind::Duplicate, old.unwrap_or(Lsn::NONE))
+            ..NewRecord::bare(new, Kind::Duplicate, old.map_or(Lsn::NONE, |old| old.lsn))
         };
-        let above_clock = self.known_version(fingerprint, new, old).map_or(0, |known| known.clock);
+        let above_clock = self.known_version(fingerprint, new, old.as_ref()).map_or(0, |known| known.clock);
         let record = self.dated(record, Origin::Write, above_clock);
-        let lsn = self.journal.append(&record, Room::Ordinary).inspect_err(|_| self.let_go(payload))?.lsn;
-        self.entered(fingerprint, new, old, &record.header(lsn));
+        let lsn = self.journal.append(&record, Purpose::Put).inspect_err(|_| self.let_go(payload))?.lsn;
+        self.liveness.enter(fingerprint, new, old.as_ref(), &record.header(lsn), lsn.into());
         stored(&|| self.get_locked(new));
         Ok(Some(lsn))
     }
 
     /// Notes that these records are superseded. Otherwise they would come back when the newer record that hides them goes.
-    pub fn bury(&self, orphans: &[(ObjectId, Lsn)]) -> Result<(), Error> {
+    pub fn bury(&self, orphans: &[(ObjectId, Lsn)]) {
         for (id, place) in orphans {
-            self.append_drop(id.as_bytes(), *place)?;
-        }
-        Ok(())
-    }
-
-    /// Notes that the record at `place` does not count any more, though no newer one of its id superseded it. Without room for that
-    /// note it is left out: it matters only after more went wrong.
-    pub(super) fn append_drop(&self, id: &[u8], place: Lsn) -> Result<(), Error> {
-        match self.journal.append(&NewRecord::bare(id, Kind::Drop, place), Room::Reserved) {
-            Ok(_) | Err(AppendError::NoRoom) => Ok(()),
-            Err(AppendError::Failed(error)) => Err(error),
+            if let Err(error) = self.append_drop(id.as_bytes(), *place) {
+                tracing::warn!("{error}; what has been superseded is told apart again by the next open");
+            }
         }
     }
 
-    /// Deletes every object, one by one: a process killed in the middle has deleted some.
+    /// Deletes every object, one by one: a process killed in the middle has deleted some. What cannot be read is reported at the end, when
+    /// the rest is deleted.
     pub fn clear(&self) -> Result<(), Error> {
-        for place in self.index.places() {
-            let Ok(record) = self.record_at(place) else { continue };
-            self.delete(record.id())?;
+        let (mut last, mut failed) = (None, None);
+        for shard in self.index().shards() {
+            let (ids, unreadable) = self.ids_in(shard);
+            failed = failed.or(unreadable);
+            for id in ids {
+                let deleted = match &self.outbox {
+                    Some(outbox) => self.enter_delete_everywhere(outbox, &id, &|_| {}).map(|(lsn, _)| Some(lsn)),
+                    None => self.enter_delete(&id),
+                };
+                last = deleted?.or(last);
+            }
         }
-        Ok(())
+        if let Some(last) = last {
+            self.acknowledge(last)?;
+        }
+        failed.map_or(Ok(()), Err)
     }
 
-    /// Makes everything acknowledged so far survive a power loss: the records below the lsn that it returns, with their bodies.
-    pub fn flush(&self) -> Result<Lsn, Error> {
-        self.journal.check_writable()?;
-        let end = self.journal.end();
-        self.bodies.sync().map_err(|error| self.journal.fail(error))?;
-        self.journal.sync()?;
-        Ok(end)
+    /// The ids of a shard, and why some could not be read. Damaged records are let go.
+    fn ids_in(&self, shard: &Shard) -> (Vec<Vec<u8>>, Option<Error>) {
+        let (mut ids, mut damaged, mut failed) = (Vec::new(), Vec::new(), None);
+        let table = shard.table.read();
+        for (fingerprint, place) in table.places(self.index().fingerprints()) {
+            // While the shard is locked, the segments of its places are not removed.
+            match self.record_at(place) {
+                Ok(record) => ids.push(record.id().to_vec()),
+                Err(Unreadable::Damaged(reason)) => damaged.push((fingerprint, place, reason)),
+                Err(Unreadable::Failed(error)) => failed = Some(error),
+            }
+        }
+        drop(table);
+        for (fingerprint, place, reason) in damaged {
+            let _writing = shard.writing.lock();
+            self.lose_unnamed(fingerprint, place, reason);
+        }
+        (ids, failed)
     }
 
-    /// Where the id's record is. The caller holds the id's shard.
-    pub(super) fn find(&self, fingerprint: u64, id: &[u8]) -> Option<Lsn> {
-        let table = self.index.shard(fingerprint).table.read();
-        table.find(fingerprint, id, |place| self.record_at(place).is_ok_and(|record| record.id() == id))
-    }
-
-    /// A payload with the same bytes, with a reference to it taken.
+    /// A payload with the same bytes, with a reference to it taken. Where that cannot be said, there is none: the bytes are stored once
+    /// more.
     fn find_equal(&self, body_hash: u128, metadata: &[u8], data: &[u8]) -> Option<Lsn> {
         if ((metadata.len() + data.len()) as u64) < EQUAL_BODY_BYTES_MIN {
             return None;
         }
-        let (payload, place) = self.payloads.acquire_equal(body_hash)?;
-        if self.holds(place, metadata, data).unwrap_or(false) {
-            return Some(payload);
-        }
-        self.let_go(payload);
-        None
+        let payloads = self.liveness.payloads();
+        let (payload, holder) = payloads.find_equal(body_hash)?;
+        // What is compared stays as it is, but may be on its way out: whether it is not, is said when the reference is taken.
+        let header = self.holds(holder, metadata, data).ok()??;
+        payloads.acquire_equal(body_hash, payload, holder, (&header).into()).then_some(payload)
     }
 
     /// Gives a reference back that no record came to use.
     fn let_go(&self, payload: Lsn) {
-        if let Some(holder) = self.payloads.release(payload) {
-            // Its own id went meanwhile.
-            self.payload_died(holder, self.journal.end());
-        }
+        // If its own id went meanwhile, the record that made it go is below the journal's end.
+        self.liveness.let_go(payload, self.journal.end().into());
     }
 
     /// As `find_equal`, for a body that is written already.
@@ -315,6 +310,7 @@ impl LocalTier {
         bytes: u64,
         body: &Reservation,
     ) -> Option<Lsn> {
+        self.liveness.payloads().find_equal(body_hash)?;
         let (segment, offset) = body.location()?;
         let mapping = self.segments.mapping(segment).ok()?;
         let (metadata, data) = mapping.slice(offset, bytes)?.split_at_checked(metadata_bytes)?;
@@ -338,14 +334,15 @@ impl LocalTier {
             Durability::Process => Ok(()),
             Durability::Disk => {
                 self.journal.check_writable()?;
-                reservation.sync().map_err(|error| self.journal.fail(error))
+                reservation.sync().map_err(|error| self.sync_failed(error))?;
+                self.journal.sync_names()
             }
         }
     }
 }
 
 impl<'a> Incoming<'a> {
-    fn record<'r>(&'r self, id: &'r [u8], supersedes: Lsn) -> NewRecord<'r>
+    fn record<'r>(&'r self, id: &'r [u8], old: Option<&Standing>) -> NewRecord<'r>
     where
         'a: 'r,
     {
@@ -353,7 +350,7 @@ impl<'a> Incoming<'a> {
             body_hash: self.body_hash,
             data_bytes: self.data_bytes,
             metadata_bytes: self.metadata_bytes,
-            ..NewRecord::bare(id, Kind::Put, supersedes)
+            ..NewRecord::bare(id, Kind::Put, old.map_or(Lsn::NONE, |old| old.lsn))
         };
         match &self.body {
             IncomingBody::Inline { metadata, data } => NewRecord { metadata, data, ..record },
@@ -389,46 +386,50 @@ impl LocalWriter {
 
     fn write_piece(&mut self, piece: &[u8]) -> Result<(), Error> {
         let bytes = self.data_bytes + self.metadata.len() as u64;
-        let Some(reservation) = &mut self.reservation else { return Ok(()) };
-        self.tier.with_room(&self.id, bytes, || Ok(reservation.write(piece)?))
+        let reservation = self.reservation.as_mut().ok_or(Error::Closed)?;
+        self.tier.with_room(&self.id, bytes, || Ok(reservation.write(piece)?))?;
+        self.hasher.update(piece);
+        Ok(())
     }
 }
 
 impl Writer for LocalWriter {
     fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
+        let tier = Arc::clone(&self.tier);
+        let _inside = tier.gate.enter()?;
         if self.reservation.is_none() {
             if self.metadata.len() + self.gathered.len() + piece.len() <= INLINE_BODY_BYTES_MAX {
                 self.gathered.extend_from_slice(piece);
                 return Ok(());
             }
             let bytes = self.data_bytes + self.metadata.len() as u64;
-            let bodies = &self.tier.bodies;
-            self.reservation = Some(self.tier.with_room(&self.id, bytes, || Ok(bodies.reserve(bytes)?))?);
+            self.reservation = Some(tier.with_room(&self.id, bytes, || Ok(tier.bodies.reserve(bytes)?))?);
+            self.hasher = Xxh3::new();
             let (metadata, gathered) = (std::mem::take(&mut self.metadata), std::mem::take(&mut self.gathered));
-            self.write_piece(&metadata)?;
+            let written = self.write_piece(&metadata).and_then(|()| self.write_piece(&gathered));
             self.metadata = metadata;
-            self.hasher.update(&gathered);
-            self.write_piece(&gathered)?;
+            written?;
         }
-        self.hasher.update(piece);
         self.write_piece(piece)
     }
 
     fn commit(mut self: Box<Self>, stored: OnStored<'_>) -> Result<(), Error> {
+        let tier = Arc::clone(&self.tier);
+        let _inside = tier.gate.enter()?;
         let Some(reservation) = self.reservation.take() else {
-            return self.tier.put(&self.id, &self.gathered, &self.metadata, stored);
+            return tier.put(&self.id, &self.gathered, &self.metadata, stored);
         };
         let (data_bytes, metadata_bytes) = (self.data_bytes, self.metadata.len() as u32);
         let bytes = data_bytes + u64::from(metadata_bytes);
         let body_hash = self.hasher.digest128();
-        let equal = self.tier.find_equal_written(body_hash, metadata_bytes as usize, bytes, &reservation);
+        let equal = tier.find_equal_written(body_hash, metadata_bytes as usize, bytes, &reservation);
         let body = if let Some(payload) = equal {
             IncomingBody::Equal { payload }
         } else {
-            self.tier.sync_body(&reservation)?;
+            tier.sync_body(&reservation)?;
             IncomingBody::External(Some(reservation))
         };
         let origin = Origin::Write;
-        self.tier.store(&self.id, Incoming { data_bytes, metadata_bytes, body_hash, body, origin }, stored).map(drop)
+        tier.store(&self.id, Incoming { data_bytes, metadata_bytes, body_hash, body, origin }, stored).map(drop)
     }
 }

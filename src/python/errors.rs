@@ -25,6 +25,7 @@ fn class_name(error: &Error) -> &'static str {
         Error::Forked => "ForkedError",
         Error::Config(_) => "ConfigError",
         Error::LengthMismatch { .. } => "LengthMismatchError",
+        Error::WriteFailed { .. } => "WriteFailedError",
     }
 }
 

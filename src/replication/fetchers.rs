@@ -109,7 +109,7 @@ impl TieredBackend {
             redis::Fetched::Python(object) => {
                 // Its writers send no events, so a copy would never be dropped.
                 let moment = Instant::now();
-                let object = match self.tier()?.known(id) {
+                let object = match self.tier()?.known(id)? {
                     Known::Nothing => Some(object),
                     Known::Held { .. } => return self.hand_out_here(id),
                     Known::Deleted(_) => None,
@@ -157,7 +157,7 @@ impl TieredBackend {
             Ok(false) | Err(Error::Full { .. }) => {}
             Err(error) => tracing::warn!("object {} is not kept here: {error}", ObjectId::new(id)),
         }
-        match tier.known(id) {
+        match tier.known(id)? {
             Known::Held { .. } => self.hand_out_here(id),
             Known::Deleted(tombstone) if tombstone.version >= *version => {
                 let moment = |deleted: Option<Deleted>| deleted.and_then(|deleted| deleted.moment(*version));
@@ -322,12 +322,24 @@ impl TieredBackend {
     pub(super) fn fetch_over(&self, link: &mut Link, ids: &[Box<[u8]>]) -> Result<(), Error> {
         let tier = self.tier()?;
         ids.iter().for_each(|id| self.flights.begin(id));
-        let suspects: Vec<_> = ids.iter().filter(|id| tier.suspect(id).is_some()).collect();
+        let mut suspects = Vec::new();
+        for id in ids {
+            match tier.suspect(id) {
+                Ok(None) => {}
+                Ok(Some(_)) => suspects.push(id),
+                // It stays one, if it is; below it is read again.
+                Err(error) => tracing::debug!("object {}: {error}", ObjectId::new(id)),
+            }
+        }
         if !suspects.is_empty() {
             let standings = heads(link, &self.keys, &suspects)?;
             for (id, standing) in suspects.iter().zip(standings) {
                 match standing {
-                    Ok(standing) => self.resolve(id, standing.as_ref())?,
+                    Ok(standing) => {
+                        if let Err(error) = self.resolve(id, standing.as_ref()) {
+                            tracing::warn!("object {}: {error}; it stays to be checked", ObjectId::new(id));
+                        }
+                    }
                     Err(refusal) => tracing::debug!("object {}: {refusal}; it stays to be checked", ObjectId::new(id)),
                 }
             }
@@ -335,9 +347,17 @@ impl TieredBackend {
         // One that is trusted again, or was put meanwhile, needs no fetching.
         let mut missing = Vec::with_capacity(ids.len());
         for id in ids {
-            match self.get_here(id)? {
-                Some(_) => self.hand_out_here(id)?,
-                None => missing.push(id),
+            let handed_out = match self.get_here(id) {
+                Ok(Some(_)) => self.hand_out_here(id),
+                Ok(None) => {
+                    missing.push(id);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = handed_out {
+                tracing::warn!("object {}: {error}", ObjectId::new(id));
+                self.land(id, &Err(self.unanswered(error.to_string())));
             }
         }
         if missing.is_empty() {
@@ -374,7 +394,7 @@ impl TieredBackend {
 
     /// The same: `reason` is why Redis does not say what it has.
     fn serve_unchecked(&self, id: &[u8], reason: String) {
-        let here = self.tell_here(id).and_then(|object| Ok((object, self.tier()?.known(id))));
+        let here = self.tell_here(id).and_then(|object| Ok((object, self.tier()?.known(id)?)));
         let answer = match here {
             Ok((None, Known::Deleted(tombstone))) if !tombstone.is_overtaken => Ok(None),
             Ok((Some(object), _)) => Ok(Some(object)),
@@ -400,7 +420,7 @@ impl TieredBackend {
     /// Deletes once more what was deleted here with a version that is not above this one.
     fn delete_above(&self, id: &[u8], version: Version) -> Result<(), Error> {
         let tier = self.tier()?;
-        if matches!(tier.known(id), Known::Deleted(tombstone) if tombstone.version < version) {
+        if matches!(tier.known(id)?, Known::Deleted(tombstone) if tombstone.version < version) {
             tier.journal.observe(version);
             tier.delete(id)?;
         }
@@ -410,7 +430,7 @@ impl TieredBackend {
     /// Redis has said what it has of a suspect.
     fn resolve(&self, id: &[u8], standing: Option<&Standing>) -> Result<(), Error> {
         let tier = self.tier()?;
-        let (Some((place, version)), Some(outbox)) = (tier.suspect(id), &tier.outbox) else { return Ok(()) };
+        let (Some((place, version)), Some(outbox)) = (tier.suspect(id)?, &tier.outbox) else { return Ok(()) };
         let age_ms = || tier.journal.now_ms().saturating_sub(version.ms());
         match standing {
             Some(Standing::Ours(head)) if head.version == version => {

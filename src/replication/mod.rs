@@ -285,7 +285,8 @@ impl TieredBackend {
     /// flight, so that the delete does not overtake the question.
     fn delete_here(&self, id: &[u8]) -> Result<Option<bool>, Error> {
         let tier = self.tier()?;
-        let known = tier.known(id);
+        let _inside = tier.gate.enter()?;
+        let known = tier.known(id)?;
         if known == Known::Nothing {
             self.flights.ask(id);
         }
@@ -307,7 +308,7 @@ impl TieredBackend {
 impl Backend for TieredBackend {
     fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
         self.options.check_size(id, data.len() as u64 + metadata.len() as u64)?;
-        self.tier()?.put(id, data, metadata, stored)
+        self.local.put(id, data, metadata, stored)
     }
 
     fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Box<dyn Writer>, Error> {
@@ -332,7 +333,7 @@ impl Backend for TieredBackend {
     fn get_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         let tier = self.tier()?;
         let found = tier.get(id)?;
-        if found.is_some() && tier.suspect(id).is_some() {
+        if found.is_some() && tier.suspect(id)?.is_some() {
             return Ok(None);
         }
         Ok(found)
@@ -346,7 +347,7 @@ impl Backend for TieredBackend {
         if self.get_here(id)?.is_some() {
             return Ok(true);
         }
-        if self.tier()?.known(id) != Known::Nothing {
+        if self.tier()?.known(id)? != Known::Nothing {
             return Ok(self.get(id)?.is_some()); // the versions have to be compared
         }
         self.exists_elsewhere(id, false, self.patience()).ok_or_else(|| self.unanswered(NO_ANSWER).into())
@@ -374,10 +375,10 @@ impl Backend for TieredBackend {
 
     fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {
         let tier = self.tier()?;
-        if tier.suspect(original).is_some() {
+        if tier.suspect(original)?.is_some() {
             return Ok(false);
         }
-        tier.duplicate(original, new, stored)
+        self.local.duplicate(original, new, stored)
     }
 
     fn usage(&self) -> Usage {
@@ -395,7 +396,7 @@ impl Backend for TieredBackend {
         server::scan_ids(&mut link, &self.keys, |_, ids| {
             // Those that only the `redis` backend takes are none of this store's.
             let mut ids = ids.iter().filter(|id| IdBytes::ORDINARY.allow(id));
-            ids.try_for_each(|id| self.tier()?.delete(id).map(drop))
+            ids.try_for_each(|id| self.local.delete(id).map(drop))
         })
     }
 

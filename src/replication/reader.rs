@@ -110,13 +110,16 @@ impl TieredBackend {
     /// at the first try, and is named again when it does; or Redis has lost it. A get would find something older then.
     fn unfounded(&self, link: &mut Link, events: &[Event]) -> Result<BTreeSet<usize>, Error> {
         let tier = self.tier()?;
-        let is_held = |event: &Event| match tier.known(&event.id) {
-            Known::Held { version, .. } if version < event.version => Some(version),
-            _ => None,
+        let held_version = |event: &Event| -> Result<Option<Version>, Error> {
+            Ok(match tier.known(&event.id)? {
+                Known::Held { version, .. } if version < event.version => Some(version),
+                _ => None,
+            })
         };
         let puts =
             events.iter().enumerate().filter(|(_, event)| event.op == Op::Put && event.node != tier.journal.node());
-        let held: Vec<_> = puts.filter_map(|(number, event)| Some((number, is_held(event)?, &event.id))).collect();
+        let held = puts.map(|(number, event)| Ok(held_version(event)?.map(|version| (number, version, &event.id))));
+        let held: Vec<_> = held.filter_map(Result::transpose).collect::<Result<_, Error>>()?;
         if held.is_empty() {
             return Ok(BTreeSet::new());
         }
@@ -157,7 +160,7 @@ impl TieredBackend {
                 }
                 // Redis has taken a put though this node knows that it was deleted later: it has lost the tombstone.
                 if event.op == Op::Put
-                    && matches!(tier.known(&event.id), Known::Deleted(deleted) if deleted.version > event.version)
+                    && matches!(tier.known(&event.id)?, Known::Deleted(deleted) if deleted.version > event.version)
                 {
                     self.push_again(&event.id);
                 }

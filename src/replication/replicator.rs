@@ -247,9 +247,14 @@ impl Replicator<'_> {
         };
         for (place, id) in due {
             match tier.dirty_at(&id, place) {
-                Some(dirty) => extra.push(dirty),
+                Ok(Some(dirty)) => extra.push(dirty),
                 // Overtaken, or moved: then the tail comes to it.
-                None => self.release(place),
+                Ok(None) => self.release(place),
+                // Held on: what cannot be read now is pushed when it can.
+                Err(error) => {
+                    tracing::debug!("object {}: {error}", ObjectId::new(&id));
+                    self.held.refused(place, &id);
+                }
             }
         }
         if self.held.is_empty() {
@@ -272,7 +277,11 @@ impl Replicator<'_> {
             }
             // A delete that was never pushed comes by the journal, after whoever asks Redis about its id.
             let was_pushed = |place: Place| place == Place::default() || !self.outbox.is_dirty(place, false);
-            wants.extend(tier.dirty_now(&id).filter(|dirty| dirty.put.is_some() || was_pushed(dirty.place)));
+            match tier.dirty_now(&id) {
+                Ok(dirty) => wants.extend(dirty.filter(|dirty| dirty.put.is_some() || was_pushed(dirty.place))),
+                // What is held is tried again; who wants it asks again.
+                Err(error) => tracing::debug!("object {}: {error}", ObjectId::new(&id)),
+            }
         }
         wants
     }

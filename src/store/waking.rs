@@ -21,9 +21,10 @@ pub(crate) fn waking<T>(
     write: impl FnOnce(OnStored<'_>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let mut woken = VecDeque::new();
-    let result = write(&mut |object| collect(id, waiters, object, &mut woken))?;
+    let result = write(&mut |object| collect(id, waiters, object, &mut woken));
+    // Also after an error: an object that was stored and could not be made durable is there, so it is what they waited for.
     answer(waiters, backend, woken);
-    Ok(result)
+    result
 }
 
 /// Answers those who have waited for `id` since before `moment`, when it still had this content.

@@ -8,41 +8,64 @@ pub struct ObjectWriter {
     id: Box<[u8]>,
     announced: u64,
     written: u64,
-    /// None once it is committed.
+    /// None once it is committed, or a piece could not be written.
     writer: Option<Box<dyn Writer>>,
+    /// Why a piece could not be written: nothing is committed then.
+    failed: Option<String>,
 }
 
 impl ObjectWriter {
     pub(super) fn new(store: ObjectStore, id: &[u8], announced: u64, writer: Box<dyn Writer>) -> Self {
-        ObjectWriter { store, id: id.into(), announced, written: 0, writer: Some(writer) }
+        ObjectWriter { store, id: id.into(), announced, written: 0, writer: Some(writer), failed: None }
     }
 
     /// Appends a piece of the data.
     ///
     /// # Errors
     ///
-    /// [`Error::LengthMismatch`] where it exceeds the announced length, [`Error::Full`], [`Error::Io`], [`Error::Closed`].
+    /// [`Error::LengthMismatch`] where it exceeds the announced length, [`Error::Full`], [`Error::Io`], [`Error::Closed`]. After an error the
+    /// object cannot be committed any more: later calls fail with [`Error::WriteFailed`].
     pub fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
         self.store.backend()?;
-        self.written = self.written.saturating_add(piece.len() as u64);
-        if self.written > self.announced {
-            return Err(self.mismatch());
+        let written = self.written.saturating_add(piece.len() as u64);
+        let result = match &mut self.writer {
+            _ if written > self.announced => {
+                self.written = written;
+                Err(self.mismatch())
+            }
+            Some(writer) => writer.write(piece),
+            None => return Err(self.write_failed()),
+        };
+        match &result {
+            Ok(()) => self.written = written,
+            Err(error) => {
+                self.failed = Some(error.to_string());
+                self.writer = None;
+            }
         }
-        self.writer.as_mut().map_or(Ok(()), |writer| writer.write(piece))
+        result
     }
 
     /// Makes the object exist, and wakes whoever waits for it.
     ///
     /// # Errors
     ///
-    /// [`Error::LengthMismatch`] where fewer bytes were written than announced; otherwise as [`ObjectStore::put`].
+    /// [`Error::LengthMismatch`] where fewer bytes were written than announced, [`Error::WriteFailed`] where a piece could not be written;
+    /// otherwise as [`ObjectStore::put`].
     pub fn commit(mut self) -> Result<(), Error> {
+        self.store.backend()?;
+        if self.failed.is_some() && self.written <= self.announced {
+            return Err(self.write_failed());
+        }
         if self.written != self.announced {
             return Err(self.mismatch());
         }
-        self.store.backend()?;
         let Some(writer) = self.writer.take() else { return Ok(()) };
         self.store.waking(&self.id, |stored| writer.commit(stored))
+    }
+
+    fn write_failed(&self) -> Error {
+        Error::WriteFailed { id: ObjectId::new(&self.id), reason: self.failed.clone().unwrap_or_default() }
     }
 
     fn mismatch(&self) -> Error {

@@ -64,12 +64,12 @@ const IN_HEADERS: [usize; 6] = [8, 18, 50, 72, 86, RECORD_HEADER_BYTES + 15];
 
 #[track_caller]
 fn assert_empty(store: &ObjectStore, what: &str) {
-    let info = store.info();
-    assert_eq!(
-        (info.objects, info.payloads, info.payload_bytes),
-        (0, 0, 0),
-        "{what}: objects, payloads and their bytes"
-    );
+    assert_eq!(store.info().objects, 0, "{what}");
+    // What only its hints can tell of a damaged record is let go in the background.
+    crate::common::until(&format!("{what}: no payloads, no bytes"), || {
+        let info = store.info();
+        (info.payloads, info.payload_bytes) == (0, 0)
+    });
 }
 
 /// As many new objects fit as were there.

@@ -4,12 +4,18 @@ pub(crate) mod cursors;
 pub(crate) mod hints;
 
 use std::fs::File;
+use std::io;
+use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Error;
+use crate::fork;
 use crate::random::random_u64;
 use cursors::Cursors;
 use hints::{Hint, decode_chunk, encode_chunks};
@@ -22,6 +28,15 @@ const BATCH_ENTRIES_MAX: usize = 100;
 
 /// Smaller catalogs are not worth opening twice.
 const SLIMMED_BYTES_MIN: u64 = 8 << 20;
+
+/// How long sled's lock is waited for: a database that is going down, here or in a process that has just ended, holds it a little longer.
+/// The directory is ours, so whoever has it for longer is a forked child, which only keeps a copy of a descriptor.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// How often it is tried to open a catalog that failed.
+const REOPEN_EVERY: Duration = Duration::from_millis(500);
 
 /// The key of the entry that closes a segment's hints, behind all chunks.
 const CLOSING: u32 = u32::MAX;
@@ -39,12 +54,40 @@ const SEED_KEY: &[u8] = b"fingerprint_seed";
 /// tree "settings"  "fingerprint_seed"                 -> u64 LE
 /// tree "cursors"   "replication"                      -> cursors.rs
 /// ```
+///
+/// sled keeps to its first error for good, so it is opened anew after one. The journal is the truth: until that works, the store goes on
+/// without hints, and what they would have said is read from the segments.
 pub(crate) struct Catalog {
     path: PathBuf,
+    state: Mutex<State>,
+    seed: u64,
+    bytes: AtomicU64,
+}
+
+struct State {
+    database: Option<Database>,
+    /// When it was last tried to open.
+    tried: Instant,
+    /// Opened anew, and not yet compared with the journal's segments.
+    is_fresh: bool,
+}
+
+struct Database {
     database: sled::Db,
     hints: sled::Tree,
     cursors: sled::Tree,
-    seed: u64,
+    /// For the part of a flush that sled leaves out.
+    file: File,
+    /// sled's own descriptor of the file, which has the lock: forked children close it.
+    locking: Option<RawFd>,
+}
+
+/// Why the catalog cannot be had.
+enum Unopened {
+    /// What is there is not a catalog, or is damaged.
+    Damaged(String),
+    /// It says nothing about what is there: no descriptor, no room, a lock.
+    Failed(String),
 }
 
 /// What the hints of one segment say of it as a whole.
@@ -60,51 +103,167 @@ pub(crate) struct Closing {
 }
 
 impl Catalog {
-    /// Opens the catalog, or sets one that will not open aside and begins an empty one.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        match Self::open_existing(path) {
-            Ok(catalog) => Ok(catalog),
-            Err(error) => {
-                let aside = aside(path);
-                tracing::warn!("{error}; set aside as {}, rebuilding it from the journal", aside.display());
-                std::fs::rename(path, &aside).map_err(Error::io("rename", path))?;
-                Self::open_existing(path)
+    /// Opens the catalog. One that is damaged is set aside, and an empty one begun. Where it cannot be opened now, that is tried again
+    /// when it is used.
+    pub fn open(path: &Path) -> Self {
+        let database = match Self::open_database(path) {
+            Ok(opened) => Some(opened),
+            Err(Unopened::Failed(reason)) => {
+                tracing::warn!(
+                    "the catalog in {} cannot be opened: {reason}; the store goes on without it, and tries again",
+                    path.display()
+                );
+                None
+            }
+            Err(Unopened::Damaged(reason)) => Self::replace(path, &reason),
+        };
+        let (database, seed) = match database {
+            Some((database, seed)) => (Some(database), seed.unwrap_or_else(random_u64)),
+            None => (None, random_u64()),
+        };
+        let bytes = AtomicU64::new(0);
+        let state = State { database, tried: Instant::now(), is_fresh: false };
+        let catalog = Catalog { path: path.to_path_buf(), state: Mutex::new(state), seed, bytes };
+        if let Err(error) = catalog.with(|database| database.set_seed(seed)) {
+            tracing::warn!("{error}; tried again later");
+        }
+        catalog
+    }
+
+    /// Sets a damaged catalog aside, and begins an empty one.
+    fn replace(path: &Path, reason: &str) -> Option<(Database, Option<u64>)> {
+        let aside = aside(path);
+        tracing::warn!(
+            "the catalog in {} is damaged: {reason}; set aside as {}, rebuilding it from the journal",
+            path.display(),
+            aside.display()
+        );
+        if let Err(error) = std::fs::rename(path, &aside) {
+            tracing::warn!("cannot set the catalog aside: {error}; the store goes on without one, and tries again");
+            return None;
+        }
+        match Self::open_database(path) {
+            Ok(opened) => Some(opened),
+            Err(Unopened::Failed(reason) | Unopened::Damaged(reason)) => {
+                tracing::warn!(
+                    "a new catalog cannot be made: {reason}; the store goes on without one, and tries again"
+                );
+                None
             }
         }
     }
 
-    fn open_existing(path: &Path) -> Result<Self, Error> {
-        guarded(path, || {
-            let database = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
-            let hints = database.open_tree("hints")?;
-            let settings = database.open_tree("settings")?;
-            let cursors = database.open_tree("cursors")?;
-            let seed = match settings.get(SEED_KEY)?.as_deref().and_then(|value| value.first_chunk()) {
-                Some(seed) => u64::from_le_bytes(*seed),
-                None => {
-                    let seed = random_u64();
-                    hints.clear()?; // fingerprints made with another seed
-                    settings.insert(SEED_KEY, &seed.to_le_bytes())?;
-                    seed
-                }
+    /// Opens sled; also the seed that its hints were made with.
+    fn open_database(path: &Path) -> Result<(Database, Option<u64>), Unopened> {
+        let deadline = Instant::now() + LOCK_WAIT;
+        loop {
+            let opened = catch_unwind(AssertUnwindSafe(|| Self::try_open(path)));
+            let error = match opened {
+                Ok(Ok(opened)) => return Ok(opened),
+                Ok(Err(error)) => error,
+                Err(_) => return Err(Unopened::Damaged("sled panicked".to_owned())),
             };
-            Ok(Catalog { path: path.to_path_buf(), database, hints, cursors, seed })
-        })
+            if !is_lock_error(&error) {
+                return Err(match is_damage(&error) {
+                    true => Unopened::Damaged(error.to_string()),
+                    false => Unopened::Failed(error.to_string()),
+                });
+            }
+            if Instant::now() >= deadline {
+                return Self::open_copy(path)
+                    .map_err(|reason| Unopened::Failed(format!("{error}, and it cannot be copied: {reason}")));
+            }
+            std::thread::sleep(LOCK_RETRY);
+        }
+    }
+
+    fn try_open(path: &Path) -> Result<(Database, Option<u64>), sled::Error> {
+        let before = descriptors_of(&path.join("db"));
+        let database = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
+        let hints = database.open_tree("hints")?;
+        let settings = database.open_tree("settings")?;
+        let cursors = database.open_tree("cursors")?;
+        let seed = settings.get(SEED_KEY)?;
+        let seed = seed.as_deref().and_then(|value| value.first_chunk()).map(|seed| u64::from_le_bytes(*seed));
+        let locking = descriptors_of(&path.join("db")).into_iter().find(|descriptor| !before.contains(descriptor));
+        let file = File::open(path.join("db")).map_err(sled::Error::Io)?;
+        locking.into_iter().for_each(fork::close_in_child);
+        Ok((Database { database, hints, cursors, file, locking }, seed))
+    }
+
+    /// A child that was forked from a process which is gone keeps the lock of its file: another file with the same content has none.
+    fn open_copy(path: &Path) -> Result<(Database, Option<u64>), String> {
+        let copy = path.with_extension("copy");
+        let (said, io) = (|error: sled::Error| error.to_string(), |error: io::Error| error.to_string());
+        if copy.exists() {
+            std::fs::remove_dir_all(&copy).map_err(io)?;
+        }
+        copy_directory(path, &copy).map_err(io)?;
+        let old = path.with_extension("old");
+        std::fs::rename(path, &old).and_then(|()| std::fs::rename(&copy, path)).map_err(io)?;
+        std::fs::remove_dir_all(&old).map_err(io)?;
+        catch_unwind(AssertUnwindSafe(|| Self::try_open(path))).map_err(|_| "sled panicked".to_owned())?.map_err(said)
+    }
+
+    /// Calls sled; after an error, or where it is not open, it is opened anew, if not tried just now.
+    fn with<T>(&self, call: impl FnOnce(&Database) -> Result<T, sled::Error>) -> Result<T, Error> {
+        let failed = |reason| Error::Catalog { path: self.path.clone(), reason };
+        let mut state = self.state.lock();
+        if state.database.is_none() {
+            if state.tried.elapsed() < REOPEN_EVERY {
+                return Err(failed("it failed, and is opened anew soon".to_owned()));
+            }
+            state.tried = Instant::now();
+            let (database, seed) = match Self::open_database(&self.path) {
+                Ok(opened) => opened,
+                Err(Unopened::Failed(reason)) => return Err(failed(reason)),
+                Err(Unopened::Damaged(reason)) => Self::replace(&self.path, &reason).ok_or_else(|| failed(reason))?,
+            };
+            if seed != Some(self.seed) {
+                guarded(|| database.set_seed(self.seed)).map_err(failed)?;
+            }
+            state.database = Some(database);
+            state.is_fresh = true;
+            tracing::info!("the catalog in {} is open again", self.path.display());
+        }
+        let Some(database) = &state.database else { return Err(failed("it is not open".to_owned())) };
+        let result = guarded(|| call(database));
+        if result.is_err() {
+            // It would answer with this error for ever.
+            state.close();
+        }
+        result.map_err(failed)
+    }
+
+    /// Whether it was opened anew since this was last asked: what it holds may be older than what it was told.
+    pub fn take_fresh(&self) -> bool {
+        std::mem::take(&mut self.state.lock().is_fresh)
+    }
+
+    /// Whether it is open, and tells what is in it.
+    pub fn is_open(&self) -> bool {
+        self.state.lock().database.is_some()
     }
 
     /// Gives back the memory that reading took: sled keeps what it has read, whatever its cache is told to be.
-    pub fn slimmed(self) -> Result<Self, Error> {
+    pub fn slim(&self) {
         if self.bytes() < SLIMMED_BYTES_MIN {
-            return Ok(self);
+            return;
         }
-        let path = self.path.clone();
-        drop(self);
+        let mut state = self.state.lock();
+        state.close();
         // Sound: it only returns free memory of the allocator to the system.
         #[cfg(all(target_os = "linux", target_env = "gnu"))]
         unsafe {
             libc::malloc_trim(0);
         }
-        Self::open_existing(&path)
+        match Self::open_database(&self.path) {
+            Ok((database, _)) => state.database = Some(database),
+            Err(Unopened::Failed(reason) | Unopened::Damaged(reason)) => {
+                tracing::warn!("the catalog in {}: {reason}; tried again later", self.path.display());
+                state.tried = Instant::now();
+            }
+        }
     }
 
     /// What fingerprints are made with.
@@ -114,29 +273,29 @@ impl Catalog {
 
     /// Stores the hints of a sealed segment, all or, as far as `load` can tell, none.
     pub fn store(&self, segment: u32, nonce: u64, end: u64, clock: u64, hints: &[Hint]) -> Result<(), Error> {
-        guarded(&self.path, || {
+        self.with(|it| {
             let chunks = encode_chunks(hints);
             for (batch_number, batch_chunks) in chunks.chunks(BATCH_ENTRIES_MAX).enumerate() {
                 let mut batch = sled::Batch::default();
                 for (number, chunk) in batch_chunks.iter().enumerate() {
                     batch.insert(&key(segment, (batch_number * BATCH_ENTRIES_MAX + number) as u32), chunk.as_slice());
                 }
-                self.hints.apply_batch(batch)?;
+                it.hints.apply_batch(batch)?;
             }
             let growth = hints.iter().map(Hint::growth).sum();
             let closing = Closing { nonce, end, hint_count: hints.len() as u64, clock, growth };
             let value = closing.encode(checksum(chunks.iter().map(Vec::as_slice)));
-            self.hints.insert(key(segment, CLOSING), value)?;
+            it.hints.insert(key(segment, CLOSING), value)?;
             Ok(())
         })
     }
 
     /// The hints of a segment; None where there are none, or they are not whole.
     pub fn load(&self, segment: u32) -> Result<Option<(Closing, Vec<Hint>)>, Error> {
-        guarded(&self.path, || {
+        self.with(|it| {
             let mut hasher = Xxh3::new();
             let mut hints = Vec::new();
-            for entry in self.hints.scan_prefix(segment.to_be_bytes()) {
+            for entry in it.hints.scan_prefix(segment.to_be_bytes()) {
                 let (key, value) = entry?;
                 if key.ends_with(&CLOSING.to_be_bytes()) {
                     let closing = Closing::decode(&value, hasher.digest());
@@ -155,11 +314,11 @@ impl Catalog {
 
     /// The segments of which there are hints, whole or not, in ascending order.
     pub fn segments(&self) -> Result<Vec<u32>, Error> {
-        guarded(&self.path, || {
+        self.with(|it| {
             let mut segments = Vec::new();
             let mut next = Some(0u32);
             while let Some(from) = next {
-                let Some((key, _)) = self.hints.range(from.to_be_bytes()..).next().transpose()? else { break };
+                let Some((key, _)) = it.hints.range(from.to_be_bytes()..).next().transpose()? else { break };
                 let Some(segment) = key.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)) else { break };
                 segments.push(segment);
                 next = segment.checked_add(1);
@@ -170,10 +329,10 @@ impl Catalog {
 
     /// About how many objects there are: for making room for them, nothing else.
     pub fn object_count_estimate(&self, segments: &[u32]) -> Result<u64, Error> {
-        guarded(&self.path, || {
+        self.with(|it| {
             let mut objects = 0i64;
             for segment in segments {
-                let value = self.hints.get(key(*segment, CLOSING))?;
+                let value = it.hints.get(key(*segment, CLOSING))?;
                 let growth = value.as_deref().and_then(Closing::decode_growth).unwrap_or(0);
                 objects = objects.saturating_add(growth);
             }
@@ -182,14 +341,14 @@ impl Catalog {
     }
 
     pub fn remove(&self, segment: u32) -> Result<(), Error> {
-        guarded(&self.path, || {
+        self.with(|it| {
             // The closing entry goes first: without it the rest counts as nothing.
-            self.hints.remove(key(segment, CLOSING))?;
-            let keys: Vec<_> = self.hints.scan_prefix(segment.to_be_bytes()).keys().collect::<Result<_, _>>()?;
+            it.hints.remove(key(segment, CLOSING))?;
+            let keys: Vec<_> = it.hints.scan_prefix(segment.to_be_bytes()).keys().collect::<Result<_, _>>()?;
             for keys in keys.chunks(BATCH_ENTRIES_MAX) {
                 let mut batch = sled::Batch::default();
                 keys.iter().for_each(|key| batch.remove(key));
-                self.hints.apply_batch(batch)?;
+                it.hints.apply_batch(batch)?;
             }
             Ok(())
         })
@@ -197,15 +356,15 @@ impl Catalog {
 
     /// How far replication has come; None where it is not known.
     pub fn cursors(&self) -> Result<Option<Cursors>, Error> {
-        guarded(&self.path, || Ok(self.cursors.get(CURSORS_KEY)?.as_deref().and_then(Cursors::decode)))
+        self.with(|it| Ok(it.cursors.get(CURSORS_KEY)?.as_deref().and_then(Cursors::decode)))
     }
 
     /// Notes how far replication has come; None where nothing that was noted holds any more.
     pub fn store_cursors(&self, cursors: Option<&Cursors>) -> Result<(), Error> {
-        guarded(&self.path, || {
+        self.with(|it| {
             match cursors {
-                Some(cursors) => self.cursors.insert(CURSORS_KEY, cursors.encode())?,
-                None => self.cursors.remove(CURSORS_KEY)?,
+                Some(cursors) => it.cursors.insert(CURSORS_KEY, cursors.encode())?,
+                None => it.cursors.remove(CURSORS_KEY)?,
             };
             Ok(())
         })
@@ -213,17 +372,69 @@ impl Catalog {
 
     /// Makes the catalog durable.
     pub fn flush(&self) -> Result<(), Error> {
-        guarded(&self.path, || {
-            self.database.flush()?;
+        self.with(|it| {
+            it.database.flush()?;
             // sled's own flush only starts the writing of what is in the page cache.
-            let file = self.path.join("db");
-            File::open(&file).and_then(|file| file.sync_data()).map_err(sled::Error::Io)
+            loop {
+                match it.file.sync_data() {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    result => return result.map_err(sled::Error::Io),
+                }
+            }
         })
     }
 
-    /// Bytes on disk.
+    /// Bytes on disk; where sled does not say, as it last did.
     pub fn bytes(&self) -> u64 {
-        guarded(&self.path, || self.database.size_on_disk()).unwrap_or(0)
+        if let Ok(bytes) = self.with(|it| it.database.size_on_disk()) {
+            self.bytes.store(bytes, Ordering::Relaxed);
+        }
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Closes it. What it could not write, the next open reads from the journal.
+    pub fn close(&self) {
+        self.state.lock().close();
+    }
+}
+
+impl State {
+    fn close(&mut self) {
+        self.tried = Instant::now();
+        let database = self.database.take();
+        // sled's destructor panics where it cannot write.
+        if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+            tracing::debug!("sled panicked while it was closed");
+        }
+    }
+}
+
+impl Drop for Catalog {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Database {
+    /// Notes what fingerprints are made with; hints with others go.
+    fn set_seed(&self, seed: u64) -> Result<(), sled::Error> {
+        let settings = self.database.open_tree("settings")?;
+        let seed = seed.to_le_bytes();
+        if settings.get(SEED_KEY)?.as_deref() != Some(&seed) {
+            self.hints.clear()?;
+            settings.insert(SEED_KEY, &seed)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Some(descriptor) = self.locking else { return };
+        fork::keep_in_child(descriptor);
+        // Sound: unlocking has no other effect. The descriptor is sled's, open until its database is dropped, just behind this. A child
+        // that has a copy of it would keep the lock otherwise.
+        unsafe { libc::flock(descriptor, libc::LOCK_UN) };
     }
 }
 
@@ -257,13 +468,55 @@ fn checksum<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> u64 {
     hasher.digest()
 }
 
-/// sled panics on some kinds of damage: that is an error like any other here.
-fn guarded<T>(path: &Path, call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, Error> {
-    let failed = |reason| Error::Catalog { path: path.to_path_buf(), reason };
+/// sled panics on some kinds of damage, and on some errors: these are errors like any other here.
+fn guarded<T>(call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(|error| failed(error.to_string())),
-        Err(_) => Err(failed("sled panicked".to_owned())),
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("sled panicked".to_owned()),
     }
+}
+
+/// Whether the error says that what is there is not what sled wrote.
+fn is_damage(error: &sled::Error) -> bool {
+    match error {
+        sled::Error::Io(error) => matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+        ),
+        sled::Error::CollectionNotFound(_)
+        | sled::Error::Unsupported(_)
+        | sled::Error::ReportableBug(_)
+        | sled::Error::Corruption { .. } => true,
+    }
+}
+
+fn is_lock_error(error: &sled::Error) -> bool {
+    let sled::Error::Io(error) = error else { return false };
+    error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
+}
+
+/// This process's descriptors of a file. Where that cannot be said, none are: a forked child keeps the lock then, and the next open
+/// makes a copy.
+fn descriptors_of(path: &Path) -> Vec<RawFd> {
+    let Ok(path) = path.canonicalize() else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    let is_it = |entry: &std::fs::DirEntry| std::fs::read_link(entry.path()).is_ok_and(|target| target == path);
+    let numbers = entries.flatten().filter(is_it).map(|entry| entry.file_name().to_string_lossy().parse());
+    numbers.filter_map(Result::ok).collect()
+}
+
+fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_directory(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }
 
 /// A name for a catalog that will not open, not taken yet.
@@ -296,7 +549,7 @@ mod tests {
     #[test]
     fn hints_come_back_whole_or_not_at_all() {
         let directory = tempfile::tempdir().unwrap();
-        let catalog = Catalog::open(&directory.path().join("catalog")).unwrap();
+        let catalog = Catalog::open(&directory.path().join("catalog"));
         catalog.store(7, 11, 5000, 99, &hints(50_000)).unwrap();
         catalog.store(9, 12, 64, 0, &[]).unwrap();
         assert_eq!(catalog.segments().unwrap(), [7, 9]);
@@ -306,7 +559,7 @@ mod tests {
         assert_eq!(catalog.load(9).unwrap().unwrap().1, []);
         assert!(catalog.load(8).unwrap().is_none());
 
-        catalog.hints.remove(key(7, 3)).unwrap();
+        catalog.with(|it| it.hints.remove(key(7, 3))).unwrap();
         assert!(catalog.load(7).unwrap().is_none(), "a chunk is missing");
         catalog.remove(7).unwrap();
         assert_eq!(catalog.segments().unwrap(), [9]);
@@ -319,7 +572,7 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         std::fs::write(path.join("conf"), b"not a sled configuration").unwrap();
         std::fs::write(path.join("db"), vec![7; 100_000]).unwrap();
-        let catalog = Catalog::open(&path).unwrap();
+        let catalog = Catalog::open(&path);
         assert!(catalog.segments().unwrap().is_empty());
         assert!(directory.path().join("catalog.damaged-1").exists());
     }

@@ -46,6 +46,11 @@ pub trait Disk: Send + Sync {
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
 }
 
+/// Whether descriptors or memory have run out: the file system itself was not asked.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
+}
+
 /// An open file of the journal.
 pub trait DiskFile: Send + Sync {
     /// Writes all slices, one behind the other, in as few calls as the system allows.
@@ -121,15 +126,29 @@ impl Disk for SystemDisk {
 
 struct SystemFile(File);
 
-/// Grows a file from `present` to `bytes`. Where the file system cannot preallocate, a full disk shows at the write instead.
+/// Grows a file from `present` to `bytes`. Where the file system cannot preallocate, zeros are written: the file will be mapped, and a
+/// hole in a map ends the process when the disk has no room for it.
 fn allocate(file: &File, present: u64, bytes: u64) -> io::Result<()> {
     let Some(more) = bytes.checked_sub(present).filter(|more| *more > 0) else {
         return Ok(());
     };
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), present, more) {
-        Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(bytes),
-        result => Ok(result?),
+    loop {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), present, more) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::OPNOTSUPP) => return write_zeros(file, present, bytes),
+            result => return Ok(result?),
+        }
     }
+}
+
+fn write_zeros(file: &File, mut present: u64, bytes: u64) -> io::Result<()> {
+    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    while present < bytes {
+        let more = (bytes - present).min(ZEROS.len() as u64);
+        file.write_all_at(ZEROS.get(..more as usize).unwrap_or(&ZEROS), present)?;
+        present += more;
+    }
+    Ok(())
 }
 
 impl DiskFile for SystemFile {

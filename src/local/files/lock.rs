@@ -1,23 +1,32 @@
-//! One directory, one process: the directory lock.
+//! One directory, one process: the directory lock. Its file also tells whether the computer was started anew, and proves that the file
+//! system shows writes through maps.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::mapping::Mapping;
+use super::space::Space;
 use crate::error::Error;
 use crate::fork;
 
 const RETRY: Duration = Duration::from_millis(50);
 
+/// The file's length. It is written in place and never cut, so that a full disk does not refuse it.
+const TEXT_BYTES: usize = 128;
+
 /// Holds a directory for this process. The lock goes with the process, however it ends.
 pub(crate) struct DirectoryLock {
     file: Option<File>,
+    path: PathBuf,
     generation: u64,
     /// Identifies this computer's current start.
     boot: String,
@@ -29,7 +38,7 @@ impl DirectoryLock {
     /// Waits up to `patience` for the lock.
     pub fn acquire(directory: &Path, patience: Duration) -> Result<Self, Error> {
         let path = directory.join("LOCK");
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -38,9 +47,9 @@ impl DirectoryLock {
             .map_err(Error::io("open", &path))?;
         // From here on: a child that is forked while the lock is waited for would share it.
         fork::close_in_child(file.as_raw_fd());
-        match lock(&mut file, directory, &path, patience) {
+        match lock(&file, directory, &path, patience) {
             Ok((boot, rebooted)) => {
-                Ok(DirectoryLock { file: Some(file), generation: fork::generation(), boot, rebooted })
+                Ok(DirectoryLock { file: Some(file), path, generation: fork::generation(), boot, rebooted })
             }
             Err(error) => {
                 fork::keep_in_child(file.as_raw_fd());
@@ -50,44 +59,88 @@ impl DirectoryLock {
     }
 
     /// Notes that the store is recovered from whatever ended the computer's earlier start. Not before: an open may be killed, too.
-    pub fn set_recovered(&mut self) -> io::Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        write(file, &self.boot)
+    pub fn set_recovered(&mut self) -> Result<(), Error> {
+        let Some(file) = &self.file else { return Ok(()) };
+        write(file, &self.boot).map_err(Error::io("write", &self.path))
+    }
+
+    /// Refuses a file system on which a write does not show through a map: some network file systems. Asks the lock's own file, whose
+    /// bytes are there: a hole in a map is something that a full disk may refuse to fill.
+    pub fn check_mapping(&self) -> Result<(), Error> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let failed = |action| Error::io(action, &self.path);
+        let before = read(file).map_err(failed("read"))?;
+        let mapping = Mapping::new(file, TEXT_BYTES as u64, Space::new(u64::MAX).found(0)).map_err(failed("map"))?;
+        let shows = |bytes: &[u8]| mapping.slice(0, TEXT_BYTES as u64) == Some(bytes);
+        let showed_before = shows(&before);
+        let mut probe = before;
+        if let Some(last) = probe.last_mut() {
+            *last = b' ';
+        }
+        file.write_all_at(&probe, 0).map_err(failed("write"))?;
+        let showed_probe = shows(&probe);
+        file.write_all_at(&before, 0).map_err(failed("write"))?;
+        if showed_before && showed_probe && shows(&before) {
+            return Ok(());
+        }
+        Err(Error::Config(format!(
+            "{}: what is written to a file does not show through a map of it; use a directory on a local file system",
+            self.path.display()
+        )))
     }
 }
 
 /// Waits for the lock and takes it. Identifies the computer's current start, and says whether the store was last recovered in another.
-fn lock(file: &mut File, directory: &Path, path: &Path, patience: Duration) -> Result<(String, bool), Error> {
+fn lock(file: &File, directory: &Path, path: &Path, patience: Duration) -> Result<(String, bool), Error> {
     let deadline = Instant::now() + patience;
     loop {
-        match flock(&*file, FlockOperation::NonBlockingLockExclusive) {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => break,
+            Err(Errno::INTR) => {}
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => sleep(RETRY),
             Err(Errno::WOULDBLOCK) => {
-                let holder = read(file).lines().next().unwrap_or("unknown").to_owned();
+                // Only words for the error: who holds the lock may be writing them at this moment.
+                let holder = text(file).ok().and_then(|text| Some(text.lines().next()?.trim().to_owned()));
+                let holder = holder.filter(|holder| !holder.is_empty()).unwrap_or_else(|| "unknown".to_owned());
                 return Err(Error::Locked { path: directory.to_path_buf(), holder });
             }
             Err(error) => return Err(Error::io("lock", path)(error.into())),
         }
     }
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-    let recovered = read(file).lines().nth(1).unwrap_or_default().to_owned();
+    let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
+    // Without it every open takes the computer for started anew, which only makes it check more.
+    let boot = std::fs::read_to_string(boot_path).unwrap_or_default().trim().to_owned();
+    let text = text(file).map_err(Error::io("read", path))?;
+    let recovered = text.lines().nth(1).unwrap_or_default().trim().to_owned();
     write(file, &recovered).map_err(Error::io("write", path))?;
-    let rebooted = recovered != boot;
+    let rebooted = recovered != boot || boot.is_empty();
     Ok((boot, rebooted))
 }
 
-fn read(file: &mut File) -> String {
-    let mut text = String::new();
-    let read = file.rewind().and_then(|()| file.take(1024).read_to_string(&mut text));
-    if read.is_err() { String::new() } else { text }
+/// The file's bytes, filled up with zeros to the length that it has once it is written.
+fn read(file: &File) -> io::Result<[u8; TEXT_BYTES]> {
+    let mut bytes = [0; TEXT_BYTES];
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}
+
+fn text(file: &File) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&read(file)?).trim_end_matches(['\0', '\n']).to_owned())
 }
 
 /// Writes who holds the lock, and in which start of the computer the store was last recovered.
-fn write(file: &mut File, recovered: &str) -> io::Result<()> {
-    file.set_len(0)?;
-    file.rewind()?;
-    file.write_all(format!("{}\n{recovered}\n", std::process::id()).as_bytes())
+fn write(file: &File, recovered: &str) -> io::Result<()> {
+    let mut bytes = format!("{}\n{recovered}\n", std::process::id()).into_bytes();
+    bytes.resize(TEXT_BYTES, b'\n');
+    file.write_all_at(&bytes, 0)
 }
 
 impl Drop for DirectoryLock {
@@ -101,5 +154,50 @@ impl Drop for DirectoryLock {
             // A forked child: the handler has closed the descriptor, and its number may be another file's by now.
             std::mem::forget(file);
         }
+    }
+}
+
+/// Which segment numbers were ever given, so that none is given twice: a file beside the journal says below which number all count as
+/// given, some ahead of what is, so that it is written rarely.
+pub(crate) struct Numbers {
+    path: PathBuf,
+    file: File,
+}
+
+/// How many numbers are noted as given at a time.
+const NUMBERS_AHEAD: u32 = 256;
+
+const NUMBERS_BYTES: usize = 32;
+
+impl Numbers {
+    /// Opens the file; also the number that it says, where it says one.
+    pub fn open(directory: &Path) -> Result<(Arc<Self>, Option<u32>), Error> {
+        let path = directory.join("NUMBERS");
+        let mut options = OpenOptions::new();
+        let file = options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
+        let mut text = String::new();
+        io::Read::read_to_string(&mut io::Read::take(&file, NUMBERS_BYTES as u64), &mut text)
+            .map_err(Error::io("read", &path))?;
+        let below = text.trim().strip_prefix("below ").and_then(|number| number.trim().parse().ok());
+        if below.is_none() && !text.is_empty() {
+            tracing::warn!("{} cannot be understood; numbers are taken from the files", path.display());
+        }
+        Ok((Arc::new(Numbers { path, file }), below))
+    }
+
+    /// Notes on the disk that all numbers up to this one, and some more, are given; below which number that is.
+    pub fn give(&self, number: u32) -> Result<u32, Error> {
+        let below = number.saturating_add(NUMBERS_AHEAD);
+        let mut text = format!("below {below}\n").into_bytes();
+        text.resize(NUMBERS_BYTES, b'\n');
+        self.file.write_all_at(&text, 0).map_err(Error::io("write", &self.path))?;
+        self.file.sync_data().map_err(Error::io("sync", &self.path))?;
+        Ok(below)
     }
 }

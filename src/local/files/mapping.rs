@@ -1,30 +1,12 @@
 //! Read-only maps of segment files: the one place where the local tier needs `unsafe`.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use memmap2::{MmapOptions, MmapRaw};
-use parking_lot::Mutex;
 
-use crate::local::files::space::Lease;
-
-/// Device and inode.
-type FileIdentity = (u64, u64);
-
-/// What is mapped, by device and inode: bytes that were handed out outlive the store that handed them out.
-static MAPPED: Mutex<BTreeMap<FileIdentity, Vec<Weak<Lease>>>> = Mutex::new(BTreeMap::new());
-
-fn identity(file: &File) -> io::Result<FileIdentity> {
-    let metadata = file.metadata()?;
-    Ok((metadata.dev(), metadata.ino()))
-}
-
-fn is_held(lease: &Weak<Lease>) -> bool {
-    lease.strong_count() > 0
-}
+use super::space::Lease;
 
 /// A segment file's bytes, as the page cache has them. Unmapped, and its space given back if the file is gone, when dropped.
 pub(crate) struct Mapping {
@@ -38,21 +20,7 @@ impl Mapping {
     pub fn new(file: &File, bytes: u64, lease: Arc<Lease>) -> io::Result<Mapping> {
         let length = usize::try_from(bytes).map_err(io::Error::other)?;
         let map = MmapOptions::new().len(length).map_raw_read_only(file)?;
-        let mut mapped = MAPPED.lock();
-        if mapped.len().is_power_of_two() {
-            mapped.retain(|_, leases| leases.iter().any(is_held));
-        }
-        let leases = mapped.entry(identity(file)?).or_default();
-        leases.retain(is_held);
-        leases.push(Arc::downgrade(&lease));
-        drop(mapped);
         Ok(Mapping { map, _lease: lease })
-    }
-
-    /// Whether this process still maps the file: a store that was closed here meanwhile left bytes of it with somebody.
-    pub fn is_mapped(file: &File) -> io::Result<bool> {
-        let identity = identity(file)?;
-        Ok(MAPPED.lock().get(&identity).is_some_and(|leases| leases.iter().any(is_held)))
     }
 
     /// Bytes that are written and stay as they are: of a record below the segment's published end, or of a body that a live record
@@ -64,8 +32,9 @@ impl Mapping {
             return None;
         }
         // Sound: the range lies within the map, which lives as long as `self`. Nothing writes to it meanwhile: records are never
-        // written twice, and a stretch of a body segment is written only when no record refers to it and nobody holds bytes of
-        // it. The files are this store's alone (directory lock) and are never shortened below a published byte.
+        // written twice, and a stretch of a body segment is written only when no record refers to it and nobody, in this process or
+        // in a forked one, holds bytes of it (`readers`). The files are this store's alone (directory lock) and are never shortened
+        // below a published byte.
         Some(unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(offset as usize), length as usize) })
     }
 }

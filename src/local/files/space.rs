@@ -15,6 +15,21 @@ const PINNED_PERCENT_MAX: u64 = 10;
 /// The catalog grows by less than this part of the limit while one segment is sealed.
 const CATALOG_GROWTH_PART: u64 = 32;
 
+/// With less free room than this part of the limit, what is dead is freed before it is needed.
+const ROOM_SHORT_PART: u64 = 8;
+
+/// A segment is this part of the limit, so that those kept in reserve are a small part of it, ...
+const SEGMENTS_PER_LIMIT: u64 = 64;
+
+/// ... and not larger than this, so that copying the live part of one stays a short task.
+const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+
+const SEGMENT_BYTES_MIN: u64 = 256 << 10;
+
+/// Segments kept for deletes, copies and marks: two for what one evacuation copies, with what deletes add to it meanwhile, and one for
+/// deletes. A full disk that cannot append a delete stays full.
+pub(crate) const RESERVE_SEGMENTS: usize = 3;
+
 /// What the directory may take on disk, and takes. Shared by everything that makes or removes files in it.
 #[derive(Debug)]
 pub(crate) struct Space {
@@ -25,6 +40,8 @@ pub(crate) struct Space {
     live_bytes: AtomicU64,
     /// Dead, but held by readers.
     pinned_bytes: AtomicU64,
+    /// Length of the files that stand ready for deletes, copies and marks. What is missing of them is kept free.
+    reserved_bytes: AtomicU64,
 }
 
 /// A file's share of the space. Given back when the last who holds it, the segment or a map of it, is dropped.
@@ -43,7 +60,14 @@ impl Space {
             catalog_bytes: AtomicU64::new(0),
             live_bytes: AtomicU64::new(0),
             pinned_bytes: AtomicU64::new(0),
+            reserved_bytes: AtomicU64::new(0),
         })
+    }
+
+    /// The largest segment for a store with this limit.
+    pub fn segment_bytes_max(&self) -> u64 {
+        let part = (self.limit_bytes / SEGMENTS_PER_LIMIT).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        1 << part.ilog2()
     }
 
     pub fn limit_bytes(&self) -> u64 {
@@ -102,20 +126,47 @@ impl Space {
         self.catalog_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// What files may take: a little is left for what the catalog grows between two looks at it.
-    fn files_bytes_max(&self) -> u64 {
-        self.limit_bytes - self.limit_bytes / CATALOG_GROWTH_PART
+    /// What files of puts may take: a little is left for what the catalog grows between two looks at it, and so much that the reserve
+    /// can always be made whole.
+    fn ordinary_bytes_max(&self) -> u64 {
+        let reserve_bytes = RESERVE_SEGMENTS as u64 * self.segment_bytes_max();
+        let missing_bytes = reserve_bytes.saturating_sub(self.reserved_bytes.load(Ordering::Relaxed));
+        let kept_bytes =
+            self.limit_bytes / CATALOG_GROWTH_PART + missing_bytes + self.catalog_bytes.load(Ordering::Relaxed);
+        self.limit_bytes.saturating_sub(kept_bytes)
     }
 
-    /// Takes room for a new file; None where the limit leaves none.
+    fn take_ordinary(&self, bytes: u64) -> bool {
+        let bytes_max = self.ordinary_bytes_max();
+        let within = |taken: u64| taken.checked_add(bytes).filter(|taken| *taken <= bytes_max);
+        self.segments_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
+    }
+
+    /// Takes room for a new file; None where the limit, less the reserve, leaves none.
     pub fn take(self: &Arc<Self>, bytes: u64) -> Option<Arc<Lease>> {
-        let catalog_bytes = self.catalog_bytes.load(Ordering::Relaxed);
-        let within = |taken: u64| {
-            let taken = taken.checked_add(bytes)?;
-            (taken.saturating_add(catalog_bytes) <= self.files_bytes_max()).then_some(taken)
-        };
-        self.segments_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).ok()?;
-        Some(self.lease(bytes))
+        self.take_ordinary(bytes).then(|| self.lease(bytes))
+    }
+
+    /// Takes room for a file of the reserve, or for copies that the reserve does not hold. It was kept free, unless the limit was
+    /// lowered below what the directory holds: then it is taken beyond the limit, since deletes must work, and copying gives more
+    /// back than it takes.
+    pub fn take_reserved(self: &Arc<Self>, bytes: u64) -> Arc<Lease> {
+        self.found(bytes)
+    }
+
+    /// The reserve's files have this length now.
+    pub fn set_reserved_bytes(&self, bytes: u64) {
+        self.reserved_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether files of this length could be made for puts now.
+    pub fn has_ordinary_room(&self, bytes: u64) -> bool {
+        self.segments_bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.ordinary_bytes_max()
+    }
+
+    /// Bytes of free room below which puts would soon have to wait.
+    pub fn is_room_short(&self) -> bool {
+        !self.has_ordinary_room(self.limit_bytes / ROOM_SHORT_PART)
     }
 
     /// Accounts for a file that is there already, limit or not.
@@ -143,8 +194,7 @@ impl Lease {
     /// The file is to grow to this length; false where the limit leaves no room.
     pub fn grow(&self, bytes: u64) -> bool {
         let more = bytes.saturating_sub(self.bytes());
-        let within = |taken: u64| taken.checked_add(more).filter(|taken| *taken <= self.space.files_bytes_max());
-        let grown = self.space.segments_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok();
+        let grown = self.space.take_ordinary(more);
         if grown {
             self.bytes.fetch_add(more, Ordering::Relaxed);
         }

@@ -1,5 +1,6 @@
 //! Where each object is, who shares whose bytes, and which ids were deleted.
 
+pub(crate) mod liveness;
 pub(crate) mod payloads;
 pub(crate) mod tombstones;
 
@@ -7,10 +8,10 @@ use std::collections::HashMap;
 use std::mem;
 
 use hashbrown::HashTable;
-use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::local::journal::Lsn;
+use crate::sync::{Mutex, RwLock};
 use tombstones::Tombstones;
 
 pub(crate) const SHARD_COUNT: usize = 256;
@@ -128,7 +129,7 @@ impl Index {
     pub fn places(&self) -> impl Iterator<Item = Lsn> + '_ {
         self.shards.iter().flat_map(|shard| {
             let table = shard.table.read();
-            table.entries.iter().map(|entry| entry.place).chain(table.collisions.values().copied()).collect::<Vec<_>>()
+            table.places(self.fingerprints).map(|(_, place)| place).collect::<Vec<_>>()
         })
     }
 }
@@ -138,15 +139,25 @@ impl Table {
         self.entries.len() + self.collisions.len()
     }
 
-    /// The id's place. `is_at` says whether the record at a place has this id.
-    #[inline]
-    pub fn find(&self, fingerprint: u64, id: &[u8], is_at: impl FnOnce(Lsn) -> bool) -> Option<Lsn> {
-        let entry = self.entries.find(fingerprint, |entry| entry.fingerprint == fingerprint);
-        match entry {
-            Some(entry) if is_at(entry.place) => Some(entry.place),
-            _ if self.collisions.is_empty() => None,
-            _ => self.collisions.get(id).copied(),
-        }
+    /// All ids' fingerprints and places.
+    pub fn places(&self, fingerprints: Fingerprints) -> impl Iterator<Item = (u64, Lsn)> + '_ {
+        let entries = self.entries.iter().map(|entry| (entry.fingerprint, entry.place));
+        entries.chain(self.collisions.iter().map(move |(id, place)| (fingerprints.of(id), *place)))
+    }
+
+    /// Whether the id has a record; `is_its` says whether the one at a place is of this id, where that is not certain.
+    pub fn stands(&self, fingerprint: u64, id: &[u8], is_its: impl FnOnce(Lsn) -> bool) -> bool {
+        self.find_collision(id).is_some() || self.find_fingerprint(fingerprint).is_some_and(is_its)
+    }
+
+    /// Whether an id with this fingerprint stands at `place`.
+    pub fn has_place(&self, fingerprint: u64, place: Lsn) -> bool {
+        self.find_fingerprint(fingerprint) == Some(place) || self.collisions.values().any(|at| *at == place)
+    }
+
+    /// Whether the id's record is the one at `place`.
+    pub fn stands_at(&self, fingerprint: u64, id: &[u8], place: Lsn) -> bool {
+        self.find_fingerprint(fingerprint) == Some(place) || self.find_collision(id) == Some(place)
     }
 
     /// The place that goes with a fingerprint, whosever it is.
@@ -206,17 +217,17 @@ mod tests {
         let (first, second, third) = (Lsn::new(1, 64), Lsn::new(1, 128), Lsn::new(1, 192));
         table.set(5, b"a", None, first);
         table.set(5, b"b", None, second);
-        assert_eq!(table.find(5, b"a", |place| place == first), Some(first));
-        assert_eq!(table.find(5, b"b", |place| place == second), Some(second));
-        assert_eq!(table.find(5, b"c", |_| false), None);
+        assert!(table.stands_at(5, b"a", first) && !table.stands_at(5, b"a", second));
+        assert!(table.stands_at(5, b"b", second));
+        assert_eq!((table.find_fingerprint(5), table.find_collision(b"b")), (Some(first), Some(second)));
+        assert_eq!(table.find_collision(b"c"), None);
 
         table.set(5, b"b", Some(second), third);
-        assert_eq!(table.find(5, b"b", |place| place == third), Some(third));
+        assert!(table.stands_at(5, b"b", third));
         table.remove(5, b"a", first);
-        assert_eq!(table.find(5, b"a", |_| true), None);
-        assert_eq!(table.find(5, b"b", |_| false), Some(third));
+        assert_eq!((table.find_fingerprint(5), table.find_collision(b"b")), (None, Some(third)));
         table.set(5, b"b", Some(third), second);
-        assert_eq!((table.find(5, b"b", |_| false), table.len()), (Some(second), 1));
+        assert_eq!((table.find_collision(b"b"), table.len()), (Some(second), 1));
         table.remove(5, b"b", second);
         assert_eq!(table.len(), 0);
     }

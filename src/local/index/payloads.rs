@@ -1,7 +1,10 @@
-use parking_lot::{RwLock, RwLockReadGuard};
+use std::collections::hash_map::Entry;
+
 use rustc_hash::FxHashMap;
 
+use super::liveness::Weight;
 use crate::local::journal::Lsn;
+use crate::sync::RwLock;
 
 /// Equal payloads are looked for among the last payloads that were stored, this many of them: about 40 MiB of memory at most.
 const RECENT_PAYLOADS_MAX: usize = 1_000_000;
@@ -26,45 +29,69 @@ struct State {
     old: FxHashMap<u128, Lsn>,
 }
 
+/// A payload with sharers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shared {
     /// The record that holds the payload.
-    pub place: Lsn,
+    pub holder: Lsn,
+    /// What that record takes.
+    pub weight: Weight,
     /// Records that refer to it.
     pub sharers: u32,
-    /// Whether an id still stands at `place` itself.
+    /// Whether an id still stands at the holder itself.
     pub owned: bool,
 }
 
-/// The table as it stands while this is held.
-pub(crate) struct Places<'a>(RwLockReadGuard<'a, State>);
-
-impl Places<'_> {
-    pub fn place(&self, payload: Lsn) -> Option<Lsn> {
-        self.0.shared.get(&payload).map(|shared| shared.place)
-    }
+/// How a payload's record is moved: decided before the copy is appended, with the table locked, and carried out afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Move {
+    /// Neither an id nor a sharer keeps the record.
+    Dead,
+    /// Nobody shares the payload, and nobody can begin to before the move is done; later puts of equal bytes could.
+    Alone { was_remembered: bool },
+    /// It has sharers, who know it by its name.
+    Shared,
 }
 
 impl Payloads {
-    /// Where payloads are; they stay there while this is held.
-    pub fn places(&self) -> Places<'_> {
-        Places(self.state.read())
+    /// The holder of a payload. What `read` reads of it stays where it is meanwhile.
+    pub fn at_holder<T>(&self, payload: Lsn, read: impl FnOnce(Option<Lsn>) -> T) -> T {
+        let state = self.state.read();
+        read(state.shared.get(&payload).map(|shared| shared.holder))
     }
 
-    /// Takes a reference to a payload that may be equal, and says where it is. The caller compares, and releases it if it differs:
-    /// without the reference it could be freed while it is compared.
-    pub fn acquire_equal(&self, body_hash: u128) -> Option<(Lsn, Lsn)> {
-        let mut state = self.state.write();
-        let payload = *state.young.get(&body_hash).or_else(|| state.old.get(&body_hash))?;
-        let shared = state.shared.entry(payload).or_insert(Shared { place: payload, sharers: 0, owned: true });
-        shared.sharers += 1;
-        Some((payload, shared.place))
+    /// A payload with this hash, and its holder: to be compared, then acquired.
+    pub fn find_equal(&self, body_hash: u128) -> Option<(Lsn, Lsn)> {
+        let state = self.state.read();
+        let payload = state.remembered(body_hash)?;
+        Some((payload, state.shared.get(&payload).map_or(payload, |shared| shared.holder)))
     }
 
-    /// Adds a sharer to the payload that stands, as an id's own, at `place`. The caller holds that id.
-    pub fn acquire_owned(&self, payload: Lsn, place: Lsn) {
+    /// Adds a sharer to a payload that was found and is equal, unless it went or moved meanwhile.
+    pub fn acquire_equal(&self, body_hash: u128, payload: Lsn, holder: Lsn, weight: Weight) -> bool {
         let mut state = self.state.write();
-        state.shared.entry(payload).or_insert(Shared { place, sharers: 0, owned: true }).sharers += 1;
+        if state.remembered(body_hash) != Some(payload) {
+            return false;
+        }
+        match state.shared.entry(payload) {
+            Entry::Occupied(mut listed) => {
+                let shared = listed.get_mut();
+                let is_there = shared.holder == holder;
+                shared.sharers += u32::from(is_there);
+                is_there
+            }
+            // Remembered and not listed: an id stands at it.
+            Entry::Vacant(unlisted) => {
+                unlisted.insert(Shared { holder, weight, sharers: 1, owned: true });
+                true
+            }
+        }
+    }
+
+    /// Adds a sharer to the payload that stands, as an id's own, at `holder`. The caller holds that id.
+    pub fn acquire_owned(&self, payload: Lsn, holder: Lsn, weight: Weight) {
+        let mut state = self.state.write();
+        state.shared.entry(payload).or_insert(Shared { holder, weight, sharers: 0, owned: true }).sharers += 1;
     }
 
     /// Adds a sharer to a payload that has one already. The caller holds the id that shares it.
@@ -73,20 +100,20 @@ impl Payloads {
         state.shared.get_mut(&payload).map(|shared| shared.sharers += 1).is_some()
     }
 
-    /// A sharer is gone; where the payload's record is, if that makes it dead.
-    pub fn release(&self, payload: Lsn) -> Option<Lsn> {
+    /// A sharer is gone; the payload's record, if that makes it dead.
+    pub fn release(&self, payload: Lsn) -> Option<Shared> {
         let mut state = self.state.write();
         let shared = state.shared.get_mut(&payload)?;
         shared.sharers = shared.sharers.saturating_sub(1);
         if shared.sharers > 0 {
             return None;
         }
-        let Shared { place, owned, .. } = *shared;
-        if owned && place != payload {
+        let last = *shared;
+        if last.owned && last.holder != payload {
             return None; // listed on, because its name no longer says where it is
         }
         state.shared.remove(&payload);
-        (!owned).then_some(place)
+        (!last.owned).then_some(last)
     }
 
     /// The id at the payload's own record is gone; whether others keep the payload alive.
@@ -109,38 +136,89 @@ impl Payloads {
 
     /// Lets later puts of equal bytes share this payload.
     pub fn remember(&self, body_hash: u128, payload: Lsn) {
-        let mut state = self.state.write();
-        if state.young.len() >= RECENT_PAYLOADS_MAX / 2 {
-            state.old = std::mem::take(&mut state.young);
-        }
-        state.young.insert(body_hash, payload);
+        self.state.write().remember(body_hash, payload);
     }
 
-    /// Moves a payload's record: `copy` is told whether the payload has sharers, so that its name must be kept, and appends the
-    /// record anew. Nobody can begin to share the payload meanwhile.
-    pub fn relocate<E>(
-        &self,
-        payload: Lsn,
-        body_hash: u128,
-        copy: impl FnOnce(bool) -> Result<Lsn, E>,
-    ) -> Result<Lsn, E> {
+    /// Begins to move the payload's record from `from`. `is_owned`: an id stands at it, which the caller holds.
+    pub fn begin_move(&self, payload: Lsn, body_hash: u128, from: Lsn, is_owned: bool) -> Move {
         let mut state = self.state.write();
-        let is_shared = state.shared.get(&payload).is_some_and(|shared| shared.sharers > 0);
-        let place = copy(is_shared)?;
-        if let Some(shared) = state.shared.get_mut(&payload).filter(|_| is_shared) {
-            shared.place = place;
-            return Ok(place);
+        let shared = state.shared.get(&payload).filter(|shared| shared.holder == from && shared.sharers > 0);
+        if shared.is_some() {
+            return Move::Shared;
+        }
+        if !is_owned {
+            return Move::Dead;
         }
         state.shared.remove(&payload);
-        if state.forget(body_hash, payload) {
-            state.young.insert(body_hash, place);
-        }
-        Ok(place)
+        Move::Alone { was_remembered: state.forget(body_hash, payload) }
     }
 
-    /// What is known of a payload with sharers.
-    pub fn shared(&self, payload: Lsn) -> Option<Shared> {
-        self.state.read().shared.get(&payload).copied()
+    /// The record has a copy at `to`; whether it is still live, so that the copy is from now on what counts. The copy of a shared one
+    /// carries the payload's name.
+    pub fn finish_move(
+        &self,
+        begun: Move,
+        payload: Lsn,
+        body_hash: u128,
+        to: Lsn,
+        weight: Weight,
+        is_owned: bool,
+    ) -> bool {
+        let mut state = self.state.write();
+        match begun {
+            Move::Dead => false,
+            Move::Alone { was_remembered } => {
+                if was_remembered {
+                    state.remember(body_hash, to);
+                }
+                true
+            }
+            Move::Shared => match state.shared.entry(payload) {
+                Entry::Occupied(mut listed) => {
+                    listed.get_mut().holder = to;
+                    listed.get_mut().weight = weight;
+                    true
+                }
+                // The last sharer left meanwhile. The id, if there is one, stays, under the name that the copy has.
+                Entry::Vacant(unlisted) => {
+                    if is_owned {
+                        unlisted.insert(Shared { holder: to, weight, sharers: 0, owned: true });
+                    }
+                    is_owned
+                }
+            },
+        }
+    }
+
+    /// The copy could not be made: what was forgotten for its time is remembered again.
+    pub fn cancel_move(&self, begun: Move, payload: Lsn, body_hash: u128, from: Lsn, weight: Weight) {
+        if let Move::Alone { was_remembered } = begun {
+            let mut state = self.state.write();
+            if payload != from {
+                state.shared.insert(payload, Shared { holder: from, weight, sharers: 0, owned: true });
+            }
+            if was_remembered {
+                state.remember(body_hash, payload);
+            }
+        }
+    }
+
+    /// Whether sharers keep the record at this place.
+    pub fn is_held(&self, payload: Lsn, holder: Lsn) -> bool {
+        let state = self.state.read();
+        state.shared.get(&payload).is_some_and(|shared| shared.holder == holder && shared.sharers > 0)
+    }
+
+    /// The holders of payloads with sharers for which that is asked.
+    pub fn holders(&self, is_asked: impl Fn(Lsn) -> bool) -> Vec<(Lsn, Shared)> {
+        let state = self.state.read();
+        let holders = state.shared.iter().filter(|(_, shared)| shared.sharers > 0 && is_asked(shared.holder));
+        holders.map(|(payload, shared)| (*payload, *shared)).collect()
+    }
+
+    /// Forgets a payload whose bytes are lost, with all that is known of it.
+    pub fn lose(&self, payload: Lsn) -> Option<Shared> {
+        self.state.write().shared.remove(&payload)
     }
 
     /// At open: a payload with its sharers counted.
@@ -150,6 +228,17 @@ impl Payloads {
 }
 
 impl State {
+    fn remembered(&self, body_hash: u128) -> Option<Lsn> {
+        self.young.get(&body_hash).or_else(|| self.old.get(&body_hash)).copied()
+    }
+
+    fn remember(&mut self, body_hash: u128, payload: Lsn) {
+        if self.young.len() >= RECENT_PAYLOADS_MAX / 2 {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(body_hash, payload);
+    }
+
     fn forget(&mut self, body_hash: u128, payload: Lsn) -> bool {
         let mut forgotten = false;
         for generation in [&mut self.young, &mut self.old] {

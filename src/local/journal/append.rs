@@ -6,28 +6,38 @@ use parking_lot::{Mutex, RwLock};
 
 use super::Lsn;
 use super::record::{ALIGNMENT, BodyPlace, Flags, Header, Kind, RECORD_BYTES_MAX};
+use super::reserve::{Reserve, ReservedSpare};
+use super::segment::SyncError;
 use super::segment::{SEGMENT_HEADER_BYTES, Seal, Segment, SegmentKind};
 use super::segments::{NoFile, Segments, Spare};
 use crate::error::Error;
-use crate::local::files::disk::DiskFile;
+use crate::local::files::disk::{DiskFile, is_exhausted};
 use crate::version::{HybridClock, Version};
-
-/// Preallocated segments kept for deletes, copies and marks: a full disk that cannot append a delete stays full.
-const RESERVE_SEGMENTS: usize = 2;
 
 /// The first segment of an open; each further one is twice as large, up to the maximum. A small store stays small on disk.
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 
+/// Files prepared for puts, so that none waits for the making of one.
+const PREPARED_SEGMENTS: usize = 1;
+
+/// They are prepared where there is room for this many.
+const PREPARED_ROOM: u64 = 4;
+
+/// What is kept of each of the reserve's files when the store is closed.
+const RESERVE_KEPT_BYTES: u64 = 1 << 20;
+
 /// Shorter bodies are copied behind their header, so that the record goes out as one slice.
 const COPIED_BODY_BYTES_MAX: usize = 4096;
 
-/// Who may take the last preallocated segments.
+/// What a record is appended for, which decides where it may stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
-    /// Puts and duplicates: refused while others still get theirs.
-    Ordinary,
-    /// Deletes, and copies made by reclaiming.
-    Reserved,
+pub(crate) enum Purpose {
+    /// Puts and duplicates: never in a segment of the reserve.
+    Put,
+    /// Deletes and marks: in the reserve where there is no other room, but for what copies need.
+    Delete,
+    /// Copies made by reclaiming.
+    Copy,
 }
 
 /// What is to be appended; the journal adds lsn and, where none is given, version.
@@ -101,14 +111,25 @@ pub(crate) struct Appended {
 
 #[derive(Debug)]
 pub(crate) enum AppendError {
-    /// No room for another segment now; reclaiming may make some.
-    NoRoom,
+    /// No room for another file now, under the limit or (with the error) on the disk; reclaiming may make some.
+    NoRoom(Option<Error>),
     Failed(Error),
 }
 
 impl From<Error> for AppendError {
     fn from(error: Error) -> Self {
         AppendError::Failed(error)
+    }
+}
+
+impl From<NoFile> for AppendError {
+    fn from(error: NoFile) -> Self {
+        let is_disk_full = error.is_disk_full();
+        match error {
+            NoFile::NoRoom => AppendError::NoRoom(None),
+            NoFile::Failed(error) if is_disk_full => AppendError::NoRoom(Some(error)),
+            NoFile::Failed(error) => AppendError::Failed(error),
+        }
     }
 }
 
@@ -126,6 +147,8 @@ pub(crate) struct JournalOptions {
     pub node: u64,
     /// Behind every record that was found.
     pub end: Lsn,
+    /// Every write is made durable before it is acknowledged.
+    pub syncs_each: bool,
 }
 
 /// The appending side of the log: one record at a time, under one lock.
@@ -133,7 +156,8 @@ pub(crate) struct Journal {
     segments: Arc<Segments>,
     options: JournalOptions,
     append: Mutex<Append>,
-    spares: Mutex<Vec<Spare>>,
+    prepared: Mutex<Vec<Spare>>,
+    reserve: Mutex<Reserve>,
     /// Everything below is on the disk. Held while a sync runs, so that those who wait share the next one.
     synced: Mutex<Lsn>,
     clock: HybridClock,
@@ -143,17 +167,41 @@ pub(crate) struct Journal {
 }
 
 struct Append {
-    active: Option<Active>,
+    active: Active,
     /// Just behind the last record.
     end: Lsn,
     next_bytes: u64,
     scratch: Vec<u8>,
     /// Segments with records that no sync has covered.
-    unsynced: Vec<Arc<Segment>>,
+    unsynced: Vec<Unsynced>,
+    /// What a failed write left and could not be cut off yet.
+    torn: Option<Torn>,
     closed: bool,
 }
 
-struct Active {
+struct Unsynced {
+    segment: Arc<Segment>,
+    /// With `disk` durability: a write that is on its way must not fail for want of a descriptor.
+    file: Option<Arc<dyn DiskFile>>,
+}
+
+/// A segment whose last write failed. What is behind its end must be gone before anything else is appended: a later open could find a
+/// record there of which newer ones do not know.
+struct Torn {
+    segment: Arc<Segment>,
+    file: Arc<dyn DiskFile>,
+    end: u64,
+}
+
+/// The segment that records are appended to.
+enum Active {
+    None,
+    Ordinary(Appender),
+    /// Of the reserve: a put begins a segment of its own instead.
+    Reserved(Appender),
+}
+
+struct Appender {
     segment: Arc<Segment>,
     file: Arc<dyn DiskFile>,
     end: u32,
@@ -161,20 +209,44 @@ struct Active {
     record_count: u64,
 }
 
+impl Active {
+    fn any(&self) -> Option<&Appender> {
+        match self {
+            Active::None => None,
+            Active::Ordinary(appender) | Active::Reserved(appender) => Some(appender),
+        }
+    }
+
+    fn any_mut(&mut self) -> Option<&mut Appender> {
+        match self {
+            Active::None => None,
+            Active::Ordinary(appender) | Active::Reserved(appender) => Some(appender),
+        }
+    }
+}
+
+impl Appender {
+    fn fits(&self, stride: u32) -> bool {
+        self.capacity - self.end >= stride
+    }
+}
+
 impl Journal {
     pub fn new(segments: Arc<Segments>, options: JournalOptions, sealing: Sender<Sealing>) -> Self {
         let append = Append {
-            active: None,
+            active: Active::None,
             end: options.end,
             next_bytes: FIRST_SEGMENT_BYTES.min(options.segment_bytes_max),
             scratch: Vec::new(),
             unsynced: Vec::new(),
+            torn: None,
             closed: false,
         };
         Journal {
             segments,
             append: Mutex::new(append),
-            spares: Mutex::new(Vec::new()),
+            prepared: Mutex::new(Vec::new()),
+            reserve: Mutex::default(),
             synced: Mutex::new(Lsn::NONE),
             clock: HybridClock::new(options.node, options.clock),
             options,
@@ -184,14 +256,15 @@ impl Journal {
     }
 
     /// Appends one record; it exists when this returns. Survives the process, not yet a power loss: see `sync_to`.
-    pub fn append(&self, record: &NewRecord<'_>, room: Room) -> Result<Appended, AppendError> {
+    pub fn append(&self, record: &NewRecord<'_>, purpose: Purpose) -> Result<Appended, AppendError> {
         self.check_writable()?;
         let mut append = self.append.lock();
         if append.closed {
             return Err(Error::Closed.into());
         }
+        self.mend_torn(&mut append)?;
         let mut scratch = std::mem::take(&mut append.scratch);
-        let result = self.append_locked(&mut append, record, room, &mut scratch);
+        let result = self.append_locked(&mut append, record, purpose, &mut scratch);
         append.scratch = scratch;
         result
     }
@@ -200,19 +273,19 @@ impl Journal {
         &self,
         append: &mut Append,
         record: &NewRecord<'_>,
-        room: Room,
+        purpose: Purpose,
         scratch: &mut Vec<u8>,
     ) -> Result<Appended, AppendError> {
         let mut header = record.header(Lsn::NONE);
-        header.version = record.version.unwrap_or_else(|| self.clock.next_above(record.above_clock));
         let stride = header.stride() as u32;
-        let fits = append.active.as_ref().is_some_and(|active| active.capacity - active.end >= stride);
-        if !fits {
-            self.roll(append, room)?;
+        match purpose {
+            Purpose::Put => self.make_way_for_put(append, stride)?,
+            Purpose::Delete => self.make_way_for_delete(append, stride)?,
+            Purpose::Copy => self.make_way_for_copy(append, stride)?,
         }
-        let Append { active: Some(active), unsynced, end, .. } = append else {
-            return Err(Error::Closed.into());
-        };
+        header.version = record.version.unwrap_or_else(|| self.clock.next_above(record.above_clock));
+        let Append { active, unsynced, end, .. } = append;
+        let active = active.any_mut().ok_or(Error::Closed)?;
         header.lsn = Lsn::new(active.segment.number, active.end);
 
         scratch.clear();
@@ -236,24 +309,32 @@ impl Journal {
         active.end += stride;
         active.record_count += 1;
         *end = Lsn::new(active.segment.number, active.end);
-        if unsynced.last().is_none_or(|last| last.number != active.segment.number) {
-            unsynced.push(Arc::clone(&active.segment));
+        if unsynced.last().is_none_or(|last| last.segment.number != active.segment.number) {
+            let file = self.options.syncs_each.then(|| Arc::clone(&active.file));
+            unsynced.push(Unsynced { segment: Arc::clone(&active.segment), file });
         }
         Ok(Appended { lsn: header.lsn, version: header.version })
     }
 
-    /// After a write that failed: the segment takes no more, and what was written of the record must not be found by a later open, in
-    /// which records that do not know of it may have followed.
+    /// After a write that failed: the segment takes no more, and what was written of the record is cut off.
     fn cut_off(&self, append: &mut Append, error: io::Error) -> Error {
-        let Some(Active { segment, end, .. }) = &append.active else { return Error::Closed };
-        let (segment, end) = (Arc::clone(segment), u64::from(*end));
+        let Some(Appender { segment, file, end, .. }) = append.active.any() else { return Error::Closed };
+        let torn = Torn { segment: Arc::clone(segment), file: Arc::clone(file), end: u64::from(*end) };
+        let failed = Error::io("write", torn.segment.path())(error);
         self.seal(append);
-        if let Err(error) = segment.trim(end) {
-            return self.fail(Error::io("cut off a failed write in", segment.path())(error));
+        append.torn = Some(torn);
+        if let Err(error) = self.mend_torn(append) {
+            tracing::warn!("{error}; nothing is written before that is done");
         }
-        let failed = Error::io("write", segment.path())(error);
-        append.unsynced.push(segment);
         failed
+    }
+
+    fn mend_torn(&self, append: &mut Append) -> Result<(), Error> {
+        let Some(Torn { segment, file, end }) = &append.torn else { return Ok(()) };
+        segment.cut(&**file, *end).map_err(Error::io("cut off a failed write in", segment.path()))?;
+        append.unsynced.push(Unsynced { segment: Arc::clone(segment), file: None });
+        append.torn = None;
+        Ok(())
     }
 
     /// Milliseconds since 1970, on Redis's clock where it is known.
@@ -275,44 +356,92 @@ impl Journal {
         self.clock.node()
     }
 
-    /// Seals the active segment and begins the next.
-    fn roll(&self, append: &mut Append, room: Room) -> Result<(), AppendError> {
-        let spare = self.take_spare(append.next_bytes, room)?;
-        let segment = self.segments.activate(spare, SegmentKind::Records)?;
-        let file = segment.file().map_err(Error::io("open", segment.path()))?;
+    /// A put needs a segment for puts with room for it.
+    fn make_way_for_put(&self, append: &mut Append, stride: u32) -> Result<(), AppendError> {
+        match &append.active {
+            Active::Ordinary(appender) if appender.fits(stride) => Ok(()),
+            _ => Ok(self.roll_ordinary(append)?),
+        }
+    }
+
+    /// A delete needs room in any segment; in one of the reserve it must leave what copies need.
+    fn make_way_for_delete(&self, append: &mut Append, stride: u32) -> Result<(), AppendError> {
+        match &append.active {
+            Active::Ordinary(appender) if appender.fits(stride) => return Ok(()),
+            Active::Reserved(appender) if appender.fits(stride) => {
+                if self.reserve.lock().admit_delete(u64::from(stride)) {
+                    return Ok(());
+                }
+                return Err(AppendError::NoRoom(None));
+            }
+            _ => {}
+        }
+        let refused = match self.roll_ordinary(append) {
+            Ok(()) => return Ok(()),
+            Err(refused) => refused,
+        };
+        let spare = {
+            let mut reserve = self.reserve.lock();
+            if !reserve.admit_delete(u64::from(stride)) {
+                return Err(refused.into());
+            }
+            reserve.take_for_delete(&self.segments)
+        };
+        match spare {
+            Some(spare) => Ok(self.roll_reserved(append, spare)?),
+            None => Err(refused.into()),
+        }
+    }
+
+    /// A copy needs room in any segment, and gets it as long as the disk has some.
+    fn make_way_for_copy(&self, append: &mut Append, stride: u32) -> Result<(), AppendError> {
+        if append.active.any().is_some_and(|appender| appender.fits(stride)) || self.roll_ordinary(append).is_ok() {
+            return Ok(());
+        }
+        let spare = self.reserve.lock().take_for_copy(&self.segments, file_bytes(append.next_bytes))?;
+        Ok(self.roll_reserved(append, spare)?)
+    }
+
+    /// Seals the active segment and begins the next, for records of all kinds.
+    fn roll_ordinary(&self, append: &mut Append) -> Result<(), NoFile> {
+        let prepared = self.prepared.lock().pop();
+        let spare = match prepared {
+            Some(spare) => spare,
+            None => self.segments.create_spare(file_bytes(append.next_bytes))?,
+        };
+        let appender = self.roll(append, spare)?;
+        append.active = Active::Ordinary(appender);
+        Ok(())
+    }
+
+    /// The same, for deletes, copies and marks alone.
+    fn roll_reserved(&self, append: &mut Append, spare: ReservedSpare) -> Result<(), NoFile> {
+        let appender = self.roll(append, spare.into_spare())?;
+        append.active = Active::Reserved(appender);
+        Ok(())
+    }
+
+    fn roll(&self, append: &mut Append, spare: Spare) -> Result<Appender, NoFile> {
+        let segment = self.segments.activate(spare, SegmentKind::Records).map_err(NoFile::Failed)?;
+        let file = segment.file().map_err(Error::io("open", segment.path())).map_err(NoFile::Failed)?;
+        if self.options.syncs_each {
+            self.sync_names().map_err(NoFile::Failed)?;
+        }
         self.seal(append);
         append.next_bytes = (append.next_bytes * 2).min(self.options.segment_bytes_max);
-        append.active = Some(Active {
+        Ok(Appender {
             capacity: segment.bytes().min(u64::from(u32::MAX)) as u32,
             end: SEGMENT_HEADER_BYTES as u32,
             record_count: 0,
             segment,
             file,
-        });
-        Ok(())
-    }
-
-    fn take_spare(&self, bytes: u64, room: Room) -> Result<Spare, AppendError> {
-        let kept = if room == Room::Reserved { 0 } else { RESERVE_SEGMENTS };
-        {
-            let mut spares = self.spares.lock();
-            if spares.len() > kept
-                && let Some(spare) = spares.pop()
-            {
-                return Ok(spare);
-            }
-        }
-        match self.segments.create_spare(bytes.max(RECORD_BYTES_MAX as u64 * 2)) {
-            Ok(spare) => Ok(spare),
-            Err(NoFile::NoRoom) => Err(AppendError::NoRoom),
-            Err(NoFile::Failed(error)) => Err(AppendError::Failed(error)),
-        }
+        })
     }
 
     /// Seals the active segment though it is not full, so that what is in it can be reclaimed; false where there is none.
     pub fn seal_active(&self) -> bool {
         let mut append = self.append.lock();
-        let has_records = append.active.as_ref().is_some_and(|active| active.record_count > 0);
+        let has_records = append.active.any().is_some_and(|appender| appender.record_count > 0);
         if has_records {
             self.seal(&mut append);
         }
@@ -322,7 +451,9 @@ impl Journal {
     /// Hands the active segment over to be sealed. The channel is unbounded in form, but holds at most one entry for each segment
     /// on disk, which the space limit bounds.
     fn seal(&self, append: &mut Append) {
-        if let Some(Active { segment, end, record_count, .. }) = append.active.take() {
+        let active = std::mem::replace(&mut append.active, Active::None);
+        if let Active::Ordinary(appender) | Active::Reserved(appender) = active {
+            let Appender { segment, end, record_count, .. } = appender;
             segment.set_records_end(u64::from(end));
             let seal = Seal { end: u64::from(end), record_count };
             if self.sealing.send(Sealing { segment, seal }).is_err() {
@@ -331,19 +462,46 @@ impl Journal {
         }
     }
 
-    /// Prepares files ahead, so that appends and deletes find them. What cannot be prepared now is tried again later.
-    pub fn refill_spares(&self) -> Result<(), Error> {
-        let bytes = self.append.lock().next_bytes;
-        loop {
-            if self.spares.lock().len() > RESERVE_SEGMENTS {
-                return Ok(());
-            }
-            match self.segments.create_spare(bytes.max(RECORD_BYTES_MAX as u64 * 2)) {
-                Ok(spare) => self.spares.lock().push(spare),
-                Err(NoFile::NoRoom) => return Ok(()),
+    /// Takes the files that an earlier open preallocated into the reserve.
+    pub fn adopt_spares(&self, spares: Vec<Spare>) {
+        self.reserve.lock().adopt(&self.segments, spares);
+    }
+
+    /// Makes the reserve whole. What cannot be made now is tried again later.
+    pub fn refill_reserve(&self) -> Result<(), Error> {
+        let bytes = file_bytes(self.append.lock().next_bytes);
+        // Room for the copies of any one segment.
+        let bytes = bytes.max(self.segments.largest_live_bytes(self.options.segment_bytes_max));
+        self.reserve.lock().refill(&self.segments, bytes)
+    }
+
+    /// Prepares files for puts, where there is room for several.
+    pub fn prepare(&self) -> Result<(), Error> {
+        let bytes = file_bytes(self.append.lock().next_bytes);
+        while self.prepared.lock().len() < PREPARED_SEGMENTS && self.segments.has_room(PREPARED_ROOM * bytes) {
+            match self.segments.create_spare(bytes) {
+                Ok(spare) => self.prepared.lock().push(spare),
+                Err(NoFile::NoRoom) => break,
                 Err(NoFile::Failed(error)) => return Err(error),
             }
         }
+        Ok(())
+    }
+
+    /// Gives the room of files that are prepared for puts back; whether there were any.
+    pub fn drop_prepared(&self) -> bool {
+        let prepared = std::mem::take(&mut *self.prepared.lock());
+        let mut is_freed = false;
+        for spare in prepared {
+            match self.segments.remove_spare(&spare) {
+                Ok(()) => is_freed = true,
+                Err(error) => {
+                    tracing::debug!("{error}; it stays prepared");
+                    self.prepared.lock().push(spare);
+                }
+            }
+        }
+        is_freed
     }
 
     /// Makes the record at `lsn`, and every one before it, durable. Callers that come while a sync runs share the next one.
@@ -362,15 +520,34 @@ impl Journal {
             let mut append = self.append.lock();
             (std::mem::take(&mut append.unsynced), append.end)
         };
-        for segment in &segments {
-            segment.sync().map_err(|error| self.fail(Error::io("sync", segment.path())(error)))?;
-        }
-        if !segments.is_empty() {
-            let directory = self.segments.directory();
-            self.segments.sync_directory().map_err(|error| self.fail(Error::io("sync", directory)(error)))?;
-        }
+        self.sync_segments(segments)?;
+        self.sync_names()?;
         *synced = end;
         Ok(())
+    }
+
+    fn sync_segments(&self, mut segments: Vec<Unsynced>) -> Result<(), Error> {
+        while let Some(Unsynced { segment, file }) = segments.first() {
+            match segment.sync_through(file.as_deref()) {
+                Ok(()) => drop(segments.remove(0)),
+                Err(SyncError::Failed(error)) => return Err(self.fail(error)),
+                Err(SyncError::NotTried(error)) => {
+                    // Still to be synced, the next time.
+                    self.append.lock().unsynced.splice(0..0, segments);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the names of new segments durable.
+    pub fn sync_names(&self) -> Result<(), Error> {
+        let directory = self.segments.directory();
+        self.segments.sync_names().map_err(|error| match is_exhausted(&error) {
+            true => Error::io("open", directory)(error),
+            false => self.fail(Error::io("sync", directory)(error)),
+        })
     }
 
     /// Just behind the last record.
@@ -407,10 +584,14 @@ impl Journal {
         append.closed = true;
         self.seal(&mut append);
         drop(append);
-        for spare in self.spares.lock().drain(..) {
-            if let Err(error) = self.segments.remove_spare(&spare) {
-                tracing::warn!("{error}; the next open removes it");
-            }
-        }
+        self.drop_prepared();
+        self.reserve.lock().close(&self.segments, RESERVE_KEPT_BYTES);
     }
+}
+
+/// A file for records holds a few of the longest at least.
+pub(crate) const FILE_BYTES_MIN: u64 = RECORD_BYTES_MAX as u64 * 2;
+
+fn file_bytes(bytes: u64) -> u64 {
+    bytes.max(FILE_BYTES_MIN)
 }

@@ -21,13 +21,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwapOption, Guard};
-use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Lsn;
 use super::record::{HEADER_BYTES, Header};
+use crate::error::Error;
 use crate::local::files::disk::{Disk, DiskFile};
 use crate::local::files::mapping::Mapping;
+use crate::local::files::open_files::{FileSlot, OpenFiles};
 use crate::local::files::space::Lease;
 use crate::object::ID_BYTES_MAX;
 
@@ -148,6 +149,23 @@ impl Marks {
     }
 }
 
+/// Why a segment is not durable.
+#[derive(Debug)]
+pub(crate) enum SyncError {
+    /// Nothing was asked of the disk yet, so that it can be tried again.
+    NotTried(Error),
+    /// The disk has refused: what was written may be lost, and trying again proves nothing.
+    Failed(Error),
+}
+
+impl SyncError {
+    pub fn into_error(self) -> Error {
+        match self {
+            SyncError::NotTried(error) | SyncError::Failed(error) => error,
+        }
+    }
+}
+
 /// An open segment. Its file is opened and mapped on use.
 pub(crate) struct Segment {
     pub number: u32,
@@ -156,11 +174,16 @@ pub(crate) struct Segment {
     path: PathBuf,
     disk: Arc<dyn Disk>,
     lease: Arc<Lease>,
-    file: Mutex<Option<Arc<dyn DiskFile>>>,
+    open_files: Arc<OpenFiles>,
+    file: Arc<FileSlot>,
     mapping: ArcSwapOption<Mapping>,
     /// Used since the last sweep: see `Segments::sweep`.
     touched: AtomicBool,
     live_bytes: AtomicU64,
+    /// Bodies in it that a live record refers to, or that are on their way in: 0 only where nothing in it counts.
+    bodies: AtomicU64,
+    /// Somebody may read bytes of it of whom this open knows no handle: no free room of it is written to.
+    withheld: AtomicBool,
     /// Where the records end, once no more are appended; 0 before.
     records_end: AtomicU64,
     /// Sealed on disk, with its hints in the catalog.
@@ -180,14 +203,22 @@ impl Segment {
         path: PathBuf,
         disk: Arc<dyn Disk>,
         lease: Arc<Lease>,
+        open_files: &Arc<OpenFiles>,
         file: Arc<dyn DiskFile>,
     ) -> Self {
-        let file = Mutex::new(Some(file));
-        Segment { file, verified: None, ..Segment::found(header, path, disk, lease) }
+        let file = Arc::new(FileSlot::new(file));
+        open_files.note(&file);
+        Segment { file, verified: None, ..Segment::found(header, path, disk, lease, open_files) }
     }
 
     /// A segment that an earlier open left behind.
-    pub fn found(header: &SegmentHeader, path: PathBuf, disk: Arc<dyn Disk>, lease: Arc<Lease>) -> Self {
+    pub fn found(
+        header: &SegmentHeader,
+        path: PathBuf,
+        disk: Arc<dyn Disk>,
+        lease: Arc<Lease>,
+        open_files: &Arc<OpenFiles>,
+    ) -> Self {
         Segment {
             number: header.number,
             kind: header.kind,
@@ -195,10 +226,13 @@ impl Segment {
             path,
             disk,
             lease,
-            file: Mutex::new(None),
+            open_files: Arc::clone(open_files),
+            file: Arc::default(),
             mapping: ArcSwapOption::empty(),
             touched: AtomicBool::new(false),
             live_bytes: AtomicU64::new(0),
+            bodies: AtomicU64::new(0),
+            withheld: AtomicBool::new(false),
             records_end: AtomicU64::new(0),
             sealed: AtomicBool::new(false),
             verified: Some(Marks::default()),
@@ -229,7 +263,29 @@ impl Segment {
     }
 
     pub fn remove_live(&self, bytes: u64) {
-        self.live_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let less = |live: u64| Some(live.saturating_sub(bytes));
+        // Never refused.
+        let _ = self.live_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    pub fn body_came(&self) {
+        self.bodies.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn body_went(&self) {
+        self.bodies.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub fn has_bodies(&self) -> bool {
+        self.bodies.load(Ordering::SeqCst) > 0
+    }
+
+    pub fn is_withheld(&self) -> bool {
+        self.withheld.load(Ordering::Acquire)
+    }
+
+    pub fn set_withheld(&self, is_withheld: bool) {
+        self.withheld.store(is_withheld, Ordering::Release);
     }
 
     /// No more records are appended. The file is cut off here, and must not be read behind it.
@@ -254,14 +310,7 @@ impl Segment {
 
     /// The open file, opened if it is not.
     pub fn file(&self) -> io::Result<Arc<dyn DiskFile>> {
-        self.touch();
-        let mut file = self.file.lock();
-        if let Some(file) = &*file {
-            return Ok(Arc::clone(file));
-        }
-        let opened = self.disk.open(&self.path)?;
-        *file = Some(Arc::clone(&opened));
-        Ok(opened)
+        self.open_files.get(&self.file, || self.disk.open(&self.path))
     }
 
     /// The map, if there is one now.
@@ -293,11 +342,7 @@ impl Segment {
 
     /// Closes the descriptor; what is mapped stays mapped.
     pub fn close_file(&self) {
-        self.file.lock().take();
-    }
-
-    pub fn is_file_open(&self) -> bool {
-        self.file.lock().is_some()
+        self.file.close();
     }
 
     pub fn is_mapped(&self) -> bool {
@@ -347,13 +392,12 @@ impl Segment {
         self.trusted.unset_all();
     }
 
-    /// Writes the seal: from now on the records up to `end` are all there are, and a bad one is damage, not the end.
+    /// Writes the seal: from now on the records up to `end` are all there are, and a bad one is damage, not the end. Not durable yet.
     pub fn write_seal(&self, seal: Seal) -> io::Result<()> {
         let SegmentHeader { number, kind, nonce, .. } = self.header();
         let header = SegmentHeader { number, kind, nonce, seal: Some(seal) }.encode();
         let file = self.file()?;
-        file.write_all_at(&mut [IoSlice::new(&header)], 0)?;
-        file.sync()
+        file.write_all_at(&mut [IoSlice::new(&header)], 0)
     }
 
     /// The seal, if it has one.
@@ -362,19 +406,37 @@ impl Segment {
     }
 
     /// Makes what was written durable, unless the segment was removed meanwhile: then nobody refers to it.
-    pub fn sync(&self) -> io::Result<()> {
-        match self.file().and_then(|file| file.sync()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
+    pub fn sync(&self) -> Result<(), SyncError> {
+        self.sync_through(None)
+    }
+
+    /// The same, through its file where the caller has it open.
+    pub fn sync_through(&self, file: Option<&dyn DiskFile>) -> Result<(), SyncError> {
+        let Some(file) = file else {
+            return match self.file() {
+                Ok(file) => self.sync_through(Some(&*file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(SyncError::NotTried(Error::io("open", &self.path)(error))),
+            };
+        };
+        loop {
+            match file.sync() {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(SyncError::Failed(Error::io("sync", &self.path)(error))),
+            }
         }
     }
 
     /// Cuts the preallocated rest off.
     pub fn trim(&self, end: u64) -> io::Result<()> {
-        if end < self.bytes() {
-            self.file()?.truncate(end)?;
-            self.lease.shrink(end);
-        }
+        if end < self.bytes() { self.cut(&*self.file()?, end) } else { Ok(()) }
+    }
+
+    /// The same, through its open file.
+    pub fn cut(&self, file: &dyn DiskFile, end: u64) -> io::Result<()> {
+        file.truncate(end)?;
+        self.lease.shrink(end.min(self.bytes()));
         Ok(())
     }
 

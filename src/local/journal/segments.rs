@@ -1,7 +1,7 @@
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
@@ -10,15 +10,18 @@ use rustc_hash::FxHashMap;
 use super::segment::{Segment, SegmentHeader, SegmentKind, file_name};
 use crate::error::Error;
 use crate::local::files::disk::{Disk, DiskFile};
+use crate::local::files::lock::Numbers;
 use crate::local::files::mapping::Mapping;
+use crate::local::files::open_files::OpenFiles;
 use crate::local::files::space::{Lease, Space};
 use crate::random::random_u64;
 
-/// Linux allows a process 65 530 maps; other parts of the process want some.
+/// Segments that are mapped, at most, besides those that readers hold bytes of. Linux allows a process 65 530 maps; other parts of the
+/// process want some.
 const MAPPED_SEGMENTS_MAX: usize = 16_384;
 
-/// A process may have 1024 descriptors by default; most of them belong to connections.
-const OPEN_FILES_MAX: usize = 64;
+/// Numbers from here on are not given: a file with such a name is foreign.
+const NUMBER_MAX: u32 = u32::MAX - (1 << 16);
 
 pub(crate) type SegmentMap = FxHashMap<u32, Arc<Segment>>;
 
@@ -29,7 +32,13 @@ pub(crate) struct Segments {
     space: Arc<Space>,
     by_number: ArcSwap<SegmentMap>,
     changing: Mutex<()>,
-    next_number: AtomicU32,
+    open_files: Arc<OpenFiles>,
+    numbers: Arc<Numbers>,
+    /// The next number to give, and below which all count as given on the disk.
+    next_number: Mutex<(u32, u32)>,
+    /// Names were made that no sync of the directory has covered.
+    names_unsynced: AtomicBool,
+    syncing_names: Mutex<()>,
     next_spare: AtomicU32,
     mapped: AtomicUsize,
 }
@@ -49,12 +58,41 @@ pub(crate) enum NoFile {
     Failed(Error),
 }
 
+impl NoFile {
+    /// Whether the disk has no room, which may come back.
+    pub fn is_disk_full(&self) -> bool {
+        let NoFile::Failed(Error::Io { source, .. }) = self else { return false };
+        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+impl Spare {
+    pub fn bytes(&self) -> u64 {
+        self.lease.bytes()
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Cuts it to this length, if it is longer.
+    pub fn shorten(&self, bytes: u64) -> io::Result<()> {
+        if self.bytes() > bytes {
+            self.file.truncate(bytes)?;
+            self.lease.shrink(bytes);
+        }
+        Ok(())
+    }
+}
+
 impl Segments {
     pub fn new(
         directory: PathBuf,
         disk: Arc<dyn Disk>,
         space: Arc<Space>,
+        open_files: Arc<OpenFiles>,
         found: SegmentMap,
+        numbers: Arc<Numbers>,
         next_number: u32,
     ) -> Self {
         Segments {
@@ -63,7 +101,11 @@ impl Segments {
             space,
             by_number: ArcSwap::from_pointee(found),
             changing: Mutex::new(()),
-            next_number: AtomicU32::new(next_number),
+            open_files,
+            numbers,
+            next_number: Mutex::new((next_number, 0)),
+            names_unsynced: AtomicBool::new(true),
+            syncing_names: Mutex::new(()),
             next_spare: AtomicU32::new(0),
             mapped: AtomicUsize::new(0),
         }
@@ -87,6 +129,13 @@ impl Segments {
         self.load().values().filter(|segment| segment.kind == SegmentKind::Records).count()
     }
 
+    /// The most live bytes of one record segment, up to a limit: what copying them takes.
+    pub fn largest_live_bytes(&self, bytes_max: u64) -> u64 {
+        let segments = self.load();
+        let records = segments.values().filter(|segment| segment.kind == SegmentKind::Records);
+        records.map(|segment| segment.live_bytes()).max().unwrap_or(0).min(bytes_max)
+    }
+
     /// The segment's map, made if there is none.
     pub fn mapping(&self, segment: &Segment) -> Result<Arc<Mapping>, Error> {
         if let Some(mapping) = &*segment.mapping() {
@@ -99,29 +148,38 @@ impl Segments {
         Ok(mapping)
     }
 
-    /// Closes and unmaps what was not used since the last sweep, where too much is open or mapped.
+    /// Unmaps what was not used since the last sweep, and more where that is not enough, when too much is mapped.
     pub fn sweep(&self) {
         let segments = self.load();
-        let open = segments.values().filter(|segment| segment.is_file_open()).count();
-        let mapped = segments.values().filter(|segment| segment.is_mapped()).count();
-        self.mapped.store(mapped, Ordering::Relaxed);
-        for segment in segments.values() {
-            if segment.was_touched() {
-                continue;
-            }
-            if open > OPEN_FILES_MAX {
-                segment.close_file();
-            }
-            if mapped >= MAPPED_SEGMENTS_MAX && segment.is_mapped() {
-                segment.unmap();
-                self.mapped.fetch_sub(1, Ordering::Relaxed);
-            }
+        let is_mapped = |segment: &&Arc<Segment>| segment.is_mapped();
+        let mut mapped = segments.values().filter(is_mapped).count();
+        if mapped >= MAPPED_SEGMENTS_MAX {
+            let mut unmap = |is_asked: &dyn Fn(&Segment) -> bool| {
+                for segment in segments.values().filter(is_mapped) {
+                    if mapped > MAPPED_SEGMENTS_MAX / 4 * 3 && is_asked(segment) {
+                        segment.unmap();
+                        mapped -= 1;
+                    }
+                }
+            };
+            unmap(&|segment| !segment.was_touched());
+            unmap(&|_| true);
         }
+        self.mapped.store(mapped, Ordering::Relaxed);
     }
 
-    /// Preallocates a file for a later segment.
+    /// Preallocates a file for puts.
     pub fn create_spare(&self, bytes: u64) -> Result<Spare, NoFile> {
         let lease = self.space.take(bytes).ok_or(NoFile::NoRoom)?;
+        self.preallocate(bytes, lease)
+    }
+
+    /// Preallocates a file for the reserve, or for copies that the reserve does not hold.
+    pub fn create_reserved_spare(&self, bytes: u64) -> Result<Spare, NoFile> {
+        self.preallocate(bytes, self.space.take_reserved(bytes))
+    }
+
+    fn preallocate(&self, bytes: u64, lease: Arc<Lease>) -> Result<Spare, NoFile> {
         let name = format!("{}.spare", self.next_spare.fetch_add(1, Ordering::Relaxed));
         let path = self.directory.join(name);
         match self.disk.create(&path, bytes) {
@@ -130,17 +188,71 @@ impl Segments {
         }
     }
 
-    /// Gives a spare file the next number: it is a segment from here on.
+    /// A file that an earlier open preallocated.
+    pub fn found_spare(&self, path: PathBuf, bytes: u64) -> Result<Spare, Error> {
+        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u32>().ok());
+        // Those made from now on have other names.
+        self.next_spare.fetch_max(number.map_or(0, |number| number.wrapping_add(1)), Ordering::Relaxed);
+        let file = self.disk.open(&path).map_err(Error::io("open", &path))?;
+        Ok(Spare { path, file, lease: self.space.found(bytes) })
+    }
+
+    /// Whether files of this length could be made for puts now.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.space.has_ordinary_room(bytes)
+    }
+
+    /// The reserve's files have this length now.
+    pub fn set_reserved_bytes(&self, bytes: u64) {
+        self.space.set_reserved_bytes(bytes);
+    }
+
+    /// The next number, which is not given again, whatever happens.
+    fn give_number(&self) -> Result<u32, Error> {
+        let mut numbers = self.next_number.lock();
+        let (next, noted_below) = &mut *numbers;
+        let number = *next;
+        if number >= NUMBER_MAX {
+            return Err(Error::Config(format!(
+                "{}: there are no segment numbers left; copy the objects to a store in another directory",
+                self.directory.display()
+            )));
+        }
+        if number >= *noted_below {
+            *noted_below = self.numbers.give(number)?;
+        }
+        *next = number + 1;
+        Ok(number)
+    }
+
+    /// Gives a spare file the next number: it is a segment from here on. A file for which that fails is removed.
     pub fn activate(&self, spare: Spare, kind: SegmentKind) -> Result<Arc<Segment>, Error> {
-        let Spare { path: spare_path, file, lease } = spare;
-        let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+        let activated = self.give_number().and_then(|number| self.name(&spare, number, kind));
+        let (header, path) = match activated {
+            Ok(named) => named,
+            Err(error) => {
+                if let Err(error) = self.remove_spare(&spare) {
+                    tracing::warn!("{error}; the next open removes it");
+                    std::mem::forget(Arc::clone(&spare.lease)); // the file is there, so its room stays taken
+                }
+                return Err(error);
+            }
+        };
+        let Spare { file, lease, .. } = spare;
+        let disk = Arc::clone(&self.disk);
+        let segment = Arc::new(Segment::new(&header, path, disk, lease, &self.open_files, file));
+        self.change(|segments| segments.insert(header.number, Arc::clone(&segment)));
+        Ok(segment)
+    }
+
+    fn name(&self, spare: &Spare, number: u32, kind: SegmentKind) -> Result<(SegmentHeader, PathBuf), Error> {
         let header = SegmentHeader { number, kind, nonce: random_u64(), seal: None };
         let path = self.directory.join(file_name(number, kind));
-        file.write_all_at(&mut [IoSlice::new(&header.encode())], 0).map_err(Error::io("write", &spare_path))?;
-        self.disk.rename(&spare_path, &path).map_err(Error::io("rename", &spare_path))?;
-        let segment = Arc::new(Segment::new(&header, path, Arc::clone(&self.disk), lease, file));
-        self.change(|segments| segments.insert(number, Arc::clone(&segment)));
-        Ok(segment)
+        let written = spare.file.write_all_at(&mut [IoSlice::new(&header.encode())], 0);
+        written.map_err(Error::io("write", &spare.path))?;
+        self.disk.rename(&spare.path, &path).map_err(Error::io("rename", &spare.path))?;
+        self.names_unsynced.store(true, Ordering::Release);
+        Ok((header, path))
     }
 
     /// Removes a segment that nothing refers to any more. One that cannot be removed stays: as long as its file is there, so must
@@ -155,8 +267,22 @@ impl Segments {
         self.disk.remove(&spare.path).map_err(Error::io("remove", &spare.path))
     }
 
+    /// Makes the directory's names durable.
     pub fn sync_directory(&self) -> io::Result<()> {
-        self.disk.sync_directory(&self.directory)
+        let _syncing = self.syncing_names.lock();
+        self.sync_names_locked()
+    }
+
+    /// Makes the names of new segments durable, if there are any.
+    pub fn sync_names(&self) -> io::Result<()> {
+        // Held while another thread syncs them: who finds none left may not go on before that is done.
+        let _syncing = self.syncing_names.lock();
+        if self.names_unsynced.load(Ordering::Acquire) { self.sync_names_locked() } else { Ok(()) }
+    }
+
+    fn sync_names_locked(&self) -> io::Result<()> {
+        self.names_unsynced.store(false, Ordering::Release);
+        self.disk.sync_directory(&self.directory).inspect_err(|_| self.names_unsynced.store(true, Ordering::Release))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut SegmentMap) -> T) -> T {

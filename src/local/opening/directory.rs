@@ -1,7 +1,6 @@
 //! The store's directory: its format version, its limit, and which segments are in it.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, IoSlice};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use crate::error::Error;
 use crate::local::MAX_SIZE_MB_MIN;
 use crate::local::catalog::Catalog;
 use crate::local::files::disk::{Disk, SystemDisk};
-use crate::local::files::mapping::Mapping;
+use crate::local::files::open_files::OpenFiles;
 use crate::local::files::space::Space;
 use crate::local::journal::segment::{SegmentHeader, guess_header, parse_file_name, read_header};
 use crate::local::journal::{Seal, Segment, SegmentKind, SegmentMap};
@@ -17,6 +16,9 @@ use crate::local::journal::{Seal, Segment, SegmentKind, SegmentMap};
 const FORMAT: u32 = 1;
 
 const FORMAT_TEXT: &str = "scaler-object-storage format ";
+
+/// No store comes to give this number: four billion segments are more than a disk lives for.
+const FOREIGN_NUMBER_MIN: u32 = 1 << 31;
 
 /// Part of the free disk that a store without a stated limit may take.
 const FREE_PERCENT: u64 = 80;
@@ -52,29 +54,6 @@ pub(in crate::local) fn write_format(directory: &Path) -> Result<(), Error> {
     written.map_err(Error::io("write", &path))
 }
 
-/// Refuses a file system on which a write does not show through a map: some network file systems.
-pub(in crate::local) fn check_mapping(directory: &Path) -> Result<(), Error> {
-    const PROBE: &[u8] = b"does a write show through a map?";
-    let path = directory.join("probe");
-    let failed = |action| Error::io(action, &path);
-    let file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).map_err(failed("make"))?;
-    file.set_len(4096).map_err(failed("grow"))?;
-    let mapping = Mapping::new(&file, 4096, Space::new(u64::MAX).found(0)).map_err(failed("map"))?;
-    let before = mapping.slice(0, PROBE.len() as u64).is_some_and(|bytes| bytes.iter().all(|byte| *byte == 0));
-    let file = SystemDisk.open(&path).map_err(failed("open"))?;
-    file.write_all_at(&mut [IoSlice::new(PROBE)], 0).map_err(failed("write"))?;
-    let after = mapping.slice(0, PROBE.len() as u64) == Some(PROBE);
-    std::fs::remove_file(&path).map_err(failed("remove"))?;
-    if before && after {
-        return Ok(());
-    }
-    Err(Error::Config(format!(
-        "{}: what is written to a file does not show through a map of it; use a directory on a local file system",
-        directory.display()
-    )))
-}
-
 /// The limit in bytes.
 pub(in crate::local) fn limit_bytes(max_size_mb: u64, directory: &Path, present_bytes: u64) -> Result<u64, Error> {
     if max_size_mb > 0 {
@@ -94,29 +73,43 @@ pub(in crate::local) fn limit_bytes(max_size_mb: u64, directory: &Path, present_
 /// The segment files of a directory.
 pub(in crate::local) struct Found {
     segments: Vec<(PathBuf, SegmentHeader, u64)>,
+    /// Files that an earlier open preallocated.
+    spares: Vec<(PathBuf, u64)>,
     next_number: u32,
     pub bytes: u64,
     /// Files that were set aside: at least one object each.
     pub damaged: u64,
 }
 
-/// Lists the journal's directory; spare files are removed, and files whose header is damaged beyond help are set aside.
-pub(in crate::local) fn list(directory: &Path, catalog: &Catalog, disk: &Arc<dyn Disk>) -> Result<Found, Error> {
-    let mut found = Found { segments: Vec::new(), next_number: 1, bytes: 0, damaged: 0 };
-    found.next_number = catalog.segments()?.last().map_or(1, |last| last.saturating_add(1));
+/// Lists the journal's directory. Files whose header is damaged beyond help are set aside. `numbers_below`: below which number all count
+/// as given; without it, the names in the directory tell.
+pub(in crate::local) fn list(
+    directory: &Path,
+    catalog: &Catalog,
+    numbers_below: Option<u32>,
+    disk: &Arc<dyn Disk>,
+) -> Result<Found, Error> {
+    let mut found = Found { segments: Vec::new(), spares: Vec::new(), next_number: 1, bytes: 0, damaged: 0 };
+    let hinted = if catalog.is_open() { catalog.segments()? } else { Vec::new() };
+    let hinted_next = hinted.last().map_or(1, |last| last.saturating_add(1));
+    found.next_number = numbers_below.unwrap_or(1).max(hinted_next);
     for entry in std::fs::read_dir(directory).map_err(Error::io("list", directory))? {
         let path = entry.map_err(Error::io("list", directory))?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let bytes = || path.metadata().map(|metadata| metadata.len()).map_err(Error::io("look at", &path));
         if name.ends_with(".spare") {
-            disk.remove(&path).map_err(Error::io("remove", &path))?;
+            found.spares.push((path.clone(), bytes()?));
             continue;
         }
         let Some((number, kind)) = parse_file_name(name.trim_end_matches(".damaged")) else { continue };
-        found.next_number = found.next_number.max(number.saturating_add(1));
+        // A number that this store cannot have given belongs to a foreign file, unless its header says otherwise.
+        if number < FOREIGN_NUMBER_MIN {
+            found.next_number = found.next_number.max(number.saturating_add(1));
+        }
         if name.ends_with(".damaged") {
             continue;
         }
-        let bytes = path.metadata().map_err(Error::io("look at", &path))?.len();
+        let bytes = bytes()?;
         let header = read_header(&path).map_err(Error::io("read", &path))?;
         match header.filter(|header| header.number == number && header.kind == kind) {
             Some(header) => found.add(path, header, bytes),
@@ -137,10 +130,15 @@ pub(in crate::local) fn list(directory: &Path, catalog: &Catalog, disk: &Arc<dyn
 
 /// What the header must have said: of a record segment the catalog knows it, or its first record tells; bodies are found without it.
 fn stand_in(path: &Path, number: u32, kind: SegmentKind, catalog: &Catalog) -> Result<Option<SegmentHeader>, Error> {
-    if kind != SegmentKind::Records {
+    if kind != SegmentKind::Records && number < FOREIGN_NUMBER_MIN {
         return Ok(Some(SegmentHeader { number, kind, nonce: 0, seal: None }));
     }
-    if let Some((closing, hints)) = catalog.load(number)? {
+    if number >= FOREIGN_NUMBER_MIN {
+        return Ok(None);
+    }
+    if catalog.is_open()
+        && let Some((closing, hints)) = catalog.load(number)?
+    {
         let seal = Seal { end: closing.end, record_count: hints.len() as u64 };
         return Ok(Some(SegmentHeader { number, kind, nonce: closing.nonce, seal: Some(seal) }));
     }
@@ -157,15 +155,22 @@ fn set_aside(path: &Path, disk: &Arc<dyn Disk>) -> Result<(), Error> {
 
 impl Found {
     fn add(&mut self, path: PathBuf, header: SegmentHeader, bytes: u64) {
+        self.next_number = self.next_number.max(header.number.saturating_add(1));
         self.bytes += bytes;
         self.segments.push((path, header, bytes));
     }
 
-    /// The segments by number, and the first number that was never used.
-    pub fn into_segments(self, space: &Arc<Space>, disk: &Arc<dyn Disk>) -> (SegmentMap, u32) {
+    /// The segments by number, the spare files, and the first number that was never used.
+    pub fn into_segments(
+        self,
+        space: &Arc<Space>,
+        disk: &Arc<dyn Disk>,
+        open_files: &Arc<OpenFiles>,
+    ) -> (SegmentMap, Vec<(PathBuf, u64)>, u32) {
         let open = |(path, header, bytes): (PathBuf, SegmentHeader, u64)| {
-            (header.number, Arc::new(Segment::found(&header, path, Arc::clone(disk), space.found(bytes))))
+            let segment = Segment::found(&header, path, Arc::clone(disk), space.found(bytes), open_files);
+            (header.number, Arc::new(segment))
         };
-        (self.segments.into_iter().map(open).collect(), self.next_number)
+        (self.segments.into_iter().map(open).collect(), self.spares, self.next_number)
     }
 }

@@ -10,13 +10,13 @@ use rustc_hash::FxHashMap;
 
 use crate::error::Error;
 use crate::local::bodies::Bodies;
-use crate::local::catalog::Catalog;
 use crate::local::catalog::hints::Hint;
+use crate::local::catalog::{Catalog, Closing};
 use crate::local::files::space::Space;
 use crate::local::index::payloads::{Payloads, Shared};
 use crate::local::index::{Fingerprints, Index, SHARD_COUNT};
 use crate::local::journal::record::{HEADER_BYTES, RECORD_BYTES_MAX};
-use crate::local::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Segments};
+use crate::local::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Segments, Step, Walk};
 use crate::local::opening::scan::{self, Scanned};
 use crate::local::opening::superseded::{Superseded, Superseder};
 use crate::object::ObjectId;
@@ -135,13 +135,17 @@ impl<'a> Recovery<'a> {
         let found = self.segments.load();
         let records = found.values().filter(|segment| segment.kind == SegmentKind::Records);
         let mut numbers: BTreeSet<u32> = records.map(|segment| segment.number).collect();
-        let hinted_numbers = self.catalog.segments()?;
-        self.index.reserve(self.catalog.object_count_estimate(&hinted_numbers)?);
-        numbers.extend(hinted_numbers);
+        // Without a catalog the journal alone tells.
+        if self.catalog.is_open() {
+            let hinted_numbers = self.catalog.segments()?;
+            self.index.reserve(self.catalog.object_count_estimate(&hinted_numbers)?);
+            numbers.extend(hinted_numbers);
+        }
+        self.superseded.set_oldest(numbers.first().copied().unwrap_or(0));
         let mut scanned_segments = false;
         for number in numbers.into_iter().rev() {
             let segment = found.get(&number).map(Arc::clone);
-            let hinted = self.catalog.load(number)?;
+            let hinted = self.load(number);
             match (segment, hinted) {
                 (Some(segment), Some((closing, hints))) if closing.nonce == segment.nonce => {
                     self.outcome.clock = self.outcome.clock.max(closing.clock);
@@ -159,7 +163,7 @@ impl<'a> Recovery<'a> {
                     self.outcome.missing.insert(number);
                     self.mourn(number, &hints)?;
                 }
-                (None, None) => self.catalog.remove(number)?,
+                (None, None) => self.forget_hints(number),
             }
         }
         self.settle_shared();
@@ -168,9 +172,28 @@ impl<'a> Recovery<'a> {
             // What was found there counts from now on, so no power loss may take it back: bodies that it superseded are free space.
             let directory = self.segments.directory();
             self.segments.sync_directory().map_err(Error::io("sync", directory))?;
-            self.catalog.flush()?;
+            if let Err(error) = self.catalog.flush() {
+                tracing::warn!("{error}; the next open walks again what this one has walked");
+            }
         }
         Ok((self.index, self.outcome))
+    }
+
+    /// A segment's hints; None where there are none, or the catalog does not tell: then the journal does.
+    fn load(&self, number: u32) -> Option<(Closing, Vec<Hint>)> {
+        match self.catalog.load(number) {
+            Ok(hinted) => hinted,
+            Err(error) => {
+                tracing::debug!("{error}; segment {number} is walked");
+                None
+            }
+        }
+    }
+
+    fn forget_hints(&self, number: u32) {
+        if let Err(error) = self.catalog.remove(number) {
+            tracing::debug!("{error}; the hints of segment {number} go later");
+        }
     }
 
     /// Stores the hints of a segment that had none, so that the next open need not scan it.
@@ -179,10 +202,12 @@ impl<'a> Recovery<'a> {
         self.outcome.clock = self.outcome.clock.max(clock);
         self.outcome.damaged_objects += damaged;
         if hints.is_empty() && damaged == 0 {
-            self.catalog.remove(segment.number)?;
+            self.forget_hints(segment.number);
             return self.segments.remove(segment);
         }
-        self.catalog.store(segment.number, segment.nonce, end, clock, &hints)?;
+        if let Err(error) = self.catalog.store(segment.number, segment.nonce, end, clock, &hints) {
+            tracing::debug!("{error}; the hints of segment {} are stored later", segment.number);
+        }
         segment.set_sealed();
         Ok(())
     }
@@ -300,7 +325,7 @@ impl<'a> Recovery<'a> {
 
     /// Counts a live record, and takes its body into use; false where another record has that body.
     fn count(&mut self, hint: &Hint, place: Lsn) -> bool {
-        if !hint.has_body() || self.restore_body(hint) {
+        if !hint.has_body() || self.restore_body(hint, place) {
             return true;
         }
         tracing::error!("the record at {place} refers to a body that another one has");
@@ -309,10 +334,10 @@ impl<'a> Recovery<'a> {
         false
     }
 
-    fn restore_body(&mut self, hint: &Hint) -> bool {
+    fn restore_body(&mut self, hint: &Hint, place: Lsn) -> bool {
         if hint.flags.has(Flags::EXTERNAL) {
             let segment = self.segments.get(hint.body_place.segment);
-            if !segment.is_some_and(|segment| self.bodies.restore(hint.body_place, hint.body_bytes, &segment)) {
+            if !segment.is_some_and(|segment| self.bodies.restore(hint.body_place, hint.body_bytes, &segment, place)) {
                 return false;
             }
         }
@@ -334,7 +359,8 @@ impl<'a> Recovery<'a> {
     fn settle_shared(&mut self) {
         for (payload, sharers) in std::mem::take(&mut self.sharers) {
             let holder = self.holders.remove(&payload);
-            let is_there = holder.as_ref().is_some_and(|holder| holder.owned || self.restore_body(&holder.hint));
+            let is_there =
+                holder.as_ref().is_some_and(|holder| holder.owned || self.restore_body(&holder.hint, holder.place));
             let Some(Holder { place, hint, owned }) = holder.filter(|_| is_there) else {
                 tracing::error!("the payload first stored at {payload} is missing: {} objects are lost", sharers.len());
                 self.outcome.damaged_objects += sharers.len() as u64;
@@ -347,7 +373,8 @@ impl<'a> Recovery<'a> {
                 segment.add_live(hint.stride());
                 self.space.add_live(hint.stride());
             }
-            self.payloads.restore(payload, Shared { place, sharers: sharers.len() as u32, owned });
+            let (weight, sharers) = ((&hint).into(), sharers.len() as u32);
+            self.payloads.restore(payload, Shared { holder: place, weight, sharers, owned });
         }
     }
 
@@ -358,9 +385,32 @@ impl<'a> Recovery<'a> {
         let offset = u64::from(place.offset());
         let readable = segment.bytes().saturating_sub(offset).min(RECORD_BYTES_MAX as u64);
         let mut bytes = vec![0; readable.min((HEADER_BYTES + crate::ID_BYTES_MAX) as u64) as usize];
-        if file.read_exact_at(&mut bytes, offset).is_err() {
-            return Ok(None);
+        match file.read_exact_at(&mut bytes, offset) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(Error::io("read", segment.path())(error)),
         }
         Ok(Header::decode(&bytes, segment.nonce, place).map(|(_, id)| ObjectId::new(id)))
     }
+}
+
+/// The hints of a sealed segment, once everything is recovered: from the catalog, or from its records.
+pub(in crate::local) fn hints(
+    segments: &Segments,
+    catalog: &Catalog,
+    segment: &Segment,
+    fingerprints: Fingerprints,
+) -> Result<Vec<Hint>, Error> {
+    if let Ok(Some((closing, hints))) = catalog.load(segment.number)
+        && closing.nonce == segment.nonce
+    {
+        return Ok(hints);
+    }
+    let mapping = segments.mapping(segment)?;
+    let bytes = mapping.slice(0, segment.records_end()).unwrap_or_default();
+    let records = Walk::new(bytes, segment.number, segment.nonce).filter_map(|step| match step {
+        Step::Record { header, id, .. } => Some(Hint::of(&header, fingerprints.of(id))),
+        Step::Damage { .. } => None, // told when it was recovered
+    });
+    Ok(records.collect())
 }

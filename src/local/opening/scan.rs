@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::local::catalog::hints::Hint;
 use crate::local::index::Fingerprints;
 use crate::local::journal::record::RECORD_BYTES_MAX;
-use crate::local::journal::{Flags, Header, Kind, Lsn, Seal, Segment, Segments, Step, Walk};
+use crate::local::journal::{Flags, Header, Kind, Lsn, Seal, Segment, Segments, Step, SyncError, Walk};
 use crate::local::read::{Unreadable, verify_body};
 
 /// What a segment's records say.
@@ -67,11 +67,12 @@ pub(in crate::local) fn scan(
                 void(segment, &header, &id)?;
             }
             // On the disk before the seal: under a seal, a torn record counts.
-            segment.sync().map_err(Error::io("sync", segment.path()))?;
+            segment.sync().map_err(SyncError::into_error)?;
         }
         let seal = Seal { end: scanned.end, record_count: scanned.hints.len() as u64 };
         segment.write_seal(seal).map_err(Error::io("seal", segment.path()))?;
         segment.trim(seal.end).map_err(Error::io("trim", segment.path()))?;
+        segment.sync().map_err(SyncError::into_error)?;
         sync_bodies(segments, &scanned.hints)?;
     }
     segment.close_file();
@@ -133,7 +134,7 @@ fn sync_bodies(segments: &Segments, hints: &[Hint]) -> Result<(), Error> {
     let external = hints.iter().filter(|hint| hint.flags.has(Flags::EXTERNAL));
     let numbers: BTreeSet<u32> = external.map(|hint| hint.body_place.segment).collect();
     for segment in numbers.into_iter().filter_map(|number| segments.get(number)) {
-        segment.sync().map_err(Error::io("sync", segment.path()))?;
+        segment.sync().map_err(SyncError::into_error)?;
     }
     Ok(())
 }

@@ -19,6 +19,8 @@ pub(in crate::local) struct Superseder {
 pub(in crate::local) struct Superseded {
     /// Those that were not met yet, by segment and offset.
     places: BTreeMap<u32, FxHashMap<u32, Superseder>>,
+    /// The oldest segment that there is anything of: what is older is not met.
+    oldest: u32,
     /// By fingerprint, records that superseded one that was lost: what that one had superseded is known by its id alone.
     severed: FxHashMap<u64, Vec<Lsn>>,
 }
@@ -34,8 +36,15 @@ impl Superseded {
         lost.into_iter().for_each(|by| self.sever(by));
     }
 
+    pub fn set_oldest(&mut self, number: u32) {
+        self.oldest = number;
+    }
+
     /// `by`, in the segment with these hints, superseded the record at `place`.
     pub fn insert(&mut self, place: Lsn, by: Superseder, hints: &[Hint]) {
+        if place.segment() < self.oldest {
+            return;
+        }
         if place.segment() == by.place.segment() && !has_record(hints, place.offset()) {
             self.sever(by);
         } else {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::local::index::Table;
+use crate::local::index::liveness::Standing;
 use crate::local::index::tombstones::Tombstone;
-use crate::local::journal::{AppendError, Appended, Kind, Lsn, NewRecord, Room};
+use crate::local::journal::{AppendError, Appended, Flags, Header, Kind, Lsn, NewRecord, Purpose};
 use crate::local::sharing::outbox::Outbox;
 use crate::local::tier::LocalTier;
 use crate::local::write::{Fill, Origin};
@@ -36,6 +37,7 @@ impl LocalTier {
         fill: &Fill<'_>,
         stored: OnStored<'_>,
     ) -> Result<bool, Error> {
+        let _inside = self.gate.enter()?;
         self.journal.observe(fill.version);
         if !self.admits_now(object.len() as u64) {
             return Ok(false);
@@ -51,38 +53,53 @@ impl LocalTier {
         id: &[u8],
         deleting: &dyn Fn(Version),
     ) -> Result<bool, Error> {
-        let (lsn, existed) = self.with_room(id, 0, || {
-            let fingerprint = self.index.fingerprint(id);
-            let shard = self.index.shard(fingerprint);
+        let (lsn, existed) = self.enter_delete_everywhere(outbox, id, deleting)?;
+        self.acknowledge(lsn)?;
+        Ok(existed)
+    }
+
+    /// The same, not yet acknowledged; where the record is.
+    pub(in crate::local) fn enter_delete_everywhere(
+        &self,
+        outbox: &Outbox,
+        id: &[u8],
+        deleting: &dyn Fn(Version),
+    ) -> Result<(Lsn, bool), Error> {
+        self.with_room(id, 0, || {
+            let fingerprint = self.index().fingerprint(id);
+            let shard = self.index().shard(fingerprint);
             let _writing = shard.writing.lock();
-            let old = self.find(fingerprint, id);
-            let existed = old.is_some_and(|old| self.record_at(old).is_ok_and(|record| !record.header.is_expired()));
-            let known = self.known_version(fingerprint, id, old);
+            let old = self.standing(fingerprint, id)?;
+            let existed = old.as_ref().is_some_and(|old| !old.header.is_expired());
+            let known = self.known_version(fingerprint, id, old.as_ref());
             deleting(known.unwrap_or_default());
             let record = NewRecord {
                 above_clock: known.map_or(0, |known| known.clock),
-                ..NewRecord::bare(id, Kind::Delete, old.unwrap_or(Lsn::NONE))
+                ..NewRecord::bare(id, Kind::Delete, old.as_ref().map_or(Lsn::NONE, |old| old.lsn))
             };
-            let Appended { lsn, version } = self.journal.append(&record, Room::Reserved)?;
+            let Appended { lsn, version } = self.journal.append(&record, Purpose::Delete)?;
             let expires_ms = version.ms().saturating_add(outbox.options.tombstone_ttl_ms);
-            let mut table = shard.table.write();
-            table.tombstones.note(id, Tombstone { version, place: lsn, expires_ms, is_overtaken: false });
-            self.forget(table, fingerprint, id, old, lsn);
+            let note = |table: &mut Table| {
+                table.tombstones.note(id, Tombstone { version, place: lsn, expires_ms, is_overtaken: false });
+            };
+            match &old {
+                Some(old) => self.liveness.leave(fingerprint, id, old, lsn.into(), note),
+                None => note(&mut shard.table.write()),
+            }
             Ok((lsn, existed))
-        })?;
-        self.acknowledge(lsn)?;
-        Ok(existed)
+        })
     }
 
     /// Another node has written (`is_delete`: deleted) the id with this version: an older object here goes. Whether one did.
     pub fn hear(&self, id: &[u8], version: Version, is_delete: bool) -> Result<bool, Error> {
         let Some(outbox) = &self.outbox else { return Ok(false) };
+        let _inside = self.gate.enter()?;
         self.journal.observe(version);
-        let fingerprint = self.index.fingerprint(id);
-        let shard = self.index.shard(fingerprint);
+        let fingerprint = self.index().fingerprint(id);
+        let shard = self.index().shard(fingerprint);
         let _writing = shard.writing.lock();
-        let old = self.find(fingerprint, id);
-        let here = old.and_then(|place| self.record_at(place).ok()).map(|record| record.header.version);
+        let old = self.standing(fingerprint, id)?;
+        let here = old.as_ref().map(|old| old.header.version);
         if is_delete && here < Some(version) {
             let expires_ms = self.journal.now_ms().saturating_add(outbox.options.tombstone_ttl_ms);
             let tombstone = Tombstone { version, place: Lsn::NONE, expires_ms, is_overtaken: false };
@@ -91,88 +108,74 @@ impl LocalTier {
             shard.table.write().tombstones.overtake(id, Some(version));
         }
         match old {
-            Some(old) if here < Some(version) => self.drop_locked(fingerprint, id, old, version).map(|()| true),
+            Some(old) if here < Some(version) => self.drop_locked(fingerprint, id, &old, version).map(|()| true),
             _ => Ok(false),
         }
     }
 
     /// Forgets the object at `place`, if it is still there, because Redis has something newer or has it no more.
     pub fn drop_at(&self, id: &[u8], place: Lsn, version: Version) -> Result<(), Error> {
-        let fingerprint = self.index.fingerprint(id);
-        let _writing = self.index.shard(fingerprint).writing.lock();
-        if self.find(fingerprint, id) == Some(place) {
-            self.drop_locked(fingerprint, id, place, version)?;
+        let _inside = self.gate.enter()?;
+        let fingerprint = self.index().fingerprint(id);
+        let _writing = self.index().shard(fingerprint).writing.lock();
+        match self.standing(fingerprint, id)? {
+            Some(standing) if standing.lsn == place => self.drop_locked(fingerprint, id, &standing, version),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
-    fn drop_locked(&self, fingerprint: u64, id: &[u8], old: Lsn, version: Version) -> Result<(), Error> {
-        let record = NewRecord { version: Some(version), ..NewRecord::bare(id, Kind::Drop, old) };
-        let lsn = match self.journal.append(&record, Room::Reserved) {
+    fn drop_locked(&self, fingerprint: u64, id: &[u8], old: &Standing, version: Version) -> Result<(), Error> {
+        let record = NewRecord { version: Some(version), ..NewRecord::bare(id, Kind::Drop, old.lsn) };
+        let lsn = match self.journal.append(&record, Purpose::Delete) {
             Ok(Appended { lsn, .. }) => lsn,
-            Err(AppendError::NoRoom) => return Err(self.full(id, 0)),
+            Err(AppendError::NoRoom(disk_full)) => return Err(disk_full.unwrap_or_else(|| self.full(id, 0))),
             Err(AppendError::Failed(error)) => return Err(error),
         };
-        self.forget(self.index.shard(fingerprint).table.write(), fingerprint, id, Some(old), lsn);
+        self.liveness.leave(fingerprint, id, old, lsn.into(), |_| {});
         Ok(())
-    }
-
-    fn forget(
-        &self,
-        mut table: parking_lot::RwLockWriteGuard<'_, Table>,
-        fingerprint: u64,
-        id: &[u8],
-        old: Option<Lsn>,
-        after: Lsn,
-    ) {
-        let Some(old) = old else { return };
-        table.remove(fingerprint, id, old);
-        drop(table);
-        self.superseded(old, after);
     }
 
     /// The object, and whoever waits for it is told. No put of the id is under way meanwhile: those whom a put takes are answered before it
     /// returns.
     pub fn tell(&self, id: &[u8], stored: OnStored<'_>) -> Option<Object> {
-        let _writing = self.index.shard(self.index.fingerprint(id)).writing.lock();
+        let _writing = self.index().shard(self.index().fingerprint(id)).writing.lock();
         let object = self.get_locked(id)?;
         stored(&|| Some(object.clone()));
         Some(object)
     }
 
     /// What this node knows of an id at this moment.
-    pub fn known(&self, id: &[u8]) -> Known {
-        let fingerprint = self.index.fingerprint(id);
-        let _writing = self.index.shard(fingerprint).writing.lock();
+    pub fn known(&self, id: &[u8]) -> Result<Known, Error> {
+        let fingerprint = self.index().fingerprint(id);
+        let _writing = self.index().shard(fingerprint).writing.lock();
         self.known_locked(fingerprint, id)
     }
 
-    pub(in crate::local) fn known_locked(&self, fingerprint: u64, id: &[u8]) -> Known {
-        if let Some(place) = self.find(fingerprint, id)
-            && let Ok(record) = self.record_at(place)
-            && !record.header.is_expired()
+    pub(in crate::local) fn known_locked(&self, fingerprint: u64, id: &[u8]) -> Result<Known, Error> {
+        if let Some(standing) = self.standing(fingerprint, id)?
+            && !standing.header.is_expired()
         {
-            let is_clean = record.header.flags.has(crate::local::journal::Flags::CLEAN);
-            return Known::Held { version: record.header.version, place, is_clean };
+            let Header { version, flags, .. } = standing.header;
+            return Ok(Known::Held { version, place: standing.lsn, is_clean: flags.has(Flags::CLEAN) });
         }
-        match self.index.shard(fingerprint).table.read().tombstones.get(id) {
+        Ok(match self.index().shard(fingerprint).table.read().tombstones.get(id) {
             Some(tombstone) => Known::Deleted(tombstone),
             None => Known::Nothing,
-        }
+        })
     }
 
     /// Whether the object held here has to be checked before it is served: it is clean, and events about it may have been missed.
-    pub fn suspect(&self, id: &[u8]) -> Option<(Lsn, Version)> {
-        let outbox = self.outbox.as_ref().filter(|outbox| outbox.has_suspects())?;
-        let fingerprint = self.index.fingerprint(id);
-        let table = self.index.shard(fingerprint).table.read();
+    pub fn suspect(&self, id: &[u8]) -> Result<Option<(Lsn, Version)>, Error> {
+        let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.has_suspects()) else { return Ok(None) };
+        let fingerprint = self.index().fingerprint(id);
+        let table = self.index().shard(fingerprint).table.read();
         let places = [table.find_fingerprint(fingerprint), table.find_collision(id)];
         drop(table);
         if !places.into_iter().flatten().any(|place| outbox.is_suspect(place)) {
-            return None;
+            return Ok(None);
         }
-        let Known::Held { version, place, is_clean } = self.known(id) else { return None };
-        self.is_suspect(outbox, place, is_clean).then_some((place, version))
+        let Known::Held { version, place, is_clean } = self.known(id)? else { return Ok(None) };
+        Ok(self.is_suspect(outbox, place, is_clean).then_some((place, version)))
     }
 
     /// Whether the record at `place`, which says of itself whether it `is_clean`, may have been overtaken unheard.
@@ -200,7 +203,7 @@ impl LocalTier {
             let is_trusted = |segment: Arc<crate::local::journal::Segment>| segment.is_trusted(place.offset());
             outbox.is_suspect(place) && !self.segments.get(place.segment()).is_some_and(is_trusted)
         };
-        if outbox.has_suspects() && !self.index.places().any(is_unchecked) {
+        if outbox.has_suspects() && !self.index().places().any(is_unchecked) {
             outbox.suspect_none();
         }
         outbox.suspect_below(self.journal.end());
@@ -211,7 +214,7 @@ impl LocalTier {
     pub fn expire_tombstones(&self) {
         let Some(outbox) = &self.outbox else { return };
         let now_ms = self.journal.now_ms();
-        for shard in self.index.shards() {
+        for shard in self.index().shards() {
             let is_needed =
                 |tombstone: &Tombstone| !tombstone.place.is_none() && outbox.is_dirty(tombstone.place, false);
             shard.table.write().tombstones.expire(now_ms, is_needed);
@@ -254,16 +257,16 @@ mod tests {
 
         lose_past(1000);
         assert!(is_kept(1999) && !is_kept(2000));
-        let (of_a, _) = tier.suspect(b"a").unwrap();
+        let (of_a, _) = tier.suspect(b"a").unwrap().unwrap();
         tier.trust(of_a, || true);
         lose_past(9000);
         assert!(!is_kept(9000), "the other one was not checked: nobody knows of it since 1000");
         for id in [b"a", b"b"] {
-            tier.trust(tier.suspect(id).unwrap().0, || true);
+            tier.trust(tier.suspect(id).unwrap().unwrap().0, || true);
         }
         lose_past(9500);
         assert!(is_kept(10499) && !is_kept(10500));
-        assert!(tier.suspect(b"a").is_some() && tier.suspect(b"b").is_some());
+        assert!(tier.suspect(b"a").unwrap().is_some() && tier.suspect(b"b").unwrap().is_some());
         backend.close().unwrap();
     }
 }

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashSet;
+
 use crate::error::Error;
+use crate::local::catalog::hints::Hint;
 use crate::local::index::tombstones::Tombstone;
 use crate::local::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Step, Walk};
+use crate::local::read::Unreadable;
 use crate::local::sharing::hearing::Known;
 use crate::local::tier::LocalTier;
 use crate::object::Object;
@@ -67,11 +71,17 @@ impl LocalTier {
             while let Some(step) = walk.next() {
                 next = Lsn::new(segment.number, walk.offset());
                 visited += 1;
-                if let Step::Record { header, id, .. } = step
-                    && let Some(dirty) = self.dirty(&header, id, wanted)
-                {
-                    bytes += dirty.put.as_ref().map_or(0, |put| put.object.len());
-                    found.push(dirty);
+                if let Step::Record { header, id, .. } = step {
+                    match self.dirty(&header, id, wanted) {
+                        Ok(dirty) => {
+                            let put = dirty.as_ref().and_then(|dirty| dirty.put.as_ref());
+                            bytes += put.map_or(0, |put| put.object.len());
+                            found.extend(dirty);
+                        }
+                        // What cannot be read now is not skipped: it is where the next look begins.
+                        Err(error) if found.is_empty() => return Err(error),
+                        Err(_) => return Ok((found, header.lsn)),
+                    }
                 }
                 if found.len() >= budget.records || bytes >= budget.bytes || visited >= VISITED_RECORDS_MAX {
                     return Ok((found, next));
@@ -97,76 +107,93 @@ impl LocalTier {
     }
 
     /// The record, if Redis should get it. Looks under the id's lock, so that a record just appended is in the index already.
-    fn dirty(&self, header: &Header, id: &[u8], wanted: Wanted) -> Option<Dirty> {
+    fn dirty(&self, header: &Header, id: &[u8], wanted: Wanted) -> Result<Option<Dirty>, Error> {
         let is_wanted = match wanted {
             Wanted::Dirty => !header.flags.has(Flags::CLEAN),
             Wanted::All => true,
             Wanted::Deletes => header.kind == Kind::Delete,
         };
         if !is_wanted || header.flags.has(Flags::DETACHED) || !(header.kind.stores() || header.kind == Kind::Delete) {
-            return None;
+            return Ok(None);
         }
         self.dirty_at(id, header.lsn)
     }
 
-    /// The record at `place`, as something to push, if it is the newest of its id.
-    pub fn dirty_at(&self, id: &[u8], place: Lsn) -> Option<Dirty> {
-        let fingerprint = self.index.fingerprint(id);
-        let known = {
-            let _writing = self.index.shard(fingerprint).writing.lock();
-            self.known_locked(fingerprint, id)
+    /// The record at `place`, as something to push, if it is the newest of its id. One that is damaged is none: it is let go.
+    pub fn dirty_at(&self, id: &[u8], place: Lsn) -> Result<Option<Dirty>, Error> {
+        let fingerprint = self.index().fingerprint(id);
+        let (version, found) = {
+            // What is found under the id's lock stays as it is afterwards: nothing else comes to stand in its place.
+            let _writing = self.index().shard(fingerprint).writing.lock();
+            match self.known_locked(fingerprint, id)? {
+                Known::Held { version, place: at, .. } if at == place => (version, self.locate(id)),
+                Known::Deleted(Tombstone { version, place: at, .. }) if at == place => {
+                    return Ok(Some(Dirty { place, id: id.to_vec(), version, put: None }));
+                }
+                _ => return Ok(None),
+            }
         };
-        let id = id.to_vec();
-        match known {
-            Known::Held { version, place: at, .. } if at == place => {
-                let (header, object) = self.object_at(place)?;
-                let Header { body_hash, deadline_ms, .. } = header;
-                Some(Dirty { place, id, version, put: Some(DirtyObject { object, body_hash, deadline_ms }) })
-            }
-            Known::Deleted(Tombstone { version, place: at, .. }) if at == place => {
-                Some(Dirty { place, id, version, put: None })
-            }
-            _ => None,
-        }
+        let Some((Header { body_hash, deadline_ms, .. }, object)) = self.read_found(id, found)? else {
+            return Ok(None);
+        };
+        let put = Some(DirtyObject { object, body_hash, deadline_ms });
+        Ok(Some(Dirty { place, id: id.to_vec(), version, put }))
     }
 
     /// What is known here of an id, as something to push: the object, or that it was deleted.
-    pub fn dirty_now(&self, id: &[u8]) -> Option<Dirty> {
-        match self.known(id) {
+    pub fn dirty_now(&self, id: &[u8]) -> Result<Option<Dirty>, Error> {
+        match self.known(id)? {
             Known::Held { place, .. } => self.dirty_at(id, place),
             Known::Deleted(Tombstone { version, place, .. }) => {
-                Some(Dirty { place, id: id.to_vec(), version, put: None })
+                Ok(Some(Dirty { place, id: id.to_vec(), version, put: None }))
             }
-            Known::Nothing => None,
+            Known::Nothing => Ok(None),
         }
     }
 
-    /// At open: which deletes Redis may not know of. Without them, what was deleted would be fetched again.
-    pub(in crate::local) fn restore_tombstones(&self, from: Lsn) -> Result<(), Error> {
+    /// At open: which deletes Redis may not know of. Without them, what was deleted would be fetched again. Hints tell where deletes
+    /// are, so that only these records, and later ones of the same ids, are read.
+    pub(in crate::local) fn restore_tombstones(
+        &self,
+        from: Lsn,
+        hints_of: impl Fn(&Segment) -> Result<Vec<Hint>, Error>,
+    ) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
         let now_ms = self.journal.now_ms();
         let segments = self.segments.load();
         let records = segments.values().filter(|segment| segment.kind == SegmentKind::Records);
         let mut records: Vec<_> = records.filter(|segment| segment.number >= from.segment()).collect();
         records.sort_by_key(|segment| segment.number);
+        let mut deleted = FxHashSet::default();
         for segment in records {
-            let mapping = self.segments.mapping(segment)?;
-            let bytes = mapping.slice(0, segment.bytes()).unwrap_or_default();
-            for step in Walk::new(bytes, segment.number, segment.nonce) {
-                let Step::Record { header, id, .. } = step else { continue };
-                let is_dirty = header.kind == Kind::Delete && header.lsn >= from;
-                let fingerprint = self.index.fingerprint(id);
+            for hint in hints_of(segment)? {
+                let place = Lsn::new(segment.number, hint.offset);
+                let is_dirty = hint.kind == Kind::Delete && place >= from;
+                if is_dirty {
+                    deleted.insert(hint.fingerprint);
+                } else if !deleted.contains(&hint.fingerprint) {
+                    continue;
+                }
+                let record = match self.record_at(place) {
+                    Ok(record) => record,
+                    Err(Unreadable::Failed(error)) => return Err(error),
+                    Err(Unreadable::Damaged(reason)) => {
+                        tracing::error!(
+                            "the record at {place} is damaged: {reason}; if it is a delete, Redis is not told"
+                        );
+                        continue;
+                    }
+                };
+                let (id, header) = (record.id(), record.header);
+                let fingerprint = self.index().fingerprint(id);
+                let mut table = self.index().shard(fingerprint).table.write();
                 if !is_dirty {
-                    self.index.shard(fingerprint).table.write().tombstones.overtake(id, Some(header.version));
-                    continue;
+                    table.tombstones.overtake(id, Some(header.version));
+                } else if !table.stands(fingerprint, id, |place| self.record_at(place).is_ok_and(|it| it.id() == id)) {
+                    let expires_ms = header.version.ms().max(now_ms).saturating_add(outbox.options.tombstone_ttl_ms);
+                    let (version, is_overtaken) = (header.version, false);
+                    table.tombstones.note(id, Tombstone { version, place, expires_ms, is_overtaken });
                 }
-                if self.find(fingerprint, id).is_some() {
-                    continue;
-                }
-                let expires_ms = header.version.ms().max(now_ms).saturating_add(outbox.options.tombstone_ttl_ms);
-                let tombstone =
-                    Tombstone { version: header.version, place: header.lsn, expires_ms, is_overtaken: false };
-                self.index.shard(fingerprint).table.write().tombstones.note(id, tombstone);
             }
         }
         Ok(())

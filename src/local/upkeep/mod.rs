@@ -1,4 +1,7 @@
 //! What is done in the background: sealing, reclaiming, preparing files ahead.
 
+pub(crate) mod progress;
+pub(super) mod reaper;
 pub(super) mod reclaim;
+mod room;
 pub(super) mod sealer;

@@ -1,8 +1,12 @@
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::local::bodies::Reservation;
 use crate::local::catalog::hints::Hint;
-use crate::local::journal::{AppendError, Flags, Header, Kind, Lsn, NewRecord, Room, Segment, SegmentKind};
+use crate::local::index::liveness::{Copying, Relocated, Standing};
+use crate::local::journal::{
+    AppendError, BodyPlace, Flags, Header, Kind, Lsn, NewRecord, NoFile, Purpose, Segment, SegmentKind,
+};
 use crate::local::read::{RecordAt, Unreadable};
 use crate::local::tier::LocalTier;
 
@@ -15,47 +19,187 @@ const FULL_PERCENT: u64 = 85;
 /// A segment with a larger share of dirty records is not evicted from: it would be copied for nothing.
 const DIRTY_PERCENT_MAX: u64 = 90;
 
+/// Segments of records that may always be there. Beyond twice as many as the live bytes fill, and these, small ones of many short lives
+/// are merged: copied forward, the oldest first, until there are as many as they fill, and half of these.
+const SEGMENTS_KEPT: u64 = 64;
+
+/// The record segments at one moment.
+#[derive(Default)]
+struct Records {
+    oldest: Option<Arc<Segment>>,
+    count: u64,
+    live_bytes: u64,
+    /// Of those that are sealed.
+    dead_bytes: u64,
+}
+
+/// Why a record is not where it was looked for.
+enum NotCopied {
+    NoRoom,
+    Failed(Error),
+    Damaged(&'static str),
+}
+
+impl From<AppendError> for NotCopied {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::NoRoom(None) => NotCopied::NoRoom,
+            AppendError::NoRoom(Some(error)) | AppendError::Failed(error) => NotCopied::Failed(error),
+        }
+    }
+}
+
+impl From<NoFile> for NotCopied {
+    fn from(error: NoFile) -> Self {
+        AppendError::from(error).into()
+    }
+}
+
+impl From<Unreadable> for NotCopied {
+    fn from(unreadable: Unreadable) -> Self {
+        match unreadable {
+            Unreadable::Failed(error) => NotCopied::Failed(error),
+            Unreadable::Damaged(reason) => NotCopied::Damaged(reason),
+        }
+    }
+}
+
 impl LocalTier {
-    /// The oldest segment with records, if it is sealed and reclaiming it is worth the copying.
+    fn records(&self) -> Records {
+        let segments = self.segments.load();
+        let mut records = Records::default();
+        for segment in segments.values().filter(|segment| segment.kind == SegmentKind::Records) {
+            records.count += 1;
+            records.live_bytes += segment.live_bytes();
+            if segment.is_sealed() {
+                records.dead_bytes += segment.bytes().saturating_sub(segment.live_bytes());
+            }
+            if records.oldest.as_ref().is_none_or(|oldest| segment.number < oldest.number) {
+                records.oldest = Some(Arc::clone(segment));
+            }
+        }
+        records
+    }
+
+    /// The oldest segment with records, if it is sealed and reclaiming it is worth the copying. `is_wanted`: somebody waits for room;
+    /// `is_merging`: small segments are being merged.
     ///
     /// Only ever the oldest: its deletes may leave with it, because nothing older remains that they could bring back.
-    pub fn reclaimable(&self) -> Option<Arc<Segment>> {
-        let segments = self.segments.load();
-        let records = || segments.values().filter(|segment| segment.kind == SegmentKind::Records);
-        let oldest = records().min_by_key(|segment| segment.number).filter(|segment| segment.is_sealed())?;
-        if oldest.live_bytes() == 0 {
-            return Some(Arc::clone(oldest));
+    pub fn reclaimable(&self, is_wanted: bool, is_merging: &mut bool) -> Option<Arc<Segment>> {
+        let Records { oldest, count, live_bytes, dead_bytes } = self.records();
+        let oldest = oldest.filter(|segment| segment.is_sealed())?;
+        let filled = live_bytes / self.space.segment_bytes_max();
+        *is_merging = count > if *is_merging { filled + SEGMENTS_KEPT / 2 } else { 2 * filled + SEGMENTS_KEPT };
+        if oldest.live_bytes() == 0 || *is_merging {
+            return Some(oldest);
         }
-        let sealed = || records().filter(|segment| segment.is_sealed());
-        let live: u64 = sealed().map(|segment| segment.live_bytes()).sum();
-        let dead = sealed().map(|segment| segment.bytes()).sum::<u64>().saturating_sub(live);
-        let is_full = self.space.physical_bytes() > self.space.limit_bytes() / 100 * FULL_PERCENT;
         if self.outbox.is_some() && self.space.wants_eviction() {
-            return Some(Arc::clone(oldest));
+            return Some(oldest);
         }
-        let is_worth_it = dead > live.max(GARBAGE_BYTES_MIN) || (is_full && dead >= oldest.bytes());
-        is_worth_it.then(|| Arc::clone(oldest))
+        let is_full = self.space.physical_bytes() > self.space.limit_bytes() / 100 * FULL_PERCENT;
+        let is_short = is_wanted || is_full || self.space.is_room_short();
+        let is_worth_it = dead_bytes > live_bytes.max(GARBAGE_BYTES_MIN)
+            || (is_short && dead_bytes >= oldest.bytes().min(self.space.segment_bytes_max()));
+        is_worth_it.then_some(oldest)
+    }
+
+    pub fn oldest_sealed(&self) -> Option<Arc<Segment>> {
+        self.records().oldest.filter(|segment| segment.is_sealed())
+    }
+
+    /// Whether so much of the segment that is appended to is dead that sealing it is worth it.
+    pub fn has_dead_tail(&self) -> bool {
+        let end = self.journal.end();
+        let live_bytes = self.segments.get(end.segment()).map_or(0, |segment| segment.live_bytes());
+        u64::from(end.offset()).saturating_sub(live_bytes) > self.space.segment_bytes_max() / 2
+    }
+
+    /// Dead bytes in sealed record segments; less than a segment's worth is nothing.
+    pub fn sealed_dead_bytes(&self) -> u64 {
+        let dead_bytes = self.records().dead_bytes;
+        if dead_bytes < self.space.segment_bytes_max() { 0 } else { dead_bytes }
+    }
+
+    /// Moves the body that the record at `place` refers to out of a body segment, into a hole of another, if there is one.
+    pub fn move_body(&self, place: Lsn, from_segment: u32) -> Result<(), Error> {
+        match self.try_move_body(place, from_segment) {
+            // Without a hole it stays; what is damaged or gone is left to who reads it next.
+            Ok(()) | Err(NotCopied::NoRoom | NotCopied::Damaged(_)) => Ok(()),
+            Err(NotCopied::Failed(error)) => Err(error),
+        }
+    }
+
+    fn try_move_body(&self, place: Lsn, from_segment: u32) -> Result<(), NotCopied> {
+        let record = self.record_at(place)?;
+        let header = record.header;
+        if !header.flags.has(Flags::EXTERNAL) || header.body_place.segment != from_segment {
+            return Ok(()); // something else stands there by now
+        }
+        let Some(stretch) = self.bodies.find(header.body_place) else { return Ok(()) };
+        let mapping = self.segments.mapping(&stretch.segment).map_err(NotCopied::Failed)?;
+        let body = mapping.slice(u64::from(stretch.place.offset), header.body_bytes());
+        let body = body.ok_or(NotCopied::Damaged("its body is cut short"))?;
+        let Some(mut reservation) = self.bodies.reserve_elsewhere(header.body_bytes(), from_segment)? else {
+            return Err(NotCopied::NoRoom);
+        };
+        reservation.write(body)?;
+        // Its old bytes may be overwritten when the copy's record is durable.
+        reservation.sync().map_err(|error| NotCopied::Failed(self.sync_failed(error)))?;
+        let new_place = reservation.place();
+        let fingerprint = self.index().fingerprint(record.id());
+        match self.copy_forward(&record, fingerprint, Some(reservation))? {
+            Relocated::Moved(to) => self.bodies.release(header.body_place, to.into()),
+            // Nobody refers to the copy's body.
+            Relocated::DiedMeanwhile(to) => self.bodies.release(new_place, to.into()),
+            Relocated::Dead => {}
+        }
+        Ok(())
+    }
+
+    /// Bytes of all record segments: what one round of reclaiming goes through.
+    pub fn record_bytes(&self) -> u64 {
+        let segments = self.segments.load();
+        segments.values().filter(|segment| segment.kind == SegmentKind::Records).map(|segment| segment.bytes()).sum()
     }
 
     /// Copies what is live in a segment forward, and makes the copies durable: then the segment may be removed. False where there
-    /// was not even room for the copies.
+    /// was not even room for the copies, or something in it counts of which the hints know nothing.
     pub fn evacuate(&self, segment: &Segment, hints: &[Hint]) -> Result<bool, Error> {
         for hint in hints {
             let place = Lsn::new(segment.number, hint.offset);
             let result = match hint.kind {
                 Kind::Delete => self.keep_delete(place),
-                kind if kind.stores() && segment.live_bytes() > 0 => self.keep_live(place, hint.fingerprint),
+                kind if kind.stores() => self.keep_live(place, hint),
                 _ => continue,
             };
             match result {
                 Ok(()) => {}
-                Err(AppendError::NoRoom) => return Ok(false),
-                Err(AppendError::Failed(error)) => return Err(error),
+                Err(NotCopied::NoRoom) => return Ok(false),
+                Err(NotCopied::Failed(error)) => return Err(error),
+                Err(NotCopied::Damaged(reason)) => self.give_up(place, hint, reason),
             }
         }
         // Also where nothing was copied: what made these records dead must not be undone by a power loss.
         self.flush()?;
-        Ok(true)
+        Ok(self.is_emptied(segment))
+    }
+
+    /// Whether index and payload table know of nothing in the segment. What hints did not name was damaged before it was sealed.
+    fn is_emptied(&self, segment: &Segment) -> bool {
+        let (indexed, holders) = self.liveness.remaining(segment.number);
+        for (fingerprint, place) in indexed {
+            let _writing = self.index().shard(fingerprint).writing.lock();
+            self.lose_unnamed(fingerprint, place, "its segment does not have it");
+        }
+        for (payload, shared) in holders {
+            tracing::error!(
+                "the payload at {} is lost, and so are {} objects that share it",
+                shared.holder,
+                shared.sharers
+            );
+            self.liveness.lose_payload(payload, self.journal.end().into());
+        }
+        true
     }
 
     /// Whether evicting has a chance: with nothing but dirty objects in a segment, copying them makes no room.
@@ -72,18 +216,19 @@ impl LocalTier {
     }
 
     /// A delete that Redis may not know of yet is copied forward, if it is still what counts for its id.
-    fn keep_delete(&self, place: Lsn) -> Result<(), AppendError> {
+    fn keep_delete(&self, place: Lsn) -> Result<(), NotCopied> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
-        let Ok(record) = self.record_at(place) else { return Ok(()) };
-        let fingerprint = self.index.fingerprint(record.id());
-        let shard = self.index.shard(fingerprint);
+        let record = self.record_at(place)?;
+        let fingerprint = self.index().fingerprint(record.id());
+        let shard = self.index().shard(fingerprint);
         let _writing = shard.writing.lock();
         let tombstone = shard.table.read().tombstones.get(record.id());
         if tombstone.is_none_or(|tombstone| tombstone.place != place) {
             return Ok(());
         }
         let to = if outbox.is_dirty(place, false) {
-            self.append_copy(&record, record.header.flags, Lsn::NONE)?
+            let copying = Copying { flags: record.header.flags, payload: Lsn::NONE };
+            self.append_copy(&record, copying, None)?
         } else {
             Lsn::NONE
         };
@@ -92,87 +237,88 @@ impl LocalTier {
     }
 
     /// Copies a live object forward, unless it has lived its time, or Redis has it and nobody read it here since it was written.
-    fn keep_live(&self, place: Lsn, fingerprint: u64) -> Result<(), AppendError> {
-        if let Some(outbox) = &self.outbox
-            && let Ok(record) = self.record_at(place)
-        {
-            let shard = self.index.shard(fingerprint);
-            let _writing = shard.writing.lock();
-            let header = record.header;
-            let was_read = || self.segments.get(place.segment()).is_some_and(|it| it.was_read(place.offset()));
-            let is_evicted = || {
-                self.space.wants_eviction() && !outbox.is_dirty(place, header.flags.has(Flags::CLEAN)) && !was_read()
-            };
-            if self.find(fingerprint, record.id()) == Some(place) && (header.is_expired() || is_evicted()) {
-                outbox.set_uncertain(true);
-                shard.table.write().remove(fingerprint, record.id(), place);
-                self.superseded(place, Lsn::NONE);
-            }
-        }
-        self.copy_forward(place, fingerprint)
-    }
-
-    /// Copies one record forward, if it is live, with its version and flags.
-    fn copy_forward(&self, place: Lsn, fingerprint: u64) -> Result<(), AppendError> {
+    fn keep_live(&self, place: Lsn, hint: &Hint) -> Result<(), NotCopied> {
         let record = match self.record_at(place) {
             Ok(record) => record,
-            Err(Unreadable::Failed(error)) => return Err(error.into()),
-            Err(Unreadable::Damaged(reason)) => {
-                self.give_up(place, fingerprint, reason);
-                return Ok(());
-            }
+            // Nothing is read of what does not count.
+            Err(_) if !self.may_count(place, hint) => return Ok(()),
+            Err(unreadable) => return Err(unreadable.into()),
         };
-        if let Some(segment) = &record.unverified {
-            match record.verify(segment) {
-                Ok(()) => {}
-                Err(Unreadable::Failed(error)) => return Err(error.into()),
-                Err(Unreadable::Damaged(reason)) => {
-                    self.give_up(place, fingerprint, reason);
-                    return Ok(());
-                }
-            }
-        }
-        let shard = self.index.shard(fingerprint);
-        let _writing = shard.writing.lock();
-        let header = record.header;
-        let is_indexed = self.find(fingerprint, record.id()) == Some(place);
-        if header.flags.has(Flags::SHARED) {
-            if !is_indexed {
-                return Ok(());
-            }
-            let lsn = self.append_copy(&record, header.flags, header.payload)?;
-            self.moved(&record, fingerprint, place, lsn);
-            return Ok(());
-        }
-        let payload = header.payload_name();
-        let holds_shared = || {
-            let shared = self.payloads.shared(payload);
-            shared.is_some_and(|shared| shared.place == place && shared.sharers > 0)
-        };
-        if !is_indexed && !holds_shared() {
-            return Ok(());
-        }
-        let kept = header.flags.without(Flags::NAMED).without(Flags::DETACHED);
-        let lsn = self.payloads.relocate(payload, header.body_hash, |is_shared| {
-            let flags = if is_shared { kept.with(Flags::NAMED) } else { kept };
-            let flags = if is_indexed { flags } else { flags.with(Flags::DETACHED) };
-            self.append_copy(&record, flags, if is_shared { payload } else { Lsn::NONE })
-        })?;
-        if is_indexed {
-            self.moved(&record, fingerprint, place, lsn);
-        } else {
-            self.move_live(Some(place), Some(lsn), &header);
-        }
-        Ok(())
+        self.evict(&record, hint);
+        self.copy_forward(&record, hint.fingerprint, None).map(drop)
     }
 
-    fn append_copy(&self, record: &RecordAt, flags: Flags, payload: Lsn) -> Result<Lsn, AppendError> {
+    /// Whether something refers to the record, as far as that can be said without its id.
+    fn may_count(&self, place: Lsn, hint: &Hint) -> bool {
+        let name = if hint.flags.has(Flags::NAMED) { hint.payload } else { place };
+        let shard = self.index().shard(hint.fingerprint);
+        let _writing = shard.writing.lock();
+        let is_indexed = shard.table.read().has_place(hint.fingerprint, place);
+        is_indexed || (hint.has_body() && self.liveness.payloads().is_held(name, place))
+    }
+
+    fn evict(&self, record: &RecordAt, hint: &Hint) {
+        let Some(outbox) = &self.outbox else { return };
+        let (place, header) = (record.place, record.header);
+        let shard = self.index().shard(hint.fingerprint);
+        let _writing = shard.writing.lock();
+        let was_read = || self.segments.get(place.segment()).is_some_and(|it| it.was_read(place.offset()));
+        let is_evicted =
+            || self.space.wants_eviction() && !outbox.is_dirty(place, header.flags.has(Flags::CLEAN)) && !was_read();
+        let stands = shard.table.read().stands_at(hint.fingerprint, record.id(), place);
+        if stands && (header.is_expired() || is_evicted()) {
+            outbox.set_uncertain(true);
+            let standing = Standing { lsn: place, header };
+            self.liveness.leave(hint.fingerprint, record.id(), &standing, Lsn::NONE.into(), |_| {});
+        }
+    }
+
+    /// Copies one record forward, if it is live, with its version and flags; with its body, where that has been moved.
+    fn copy_forward(
+        &self,
+        record: &RecordAt,
+        fingerprint: u64,
+        body: Option<Reservation>,
+    ) -> Result<Relocated, NotCopied> {
+        if let Some(segment) = &record.unverified
+            && self.counts(record, fingerprint)
+        {
+            record.verify(segment)?;
+        }
+        let place = record.place;
+        let body_place = body.as_ref().map(Reservation::place);
+        let copy = |copying| -> Result<Lsn, AppendError> {
+            let to = self.append_copy(record, copying, body_place)?;
+            if let Some(body) = body {
+                body.keep(to);
+            }
+            if let Some(outbox) = &self.outbox
+                && self.is_suspect(outbox, place, record.header.flags.has(Flags::CLEAN))
+            {
+                outbox.suspect_moved(to); // before anyone finds it there
+            }
+            Ok(to)
+        };
+        Ok(self.liveness.relocate(fingerprint, record.id(), &record.header, body_place, copy)?)
+    }
+
+    fn counts(&self, record: &RecordAt, fingerprint: u64) -> bool {
+        let _writing = self.index().shard(fingerprint).writing.lock();
+        self.liveness.counts(fingerprint, record.id(), &record.header)
+    }
+
+    fn append_copy(
+        &self,
+        record: &RecordAt,
+        Copying { flags, payload }: Copying,
+        body: Option<BodyPlace>,
+    ) -> Result<Lsn, AppendError> {
         let Header { lsn, version, deadline_ms, body_hash, data_bytes, metadata_bytes, kind, body_place, .. } =
             record.header;
         let is_clean = self.outbox.as_ref().is_some_and(|outbox| !outbox.is_dirty(lsn, flags.has(Flags::CLEAN)));
         let flags = if is_clean { flags.with(Flags::CLEAN) } else { flags.without(Flags::CLEAN) };
-        let body = if record.header.is_inline() { record.body() } else { &[] };
-        let (metadata, data) = body.split_at_checked(metadata_bytes as usize).unwrap_or_default();
+        let inline = if record.header.is_inline() { record.body() } else { &[] };
+        let (metadata, data) = inline.split_at_checked(metadata_bytes as usize).unwrap_or_default();
         let copy = NewRecord {
             id: record.id(),
             kind,
@@ -185,31 +331,34 @@ impl LocalTier {
             payload,
             data_bytes,
             metadata_bytes,
-            body_place,
+            body_place: body.unwrap_or(body_place),
             metadata,
             data,
         };
-        Ok(self.journal.append(&copy, Room::Reserved)?.lsn)
+        Ok(self.journal.append(&copy, Purpose::Copy)?.lsn)
     }
 
-    fn moved(&self, record: &RecordAt, fingerprint: u64, from: Lsn, to: Lsn) {
-        if let Some(outbox) = &self.outbox
-            && self.is_suspect(outbox, from, record.header.flags.has(Flags::CLEAN))
-        {
-            outbox.suspect_moved(to); // before anyone finds it there
-        }
-        self.move_live(Some(from), Some(to), &record.header);
-        self.index.shard(fingerprint).table.write().set(fingerprint, record.id(), Some(from), to);
-    }
-
-    /// A damaged record in a segment that is to go: nothing older could stand in for it, so it ends here.
-    fn give_up(&self, place: Lsn, fingerprint: u64, reason: &'static str) {
-        let shard = self.index.shard(fingerprint);
+    /// A damaged record in a segment that is to go: nothing older could stand in for it, so it ends here, and lets go what it took.
+    fn give_up(&self, place: Lsn, hint: &Hint, reason: &'static str) {
+        let shard = self.index().shard(hint.fingerprint);
         let _writing = shard.writing.lock();
-        let mut table = shard.table.write();
-        if table.remove_place(fingerprint, place) {
-            self.totals.count_damaged(1);
+        if shard.table.write().remove_place(hint.fingerprint, place) {
+            self.liveness.counts.count_damaged(1);
             tracing::error!("the object at {place} is damaged: {reason}; it is lost");
+            self.liveness.lose(place, hint, self.journal.end().into());
+        }
+    }
+
+    /// Lets go what damaged records took, that were found damaged while they were read; `hint_at` finds their hints.
+    pub fn release_lost(&self, hint_at: impl Fn(Lsn) -> Result<Option<Hint>, Error>) -> Result<(), Error> {
+        loop {
+            let Some((fingerprint, place)) = self.lost.lock().last().copied() else { return Ok(()) };
+            // Without a hint, the next open counts anew.
+            if let Some(hint) = hint_at(place)? {
+                let _writing = self.index().shard(fingerprint).writing.lock();
+                self.liveness.lose(place, &hint, self.journal.end().into());
+            }
+            self.lost.lock().retain(|(_, lost)| *lost != place);
         }
     }
 }

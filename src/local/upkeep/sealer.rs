@@ -1,4 +1,4 @@
-//! The background thread of the local tier: seals full segments, reclaims space, prepares files ahead.
+//! The background thread that seals full segments, reclaims space, and prepares files ahead.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -7,26 +7,22 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
+use crate::error::Error;
 use crate::local::catalog::Catalog;
 use crate::local::catalog::cursors::Cursors;
 use crate::local::catalog::hints::Hint;
-
-use crate::error::Error;
-use crate::local::journal::{Sealing, Segment, Step, Walk};
-use crate::local::sharing::outbox::Outbox;
+use crate::local::files::readers::Foreign;
+use crate::local::journal::{Lsn, Sealing, Segment, SegmentKind, Step, Walk};
 use crate::local::tier::LocalTier;
 
 /// How often it looks around when nobody calls.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Dead bodies are freed when they take this much, or a 32nd of the limit; freeing them costs a sync.
-const DEAD_BODIES_BYTES_MAX: u64 = 64 << 20;
-
-/// Fewer dead bodies than that are freed after this time.
-const DEAD_BODIES_AGE_MAX: Duration = Duration::from_secs(10);
-
 /// How often it is noted how far replication has come. What is noted late is pushed and heard again, which is harmless.
 const CURSORS_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// How often the same failure is told.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the sealer can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,40 +34,65 @@ pub(crate) enum Task {
 }
 
 pub(in crate::local) struct Sealer {
-    tier: Arc<LocalTier>,
-    catalog: Catalog,
+    pub(super) tier: Arc<LocalTier>,
+    pub(super) catalog: Catalog,
     tasks: Receiver<Task>,
     sealing: Receiver<Sealing>,
     /// Sealed in the journal, not yet on disk: oldest first.
     pending: VecDeque<Sealing>,
     /// Segments of which hints are left, though the file is missing: their hints go when nothing older is left.
-    missing: BTreeSet<u32>,
-    bodies_reaped: Instant,
+    pub(super) missing: BTreeSet<u32>,
+    /// Sessions of earlier opens from which somebody may read.
+    foreign: Vec<Foreign>,
     cursors_stored: Instant,
     /// What the catalog says of replication, as far as this thread has written it.
     cursors: Option<Cursors>,
+    /// What was told last, and when.
+    told: Option<(String, Instant)>,
+    /// Small segments are being merged.
+    pub(super) is_merging: bool,
+}
+
+/// What the sealer is made of.
+pub(in crate::local) struct SealerParts {
+    pub catalog: Catalog,
+    pub missing: BTreeSet<u32>,
+    pub foreign: Vec<Foreign>,
+    pub tasks: Receiver<Task>,
+    pub sealing: Receiver<Sealing>,
+}
+
+/// What a look for room has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    Made,
+    /// There is nothing more to free.
+    Barren,
+    /// There may be: something could not be done now.
+    Unknown,
 }
 
 impl Sealer {
-    pub fn spawn(
-        tier: Arc<LocalTier>,
-        catalog: Catalog,
-        missing: BTreeSet<u32>,
-        tasks: Receiver<Task>,
-        sealing: Receiver<Sealing>,
-    ) -> std::io::Result<JoinHandle<()>> {
+    pub fn spawn(tier: Arc<LocalTier>, parts: SealerParts) -> std::io::Result<JoinHandle<()>> {
+        let SealerParts { catalog, missing, foreign, tasks, sealing } = parts;
         let sealer = Sealer {
-            tier,
+            tier: Arc::clone(&tier),
             catalog,
             tasks,
             sealing,
             pending: VecDeque::new(),
             missing,
-            bodies_reaped: Instant::now(),
+            foreign,
             cursors_stored: Instant::now(),
             cursors: None,
+            told: None,
+            is_merging: false,
         };
-        std::thread::Builder::new().name("sealer".to_owned()).spawn(move || sealer.run())
+        std::thread::Builder::new().name("sealer".to_owned()).spawn(move || {
+            let watch = FailIfPanicked(tier);
+            sealer.run();
+            drop(watch);
+        })
     }
 
     fn run(mut self) {
@@ -86,44 +107,58 @@ impl Sealer {
                 default(TICK) => {}
             }
         }
-        self.report("sealing at close", |sealer| sealer.seal_pending());
-        self.report("noting how far replication has come", |sealer| sealer.store_cursors());
+        self.report("sealing at close", Self::seal_pending);
+        self.report("noting how far replication has come", Self::store_cursors);
         self.report("closing the catalog", |sealer| sealer.catalog.flush());
+        self.catalog.close();
     }
 
     /// Everything that may be due.
     fn pass(&mut self) {
         self.tier.progress.begin();
         self.report("sealing", Self::seal_pending);
-        let reaped_bytes = self.report("freeing bodies", Self::reap_bodies).unwrap_or(0);
-        let mut reclaimed_bytes = self.report("reclaiming", Self::reclaim).unwrap_or(0);
-        if self.tier.outbox.is_some() && self.tier.space.wants_eviction() {
-            reclaimed_bytes += self.report("evicting", Self::evict).unwrap_or(0);
-        }
+        self.report("storing hints anew", Self::store_missing_hints);
+        self.report("letting damaged records go", |sealer| sealer.tier.release_lost(|place| sealer.hint_at(place)));
+        self.report("reclaiming", Self::reclaim);
         self.tier.space.set_catalog_bytes(self.catalog.bytes());
-        self.report("preparing segments", |sealer| sealer.tier.journal.refill_spares());
+        self.report("preparing segments", |sealer| sealer.tier.refill_spares());
+        let room = match self.tier.progress.wanted() {
+            Some(wanted) => self.report("making room", |sealer| sealer.make_room(wanted)).unwrap_or(Room::Unknown),
+            None => Room::Unknown,
+        };
+        if room == Room::Made {
+            self.tier.progress.freed();
+        }
+        self.tier.progress.done(room == Room::Barren);
         if self.cursors_stored.elapsed() > CURSORS_AGE_MAX {
             self.cursors_stored = Instant::now();
             self.tier.expire_tombstones();
-            self.report("noting how far replication has come", |sealer| sealer.store_cursors());
+            self.report("noting how far replication has come", Self::store_cursors);
         }
         self.tier.segments.sweep();
-        self.tier.progress.done(reaped_bytes + reclaimed_bytes);
+        self.tier.readers.sweep();
+        self.report("looking after readers", Self::end_foreign);
     }
 
     /// What fails is tried again in the next pass, or by the next open where the store is being closed: nothing is lost by waiting.
-    fn report<T>(&mut self, what: &str, step: impl FnOnce(&mut Self) -> Result<T, Error>) -> Option<T> {
-        match step(self) {
-            Ok(done) => Some(done),
-            Err(Error::Closed) => None,
-            Err(error) => {
-                tracing::warn!("{what}: {error}; trying again later");
-                None
-            }
+    pub(super) fn report<T>(&mut self, what: &str, step: impl FnOnce(&mut Self) -> Result<T, Error>) -> Option<T> {
+        let error = match step(self) {
+            Ok(done) => return Some(done),
+            Err(Error::Closed) => return None,
+            Err(error) => error,
+        };
+        let text = format!("{what}: {error}; trying again later");
+        let is_told = self.told.as_ref().is_some_and(|(told, when)| *told == text && when.elapsed() < TELL_AGAIN);
+        if is_told {
+            tracing::debug!("{text}");
+        } else {
+            tracing::warn!("{text}");
+            self.told = Some((text, Instant::now()));
         }
+        None
     }
 
-    fn seal_pending(&mut self) -> Result<(), Error> {
+    pub(super) fn seal_pending(&mut self) -> Result<(), Error> {
         self.pending.extend(self.sealing.try_iter());
         if self.pending.is_empty() {
             return Ok(());
@@ -134,21 +169,31 @@ impl Sealer {
             self.seal(sealing)?;
             self.pending.pop_front();
         }
-        self.catalog.flush()
+        Ok(())
     }
 
+    /// Its hints reach the disk with the catalog's next flush; before that it is a segment without.
     fn seal(&self, sealing: &Sealing) -> Result<(), Error> {
         let Sealing { segment, seal } = sealing;
         if seal.record_count == 0 {
             return self.tier.segments.remove(segment);
         }
-        let (hints, clock) = self.hints_of(segment, seal.end)?;
         segment.write_seal(*seal).map_err(Error::io("seal", segment.path()))?;
         segment.trim(seal.end).map_err(Error::io("trim", segment.path()))?;
         segment.close_file();
-        self.catalog.store(segment.number, segment.nonce, seal.end, clock, &hints)?;
+        self.store_hints(segment, seal.end);
         segment.set_sealed();
         Ok(())
+    }
+
+    /// Stores a segment's hints. Without them the next open walks the segment; they are stored when the catalog is open again.
+    fn store_hints(&self, segment: &Segment, end: u64) {
+        let stored = self
+            .hints_of(segment, end)
+            .and_then(|(hints, clock)| self.catalog.store(segment.number, segment.nonce, end, clock, &hints));
+        if let Err(error) = stored {
+            tracing::debug!("{}: its hints are stored later: {error}", segment.path().display());
+        }
     }
 
     fn hints_of(&self, segment: &Segment, end: u64) -> Result<(Vec<Hint>, u64), Error> {
@@ -159,7 +204,7 @@ impl Sealer {
             match step {
                 Step::Record { header, id, .. } => {
                     clock = clock.max(header.version.clock_at_open());
-                    hints.push(Hint::of(&header, self.tier.index.fingerprint(id)));
+                    hints.push(Hint::of(&header, self.tier.index().fingerprint(id)));
                 }
                 Step::Damage { offset, end } => {
                     tracing::error!(
@@ -170,6 +215,48 @@ impl Sealer {
             }
         }
         Ok((hints, clock))
+    }
+
+    /// After the catalog failed and is open again: hints that it lacks are stored, those of segments that are gone go.
+    fn store_missing_hints(&mut self) -> Result<(), Error> {
+        if !self.catalog.take_fresh() {
+            return Ok(());
+        }
+        let hinted: BTreeSet<u32> = self.catalog.segments()?.into_iter().collect();
+        let segments = self.tier.segments.load();
+        for segment in segments.values().filter(|it| it.kind == SegmentKind::Records && it.is_sealed()) {
+            let is_whole = hinted.contains(&segment.number)
+                && self.catalog.load(segment.number)?.is_some_and(|(closing, _)| closing.nonce == segment.nonce);
+            if !is_whole {
+                self.store_hints(segment, segment.records_end());
+            }
+        }
+        for number in hinted {
+            if !segments.contains_key(&number) && !self.missing.contains(&number) {
+                self.catalog.remove(number)?;
+            }
+        }
+        self.cursors = None;
+        self.catalog.flush()
+    }
+
+    /// The hints of a sealed segment, from the catalog or from the segment itself.
+    pub(super) fn hints(&self, segment: &Segment) -> Result<Vec<Hint>, Error> {
+        match self.catalog.load(segment.number) {
+            Ok(Some((closing, hints))) if closing.nonce == segment.nonce => return Ok(hints),
+            Ok(_) => {}
+            Err(error) => tracing::debug!("{error}; the records of segment {} are walked", segment.number),
+        }
+        Ok(self.hints_of(segment, segment.records_end())?.0)
+    }
+
+    fn hint_at(&self, place: Lsn) -> Result<Option<Hint>, Error> {
+        let Some(segment) = self.tier.segments.get(place.segment()).filter(|segment| segment.is_sealed()) else {
+            return Ok(None);
+        };
+        let hints = self.hints(&segment)?;
+        let found = hints.binary_search_by_key(&place.offset(), |hint| hint.offset);
+        Ok(found.ok().and_then(|number| hints.get(number).copied()))
     }
 
     /// The journal first, then the cursors that refer to it and to the drops in it.
@@ -191,75 +278,38 @@ impl Sealer {
         Ok(())
     }
 
-    fn reap_bodies(&mut self) -> Result<u64, Error> {
-        // The records of evicted objects are still there: their bodies must not be overwritten.
-        if self.tier.outbox.as_ref().is_some_and(Outbox::is_uncertain) {
-            return Ok(0);
-        }
-        let dead = self.tier.bodies.dead_bytes();
-        let due = dead > DEAD_BODIES_BYTES_MAX.min(self.tier.space.limit_bytes() / 32)
-            || (dead > 0 && self.bodies_reaped.elapsed() > DEAD_BODIES_AGE_MAX);
-        if !due {
-            return Ok(0);
-        }
-        self.bodies_reaped = Instant::now();
-        let durable = self.tier.flush()?;
-        self.tier.bodies.reap(durable)
-    }
-
-    /// Evicts what is in the last, not yet full segment, too, and frees the bodies of what was evicted at once.
-    fn evict(&mut self) -> Result<u64, Error> {
-        let mut freed_bytes = 0;
-        if self.tier.segments.record_segments() == 1 && self.tier.journal.seal_active() {
-            self.seal_pending()?;
-            freed_bytes += self.reclaim()?;
-        }
-        self.bodies_reaped = self.bodies_reaped.checked_sub(DEAD_BODIES_AGE_MAX).unwrap_or(self.bodies_reaped);
-        Ok(freed_bytes + self.reap_bodies()?)
-    }
-
-    /// Reclaims the oldest segments while that is worth it; how many bytes that freed.
-    fn reclaim(&mut self) -> Result<u64, Error> {
-        let mut freed_bytes = 0;
-        let end = self.tier.journal.end();
-        while let Some(segment) = self.tier.reclaimable().filter(|segment| segment.number <= end.segment()) {
-            self.forget_missing(segment.number)?;
-            let hints = match self.catalog.load(segment.number)? {
-                Some((_, hints)) => hints,
-                None => self.hints_of(&segment, segment.bytes())?.0,
-            };
-            if !self.tier.is_evictable(&segment, &hints) {
-                break;
-            }
-            let dead_bytes = segment.bytes().saturating_sub(segment.live_bytes());
-            if !self.tier.evacuate(&segment, &hints)? {
-                tracing::warn!(
-                    "no room to copy what is live in segment {} forward; trying again later",
-                    segment.number
-                );
-                break;
-            }
-            freed_bytes += dead_bytes;
-            // Hints without their segment would look like a loss; a segment without hints is only walked once more.
-            self.catalog.remove(segment.number)?;
-            self.catalog.flush()?;
-            self.tier.segments.remove(&segment)?;
-            if let Some(outbox) = &self.tier.outbox {
-                let directory = self.tier.segments.directory();
-                self.tier.segments.sync_directory().map_err(Error::io("sync", directory))?;
-                outbox.set_uncertain(false);
-            }
-            self.tier.journal.refill_spares()?;
-        }
-        Ok(freed_bytes)
-    }
-
     /// Hints of missing segments said what they had superseded. With nothing older left, that is of no use any more.
-    fn forget_missing(&mut self, oldest: u32) -> Result<(), Error> {
+    pub(super) fn forget_missing(&mut self, oldest: u32) -> Result<(), Error> {
         while let Some(number) = self.missing.first().copied().filter(|number| *number < oldest) {
             self.catalog.remove(number)?;
             self.missing.remove(&number);
         }
         Ok(())
+    }
+
+    /// Ends the withholding of room that nobody can read any more.
+    fn end_foreign(&mut self) -> Result<(), Error> {
+        if self.foreign.is_empty() {
+            return Ok(());
+        }
+        self.foreign.retain(|session| !session.is_over());
+        let segments = self.tier.segments.load();
+        let is_read = |number: u32| self.foreign.iter().any(|session| session.reads(number));
+        for segment in segments.values().filter(|segment| segment.is_withheld() && !is_read(segment.number)) {
+            self.tier.bodies.stop_withholding(segment)?;
+        }
+        Ok(())
+    }
+}
+
+/// A sealer that dies leaves a store that only seems to work.
+struct FailIfPanicked(Arc<LocalTier>);
+
+impl Drop for FailIfPanicked {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.journal.fail(Error::Config("the sealer thread has panicked".to_owned()));
+            self.0.progress.done(true);
+        }
     }
 }

@@ -1,0 +1,241 @@
+//! Who may still read bytes that were handed out: forked children, and whoever kept bytes of a store that was closed.
+//!
+//! A fork copies every handle to handed-out bytes, and nobody tells when the copies are gone. So each handle belongs to a session, whose
+//! file is locked (`flock`) through a descriptor that children inherit. With a fork the session ends for new handles; its lock is gone
+//! when the parent's last handle is dropped and every child has ended or has become another program. What its handles read is given
+//! back then, and not before. ("Forks" in the design: a handle is given back only if no fork lies between.)
+//!
+//! ```text
+//! <directory>/readers/<random>   locked while somebody may read; at close, the numbers of the body segments concerned, one a line,
+//!                                behind the line "closed"; without that line (the process was killed), it may be any of them
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::error::Error;
+use crate::fork;
+use crate::local::disk::{Disk, SystemDisk};
+use crate::random::random_u64;
+
+/// Sessions that forks have ended and somebody may still read from; each has a descriptor at most. Those beyond end at close.
+const ENDED_SESSIONS_MAX: usize = 16;
+
+const CLOSED: &str = "closed\n";
+
+/// What handed-out bytes hold; given back when nobody can read it.
+pub(crate) type Held = Box<dyn Send + Sync>;
+
+/// The handles that were handed out between two forks.
+pub(crate) struct Session {
+    /// `fork::count` when they were.
+    count: u64,
+    path: PathBuf,
+    /// Keeps the lock, with the copies that children have of it.
+    file: Mutex<Option<File>>,
+    /// Of handles that were dropped here, while children may have them.
+    withheld: Mutex<Vec<Held>>,
+}
+
+/// A directory's sessions.
+pub(crate) struct Readers {
+    directory: PathBuf,
+    disk: Arc<dyn Disk>,
+    sessions: Mutex<Sessions>,
+}
+
+#[derive(Default)]
+struct Sessions {
+    current: Option<Arc<Session>>,
+    ended: Vec<Arc<Session>>,
+}
+
+/// A session that an earlier open left, somebody may read from.
+pub(crate) struct Foreign {
+    path: PathBuf,
+    /// Body segments that it reads from; None: any.
+    segments: Option<Vec<u32>>,
+}
+
+impl Session {
+    /// Whether no fork lies between the handles of this session and now, and none is under way.
+    pub fn is_current(&self) -> bool {
+        fork::count() == self.count
+    }
+
+    /// Keeps what a handle of a session that is not current held, until nobody can read it.
+    pub fn withhold(&self, held: Held) {
+        self.withheld.lock().push(held);
+    }
+}
+
+impl Readers {
+    /// The directory's readers, and the sessions of earlier opens that are not over.
+    pub fn open(directory: &Path, disk: &Arc<dyn Disk>) -> Result<(Self, Vec<Foreign>), Error> {
+        let directory = directory.join("readers");
+        let mut foreign = Vec::new();
+        match std::fs::read_dir(&directory) {
+            Ok(entries) => {
+                for entry in entries {
+                    let path = entry.map_err(Error::io("list", &directory))?.path();
+                    foreign.extend(Foreign::find(path)?);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                std::fs::create_dir(&directory).map_err(Error::io("make", &directory))?;
+            }
+            Err(error) => return Err(Error::io("list", &directory)(error)),
+        }
+        Ok((Readers { directory, disk: Arc::clone(disk), sessions: Mutex::default() }, foreign))
+    }
+
+    /// The session for a handle that is made at this count of forks; None where there can be none: then bytes are handed out as copies.
+    pub fn session(&self, count: u64) -> Option<Arc<Session>> {
+        if fork::is_under_way(count) {
+            return None;
+        }
+        let mut sessions = self.sessions.lock();
+        if let Some(current) = &sessions.current {
+            if current.count == count {
+                return Some(Arc::clone(current));
+            }
+            if sessions.ended.len() >= ENDED_SESSIONS_MAX {
+                return None;
+            }
+        }
+        let begun = match self.begin(count) {
+            Ok(session) => Arc::new(session),
+            Err(error) => {
+                // Nothing is lost: the caller copies.
+                tracing::debug!("{}: {error}; large objects are handed out as copies", self.directory.display());
+                return None;
+            }
+        };
+        let ended = sessions.current.replace(Arc::clone(&begun));
+        sessions.ended.extend(ended);
+        Some(begun)
+    }
+
+    fn begin(&self, count: u64) -> io::Result<Session> {
+        let path = self.directory.join(format!("{:016x}", random_u64()));
+        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            drop(file);
+            std::fs::remove_file(&path)?;
+            return Err(error.into());
+        }
+        Ok(Session { count, path, file: Mutex::new(Some(file)), withheld: Mutex::default() })
+    }
+
+    /// Gives back what the sessions held that are over.
+    pub fn sweep(&self) {
+        let mut sessions = self.sessions.lock();
+        let count = fork::count();
+        if sessions.current.as_ref().is_some_and(|current| current.count != count) {
+            let ended = sessions.current.take();
+            sessions.ended.extend(ended);
+        }
+        sessions.ended.retain(|session| !self.is_over(session));
+    }
+
+    fn is_over(&self, session: &Arc<Session>) -> bool {
+        if Arc::strong_count(session) > 1 {
+            return false; // a handle here
+        }
+        let mut file = session.file.lock();
+        // Only the children's copies of it keep the lock from here on.
+        *file = None;
+        match is_locked(&session.path) {
+            Ok(true) => false,
+            Ok(false) => {
+                self.forget(&session.path);
+                true
+            }
+            Err(error) => {
+                tracing::debug!("{}: {error}; looked at again later", session.path.display());
+                false
+            }
+        }
+    }
+
+    fn forget(&self, path: &Path) {
+        if let Err(error) = self.disk.remove(path) {
+            tracing::debug!("{}: {error}; the next open removes it", path.display());
+        }
+    }
+
+    /// The store is being closed: notes which body segments are still read from, for the next open.
+    pub fn close(&self, segments: &[u32]) -> Result<(), Error> {
+        self.sweep();
+        let sessions = std::mem::take(&mut *self.sessions.lock());
+        for session in sessions.current.into_iter().chain(sessions.ended) {
+            let is_read = Arc::strong_count(&session) > 1 || !session.withheld.lock().is_empty();
+            if !is_read && session.count == fork::count() {
+                *session.file.lock() = None;
+                self.forget(&session.path);
+                continue;
+            }
+            let mut text = CLOSED.to_owned();
+            segments.iter().for_each(|number| text.push_str(&format!("{number}\n")));
+            let written =
+                File::options().write(true).open(&session.path).and_then(|mut file| file.write_all(text.as_bytes()));
+            written.map_err(Error::io("write", &session.path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether anybody has the file locked.
+fn is_locked(path: &Path) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(false),
+        Err(Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Foreign {
+    fn find(path: PathBuf) -> Result<Option<Foreign>, Error> {
+        if !is_locked(&path).map_err(Error::io("look at", &path))? {
+            SystemDisk.remove(&path).map_err(Error::io("remove", &path))?;
+            return Ok(None);
+        }
+        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let segments =
+            text.strip_prefix(CLOSED).map(|numbers| numbers.lines().filter_map(|it| it.parse().ok()).collect());
+        Ok(Some(Foreign { path, segments }))
+    }
+
+    /// Whether somebody may read from this body segment.
+    pub fn reads(&self, segment: u32) -> bool {
+        self.segments.as_ref().is_none_or(|segments| segments.contains(&segment))
+    }
+
+    /// Whether nobody can read from it any more. What cannot be said now is asked again later.
+    pub fn is_over(&self) -> bool {
+        match is_locked(&self.path) {
+            Ok(true) => false,
+            Ok(false) => {
+                if let Err(error) = SystemDisk.remove(&self.path) {
+                    tracing::debug!("{}: {error}; the next open removes it", self.path.display());
+                }
+                true
+            }
+            Err(error) => {
+                tracing::debug!("{}: {error}; looked at again later", self.path.display());
+                false
+            }
+        }
+    }
+}

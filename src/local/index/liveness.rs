@@ -1,0 +1,238 @@
+//! What counts: the one owner of index entries, payload table and live bytes.
+//!
+//! Three transitions, each made by a thread that holds the id's `writing` lock: a record comes to count for its id (`enter`), an id comes
+//! to have none (`leave`), a record moves (`relocate`). What a record supersedes is let go as part of them.
+//!
+//! Live bytes are hints: they say which segment to look at. That nothing in a segment counts is said by the index and the payload
+//! table alone, see `remaining`.
+
+use super::payloads::{EQUAL_BODY_BYTES_MIN, Move, Payloads, Shared};
+use super::{Index, Table};
+use crate::local::catalog::hints::Hint;
+use crate::local::journal::{BodyPlace, Flags, Header, Lsn};
+
+/// What a record takes while it counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Weight {
+    /// Bytes in its segment.
+    pub stride: u64,
+    /// Bytes of its payload.
+    pub body_bytes: u64,
+    /// Where that is, if not in the record.
+    pub body: Option<BodyPlace>,
+}
+
+impl From<&Header> for Weight {
+    fn from(header: &Header) -> Self {
+        let body = header.flags.has(Flags::EXTERNAL).then_some(header.body_place);
+        Weight { stride: header.stride(), body_bytes: header.body_bytes(), body }
+    }
+}
+
+impl From<&Hint> for Weight {
+    fn from(hint: &Hint) -> Self {
+        let body = hint.flags.has(Flags::EXTERNAL).then_some(hint.body_place);
+        Weight { stride: hint.stride(), body_bytes: hint.body_bytes, body }
+    }
+}
+
+/// The record that counts for an id.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    pub lsn: Lsn,
+    pub header: Header,
+}
+
+/// Where live bytes are counted, and bodies belong.
+pub(crate) trait Counts {
+    /// What has made a body dead.
+    type Superseder: Clone;
+
+    fn add_live(&self, segment: u32, bytes: u64);
+    fn remove_live(&self, segment: u32, bytes: u64);
+    fn payload_came(&self, bytes: u64);
+    fn payload_went(&self, bytes: u64);
+    /// The record at `record` refers to the body now.
+    fn body_referred(&self, body: BodyPlace, record: Lsn);
+    /// No record refers to the body any more.
+    fn body_released(&self, body: BodyPlace, by: Self::Superseder);
+}
+
+/// What a copy has to say of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Copying {
+    pub flags: Flags,
+    /// The payload's name, where the record shares one or others know its own by name.
+    pub payload: Lsn,
+}
+
+/// What became of a record that was to be moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Relocated {
+    Moved(Lsn),
+    /// It does not count.
+    Dead,
+    /// It came not to count while it was copied, to this place.
+    DiedMeanwhile(Lsn),
+}
+
+pub(crate) struct Liveness<C> {
+    pub index: Index,
+    payloads: Payloads,
+    pub counts: C,
+}
+
+impl<C: Counts> Liveness<C> {
+    pub fn new(index: Index, payloads: Payloads, counts: C) -> Self {
+        Liveness { index, payloads, counts }
+    }
+
+    pub fn payloads(&self) -> &Payloads {
+        &self.payloads
+    }
+
+    /// The record with this header counts for the id from now on, in place of `old`. The caller holds the id.
+    pub fn enter(&self, fingerprint: u64, id: &[u8], old: Option<&Standing>, new: &Header, by: C::Superseder) {
+        self.counts.add_live(new.lsn.segment(), new.stride());
+        if new.has_body() {
+            self.counts.payload_came(new.body_bytes());
+        }
+        let mut table = self.index.shard(fingerprint).table.write();
+        table.set(fingerprint, id, old.map(|old| old.lsn), new.lsn);
+        table.tombstones.overtake(id, None);
+        drop(table);
+        if new.has_body() && new.body_bytes() >= EQUAL_BODY_BYTES_MIN {
+            self.payloads.remember(new.body_hash, new.lsn);
+        }
+        if let Some(old) = old {
+            self.supersede(old, by);
+        }
+    }
+
+    /// The id has no record any more; `note` is told the table, in the same moment. The caller holds the id.
+    pub fn leave(&self, fingerprint: u64, id: &[u8], old: &Standing, by: C::Superseder, note: impl FnOnce(&mut Table)) {
+        let mut table = self.index.shard(fingerprint).table.write();
+        table.remove(fingerprint, id, old.lsn);
+        note(&mut table);
+        drop(table);
+        self.supersede(old, by);
+    }
+
+    fn supersede(&self, old: &Standing, by: C::Superseder) {
+        let header = &old.header;
+        if header.flags.has(Flags::SHARED) {
+            self.counts.remove_live(old.lsn.segment(), header.stride());
+            self.let_go(header.payload, by);
+        } else if !self.payloads.owner_left(header.payload_name(), header.body_hash) {
+            self.died(old.lsn, &header.into(), by);
+        }
+    }
+
+    /// Gives a reference to a payload back.
+    pub fn let_go(&self, payload: Lsn, by: C::Superseder) {
+        if let Some(Shared { holder, weight, .. }) = self.payloads.release(payload) {
+            self.died(holder, &weight, by);
+        }
+    }
+
+    fn died(&self, holder: Lsn, weight: &Weight, by: C::Superseder) {
+        self.counts.remove_live(holder.segment(), weight.stride);
+        self.counts.payload_went(weight.body_bytes);
+        if let Some(body) = weight.body {
+            self.counts.body_released(body, by);
+        }
+    }
+
+    /// A record is damaged, and only its hint tells what it took: that is let go. The caller holds the id, and has removed it from the
+    /// index.
+    pub fn lose(&self, place: Lsn, hint: &Hint, by: C::Superseder) {
+        if hint.flags.has(Flags::SHARED) {
+            self.counts.remove_live(place.segment(), hint.stride());
+            self.let_go(hint.payload, by);
+        } else if !self.payloads.owner_left(if hint.flags.has(Flags::NAMED) { hint.payload } else { place }, 0) {
+            self.died(place, &hint.into(), by);
+        }
+    }
+
+    /// A payload's holder is lost, that its sharers still refer to: they will be found damaged.
+    pub fn lose_payload(&self, payload: Lsn, by: C::Superseder) {
+        if let Some(Shared { holder, weight, .. }) = self.payloads.lose(payload) {
+            self.died(holder, &weight, by);
+        }
+    }
+
+    /// Moves a record, if it counts: `copy` appends it anew. Its `body` may have been moved before.
+    pub fn relocate<E>(
+        &self,
+        fingerprint: u64,
+        id: &[u8],
+        from: &Header,
+        body: Option<BodyPlace>,
+        copy: impl FnOnce(Copying) -> Result<Lsn, E>,
+    ) -> Result<Relocated, E> {
+        let shard = self.index.shard(fingerprint);
+        let _writing = shard.writing.lock();
+        let is_indexed = shard.table.read().stands_at(fingerprint, id, from.lsn);
+        let kept = from.flags.without(Flags::NAMED).without(Flags::DETACHED);
+        let set = |to| shard.table.write().set(fingerprint, id, Some(from.lsn), to);
+        if from.flags.has(Flags::SHARED) {
+            if !is_indexed {
+                return Ok(Relocated::Dead);
+            }
+            let to = copy(Copying { flags: kept, payload: from.payload })?;
+            self.count_moved(from, to);
+            set(to);
+            return Ok(Relocated::Moved(to));
+        }
+        let payload = from.payload_name();
+        let begun = self.payloads.begin_move(payload, from.body_hash, from.lsn, is_indexed);
+        let copying = match begun {
+            Move::Dead => return Ok(Relocated::Dead),
+            Move::Alone { .. } => Copying { flags: kept, payload: Lsn::NONE },
+            Move::Shared => Copying { flags: kept.with(Flags::NAMED), payload },
+        };
+        let flags = if is_indexed { copying.flags } else { copying.flags.with(Flags::DETACHED) };
+        let old_weight = Weight::from(from);
+        // The table is not locked while the copy is written.
+        let to = copy(Copying { flags, ..copying })
+            .inspect_err(|_| self.payloads.cancel_move(begun, payload, from.body_hash, from.lsn, old_weight))?;
+        let weight = Weight { body: body.or(old_weight.body), ..old_weight };
+        if !self.payloads.finish_move(begun, payload, from.body_hash, to, weight, is_indexed) {
+            return Ok(Relocated::DiedMeanwhile(to));
+        }
+        self.count_moved(from, to);
+        if let Some(body) = weight.body {
+            self.counts.body_referred(body, to);
+        }
+        if is_indexed {
+            set(to);
+        }
+        Ok(Relocated::Moved(to))
+    }
+
+    fn count_moved(&self, from: &Header, to: Lsn) {
+        self.counts.add_live(to.segment(), from.stride());
+        self.counts.remove_live(from.lsn.segment(), from.stride());
+    }
+
+    /// Whether the record counts: as its id's, or for those who share its payload. The caller holds the id.
+    pub fn counts(&self, fingerprint: u64, id: &[u8], header: &Header) -> bool {
+        self.index.shard(fingerprint).table.read().stands_at(fingerprint, id, header.lsn)
+            || (header.has_body() && self.payloads.is_held(header.payload_name(), header.lsn))
+    }
+
+    /// What still counts in a sealed segment: fingerprints and places of ids, and payloads. A segment may go only when that is nothing.
+    ///
+    /// A record that was appended is entered under the lock under which it was appended, so each shard's lock is taken once: who
+    /// appended to the segment before it was sealed has entered the record by then.
+    pub fn remaining(&self, segment: u32) -> (Vec<(u64, Lsn)>, Vec<(Lsn, Shared)>) {
+        let mut indexed = Vec::new();
+        for shard in self.index.shards() {
+            let _writing = shard.writing.lock();
+            indexed.extend(
+                shard.table.read().places(self.index.fingerprints()).filter(|(_, place)| place.segment() == segment),
+            );
+        }
+        (indexed, self.payloads.holders(|holder| holder.segment() == segment))
+    }
+}

@@ -1,0 +1,51 @@
+//! The background thread that frees dead bodies, long before room is short: a delete's room comes back when its record is durable.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use crate::error::Error;
+use crate::local::tier::LocalTier;
+
+/// How often it looks around.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Dead bodies are freed when they take this part of the limit, or this much; freeing them costs the sync of a few pages.
+const DEAD_PART: u64 = 64;
+const DEAD_BYTES_MAX: u64 = 64 << 20;
+
+/// Fewer dead bodies than that are freed after this time.
+const DEAD_AGE_MAX: Duration = Duration::from_secs(10);
+
+/// Starts the thread, which ends when `stop` is disconnected.
+pub(in crate::local) fn spawn(tier: Arc<LocalTier>, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("reaper".to_owned()).spawn(move || run(&tier, &stop))
+}
+
+fn run(tier: &LocalTier, stop: &Receiver<()>) {
+    let mut reaped = Instant::now();
+    let mut is_told = false;
+    let bytes_max = (tier.space.limit_bytes() / DEAD_PART).min(DEAD_BYTES_MAX);
+    while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(TICK) {
+        loop {
+            let bytes = tier.bodies.reapable_bytes();
+            if bytes <= bytes_max && (bytes == 0 || reaped.elapsed() < DEAD_AGE_MAX) {
+                break;
+            }
+            reaped = Instant::now();
+            match tier.reap_bodies() {
+                Ok(0) => break,
+                Ok(_) => tier.progress.freed(),
+                Err(error) => {
+                    // Told once, unless those who wait for room are told: the sealer tries as well.
+                    if !matches!(error, Error::WritesRefused { .. }) && !std::mem::replace(&mut is_told, true) {
+                        tracing::warn!("freeing bodies: {error}; trying again later");
+                    }
+                    break;
+                }
+            }
+        }
+    }
+}

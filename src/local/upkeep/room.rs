@@ -1,0 +1,121 @@
+//! Making room: what the sealer does ahead of need, and for those who wait.
+
+use std::sync::Arc;
+
+use super::progress::Wanted;
+use super::sealer::{Room, Sealer};
+use crate::error::Error;
+use crate::local::journal::Segment;
+
+/// How much small segments are merged in one pass, so that it does not hold up what else is due.
+const MERGED_BYTES_MAX: u64 = 256 << 20;
+
+impl Sealer {
+    /// Reclaims the oldest segments while that is worth it, ahead of need.
+    pub(super) fn reclaim(&mut self) -> Result<(), Error> {
+        let end = self.tier.journal.end();
+        let mut copied_bytes = 0;
+        let mut is_merging = self.is_merging;
+        while !self.tier.gate.is_closing() && copied_bytes < MERGED_BYTES_MAX {
+            let wanted = self.tier.progress.wanted().is_some();
+            let Some(segment) = self.tier.reclaimable(wanted, &mut is_merging).filter(|it| it.number <= end.segment())
+            else {
+                break;
+            };
+            copied_bytes += segment.live_bytes();
+            if !self.reclaim_one(&segment)? {
+                break;
+            }
+            self.tier.progress.freed();
+        }
+        self.is_merging = is_merging;
+        if self.tier.outbox.is_some() && self.tier.space.wants_eviction() {
+            self.evict()?;
+        }
+        Ok(())
+    }
+
+    /// Frees the oldest segment; false where nothing could be gained, or there was no room for its copies.
+    fn reclaim_one(&mut self, segment: &Arc<Segment>) -> Result<bool, Error> {
+        if let Err(error) = self.forget_missing(segment.number) {
+            tracing::debug!("{error}; hints of missing segments go later");
+        }
+        let hints = self.hints(segment)?;
+        if !self.tier.is_evictable(segment, &hints) {
+            return Ok(false);
+        }
+        if !self.tier.evacuate(segment, &hints)? {
+            tracing::warn!("no room to copy what is live in segment {} forward; trying again later", segment.number);
+            return Ok(false);
+        }
+        // Hints without their segment would look like a loss; a segment without hints is only walked once more.
+        if let Err(error) = self.catalog.remove(segment.number).and_then(|()| self.catalog.flush()) {
+            // They go when the catalog is open again.
+            tracing::debug!("segment {} is removed before its hints: {error}", segment.number);
+        }
+        self.tier.segments.remove(segment)?;
+        if let Some(outbox) = &self.tier.outbox {
+            let directory = self.tier.segments.directory();
+            self.tier.segments.sync_directory().map_err(Error::io("sync", directory))?;
+            outbox.set_uncertain(false);
+        }
+        self.tier.refill_spares()?;
+        Ok(true)
+    }
+
+    /// Evicts what is in the last, not yet full segment, too, and frees the bodies of what was evicted at once.
+    fn evict(&mut self) -> Result<(), Error> {
+        if self.tier.segments.record_segments() == 1 && self.tier.journal.seal_active() {
+            self.seal_pending()?;
+            let mut is_merging = self.is_merging;
+            if let Some(segment) = self.tier.reclaimable(true, &mut is_merging) {
+                self.reclaim_one(&segment)?;
+            }
+        }
+        if self.tier.reap_bodies()? > 0 {
+            self.tier.progress.freed();
+        }
+        Ok(())
+    }
+
+    /// Somebody waits for room: everything that may make room, the cheapest first, until there is some.
+    pub(super) fn make_room(&mut self, wanted: Wanted) -> Result<Room, Error> {
+        // A record finds its room in a new segment for records, a body in a new one for bodies or in a hole.
+        let bytes = wanted.bytes.max(self.tier.space.segment_bytes_max()).saturating_add(1 << 16);
+        if self.tier.reap_bodies()? > 0 || self.tier.bodies.drop_empty()? || self.tier.journal.drop_prepared() {
+            return Ok(Room::Made);
+        }
+        if self.tier.sealed_dead_bytes() == 0 && self.tier.has_dead_tail() && self.tier.journal.seal_active() {
+            self.seal_pending()?;
+        }
+        // Under the limit, that is: the disk may still refuse it.
+        let has_room = |sealer: &Self| !wanted.is_disk_full && sealer.tier.space.has_ordinary_room(bytes);
+        let mut left_bytes = self.tier.record_bytes();
+        let mut is_made = false;
+        // Once around: then everything dead is gone.
+        while !has_room(self) && self.tier.sealed_dead_bytes() > 0 && left_bytes > 0 {
+            let Some(segment) = self.tier.oldest_sealed() else { break };
+            left_bytes = left_bytes.saturating_sub(segment.bytes());
+            if self.tier.gate.is_closing() || !self.reclaim_one(&segment)? {
+                break;
+            }
+            is_made = true;
+            self.tier.progress.freed();
+        }
+        // Bodies that readers hold come free when these let go; nobody waits for that.
+        match is_made || self.compact_bodies()? || has_room(self) {
+            true => Ok(Room::Made),
+            false => Ok(Room::Barren),
+        }
+    }
+
+    /// Moves the bodies of the body segment with the most free room into holes of others; whether that has freed room.
+    fn compact_bodies(&mut self) -> Result<bool, Error> {
+        let Some((segment, records)) = self.tier.bodies.sparsest() else { return Ok(false) };
+        for record in records {
+            self.tier.move_body(record, segment.number)?;
+        }
+        // What was moved out is free once the records that say so are durable.
+        Ok(self.tier.reap_bodies()? > 0)
+    }
+}
