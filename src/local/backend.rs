@@ -70,7 +70,7 @@ impl LocalBackend {
         let limit_bytes = directory::limit_bytes(options.max_size_mb, &directory, found.bytes)?;
         let share = outbox.as_ref().map_or(1, |outbox| u64::from(outbox.slots.max(1)));
         let space = Space::new((limit_bytes / share).max(MAX_SIZE_MB_MIN << 20));
-        let (readers, foreign) = Readers::open(&directory, &disk)?;
+        let (readers, foreign) = Readers::open(&directory)?;
         let set_aside = found.damaged;
         let open_files = Arc::default();
         let (map, spares, next_number) = found.into_segments(&space, &disk, &open_files);

@@ -52,7 +52,7 @@ fn assert_refuses_writes(world: &mut World, later: &AtomicUsize) {
 // Invariant 1: nothing that was acknowledged depends on a sync that failed.
 #[test]
 fn after_a_failed_sync_writes_are_refused_until_the_store_is_reopened_and_reads_go_on() {
-    for (call, length) in [(Call::Sync, 100), (Call::Sync, 100_000), (Call::SyncDirectory, 100)] {
+    for (call, length) in [(Call::Sync, 100), (Call::Sync, 100_000), (Call::SyncDirectory, 100_000)] {
         let mut world = World::new(Durability::Disk);
         world.put(b"earlier", (1, 5000)).unwrap();
         let later = fail_a_sync(&world, call, false);

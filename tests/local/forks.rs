@@ -304,6 +304,10 @@ fn a_forked_child_that_lives_on_keeps_neither_directory_nor_catalog_from_its_par
                 again.put(b"id", b"data", b"").unwrap();
                 store = Some(again);
             }
+            // The last first: each has the earlier ones' pipes as well, and keeps them open.
+            while let Some(child) = children.pop() {
+                drop(child);
+            }
         },
     );
 }

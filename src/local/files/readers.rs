@@ -21,7 +21,6 @@ use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::fork;
-use crate::local::disk::{Disk, SystemDisk};
 use crate::random::random_u64;
 
 /// Sessions that forks have ended and somebody may still read from; each has a descriptor at most. Those beyond end at close.
@@ -46,7 +45,6 @@ pub(crate) struct Session {
 /// A directory's sessions.
 pub(crate) struct Readers {
     directory: PathBuf,
-    disk: Arc<dyn Disk>,
     sessions: Mutex<Sessions>,
 }
 
@@ -77,7 +75,7 @@ impl Session {
 
 impl Readers {
     /// The directory's readers, and the sessions of earlier opens that are not over.
-    pub fn open(directory: &Path, disk: &Arc<dyn Disk>) -> Result<(Self, Vec<Foreign>), Error> {
+    pub fn open(directory: &Path) -> Result<(Self, Vec<Foreign>), Error> {
         let directory = directory.join("readers");
         let mut foreign = Vec::new();
         match std::fs::read_dir(&directory) {
@@ -92,7 +90,7 @@ impl Readers {
             }
             Err(error) => return Err(Error::io("list", &directory)(error)),
         }
-        Ok((Readers { directory, disk: Arc::clone(disk), sessions: Mutex::default() }, foreign))
+        Ok((Readers { directory, sessions: Mutex::default() }, foreign))
     }
 
     /// The session for a handle that is made at this count of forks; None where there can be none: then bytes are handed out as copies.
@@ -165,7 +163,7 @@ impl Readers {
     }
 
     fn forget(&self, path: &Path) {
-        if let Err(error) = self.disk.remove(path) {
+        if let Err(error) = std::fs::remove_file(path) {
             tracing::debug!("{}: {error}; the next open removes it", path.display());
         }
     }
@@ -208,7 +206,7 @@ fn is_locked(path: &Path) -> io::Result<bool> {
 impl Foreign {
     fn find(path: PathBuf) -> Result<Option<Foreign>, Error> {
         if !is_locked(&path).map_err(Error::io("look at", &path))? {
-            SystemDisk.remove(&path).map_err(Error::io("remove", &path))?;
+            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
             return Ok(None);
         }
         let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
@@ -227,7 +225,7 @@ impl Foreign {
         match is_locked(&self.path) {
             Ok(true) => false,
             Ok(false) => {
-                if let Err(error) = SystemDisk.remove(&self.path) {
+                if let Err(error) = std::fs::remove_file(&self.path) {
                     tracing::debug!("{}: {error}; the next open removes it", self.path.display());
                 }
                 true
