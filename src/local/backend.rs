@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 
 use super::bodies::Bodies;
 use super::catalog::Catalog;
-use super::files::lock::{DirectoryLock, Numbers};
+use super::files::lock::DirectoryLock;
+use super::files::numbers::Numbers;
 use super::files::readers::Readers;
 use super::files::space::Space;
 use super::index::liveness::Liveness;
@@ -65,8 +66,9 @@ impl LocalBackend {
         lock.check_mapping()?;
 
         let catalog = Catalog::open(&directory.join("catalog"));
-        let (numbers, numbers_below) = Numbers::open(&directory)?;
-        let found = directory::list(&journal_directory, &catalog, numbers_below, &disk)?;
+        let numbers = Numbers::open(&directory)?;
+        let noted = numbers.noted();
+        let found = directory::list(&journal_directory, &catalog, noted.below, &disk)?;
         let limit_bytes = directory::limit_bytes(options.max_size_mb, &directory, found.bytes)?;
         let share = outbox.as_ref().map_or(1, |outbox| u64::from(outbox.slots.max(1)));
         let space = Space::new((limit_bytes / share).max(MAX_SIZE_MB_MIN << 20));
@@ -92,6 +94,7 @@ impl LocalBackend {
         let bodies = Arc::new(Bodies::new(Arc::clone(&segments), Arc::clone(&space)));
         let payloads = Payloads::default();
         let recovery = Recovery::new(&segments, &space, &catalog, &bodies, &payloads, fingerprint_mask);
+        let recovery = recovery.from(noted.from);
         let (index, outcome) = recovery.run(lock.rebooted)?;
         lock.set_recovered()?;
 

@@ -157,11 +157,6 @@ impl Model {
         }
     }
 
-    /// It is lost.
-    pub fn forget(&mut self, id: &[u8]) {
-        self.0.insert(id.to_vec(), BTreeSet::from([None]));
-    }
-
     #[track_caller]
     pub fn check(&mut self, store: &ObjectStore) {
         for (id, states) in &mut self.0 {

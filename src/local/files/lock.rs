@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -154,50 +153,5 @@ impl Drop for DirectoryLock {
             // A forked child: the handler has closed the descriptor, and its number may be another file's by now.
             std::mem::forget(file);
         }
-    }
-}
-
-/// Which segment numbers were ever given, so that none is given twice: a file beside the journal says below which number all count as
-/// given, some ahead of what is, so that it is written rarely.
-pub(crate) struct Numbers {
-    path: PathBuf,
-    file: File,
-}
-
-/// How many numbers are noted as given at a time.
-const NUMBERS_AHEAD: u32 = 256;
-
-const NUMBERS_BYTES: usize = 32;
-
-impl Numbers {
-    /// Opens the file; also the number that it says, where it says one.
-    pub fn open(directory: &Path) -> Result<(Arc<Self>, Option<u32>), Error> {
-        let path = directory.join("NUMBERS");
-        let mut options = OpenOptions::new();
-        let file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(Error::io("open", &path))?;
-        let mut text = String::new();
-        io::Read::read_to_string(&mut io::Read::take(&file, NUMBERS_BYTES as u64), &mut text)
-            .map_err(Error::io("read", &path))?;
-        let below = text.trim().strip_prefix("below ").and_then(|number| number.trim().parse().ok());
-        if below.is_none() && !text.is_empty() {
-            tracing::warn!("{} cannot be understood; numbers are taken from the files", path.display());
-        }
-        Ok((Arc::new(Numbers { path, file }), below))
-    }
-
-    /// Notes on the disk that all numbers up to this one, and some more, are given; below which number that is.
-    pub fn give(&self, number: u32) -> Result<u32, Error> {
-        let below = number.saturating_add(NUMBERS_AHEAD);
-        let mut text = format!("below {below}\n").into_bytes();
-        text.resize(NUMBERS_BYTES, b'\n');
-        self.file.write_all_at(&text, 0).map_err(Error::io("write", &self.path))?;
-        self.file.sync_data().map_err(Error::io("sync", &self.path))?;
-        Ok(below)
     }
 }

@@ -3,6 +3,7 @@
 pub mod disk;
 pub(crate) mod lock;
 pub(crate) mod mapping;
+pub(crate) mod numbers;
 pub(crate) mod open_files;
 pub(crate) mod readers;
 pub(crate) mod space;

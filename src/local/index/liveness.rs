@@ -236,3 +236,6 @@ impl<C: Counts> Liveness<C> {
         (indexed, self.payloads.holders(|holder| holder.segment() == segment))
     }
 }
+
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;

@@ -424,8 +424,13 @@ impl Journal {
     fn roll(&self, append: &mut Append, spare: Spare) -> Result<Appender, NoFile> {
         let segment = self.segments.activate(spare, SegmentKind::Records).map_err(NoFile::Failed)?;
         let file = segment.file().map_err(Error::io("open", segment.path())).map_err(NoFile::Failed)?;
-        if self.options.syncs_each {
-            self.sync_names().map_err(NoFile::Failed)?;
+        if self.options.syncs_each
+            && let Err(error) = self.sync_names()
+        {
+            // Nothing stands in it, and nothing may come to: the sealer removes it.
+            let empty = Appender { segment, file, end: SEGMENT_HEADER_BYTES as u32, capacity: 0, record_count: 0 };
+            self.hand_over(empty);
+            return Err(NoFile::Failed(error));
         }
         self.seal(append);
         append.next_bytes = (append.next_bytes * 2).min(self.options.segment_bytes_max);
@@ -453,12 +458,15 @@ impl Journal {
     fn seal(&self, append: &mut Append) {
         let active = std::mem::replace(&mut append.active, Active::None);
         if let Active::Ordinary(appender) | Active::Reserved(appender) = active {
-            let Appender { segment, end, record_count, .. } = appender;
-            segment.set_records_end(u64::from(end));
-            let seal = Seal { end: u64::from(end), record_count };
-            if self.sealing.send(Sealing { segment, seal }).is_err() {
-                tracing::debug!("the sealer has ended; the next open seals what is left");
-            }
+            self.hand_over(appender);
+        }
+    }
+
+    fn hand_over(&self, Appender { segment, end, record_count, .. }: Appender) {
+        segment.set_records_end(u64::from(end));
+        let seal = Seal { end: u64::from(end), record_count };
+        if self.sealing.send(Sealing { segment, seal }).is_err() {
+            tracing::debug!("the sealer has ended; the next open seals what is left");
         }
     }
 
@@ -521,7 +529,10 @@ impl Journal {
             (std::mem::take(&mut append.unsynced), append.end)
         };
         self.sync_segments(segments)?;
-        self.sync_names()?;
+        // Otherwise a segment's name is durable before the first record is appended to it: see `roll`.
+        if !self.options.syncs_each {
+            self.sync_names()?;
+        }
         *synced = end;
         Ok(())
     }

@@ -10,8 +10,8 @@ use rustc_hash::FxHashMap;
 use super::segment::{Segment, SegmentHeader, SegmentKind, file_name};
 use crate::error::Error;
 use crate::local::files::disk::{Disk, DiskFile};
-use crate::local::files::lock::Numbers;
 use crate::local::files::mapping::Mapping;
+use crate::local::files::numbers::Numbers;
 use crate::local::files::open_files::OpenFiles;
 use crate::local::files::space::{Lease, Space};
 use crate::random::random_u64;
@@ -33,9 +33,8 @@ pub(crate) struct Segments {
     by_number: ArcSwap<SegmentMap>,
     changing: Mutex<()>,
     open_files: Arc<OpenFiles>,
-    numbers: Arc<Numbers>,
-    /// The next number to give, and below which all count as given on the disk.
-    next_number: Mutex<(u32, u32)>,
+    numbers: Numbers,
+    next_number: Mutex<u32>,
     /// Names were made that no sync of the directory has covered.
     names_unsynced: AtomicBool,
     syncing_names: Mutex<()>,
@@ -92,7 +91,7 @@ impl Segments {
         space: Arc<Space>,
         open_files: Arc<OpenFiles>,
         found: SegmentMap,
-        numbers: Arc<Numbers>,
+        numbers: Numbers,
         next_number: u32,
     ) -> Self {
         Segments {
@@ -103,7 +102,7 @@ impl Segments {
             changing: Mutex::new(()),
             open_files,
             numbers,
-            next_number: Mutex::new((next_number, 0)),
+            next_number: Mutex::new(next_number),
             names_unsynced: AtomicBool::new(true),
             syncing_names: Mutex::new(()),
             next_spare: AtomicU32::new(0),
@@ -209,8 +208,7 @@ impl Segments {
 
     /// The next number, which is not given again, whatever happens.
     fn give_number(&self) -> Result<u32, Error> {
-        let mut numbers = self.next_number.lock();
-        let (next, noted_below) = &mut *numbers;
+        let mut next = self.next_number.lock();
         let number = *next;
         if number >= NUMBER_MAX {
             return Err(Error::Config(format!(
@@ -218,9 +216,7 @@ impl Segments {
                 self.directory.display()
             )));
         }
-        if number >= *noted_below {
-            *noted_below = self.numbers.give(number)?;
-        }
+        self.numbers.give(number)?;
         *next = number + 1;
         Ok(number)
     }
@@ -261,6 +257,11 @@ impl Segments {
         segment.remove().map_err(Error::io("remove", segment.path()))?;
         self.change(|segments| segments.remove(&segment.number));
         Ok(())
+    }
+
+    /// Notes that record segments up to this one are reclaimed: before its file goes.
+    pub fn reclaimed(&self, number: u32) -> Result<(), Error> {
+        self.numbers.reclaimed_below(number.saturating_add(1))
     }
 
     pub fn remove_spare(&self, spare: &Spare) -> Result<(), Error> {

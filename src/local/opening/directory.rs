@@ -82,17 +82,17 @@ pub(in crate::local) struct Found {
 }
 
 /// Lists the journal's directory. Files whose header is damaged beyond help are set aside. `numbers_below`: below which number all count
-/// as given; without it, the names in the directory tell.
+/// as given, whatever the names in the directory tell.
 pub(in crate::local) fn list(
     directory: &Path,
     catalog: &Catalog,
-    numbers_below: Option<u32>,
+    numbers_below: u32,
     disk: &Arc<dyn Disk>,
 ) -> Result<Found, Error> {
     let mut found = Found { segments: Vec::new(), spares: Vec::new(), next_number: 1, bytes: 0, damaged: 0 };
     let hinted = if catalog.is_open() { catalog.segments()? } else { Vec::new() };
     let hinted_next = hinted.last().map_or(1, |last| last.saturating_add(1));
-    found.next_number = numbers_below.unwrap_or(1).max(hinted_next);
+    found.next_number = numbers_below.max(hinted_next);
     for entry in std::fs::read_dir(directory).map_err(Error::io("list", directory))? {
         let path = entry.map_err(Error::io("list", directory))?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

@@ -31,6 +31,7 @@ pub(in crate::local) struct Recovery<'a> {
     pub index: Index,
     pub outcome: Outcome,
     superseded: Superseded,
+    reclaimed_below: u32,
     /// Records that share a payload, by its name.
     sharers: FxHashMap<Lsn, Vec<Sharer>>,
     /// Where payloads that are shared, or were, stand.
@@ -125,9 +126,15 @@ impl<'a> Recovery<'a> {
             index: Index::new(Fingerprints { seed: catalog.seed(), mask: fingerprint_mask }),
             outcome: Outcome::default(),
             superseded: Superseded::default(),
+            reclaimed_below: 0,
             sharers: FxHashMap::default(),
             holders: FxHashMap::default(),
         }
+    }
+
+    /// Record segments below this number were reclaimed.
+    pub fn from(self, reclaimed_below: u32) -> Self {
+        Recovery { reclaimed_below, ..self }
     }
 
     /// Goes through all segments, newest first. `rebooted`: what was not synced may be lost, so bodies are checked as well.
@@ -158,6 +165,7 @@ impl<'a> Recovery<'a> {
                     self.remember(&segment, scanned)?;
                     scanned_segments = true;
                 }
+                (None, Some(_)) if number < self.reclaimed_below => self.forget_hints(number),
                 (None, Some((closing, hints))) => {
                     self.outcome.clock = self.outcome.clock.max(closing.clock);
                     self.outcome.missing.insert(number);

@@ -20,9 +20,10 @@ pub(crate) struct Progress {
 #[derive(Default)]
 struct State {
     passes_begun: u64,
-    passes_done: u64,
     /// The last pass to find that there is nothing more to free.
     barren_pass: u64,
+    /// Passes that could not look, for some failure.
+    failed_passes: u64,
     /// How often room was made.
     freed: u64,
     /// Who waits, and for what.
@@ -40,6 +41,20 @@ pub(crate) struct Wanted {
     pub is_disk_full: bool,
 }
 
+/// What a look for room has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Looked {
+    Made,
+    /// There is nothing more to free.
+    Barren,
+    /// There may be: something could not be done now.
+    Failed,
+    NotAsked,
+}
+
+/// After so many passes that failed, who waits is told so: nothing says that the next one would not.
+const FAILED_PASSES_MAX: u64 = 3;
+
 /// What was made so far, before somebody looked for room.
 #[derive(Clone, Copy)]
 pub(crate) struct Seen(u64);
@@ -49,7 +64,7 @@ pub(crate) struct Seen(u64);
 pub(crate) enum Found {
     /// Some was made since.
     Room,
-    /// A pass that began later found nothing to free.
+    /// A pass that began later found nothing to free, or several failed to look.
     Nothing,
     TimeOut,
 }
@@ -60,12 +75,14 @@ impl Progress {
         self.state.lock().passes_begun += 1;
     }
 
-    /// Called by the sealer when it has looked; `is_barren`: there is nothing more to free.
-    pub fn done(&self, is_barren: bool) {
+    /// Called by the sealer when it has looked.
+    pub fn done(&self, looked: Looked) {
         let mut state = self.state.lock();
-        state.passes_done = state.passes_begun;
-        if is_barren {
-            state.barren_pass = state.passes_begun;
+        match looked {
+            Looked::Barren => state.barren_pass = state.passes_begun,
+            Looked::Failed => state.failed_passes += 1,
+            Looked::Made => state.freed += 1,
+            Looked::NotAsked => {}
         }
         self.changed.notify_all();
     }
@@ -95,7 +112,7 @@ impl Progress {
     /// Waits until room is made that was not seen, or a pass that begins after this call finds nothing.
     pub fn wait(&self, seen: Seen, wanted: Wanted, deadline: Instant, gate: &Gate, wake: impl Fn()) -> Found {
         let mut state = self.state.lock();
-        let before = state.passes_begun;
+        let (before, failed_before) = (state.passes_begun, state.failed_passes);
         state.waiting += 1;
         state.wanted.bytes = state.wanted.bytes.max(wanted.bytes);
         state.wanted.is_disk_full |= wanted.is_disk_full;
@@ -103,7 +120,7 @@ impl Progress {
             if state.freed != seen.0 {
                 break Found::Room;
             }
-            if state.barren_pass > before {
+            if state.barren_pass > before || state.failed_passes >= failed_before + FAILED_PASSES_MAX {
                 break Found::Nothing;
             }
             let now = Instant::now();

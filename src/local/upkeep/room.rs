@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::progress::Wanted;
-use super::sealer::{Room, Sealer};
+use super::progress::{Looked, Wanted};
+use super::sealer::Sealer;
 use crate::error::Error;
 use crate::local::journal::Segment;
 
@@ -48,10 +48,10 @@ impl Sealer {
             tracing::warn!("no room to copy what is live in segment {} forward; trying again later", segment.number);
             return Ok(false);
         }
-        // Hints without their segment would look like a loss; a segment without hints is only walked once more.
-        if let Err(error) = self.catalog.remove(segment.number).and_then(|()| self.catalog.flush()) {
-            // They go when the catalog is open again.
-            tracing::debug!("segment {} is removed before its hints: {error}", segment.number);
+        // Hints without their segment would look like a loss.
+        self.tier.segments.reclaimed(segment.number)?;
+        if let Err(error) = self.catalog.remove(segment.number) {
+            tracing::debug!("the hints of segment {} go later: {error}", segment.number);
         }
         self.tier.segments.remove(segment)?;
         if let Some(outbox) = &self.tier.outbox {
@@ -79,11 +79,11 @@ impl Sealer {
     }
 
     /// Somebody waits for room: everything that may make room, the cheapest first, until there is some.
-    pub(super) fn make_room(&mut self, wanted: Wanted) -> Result<Room, Error> {
+    pub(super) fn make_room(&mut self, wanted: Wanted) -> Result<Looked, Error> {
         // A record finds its room in a new segment for records, a body in a new one for bodies or in a hole.
         let bytes = wanted.bytes.max(self.tier.space.segment_bytes_max()).saturating_add(1 << 16);
         if self.tier.reap_bodies()? > 0 || self.tier.bodies.drop_empty()? || self.tier.journal.drop_prepared() {
-            return Ok(Room::Made);
+            return Ok(Looked::Made);
         }
         if self.tier.sealed_dead_bytes() == 0 && self.tier.has_dead_tail() && self.tier.journal.seal_active() {
             self.seal_pending()?;
@@ -104,8 +104,8 @@ impl Sealer {
         }
         // Bodies that readers hold come free when these let go; nobody waits for that.
         match is_made || self.compact_bodies()? || has_room(self) {
-            true => Ok(Room::Made),
-            false => Ok(Room::Barren),
+            true => Ok(Looked::Made),
+            false => Ok(Looked::Barren),
         }
     }
 

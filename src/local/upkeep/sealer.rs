@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
+use super::progress::Looked;
 use crate::error::Error;
 use crate::local::catalog::Catalog;
 use crate::local::catalog::cursors::Cursors;
@@ -62,16 +63,6 @@ pub(in crate::local) struct SealerParts {
     pub sealing: Receiver<Sealing>,
 }
 
-/// What a look for room has brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
-    Made,
-    /// There is nothing more to free.
-    Barren,
-    /// There may be: something could not be done now.
-    Unknown,
-}
-
 impl Sealer {
     pub fn spawn(tier: Arc<LocalTier>, parts: SealerParts) -> std::io::Result<JoinHandle<()>> {
         let SealerParts { catalog, missing, foreign, tasks, sealing } = parts;
@@ -122,14 +113,11 @@ impl Sealer {
         self.report("reclaiming", Self::reclaim);
         self.tier.space.set_catalog_bytes(self.catalog.bytes());
         self.report("preparing segments", |sealer| sealer.tier.refill_spares());
-        let room = match self.tier.progress.wanted() {
-            Some(wanted) => self.report("making room", |sealer| sealer.make_room(wanted)).unwrap_or(Room::Unknown),
-            None => Room::Unknown,
+        let looked = match self.tier.progress.wanted() {
+            Some(wanted) => self.report("making room", |sealer| sealer.make_room(wanted)).unwrap_or(Looked::Failed),
+            None => Looked::NotAsked,
         };
-        if room == Room::Made {
-            self.tier.progress.freed();
-        }
-        self.tier.progress.done(room == Room::Barren);
+        self.tier.progress.done(looked);
         if self.cursors_stored.elapsed() > CURSORS_AGE_MAX {
             self.cursors_stored = Instant::now();
             self.tier.expire_tombstones();
@@ -309,7 +297,7 @@ impl Drop for FailIfPanicked {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.journal.fail(Error::Config("the sealer thread has panicked".to_owned()));
-            self.0.progress.done(true);
+            self.0.progress.done(Looked::Barren);
         }
     }
 }
