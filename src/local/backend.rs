@@ -130,6 +130,7 @@ impl LocalBackend {
             outbox: outbox.map(|options| Outbox::new(options, cursors, end)),
             wake: tasks.clone(),
             lost: Mutex::default(),
+            reaping: Mutex::default(),
         });
         tier.adopt_spares(spares);
         tier.bury(&outcome.orphans);

@@ -30,6 +30,13 @@ const ROOM_STRIFE_MAX: Duration = Duration::from_secs(60);
 /// How often it is looked whether Redis has more by now.
 const REPLICATION_WAIT: Duration = Duration::from_millis(20);
 
+/// What room is wanted of: files, or live bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kinds {
+    Files,
+    Live,
+}
+
 /// The objects on this node: journal, index, and what keeps them in step.
 ///
 /// Lock order: an id's shard (the lower first where there are two), then the payload table, then the journal's append lock.
@@ -49,6 +56,8 @@ pub(crate) struct LocalTier {
     pub wake: Sender<Task>,
     /// Damaged records of which only the hints can tell what they took, with their fingerprints.
     pub lost: Mutex<Vec<(u64, Lsn)>>,
+    /// Held while dead bodies are freed.
+    pub reaping: Mutex<()>,
 }
 
 /// Counters behind `info`, and live bytes.
@@ -169,7 +178,8 @@ impl LocalTier {
             return Err(self.full(id, bytes));
         }
         // What Redis has can go.
-        self.with_room(id, bytes, || if self.space.admits(bytes) { Ok(()) } else { Err(AppendError::NoRoom(None)) })
+        let admitted = || if self.space.admits(bytes) { Ok(()) } else { Err(AppendError::NoRoom(None)) };
+        self.with_room_of(Kinds::Live, id, bytes, admitted)
     }
 
     /// As `admit`, for what is not worth waiting for.
@@ -197,6 +207,16 @@ impl LocalTier {
         &self,
         id: &[u8],
         bytes: u64,
+        attempt: impl FnMut() -> Result<T, AppendError>,
+    ) -> Result<T, Error> {
+        self.with_room_of(Kinds::Files, id, bytes, attempt)
+    }
+
+    fn with_room_of<T>(
+        &self,
+        kind: Kinds,
+        id: &[u8],
+        bytes: u64,
         mut attempt: impl FnMut() -> Result<T, AppendError>,
     ) -> Result<T, Error> {
         let begun = Instant::now();
@@ -208,7 +228,7 @@ impl LocalTier {
                 Err(AppendError::Failed(error)) => return Err(error),
                 Err(AppendError::NoRoom(disk_full)) => disk_full,
             };
-            let wanted = Wanted { bytes, is_disk_full: disk_full.is_some() };
+            let wanted = Wanted { bytes, is_disk_full: disk_full.is_some(), is_live: kind == Kinds::Live };
             match self.progress.wait(seen, wanted, deadline, &self.gate, || self.call_sealer()) {
                 _ if self.gate.is_closing() => return Err(Error::Closed),
                 Found::Room => deadline = (Instant::now() + ROOM_WAIT_MAX).min(begun + ROOM_STRIFE_MAX),
@@ -257,9 +277,15 @@ impl LocalTier {
             return Ok(0);
         }
         self.journal.check_writable()?;
+        // Who finds nothing left to free may not go on before what others free is free, and told.
+        let _reaping = self.reaping.lock();
         self.bodies.sync_superseders().map_err(|error| self.sync_failed(error))?;
         let durable = self.journal.sync()?;
-        self.bodies.reap(durable)
+        let freed_bytes = self.bodies.reap(durable)?;
+        if freed_bytes > 0 {
+            self.progress.freed();
+        }
+        Ok(freed_bytes)
     }
 
     /// Lets a damaged record go, with all that it took: the id has none any more. The caller holds the id.
@@ -271,7 +297,7 @@ impl LocalTier {
             Ok(after) => after,
             Err(error) => {
                 tracing::warn!("{error}; the damaged object will be found again by the next open");
-                self.journal.end()
+                self.journal.latest()
             }
         };
         match header {
@@ -303,7 +329,7 @@ impl LocalTier {
     pub(super) fn append_drop(&self, id: &[u8], place: Lsn) -> Result<Lsn, Error> {
         match self.journal.append(&NewRecord::bare(id, Kind::Drop, place), Purpose::Delete) {
             Ok(appended) => Ok(appended.lsn),
-            Err(AppendError::NoRoom(_)) => Ok(self.journal.end()),
+            Err(AppendError::NoRoom(_)) => Ok(self.journal.latest()),
             Err(AppendError::Failed(error)) => Err(error),
         }
     }

@@ -299,7 +299,7 @@ impl LocalTier {
     /// Gives a reference back that no record came to use.
     fn let_go(&self, payload: Lsn) {
         // If its own id went meanwhile, the record that made it go is below the journal's end.
-        self.liveness.let_go(payload, self.journal.end().into());
+        self.liveness.let_go(payload, self.journal.latest().into());
     }
 
     /// As `find_equal`, for a body that is written already.

@@ -566,6 +566,11 @@ impl Journal {
         self.append.lock().end
     }
 
+    /// What is durable when every record appended so far is.
+    pub fn latest(&self) -> Lsn {
+        self.end().just_below()
+    }
+
     /// Makes every record appended so far durable: all those below the lsn that it returns.
     pub fn sync(&self) -> Result<Lsn, Error> {
         let end = self.end();

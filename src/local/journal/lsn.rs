@@ -29,6 +29,11 @@ impl Lsn {
         self.0 as u32
     }
 
+    /// Below everything that this end is above: durable as soon as all records below the end are.
+    pub fn just_below(self) -> Self {
+        Lsn(self.0.saturating_sub(1))
+    }
+
     pub fn is_none(self) -> bool {
         self.0 == 0
     }

@@ -39,6 +39,8 @@ pub(crate) struct Wanted {
     pub bytes: u64,
     /// The disk has refused one of them, whatever the limit says.
     pub is_disk_full: bool,
+    /// One of them needs fewer live bytes in the store, not files.
+    pub is_live: bool,
 }
 
 /// What a look for room has brought.
@@ -116,6 +118,7 @@ impl Progress {
         state.waiting += 1;
         state.wanted.bytes = state.wanted.bytes.max(wanted.bytes);
         state.wanted.is_disk_full |= wanted.is_disk_full;
+        state.wanted.is_live |= wanted.is_live;
         let found = loop {
             if state.freed != seen.0 {
                 break Found::Room;

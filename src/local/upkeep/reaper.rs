@@ -37,7 +37,7 @@ fn run(tier: &LocalTier, stop: &Receiver<()>) {
             reaped = Instant::now();
             match tier.reap_bodies() {
                 Ok(0) => break,
-                Ok(_) => tier.progress.freed(),
+                Ok(_) => {}
                 Err(error) => {
                     // Told once, unless those who wait for room are told: the sealer tries as well.
                     if !matches!(error, Error::WritesRefused { .. }) && !std::mem::replace(&mut is_told, true) {

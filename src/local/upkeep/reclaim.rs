@@ -197,7 +197,7 @@ impl LocalTier {
                 shared.holder,
                 shared.sharers
             );
-            self.liveness.lose_payload(payload, self.journal.end().into());
+            self.liveness.lose_payload(payload, self.journal.latest().into());
         }
         true
     }
@@ -345,7 +345,7 @@ impl LocalTier {
         if shard.table.write().remove_place(hint.fingerprint, place) {
             self.liveness.counts.count_damaged(1);
             tracing::error!("the object at {place} is damaged: {reason}; it is lost");
-            self.liveness.lose(place, hint, self.journal.end().into());
+            self.liveness.lose(place, hint, self.journal.latest().into());
         }
     }
 
@@ -356,7 +356,7 @@ impl LocalTier {
             // Without a hint, the next open counts anew.
             if let Some(hint) = hint_at(place)? {
                 let _writing = self.index().shard(fingerprint).writing.lock();
-                self.liveness.lose(place, &hint, self.journal.end().into());
+                self.liveness.lose(place, &hint, self.journal.latest().into());
             }
             self.lost.lock().retain(|(_, lost)| *lost != place);
         }

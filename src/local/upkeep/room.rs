@@ -72,10 +72,7 @@ impl Sealer {
                 self.reclaim_one(&segment)?;
             }
         }
-        if self.tier.reap_bodies()? > 0 {
-            self.tier.progress.freed();
-        }
-        Ok(())
+        self.tier.reap_bodies().map(drop)
     }
 
     /// Somebody waits for room: everything that may make room, the cheapest first, until there is some.
@@ -89,7 +86,11 @@ impl Sealer {
             self.seal_pending()?;
         }
         // Under the limit, that is: the disk may still refuse it.
-        let has_room = |sealer: &Self| !wanted.is_disk_full && sealer.tier.space.has_ordinary_room(bytes);
+        let has_room = |sealer: &Self| {
+            let space = &sealer.tier.space;
+            let is_admitted = !wanted.is_live || space.admits(wanted.bytes);
+            !wanted.is_disk_full && is_admitted && space.has_ordinary_room(bytes)
+        };
         let mut left_bytes = self.tier.record_bytes();
         let mut is_made = false;
         // Once around: then everything dead is gone.
