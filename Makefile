@@ -36,7 +36,7 @@ wheel: ## The Python package, optimised, in target/wheels-release
 	CARGO_TARGET_DIR=$(BUILD) $(BUILD)/python/bin/maturin build --release --locked --out $(BUILD)/wheels-release
 
 .PHONY: test
-test: test-rust test-python test-scaler $(if $(wildcard fuzz),fuzz-all) ## All tests; installs what they need
+test: test-rust test-interleavings test-python test-scaler $(if $(wildcard fuzz),fuzz-all) ## All tests; installs what they need
 
 .PHONY: needs
 needs:
@@ -50,6 +50,10 @@ ifeq ($(NEXTEST),yes)
 else
 	cargo test --locked --no-fail-fast </dev/null
 endif
+
+.PHONY: test-interleavings
+test-interleavings: ## The orders in which threads make records live and dead, gone through by a checker
+	cargo test --locked --features shuttle --lib interleavings </dev/null
 
 # Without a build environment of its own, so that it needs no network.
 .PHONY: wheel-debug

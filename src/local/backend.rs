@@ -21,6 +21,7 @@ use super::opening::recovery::{self, Recovery};
 use super::options::{Durability, LocalOptions};
 use super::sharing::outbox::{Outbox, OutboxOptions};
 use super::tier::{Gate, LocalTier, Tally};
+use super::upkeep::pace::Pace;
 use super::upkeep::progress::Progress;
 use super::upkeep::reaper;
 use super::upkeep::sealer::{Sealer, SealerParts, Task};
@@ -125,6 +126,8 @@ impl LocalBackend {
             liveness: Liveness::new(index, payloads, tally),
             readers,
             progress: Progress::default(),
+            record_pace: Pace::default(),
+            body_pace: Pace::default(),
             gate: Gate::default(),
             durability: options.durability,
             outbox: outbox.map(|options| Outbox::new(options, cursors, end)),

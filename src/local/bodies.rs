@@ -58,6 +58,8 @@ struct LiveBody {
 struct Free {
     by_place: BTreeMap<(u32, u32), u64>,
     by_bytes: BTreeSet<(u64, u32, u32)>,
+    /// Of all stretches together.
+    bytes: u64,
 }
 
 #[derive(Default)]
@@ -176,6 +178,11 @@ impl Bodies {
         let mut dead = self.dead.lock();
         dead.bytes += stretch.bytes;
         dead.stretches.push(DeadStretch { stretch, by, pinned });
+    }
+
+    /// Free bytes inside the segments of bodies.
+    pub fn hole_bytes(&self) -> u64 {
+        self.free.lock().bytes
     }
 
     /// Bytes that wait for `reap` and that nobody reads.
@@ -396,8 +403,7 @@ impl Free {
     fn take(&mut self, bytes: u64, is_asked: impl Fn(u32) -> bool) -> Option<(u32, u32)> {
         let found = *self.by_bytes.range((bytes, 0, 0)..).find(|(_, segment, _)| is_asked(*segment))?;
         let (length, segment, offset) = found;
-        self.by_bytes.remove(&found);
-        self.by_place.remove(&(segment, offset));
+        self.remove(segment, offset, length);
         if length > bytes {
             self.insert(segment, offset + bytes as u32, length - bytes);
         }
@@ -424,9 +430,11 @@ impl Free {
         }
         self.by_place.insert((segment, offset), bytes);
         self.by_bytes.insert((bytes, segment, offset));
+        self.bytes += bytes;
     }
 
     fn remove(&mut self, segment: u32, offset: u32, bytes: u64) {
+        self.bytes -= bytes;
         self.by_place.remove(&(segment, offset));
         self.by_bytes.remove(&(bytes, segment, offset));
     }

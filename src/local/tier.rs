@@ -16,6 +16,7 @@ use super::journal::{
 };
 use super::options::Durability;
 use super::sharing::outbox::Outbox;
+use super::upkeep::pace::Pace;
 use super::upkeep::progress::{Found, Progress, Wanted};
 use super::upkeep::sealer::Task;
 use crate::error::Error;
@@ -48,6 +49,9 @@ pub(crate) struct LocalTier {
     pub liveness: Liveness<Tally>,
     pub readers: Readers,
     pub progress: Progress,
+    /// Of puts whose bodies stand in their records, and of those with bodies of their own.
+    pub record_pace: Pace,
+    pub body_pace: Pace,
     pub gate: Gate,
     pub durability: Durability,
     /// Present where other nodes share the objects.
@@ -238,6 +242,16 @@ impl LocalTier {
                 }
                 Found::Nothing | Found::TimeOut => return Err(disk_full.unwrap_or_else(|| self.full(id, bytes))),
             }
+        }
+    }
+
+    /// Holds a put back where room is being used up faster than it is made.
+    pub fn hold_back(&self, bytes: u64, is_inline: bool) {
+        if is_inline {
+            // A record takes some bytes besides.
+            self.record_pace.hold_back(bytes + 256, || self.space.free(0));
+        } else {
+            self.body_pace.hold_back(bytes, || self.space.free(self.bodies.hole_bytes()));
         }
     }
 

@@ -57,7 +57,9 @@ enum IncomingBody<'a> {
 impl LocalTier {
     /// Stores an object: its body first where that is large, then its record, which makes it exist.
     pub fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
-        self.admit(id, data.len() as u64 + metadata.len() as u64)?;
+        let bytes = data.len() as u64 + metadata.len() as u64;
+        self.admit(id, bytes)?;
+        self.hold_back(bytes, bytes <= INLINE_BODY_BYTES_MAX as u64);
         self.take_in(id, data, metadata, body_hash(metadata, data), Origin::Write, stored).map(drop)
     }
 
@@ -387,6 +389,7 @@ impl LocalWriter {
     fn write_piece(&mut self, piece: &[u8]) -> Result<(), Error> {
         let bytes = self.data_bytes + self.metadata.len() as u64;
         let reservation = self.reservation.as_mut().ok_or(Error::Closed)?;
+        self.tier.hold_back(piece.len() as u64, false);
         self.tier.with_room(&self.id, bytes, || Ok(reservation.write(piece)?))?;
         self.hasher.update(piece);
         Ok(())

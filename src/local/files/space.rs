@@ -18,6 +18,12 @@ const CATALOG_GROWTH_PART: u64 = 32;
 /// With less free room than this part of the limit, what is dead is freed before it is needed.
 const ROOM_SHORT_PART: u64 = 8;
 
+/// With less than this part puts are held back, more and more; ...
+const ROOM_LITTLE_PART: u64 = 24;
+
+/// ... from this part on less and less.
+const ROOM_ENOUGH_PART: u64 = 14;
+
 /// A segment is this part of the limit, so that those kept in reserve are a small part of it, ...
 const SEGMENTS_PER_LIMIT: u64 = 64;
 
@@ -29,6 +35,16 @@ const SEGMENT_BYTES_MIN: u64 = 256 << 10;
 /// Segments kept for deletes, copies and marks: two for what one evacuation copies, with what deletes add to it meanwhile, and one for
 /// deletes. A full disk that cannot append a delete stays full.
 pub(crate) const RESERVE_SEGMENTS: usize = 3;
+
+/// How much room there is, for those who use it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Free {
+    /// More than upkeep keeps free.
+    Enough,
+    Less,
+    /// So little that puts would have to wait soon.
+    Little,
+}
 
 /// What the directory may take on disk, and takes. Shared by everything that makes or removes files in it.
 #[derive(Debug)]
@@ -164,9 +180,21 @@ impl Space {
         self.segments_bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.ordinary_bytes_max()
     }
 
-    /// Bytes of free room below which puts would soon have to wait.
+    /// Whether so little room is left that what is dead is freed before it is needed.
     pub fn is_room_short(&self) -> bool {
         !self.has_ordinary_room(self.limit_bytes / ROOM_SHORT_PART)
+    }
+
+    /// How much room is left for puts, `holes` of it inside files.
+    pub fn free(&self, holes_bytes: u64) -> Free {
+        let part = |part: u64| (self.limit_bytes / part).saturating_sub(holes_bytes);
+        if !self.has_ordinary_room(part(ROOM_LITTLE_PART)) {
+            Free::Little
+        } else if !self.has_ordinary_room(part(ROOM_ENOUGH_PART)) {
+            Free::Less
+        } else {
+            Free::Enough
+        }
     }
 
     /// Accounts for a file that is there already, limit or not.

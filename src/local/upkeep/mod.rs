@@ -1,5 +1,6 @@
 //! What is done in the background: sealing, reclaiming, preparing files ahead.
 
+pub(crate) mod pace;
 pub(crate) mod progress;
 pub(super) mod reaper;
 pub(super) mod reclaim;

@@ -1,0 +1,110 @@
+//! Holds puts back a little, each by its size, when they use up room faster than reclaiming makes it: otherwise some would go at full
+//! speed, and the next would wait for a whole segment to be freed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::local::files::space::Free;
+
+/// How often the price is looked at again.
+const ADJUST_EVERY: Duration = Duration::from_millis(4);
+
+/// A byte's price, in picoseconds, below which none is asked, ...
+const PRICE_MIN: u64 = 500;
+
+/// ... and the highest: what a slow disk takes.
+const PRICE_MAX: u64 = 200_000;
+
+/// Shorter waits are not worth a sleep: they add up, and are slept by who comes later.
+const SLEEP_MIN: Duration = Duration::from_micros(50);
+
+/// No put is held back for longer at a time, whatever its size.
+const SLEEP_MAX: Duration = Duration::from_millis(20);
+
+/// A clock that puts set forward, each by its bytes' price, and that none may be ahead of. The price rises while room is little, and
+/// falls when there is enough.
+pub(crate) struct Pace {
+    begun: Instant,
+    /// When the next put may go, in nanoseconds since `begun`.
+    next_ns: AtomicU64,
+    /// Picoseconds for a byte.
+    price: AtomicU64,
+    adjusted_ns: AtomicU64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace {
+            begun: Instant::now(),
+            next_ns: AtomicU64::new(0),
+            price: AtomicU64::new(0),
+            adjusted_ns: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Pace {
+    /// Before a put of so many bytes; `free` is asked now and then.
+    pub fn hold_back(&self, bytes: u64, free: impl FnOnce() -> Free) {
+        let wait = self.wait(self.begun.elapsed(), bytes, free);
+        if wait >= SLEEP_MIN {
+            std::thread::sleep(wait);
+        }
+    }
+
+    /// For how long a put has to wait that comes `now`.
+    fn wait(&self, now: Duration, bytes: u64, free: impl FnOnce() -> Free) -> Duration {
+        let now_ns = now.as_nanos() as u64;
+        let adjusted_ns = self.adjusted_ns.load(Ordering::Relaxed);
+        let is_due = now_ns.saturating_sub(adjusted_ns) >= ADJUST_EVERY.as_nanos() as u64;
+        let swap = || self.adjusted_ns.compare_exchange(adjusted_ns, now_ns, Ordering::Relaxed, Ordering::Relaxed);
+        if is_due && swap().is_ok() {
+            self.adjust(free());
+        }
+        let price = self.price.load(Ordering::Relaxed);
+        if price == 0 {
+            return Duration::ZERO;
+        }
+        let cost_ns = bytes.saturating_mul(price) / 1000;
+        let later = |next: u64| Some(next.max(now_ns).saturating_add(cost_ns));
+        let before = self.next_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later).unwrap_or(now_ns);
+        Duration::from_nanos(before.saturating_sub(now_ns)).min(SLEEP_MAX)
+    }
+
+    fn adjust(&self, free: Free) {
+        let price = self.price.load(Ordering::Relaxed);
+        let adjusted = match free {
+            Free::Little => (price + price / 4).clamp(PRICE_MIN, PRICE_MAX),
+            Free::Less => price,
+            Free::Enough if price <= PRICE_MIN => 0,
+            Free::Enough => price - price / 4,
+        };
+        self.price.store(adjusted, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(ms: u64) -> Duration {
+        Duration::from_millis(10 * ms)
+    }
+
+    #[test]
+    fn puts_wait_while_room_is_little_and_no_longer_when_there_is_enough() {
+        let pace = Pace::default();
+        assert_eq!(pace.wait(after(1), 1 << 20, || Free::Enough), Duration::ZERO);
+        for n in 2..40 {
+            pace.wait(after(n), 0, || Free::Little);
+        }
+        pace.wait(after(40), 1 << 20, || Free::Less);
+        let held_back = pace.wait(after(40), 100, || Free::Less);
+        assert!(held_back > Duration::ZERO && held_back <= SLEEP_MAX, "{held_back:?}");
+        for n in 41..200 {
+            pace.wait(after(n), 0, || Free::Enough);
+        }
+        assert_eq!(pace.wait(after(200), 1 << 20, || Free::Enough), Duration::ZERO);
+        assert_eq!(pace.wait(after(200), 1 << 20, || Free::Enough), Duration::ZERO);
+    }
+}
