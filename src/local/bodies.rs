@@ -285,8 +285,10 @@ impl Bodies {
         let _syncing = self.syncing.lock();
         let mut asked: Vec<Arc<Segment>> = {
             let mut written = self.written.lock();
-            let taken = written.extract_if(.., |number, segment| is_asked(*number, segment));
-            taken.map(|(_, segment)| segment).collect()
+            let asked = written.iter().filter(|(number, segment)| is_asked(**number, segment));
+            let asked: Vec<_> = asked.map(|(_, segment)| Arc::clone(segment)).collect();
+            asked.iter().for_each(|segment| drop(written.remove(&segment.number)));
+            asked
         };
         while let Some(segment) = asked.first() {
             match segment.sync() {

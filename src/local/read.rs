@@ -43,7 +43,7 @@ pub(super) enum Unreadable {
 pub(super) struct Trouble {
     place: Lsn,
     /// What the record says, where that much of it is whole.
-    header: Option<Header>,
+    header: Option<Box<Header>>,
     unreadable: Unreadable,
 }
 
@@ -141,7 +141,7 @@ impl LocalTier {
             Ok(Some(found)) => match self.verified(&found) {
                 Ok(()) => Ok(Some((found.header, self.hand_out(found)?))),
                 Err(unreadable) => {
-                    let (place, header) = (found.header.lsn, Some(found.header));
+                    let (place, header) = (found.header.lsn, Some(Box::new(found.header)));
                     self.unreadable(id, Trouble { place, header, unreadable }).map(|()| None)
                 }
             },
@@ -173,7 +173,7 @@ impl LocalTier {
             segment.set_read(place.offset());
         }
         let found = self.with_body(&segments, record);
-        found.map(Some).map_err(|unreadable| Trouble { place, header: Some(header), unreadable })
+        found.map(Some).map_err(|unreadable| Trouble { place, header: Some(Box::new(header)), unreadable })
     }
 
     /// The id's record: at the place of its fingerprint, or, where another id has that, at its own.
@@ -207,7 +207,7 @@ impl LocalTier {
             Ok(found) => Ok(found.map(|record| Standing { lsn: record.place, header: record.header })),
             Err(Trouble { unreadable: Unreadable::Failed(error), .. }) => Err(error),
             Err(Trouble { place, header, unreadable: Unreadable::Damaged(reason) }) => {
-                self.lose(fingerprint, id, place, header, reason);
+                self.lose(fingerprint, id, place, header.map(|header| *header), reason);
                 Ok(None)
             }
         }
@@ -353,7 +353,7 @@ impl LocalTier {
         let _writing = shard.writing.lock();
         let stands = shard.table.read().stands_at(fingerprint, id, place);
         if stands {
-            self.lose(fingerprint, id, place, header, reason);
+            self.lose(fingerprint, id, place, header.map(|header| *header), reason);
         }
         Ok(())
     }

@@ -142,7 +142,7 @@ fn allocate(file: &File, present: u64, bytes: u64) -> io::Result<()> {
 }
 
 fn write_zeros(file: &File, mut present: u64, bytes: u64) -> io::Result<()> {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while present < bytes {
         let more = (bytes - present).min(ZEROS.len() as u64);
         file.write_all_at(ZEROS.get(..more as usize).unwrap_or(&ZEROS), present)?;

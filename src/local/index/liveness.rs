@@ -76,6 +76,15 @@ pub(crate) enum Relocated {
     DiedMeanwhile(Lsn),
 }
 
+/// What counts in a segment.
+#[derive(Debug, Default)]
+pub(crate) struct Remaining {
+    /// Fingerprints and places of ids.
+    pub indexed: Vec<(u64, Lsn)>,
+    /// Names of payloads that are shared.
+    pub holders: Vec<(Lsn, Shared)>,
+}
+
 pub(crate) struct Liveness<C> {
     pub index: Index,
     payloads: Payloads,
@@ -221,11 +230,11 @@ impl<C: Counts> Liveness<C> {
             || (header.has_body() && self.payloads.is_held(header.payload_name(), header.lsn))
     }
 
-    /// What still counts in a sealed segment: fingerprints and places of ids, and payloads. A segment may go only when that is nothing.
+    /// What still counts in a sealed segment. It may go only when that is nothing.
     ///
     /// A record that was appended is entered under the lock under which it was appended, so each shard's lock is taken once: who
     /// appended to the segment before it was sealed has entered the record by then.
-    pub fn remaining(&self, segment: u32) -> (Vec<(u64, Lsn)>, Vec<(Lsn, Shared)>) {
+    pub fn remaining(&self, segment: u32) -> Remaining {
         let mut indexed = Vec::new();
         for shard in self.index.shards() {
             let _writing = shard.writing.lock();
@@ -233,7 +242,7 @@ impl<C: Counts> Liveness<C> {
                 shard.table.read().places(self.index.fingerprints()).filter(|(_, place)| place.segment() == segment),
             );
         }
-        (indexed, self.payloads.holders(|holder| holder.segment() == segment))
+        Remaining { indexed, holders: self.payloads.holders(|holder| holder.segment() == segment) }
     }
 }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::local::bodies::Reservation;
 use crate::local::catalog::hints::Hint;
-use crate::local::index::liveness::{Copying, Relocated, Standing};
+use crate::local::index::liveness::{Copying, Relocated, Remaining, Standing};
 use crate::local::journal::{
     AppendError, BodyPlace, Flags, Header, Kind, Lsn, NewRecord, NoFile, Purpose, Segment, SegmentKind,
 };
@@ -186,7 +186,7 @@ impl LocalTier {
 
     /// Whether index and payload table know of nothing in the segment. What hints did not name was damaged before it was sealed.
     fn is_emptied(&self, segment: &Segment) -> bool {
-        let (indexed, holders) = self.liveness.remaining(segment.number);
+        let Remaining { indexed, holders } = self.liveness.remaining(segment.number);
         for (fingerprint, place) in indexed {
             let _writing = self.index().shard(fingerprint).writing.lock();
             self.lose_unnamed(fingerprint, place, "its segment does not have it");

@@ -1,5 +1,6 @@
 //! Every order, as far as a checker comes, in which threads overwrite, delete, share and move the same few records. Run by
 //! `make test-interleavings`: the locks are the checker's there.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -154,7 +155,7 @@ impl Store {
             };
             self.liveness.relocate(self.fingerprint(&id), &id, &header, None, copy).unwrap();
         }
-        let (indexed, holders) = self.liveness.remaining(OLD);
+        let Remaining { indexed, holders } = self.liveness.remaining(OLD);
         assert!(indexed.is_empty() && holders.is_empty(), "{indexed:?} {holders:?} were not moved");
         self.world.0.lock().removed = true;
     }
