@@ -147,7 +147,7 @@ impl ObjectStore {
     }
 
     /// Stores an object, or overwrites it, and wakes whoever waits for it. When it returns, the write is as safe as the
-    /// [`Durability`] says.
+    /// [`Durability`](crate::Durability) says.
     ///
     /// # Errors
     ///
@@ -383,7 +383,7 @@ impl ObjectStore {
         self.backend()?.count()
     }
 
-    /// Makes everything acknowledged so far survive a power loss, whatever the [`Durability`].
+    /// Makes everything acknowledged so far survive a power loss, whatever the [`Durability`](crate::Durability).
     ///
     /// # Errors
     ///
