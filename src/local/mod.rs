@@ -6,7 +6,9 @@
 //!             journal/N.records  segments of records      (journal/segment.rs, journal/record.rs)
 //!                     N.bodies   segments of large bodies
 //!                     N.body     a segment of one very large body
-//!                     N.spare    preallocated, not in use
+//!                     N.spare    preallocated, for deletes and copies, or prepared for puts
+//!             NUMBERS          which segment numbers are given and which are over (files/numbers.rs)
+//!             readers/N        locked while somebody may read what was handed out (files/readers.rs)
 //!             catalog/         sled                        (catalog/)
 //! ```
 

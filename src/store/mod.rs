@@ -152,7 +152,8 @@ impl ObjectStore {
     /// # Errors
     ///
     /// [`Error::Full`], [`Error::TooLarge`], [`Error::InvalidId`]; [`Error::Io`] and [`Error::WritesRefused`] where the disk refuses.
-    /// What stood under the id before then still does. With `redis` also [`Error::Refused`], and [`Error::Unreachable`], after which
+    /// What stood under the id before then still does, but where the disk refuses to sync ([`Error::Io`] with the action `sync`): the object is
+    /// readable then, whoever waited for it is answered, and a later open may or may not find it. With `redis` also [`Error::Refused`], and [`Error::Unreachable`], after which
     /// the object may have been stored all the same.
     pub fn put(&self, id: &[u8], data: &[u8], metadata: &[u8]) -> Result<(), Error> {
         self.inner.id_bytes.check(id)?;
