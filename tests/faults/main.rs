@@ -9,5 +9,6 @@ mod full;
 mod reading;
 mod removing;
 mod syncing;
+mod upkeep;
 mod world;
 mod writing;
