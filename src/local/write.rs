@@ -7,7 +7,7 @@ use super::index::liveness::Standing;
 use super::index::payloads::EQUAL_BODY_BYTES_MIN;
 use super::index::{Index, Shard};
 use super::journal::record::{INLINE_BODY_BYTES_MAX, body_hash};
-use super::journal::{AppendError, Flags, Kind, Lsn, NewRecord, Purpose};
+use super::journal::{AppendError, Flags, Header, Kind, Lsn, NewRecord, Purpose};
 use super::options::Durability;
 use super::read::Unreadable;
 use super::tier::LocalTier;
@@ -123,16 +123,25 @@ impl LocalTier {
         let record = self.dated(incoming.record(id, old.as_ref()), incoming.origin, above_clock);
         let lsn = self.journal.append(&record, Purpose::Put)?.lsn;
         let header = record.header(lsn);
-        let mut superseder = Superseder::from(lsn);
         if let IncomingBody::External(reservation) = &mut incoming.body
             && let Some(reservation) = reservation.take()
         {
-            superseder.body = reservation.location().map(|(segment, _)| Arc::clone(segment));
             reservation.keep(lsn);
         }
-        self.liveness.enter(fingerprint, id, old.as_ref(), &header, superseder);
+        self.liveness.enter(fingerprint, id, old.as_ref(), &header, self.superseder(&header));
         stored(&|| self.get_locked(id));
         Ok(Some(lsn))
+    }
+
+    /// What has to be durable before what this record supersedes may be overwritten: itself, and the body that it refers to, its own or
+    /// another's. Without that body it would not count after a power loss, and what it superseded would.
+    fn superseder(&self, header: &Header) -> Superseder {
+        let body = if header.flags.has(Flags::SHARED) {
+            self.liveness.payloads().weight(header.payload).and_then(|weight| weight.body)
+        } else {
+            header.flags.has(Flags::EXTERNAL).then_some(header.body_place)
+        };
+        Superseder { lsn: header.lsn, body: body.and_then(|body| self.segments.get(body.segment)) }
     }
 
     /// With the version, deadline and flags that its origin asks for.
@@ -230,7 +239,8 @@ impl LocalTier {
         let above_clock = self.known_version(fingerprint, new, old.as_ref()).map_or(0, |known| known.clock);
         let record = self.dated(record, Origin::Write, above_clock);
         let lsn = self.journal.append(&record, Purpose::Put).inspect_err(|_| self.let_go(payload))?.lsn;
-        self.liveness.enter(fingerprint, new, old.as_ref(), &record.header(lsn), lsn.into());
+        let header = record.header(lsn);
+        self.liveness.enter(fingerprint, new, old.as_ref(), &header, self.superseder(&header));
         stored(&|| self.get_locked(new));
         Ok(Some(lsn))
     }

@@ -60,6 +60,11 @@ impl Payloads {
         read(state.shared.get(&payload).map(|shared| shared.holder))
     }
 
+    /// What the holder of a payload with sharers takes.
+    pub fn weight(&self, payload: Lsn) -> Option<Weight> {
+        self.state.read().shared.get(&payload).map(|shared| shared.weight)
+    }
+
     /// A payload with this hash, and its holder: to be compared, then acquired.
     pub fn find_equal(&self, body_hash: u128) -> Option<(Lsn, Lsn)> {
         let state = self.state.read();
