@@ -15,7 +15,7 @@ use super::files::readers::Readers;
 use super::files::space::Space;
 use super::index::liveness::Liveness;
 use super::index::payloads::Payloads;
-use super::journal::{Journal, JournalOptions, Lsn, Segments};
+use super::journal::{Journal, JournalOptions, Lsn, SegmentKind, Segments};
 use super::opening::directory;
 use super::opening::recovery::{self, Recovery};
 use super::options::{Durability, LocalOptions};
@@ -61,23 +61,23 @@ impl LocalBackend {
         let directory = options.directory();
         let journal_directory = directory.join("journal");
         directory::check_format(&directory)?;
-        std::fs::create_dir_all(&journal_directory).map_err(Error::io("make", &journal_directory))?;
+        directory::make(&journal_directory)?;
         let mut lock = DirectoryLock::acquire(&directory, Duration::from_millis(options.lock_wait_ms))?;
-        directory::write_format(&directory)?;
         lock.check_mapping()?;
+        let numbers = Numbers::open(&directory)?;
+        let (readers, foreign) = Readers::open(&directory)?;
+        directory::write_format(&directory)?;
 
         let catalog = Catalog::open(&directory.join("catalog"));
-        let numbers = Numbers::open(&directory)?;
         let noted = numbers.noted();
         let found = directory::list(&journal_directory, &catalog, noted.below, &disk)?;
         let limit_bytes = directory::limit_bytes(options.max_size_mb, &directory, found.bytes)?;
         let share = outbox.as_ref().map_or(1, |outbox| u64::from(outbox.slots.max(1)));
         let space = Space::new((limit_bytes / share).max(MAX_SIZE_MB_MIN << 20));
-        let (readers, foreign) = Readers::open(&directory)?;
         let set_aside = found.damaged;
         let open_files = Arc::default();
         let (map, spares, next_number) = found.into_segments(&space, &disk, &open_files);
-        for segment in map.values() {
+        for segment in map.values().filter(|segment| segment.kind != SegmentKind::Records) {
             segment.set_withheld(foreign.iter().any(|session| session.reads(segment.number)));
         }
         let cursors = if catalog.is_open() { catalog.cursors()? } else { None };

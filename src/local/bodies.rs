@@ -37,9 +37,7 @@ pub(crate) struct Bodies {
     segments: Arc<Segments>,
     space: Arc<Space>,
     segment_bytes: u64,
-    live: Mutex<HashMap<BodyPlace, LiveBody>>,
-    free: Mutex<Free>,
-    dead: Mutex<Dead>,
+    stretches: Mutex<Stretches>,
     /// Segments with bodies that no sync has covered.
     written: Mutex<BTreeMap<u32, Arc<Segment>>>,
     /// Held while they are synced: who finds none left may not go on before that is done.
@@ -48,8 +46,23 @@ pub(crate) struct Bodies {
     unremoved: Mutex<Vec<Arc<Segment>>>,
 }
 
+/// Every stretch is in one of these, or on its way in: it goes from live to dead to free under one lock, so that nobody who looks
+/// in between takes it for free.
+#[derive(Default)]
+struct Stretches {
+    live: HashMap<BodyPlace, LiveBody>,
+    /// In the order in which they died.
+    dead: Vec<DeadStretch>,
+    dead_bytes: u64,
+    free: Free,
+    /// At open: where the bodies begin and end that were restored.
+    restored: BTreeMap<(u32, u64), u64>,
+}
+
 struct LiveBody {
     stretch: Arc<Stretch>,
+    /// Length of the body itself.
+    body_bytes: u64,
     /// The record that refers to it.
     record: Lsn,
 }
@@ -59,12 +72,6 @@ struct Free {
     by_place: BTreeMap<(u32, u32), u64>,
     by_bytes: BTreeSet<(u64, u32, u32)>,
     /// Of all stretches together.
-    bytes: u64,
-}
-
-#[derive(Default)]
-struct Dead {
-    stretches: Vec<DeadStretch>,
     bytes: u64,
 }
 
@@ -79,13 +86,23 @@ struct DeadStretch {
 #[derive(Clone)]
 pub(crate) struct Superseder {
     pub lsn: Lsn,
-    /// Where the superseding record's own body is, if it is a large one: without it, the record would not count after a power loss.
+    /// Where the body is that the superseding record refers to, if it is a large one: without it, the record would not count after a
+    /// power loss.
     pub body: Option<Arc<Segment>>,
+    /// No record superseded it: it is dead when this record segment, in which its own is, has been removed.
+    pub gone: Option<u32>,
+}
+
+impl Superseder {
+    /// The body goes with the record segment in which its record is.
+    pub fn with_segment(number: u32) -> Self {
+        Superseder { lsn: Lsn::NONE, body: None, gone: Some(number) }
+    }
 }
 
 impl From<Lsn> for Superseder {
     fn from(lsn: Lsn) -> Self {
-        Superseder { lsn, body: None }
+        Superseder { lsn, body: None, gone: None }
     }
 }
 
@@ -95,9 +112,7 @@ impl Bodies {
             segments,
             segment_bytes: space.segment_bytes_max() + BODY_ALIGNMENT,
             space,
-            live: Mutex::default(),
-            free: Mutex::default(),
-            dead: Mutex::default(),
+            stretches: Mutex::default(),
             written: Mutex::default(),
             syncing: Mutex::default(),
             unremoved: Mutex::default(),
@@ -119,7 +134,7 @@ impl Bodies {
     /// The same, in a hole that is there, outside one segment: for a body that is moved out of it.
     pub fn reserve_elsewhere(self: &Arc<Self>, body_bytes: u64, number: u32) -> Result<Option<Reservation>, NoFile> {
         let bytes = body_bytes.max(1).next_multiple_of(BODY_ALIGNMENT);
-        let taken = self.free.lock().take(bytes, |segment| segment != number);
+        let taken = self.stretches.lock().free.take(bytes, |segment| segment != number);
         let Some((number, offset)) = taken else { return Ok(None) };
         let segment = self.segments.get(number).ok_or(NoFile::NoRoom)?;
         self.reserved(Stretch { place: BodyPlace { segment: number, offset }, segment, bytes }).map(Some)
@@ -127,6 +142,7 @@ impl Bodies {
 
     fn reserved(self: &Arc<Self>, stretch: Stretch) -> Result<Reservation, NoFile> {
         stretch.segment.body_came();
+        stretch.segment.stretch_came();
         let mut reservation =
             Reservation { bodies: Arc::clone(self), stretch: Some(Arc::new(stretch)), file: None, written: 0 };
         let segment = Arc::clone(&reservation.stretch().map_err(NoFile::Failed)?.segment);
@@ -137,13 +153,17 @@ impl Bodies {
     }
 
     fn allocate(&self, bytes: u64) -> Result<Stretch, NoFile> {
-        let mut free = self.free.lock();
-        if free.best_fit(bytes).is_none() {
-            let segment = self.create_segment(SegmentKind::Bodies, self.segment_bytes)?;
-            free.insert(segment.number, BODY_ALIGNMENT as u32, segment.bytes() - BODY_ALIGNMENT);
-        }
-        let (number, offset) = free.take(bytes, |_| true).ok_or(NoFile::NoRoom)?;
-        drop(free);
+        let found = self.stretches.lock().free.take(bytes, |_| true);
+        let (number, offset) = match found {
+            Some(found) => found,
+            None => {
+                // Not under the lock: gets need it. Two at once may make two.
+                let segment = self.create_segment(SegmentKind::Bodies, self.segment_bytes)?;
+                let free = &mut self.stretches.lock().free;
+                free.insert(segment.number, BODY_ALIGNMENT as u32, segment.bytes() - BODY_ALIGNMENT);
+                free.take(bytes, |_| true).ok_or(NoFile::NoRoom)?
+            }
+        };
         let segment = self.segments.get(number).ok_or(NoFile::NoRoom)?;
         Ok(Stretch { place: BodyPlace { segment: number, offset }, segment, bytes })
     }
@@ -155,19 +175,20 @@ impl Bodies {
 
     /// The body at a place that a live record refers to.
     pub fn find(&self, place: BodyPlace) -> Option<Arc<Stretch>> {
-        self.live.lock().get(&place).map(|body| Arc::clone(&body.stretch))
+        self.stretches.lock().live.get(&place).map(|body| Arc::clone(&body.stretch))
     }
 
     /// Another record refers to the body now.
     pub fn referred(&self, place: BodyPlace, record: Lsn) {
-        if let Some(body) = self.live.lock().get_mut(&place) {
+        if let Some(body) = self.stretches.lock().live.get_mut(&place) {
             body.record = record;
         }
     }
 
     /// The record that referred to this body is superseded.
     pub fn release(&self, place: BodyPlace, by: Superseder) {
-        let Some(LiveBody { stretch, .. }) = self.live.lock().remove(&place) else { return };
+        let mut stretches = self.stretches.lock();
+        let Some(LiveBody { stretch, .. }) = stretches.live.remove(&place) else { return };
         stretch.segment.remove_live(stretch.bytes);
         self.space.remove_live(stretch.bytes);
         stretch.segment.body_went();
@@ -175,88 +196,82 @@ impl Bodies {
         if pinned {
             self.space.add_pinned(stretch.bytes);
         }
-        let mut dead = self.dead.lock();
-        dead.bytes += stretch.bytes;
-        dead.stretches.push(DeadStretch { stretch, by, pinned });
+        stretches.dead_bytes += stretch.bytes;
+        stretches.dead.push(DeadStretch { stretch, by, pinned });
+    }
+
+    /// The body to which the record at `record` refers, and its length, where nothing but that is known of the record.
+    pub fn of_record(&self, record: Lsn) -> Option<(BodyPlace, u64)> {
+        let stretches = self.stretches.lock();
+        let found = stretches.live.iter().find(|(_, body)| body.record == record);
+        found.map(|(place, body)| (*place, body.body_bytes))
+    }
+
+    /// Record segments up to this one are gone for good: so are the bodies in them that nothing else superseded.
+    pub fn segments_gone(&self, number: u32) {
+        let is_gone = |entry: &&mut DeadStretch| entry.by.gone.is_some_and(|gone| gone <= number);
+        self.stretches.lock().dead.iter_mut().filter(is_gone).for_each(|entry| entry.by.gone = None);
     }
 
     /// Free bytes inside the segments of bodies.
     pub fn hole_bytes(&self) -> u64 {
-        self.free.lock().bytes
+        self.stretches.lock().free.bytes
     }
 
     /// Bytes that wait for `reap` and that nobody reads.
     pub fn reapable_bytes(&self) -> u64 {
-        let dead = self.dead.lock();
-        let is_read = |entry: &&DeadStretch| entry.pinned && Arc::strong_count(&entry.stretch) > 1;
-        dead.bytes - dead.stretches.iter().filter(is_read).map(|entry| entry.stretch.bytes).sum::<u64>()
+        let stretches = self.stretches.lock();
+        let is_kept =
+            |entry: &&DeadStretch| entry.by.gone.is_some() || (entry.pinned && Arc::strong_count(&entry.stretch) > 1);
+        stretches.dead_bytes - stretches.dead.iter().filter(is_kept).map(|entry| entry.stretch.bytes).sum::<u64>()
     }
 
-    /// Makes the bodies durable that have taken the place of dead ones: these may go then, once the records are durable as well.
+    /// Makes the bodies durable that have taken the place of dead ones: these may go then, once the records are durable as well. One
+    /// thread at a time.
     pub fn sync_superseders(&self) -> Result<(), SyncError> {
-        let superseders: BTreeSet<u32> = {
-            let dead = self.dead.lock();
-            dead.stretches.iter().filter_map(|entry| entry.by.body.as_ref().map(|segment| segment.number)).collect()
+        let (superseders, count): (BTreeSet<u32>, usize) = {
+            let dead = &self.stretches.lock().dead;
+            let bodies = dead.iter().filter_map(|entry| entry.by.body.as_ref().map(|segment| segment.number));
+            (bodies.collect(), dead.len())
         };
         self.sync_written(|number, _| superseders.contains(&number))?;
-        for entry in &mut self.dead.lock().stretches {
-            if entry.by.body.as_ref().is_some_and(|segment| superseders.contains(&segment.number)) {
-                entry.by.body = None;
-            }
+        // Not those that died meanwhile: what superseded them may have been written behind the sync.
+        for entry in self.stretches.lock().dead.iter_mut().take(count) {
+            entry.by.body = None;
         }
         Ok(())
     }
 
-    /// Frees the dead stretches that nobody reads and whose superseding records, below `durable`, are durable with their bodies.
-    pub fn reap(&self, durable: Lsn) -> Result<u64, Error> {
-        let reapable: Vec<DeadStretch> = {
-            let mut dead = self.dead.lock();
-            let is_free = |entry: &mut DeadStretch| {
-                entry.by.lsn < durable && entry.by.body.is_none() && Arc::strong_count(&entry.stretch) == 1
-            };
-            let reapable: Vec<_> = dead.stretches.extract_if(.., is_free).collect();
-            dead.bytes -= reapable.iter().map(|entry| entry.stretch.bytes).sum::<u64>();
-            reapable
-        };
+    /// Frees the dead stretches that nobody reads and whose superseding records, below `durable`, are durable with their bodies. One
+    /// thread at a time. What was freed, and how removing files went that it left empty.
+    pub fn reap(&self, durable: Lsn) -> (u64, Result<(), Error>) {
+        let mut emptied = std::mem::take(&mut *self.unremoved.lock());
         let mut freed = 0;
-        let mut result = self.remove_unremoved();
-        for DeadStretch { stretch, pinned, .. } in reapable {
-            freed += stretch.bytes;
-            if pinned {
-                self.space.remove_pinned(stretch.bytes);
+        {
+            let mut stretches = self.stretches.lock();
+            let is_free = |entry: &mut DeadStretch| {
+                let by = &entry.by;
+                let is_superseded = by.lsn < durable && by.body.is_none() && by.gone.is_none();
+                is_superseded && Arc::strong_count(&entry.stretch) == 1
+            };
+            let reapable: Vec<_> = stretches.dead.extract_if(.., is_free).collect();
+            for DeadStretch { stretch, pinned, .. } in reapable {
+                freed += stretch.bytes;
+                stretches.dead_bytes -= stretch.bytes;
+                if pinned {
+                    self.space.remove_pinned(stretch.bytes);
+                }
+                emptied.extend(stretches.give_back(&stretch));
             }
-            result = result.and(self.free(&stretch));
         }
-        result.map(|()| freed)
+        let removed = emptied.iter().map(|segment| self.remove(segment)).fold(Ok(()), Result::and);
+        (freed, removed)
     }
 
-    /// Makes a stretch's room free, and removes its segment where that leaves it empty.
-    fn free(&self, stretch: &Stretch) -> Result<(), Error> {
-        let segment = &stretch.segment;
-        if segment.is_withheld() {
-            if segment.has_bodies() {
-                return Ok(());
-            }
-        } else if segment.kind == SegmentKind::Bodies {
-            let mut free = self.free.lock();
-            free.insert(stretch.place.segment, stretch.place.offset, stretch.bytes);
-            if !free.is_empty_segment(segment, EMPTY_SEGMENTS_KEPT) {
-                return Ok(());
-            }
-            free.remove_segment(segment.number);
-        }
-        self.remove(segment)
-    }
-
+    /// Removes a segment of bodies in which there is nothing; what cannot be removed now is tried again by the next `reap`.
     fn remove(&self, segment: &Arc<Segment>) -> Result<(), Error> {
         self.written.lock().remove(&segment.number);
         self.segments.remove(segment).inspect_err(|_| self.unremoved.lock().push(Arc::clone(segment)))
-    }
-
-    /// Tries again to remove what could not be removed.
-    fn remove_unremoved(&self) -> Result<(), Error> {
-        let segments = std::mem::take(&mut *self.unremoved.lock());
-        segments.iter().map(|segment| self.remove(segment)).fold(Ok(()), Result::and)
     }
 
     /// Removes the segments that are wholly free; whether there were any.
@@ -264,10 +279,10 @@ impl Bodies {
         let mut is_freed = false;
         let segments: Vec<_> = self.segments.load().values().map(Arc::clone).collect();
         for segment in segments.iter().filter(|segment| segment.kind == SegmentKind::Bodies) {
-            let mut free = self.free.lock();
-            if free.is_empty_segment(segment, 0) {
-                free.remove_segment(segment.number);
-                drop(free);
+            let mut stretches = self.stretches.lock();
+            if stretches.free.is_empty_segment(segment, 0) {
+                stretches.free.remove_segment(segment.number);
+                drop(stretches);
                 self.remove(segment)?;
                 is_freed = true;
             }
@@ -303,14 +318,22 @@ impl Bodies {
         Ok(())
     }
 
-    /// At open: a live record refers to this body. False where two claim the same bytes, which only damage can bring about.
+    /// At open, newest record first: a live record refers to this body. False where a newer one has some of the same bytes, which only damage
+    /// can bring about.
     pub fn restore(&self, place: BodyPlace, body_bytes: u64, segment: &Arc<Segment>, record: Lsn) -> bool {
         let bytes = body_bytes.max(1).next_multiple_of(BODY_ALIGNMENT);
-        let stretch = Arc::new(Stretch { place, segment: Arc::clone(segment), bytes });
-        if self.live.lock().insert(place, LiveBody { stretch, record }).is_some() {
+        let begin = u64::from(place.offset);
+        let Some(end) = begin.checked_add(bytes) else { return false };
+        let mut stretches = self.stretches.lock();
+        let before = stretches.restored.range(..(place.segment, end)).next_back();
+        if before.is_some_and(|((number, _), before_end)| *number == place.segment && *before_end > begin) {
             return false;
         }
+        stretches.restored.insert((place.segment, begin), end);
+        let stretch = Arc::new(Stretch { place, segment: Arc::clone(segment), bytes });
+        stretches.live.insert(place, LiveBody { stretch, body_bytes, record });
         segment.body_came();
+        segment.stretch_came();
         segment.add_live(bytes);
         self.space.add_live(bytes);
         true
@@ -318,77 +341,57 @@ impl Bodies {
 
     /// At open, when every live body is restored: what lies between them is free, and a segment without any is removed.
     pub fn restore_free(&self) -> Result<(), Error> {
+        self.stretches.lock().restored = BTreeMap::new();
         let segments: Vec<_> = self.segments.load().values().map(Arc::clone).collect();
         for segment in segments.iter().filter(|segment| segment.kind != SegmentKind::Records) {
-            if !segment.has_bodies() {
+            if !segment.has_stretches() {
                 self.segments.remove(segment)?;
             } else if !segment.is_withheld() {
-                self.restore_free_in(segment);
+                self.stretches.lock().restore_free_in(segment);
             }
         }
         Ok(())
-    }
-
-    fn restore_free_in(&self, segment: &Segment) {
-        if segment.kind != SegmentKind::Bodies {
-            return;
-        }
-        let live = self.live.lock();
-        let dead = self.dead.lock();
-        let in_use = live.values().map(|body| &body.stretch).chain(dead.stretches.iter().map(|entry| &entry.stretch));
-        let here = in_use.filter(|stretch| stretch.segment.number == segment.number);
-        let taken: BTreeMap<u64, u64> = here.map(|it| (u64::from(it.place.offset), it.bytes)).collect();
-        let mut free = self.free.lock();
-        let mut at = BODY_ALIGNMENT;
-        for (offset, bytes) in taken {
-            if offset > at {
-                free.insert(segment.number, at as u32, offset - at);
-            }
-            at = at.max(offset + bytes);
-        }
-        if segment.bytes() > at {
-            free.insert(segment.number, at as u32, segment.bytes() - at);
-        }
     }
 
     /// Nobody can read unknown bytes of the segment any more: what is free in it may be written again.
     pub fn stop_withholding(&self, segment: &Arc<Segment>) -> Result<(), Error> {
-        if !segment.is_withheld() {
+        let mut stretches = self.stretches.lock();
+        if segment.kind == SegmentKind::Records || !segment.is_withheld() {
             return Ok(());
         }
-        if !segment.has_bodies() {
-            return self.remove(segment);
-        }
-        self.restore_free_in(segment);
         segment.set_withheld(false);
-        Ok(())
+        if segment.has_stretches() {
+            stretches.restore_free_in(segment);
+            return Ok(());
+        }
+        drop(stretches);
+        self.remove(segment)
     }
 
     /// The body segments of which somebody holds bytes now.
     pub fn read_segments(&self) -> Vec<u32> {
-        let live = self.live.lock();
-        let dead = self.dead.lock();
-        let all = live.values().map(|body| &body.stretch).chain(dead.stretches.iter().map(|entry| &entry.stretch));
+        let stretches = self.stretches.lock();
+        let live = stretches.live.values().map(|body| &body.stretch);
+        let all = live.chain(stretches.dead.iter().map(|entry| &entry.stretch));
         let read: BTreeSet<u32> = all.filter(|it| Arc::strong_count(it) > 1).map(|it| it.segment.number).collect();
         read.into_iter().collect()
     }
 
     /// The shared body segment with the most free room, unless it is wholly free, and the records of its bodies.
     pub fn sparsest(&self) -> Option<(Arc<Segment>, Vec<Lsn>)> {
+        let stretches = self.stretches.lock();
         let free_bytes = |number: u32| -> u64 {
-            self.free.lock().by_place.range((number, 0)..=(number, u32::MAX)).map(|(_, bytes)| bytes).sum()
+            stretches.free.by_place.range((number, 0)..=(number, u32::MAX)).map(|(_, bytes)| bytes).sum()
         };
         let segments = self.segments.load();
-        let shared =
-            segments.values().filter(|it| it.kind == SegmentKind::Bodies && !it.is_withheld() && it.has_bodies());
-        let segment = shared.max_by_key(|segment| free_bytes(segment.number))?;
+        let is_asked = |it: &&Arc<Segment>| it.kind == SegmentKind::Bodies && !it.is_withheld() && it.has_bodies();
+        let segment = segments.values().filter(is_asked).max_by_key(|segment| free_bytes(segment.number))?;
         let whole = segment.bytes() - BODY_ALIGNMENT;
         // Wholly in use or wholly free: nothing to gain.
         if !(1..whole).contains(&free_bytes(segment.number)) {
             return None;
         }
-        let live = self.live.lock();
-        let here = live.values().filter(|body| body.stretch.segment.number == segment.number);
+        let here = stretches.live.values().filter(|body| body.stretch.segment.number == segment.number);
         let mut records: Vec<_> = here.map(|body| (body.record, body.stretch.bytes)).collect();
         // The largest first, as long as holes are large.
         records.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
@@ -396,11 +399,45 @@ impl Bodies {
     }
 }
 
-impl Free {
-    fn best_fit(&self, bytes: u64) -> Option<(u64, u32, u32)> {
-        self.by_bytes.range((bytes, 0, 0)..).next().copied()
+impl Stretches {
+    /// Makes a stretch's room free; its segment, where nothing is in that any more.
+    fn give_back(&mut self, stretch: &Stretch) -> Option<Arc<Segment>> {
+        let segment = &stretch.segment;
+        segment.stretch_went();
+        if segment.is_withheld() || segment.kind == SegmentKind::Body {
+            return (!segment.has_stretches()).then(|| Arc::clone(segment));
+        }
+        self.free.insert(stretch.place.segment, stretch.place.offset, stretch.bytes);
+        if !self.free.is_empty_segment(segment, EMPTY_SEGMENTS_KEPT) {
+            return None;
+        }
+        self.free.remove_segment(segment.number);
+        Some(Arc::clone(segment))
     }
 
+    /// What lies between the stretches of a segment is free.
+    fn restore_free_in(&mut self, segment: &Segment) {
+        if segment.kind != SegmentKind::Bodies {
+            return;
+        }
+        let live = self.live.values().map(|body| &body.stretch);
+        let in_use = live.chain(self.dead.iter().map(|entry| &entry.stretch));
+        let here = in_use.filter(|stretch| stretch.segment.number == segment.number);
+        let taken: BTreeMap<u64, u64> = here.map(|it| (u64::from(it.place.offset), it.bytes)).collect();
+        let mut at = BODY_ALIGNMENT;
+        for (offset, bytes) in taken {
+            if offset > at {
+                self.free.insert(segment.number, at as u32, offset - at);
+            }
+            at = at.max(offset + bytes);
+        }
+        if segment.bytes() > at {
+            self.free.insert(segment.number, at as u32, segment.bytes() - at);
+        }
+    }
+}
+
+impl Free {
     /// The smallest free stretch that is large enough, in a segment that is asked for, cut to size.
     fn take(&mut self, bytes: u64, is_asked: impl Fn(u32) -> bool) -> Option<(u32, u32)> {
         let found = *self.by_bytes.range((bytes, 0, 0)..).find(|(_, segment, _)| is_asked(*segment))?;
@@ -517,7 +554,10 @@ impl Reservation {
         let Some(stretch) = self.stretch.take() else { return };
         stretch.segment.add_live(stretch.bytes);
         self.bodies.space.add_live(stretch.bytes);
-        self.bodies.live.lock().insert(stretch.place, LiveBody { stretch, record: lsn });
+        // Written by this process: nothing to check at its first read.
+        stretch.segment.set_verified(stretch.place.offset);
+        let body = LiveBody { stretch: Arc::clone(&stretch), body_bytes: self.written, record: lsn };
+        self.bodies.stretches.lock().live.insert(stretch.place, body);
     }
 }
 
@@ -525,31 +565,14 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         let Some(stretch) = self.stretch.take() else { return };
         stretch.segment.body_went();
-        if let Err(error) = self.bodies.free(&stretch) {
-            tracing::warn!("{error}; the next open removes it");
+        let emptied = self.bodies.stretches.lock().give_back(&stretch);
+        if let Some(segment) = emptied
+            && let Err(error) = self.bodies.remove(&segment)
+        {
+            tracing::warn!("{error}; tried again later");
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn free_stretches_merge_and_the_smallest_that_fits_is_taken() {
-        let mut free = Free::default();
-        free.insert(1, 4096, 8192);
-        free.insert(1, 20480, 4096);
-        free.insert(2, 4096, 65536);
-        assert_eq!(free.take(4096, |_| true), Some((1, 20480)));
-        assert_eq!(free.take(4096, |_| true), Some((1, 4096)));
-        free.insert(1, 4096, 4096);
-        free.insert(1, 20480, 4096);
-        free.insert(1, 12288, 8192);
-        assert_eq!(free.by_place.get(&(1, 4096)), Some(&20480));
-        assert_eq!(free.by_bytes.len(), free.by_place.len());
-        assert_eq!(free.take(1 << 20, |_| true), None);
-        free.remove_segment(1);
-        assert_eq!(free.take(4096, |_| true), Some((2, 4096)));
-    }
-}
+mod tests;

@@ -1,3 +1,4 @@
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +18,9 @@ use crate::object::Object;
 
 /// Shorter bodies are handed out as copies: a reference would keep a whole segment on disk for them.
 const COPIED_BODY_BYTES_MAX: u64 = (16 << 10) - 1;
+
+/// How often an object may move while it is read for the first time. A file that is not there after that is missing.
+const MOVES_MAX: u32 = 8;
 
 /// How much of a body is read at a time to check it.
 const VERIFY_BYTES: usize = 1 << 20;
@@ -91,7 +95,18 @@ impl LocalTier {
         if let Some(object) = self.get_small(id) {
             return Ok(Some(object));
         }
-        Ok(self.read_found(id, self.locate(id))?.map(|(_, object)| object))
+        let mut tries = 0;
+        loop {
+            // Until the bytes are handed out: after a close, others may write where they stand.
+            let _inside = self.gate.enter()?;
+            match self.read_found(id, self.locate(id)) {
+                // Its segment was reclaimed before it could be checked: it is elsewhere now.
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound && tries < MOVES_MAX => {
+                    tries += 1
+                }
+                found => return Ok(found?.map(|(_, object)| object)),
+            }
+        }
     }
 
     /// The common case in one go: a small body that stands in its record, checked before. None for everything else.
@@ -125,6 +140,7 @@ impl LocalTier {
     /// The object that a writer has just entered, for those who waited for it; None where it cannot be read back: they wait on. The
     /// caller holds the id's shard, so damage is left for the next get to deal with.
     pub(super) fn get_locked(&self, id: &[u8]) -> Option<Object> {
+        let _inside = self.gate.enter().ok()?;
         let found = self.locate(id).ok()??;
         self.verified(&found).ok()?;
         self.hand_out(found).ok()
@@ -282,12 +298,17 @@ impl LocalTier {
 
     /// Checks, once in this open, what an earlier one wrote.
     pub(super) fn verified(&self, found: &Found) -> Result<(), Unreadable> {
-        let Some(segment) = &found.holder.unverified else { return Ok(()) };
-        found.holder.verify(segment)?;
-        if let Some(stretch) = &found.stretch {
-            verify_body(&stretch.segment, u64::from(stretch.place.offset), &found.holder.header)?;
+        if let Some(segment) = &found.holder.unverified {
+            found.holder.verify(segment)?;
+            segment.set_verified(found.holder.place.offset());
         }
-        segment.set_verified(found.holder.place.offset());
+        // Its record may have moved since it was written.
+        if let Some(stretch) = &found.stretch
+            && stretch.segment.needs_verification(stretch.place.offset)
+        {
+            verify_body(&stretch.segment, u64::from(stretch.place.offset), &found.holder.header)?;
+            stretch.segment.set_verified(stretch.place.offset);
+        }
         Ok(())
     }
 

@@ -152,7 +152,6 @@ impl LocalTier {
     pub fn adopt_spares(&self, found: Vec<(PathBuf, u64)>) {
         let mut spares = Vec::new();
         for (number, (path, bytes)) in found.into_iter().enumerate() {
-            // Under a new name, so that names go on from there.
             let spare = self.segments.found_spare(path.clone(), bytes);
             match spare {
                 Ok(spare) if number < RESERVE_SEGMENTS && bytes >= FILE_BYTES_MIN => spares.push(spare),
@@ -232,6 +231,8 @@ impl LocalTier {
                 Err(AppendError::Failed(error)) => return Err(error),
                 Err(AppendError::NoRoom(disk_full)) => disk_full,
             };
+            // Nobody makes room for a store that takes no writes.
+            self.journal.check_writable()?;
             let wanted = Wanted { bytes, is_disk_full: disk_full.is_some(), is_live: kind == Kinds::Live };
             match self.progress.wait(seen, wanted, deadline, &self.gate, || self.call_sealer()) {
                 _ if self.gate.is_closing() => return Err(Error::Closed),
@@ -286,18 +287,18 @@ impl LocalTier {
 
     /// Frees bodies that are dead: their superseding records are made durable first, a few pages, and nothing else.
     pub fn reap_bodies(&self) -> Result<u64, Error> {
-        // The records of evicted objects are still there: their bodies must not be overwritten.
-        if self.outbox.as_ref().is_some_and(Outbox::is_uncertain) {
-            return Ok(0);
-        }
         self.journal.check_writable()?;
         // Who finds nothing left to free may not go on before what others free is free, and told.
         let _reaping = self.reaping.lock();
         self.bodies.sync_superseders().map_err(|error| self.sync_failed(error))?;
         let durable = self.journal.sync()?;
-        let freed_bytes = self.bodies.reap(durable)?;
+        let (freed_bytes, removed) = self.bodies.reap(durable);
         if freed_bytes > 0 {
             self.progress.freed();
+        }
+        if let Err(error) = removed {
+            // That room comes back later; what else was freed is free.
+            tracing::warn!("{error}; tried again later");
         }
         Ok(freed_bytes)
     }

@@ -141,7 +141,7 @@ impl LocalTier {
         } else {
             header.flags.has(Flags::EXTERNAL).then_some(header.body_place)
         };
-        Superseder { lsn: header.lsn, body: body.and_then(|body| self.segments.get(body.segment)) }
+        Superseder { gone: None, lsn: header.lsn, body: body.and_then(|body| self.segments.get(body.segment)) }
     }
 
     /// With the version, deadline and flags that its origin asks for.

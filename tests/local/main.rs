@@ -1,6 +1,7 @@
 //! What the local store keeps to where something fails, is damaged, forks, or ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+mod children;
 mod clearing;
 #[path = "../common/mod.rs"]
 mod common;
@@ -9,7 +10,9 @@ mod damaged;
 #[path = "../faults/disk.rs"]
 mod disk;
 mod forks;
+mod hidden;
 mod numbers;
+mod power;
 mod process;
 mod syncing;
 mod writers;

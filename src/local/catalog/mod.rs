@@ -193,15 +193,11 @@ impl Catalog {
 
     /// A child that was forked from a process which is gone keeps the lock of its file: another file with the same content has none.
     fn open_copy(path: &Path) -> Result<(Database, Option<u64>), String> {
-        let copy = path.with_extension("copy");
         let (said, io) = (|error: sled::Error| error.to_string(), |error: io::Error| error.to_string());
-        if copy.exists() {
-            std::fs::remove_dir_all(&copy).map_err(io)?;
-        }
-        copy_directory(path, &copy).map_err(io)?;
-        let old = path.with_extension("old");
-        std::fs::rename(path, &old).and_then(|()| std::fs::rename(&copy, path)).map_err(io)?;
-        std::fs::remove_dir_all(&old).map_err(io)?;
+        let (file, copy) = (path.join("db"), path.join("db.copy"));
+        std::fs::copy(&file, &copy).map_err(io)?;
+        File::open(&copy).and_then(|copy| copy.sync_all()).map_err(io)?;
+        std::fs::rename(&copy, &file).map_err(io)?;
         catch_unwind(AssertUnwindSafe(|| Self::try_open(path))).map_err(|_| "sled panicked".to_owned())?.map_err(said)
     }
 
@@ -505,20 +501,6 @@ fn descriptors_of(path: &Path) -> Vec<RawFd> {
     numbers.filter_map(Result::ok).collect()
 }
 
-fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
-    std::fs::create_dir(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_directory(&entry.path(), &target)?;
-        } else {
-            std::fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
-}
-
 /// A name for a catalog that will not open, not taken yet.
 fn aside(path: &Path) -> PathBuf {
     let name = |number: u32| path.with_extension(format!("damaged-{number}"));
@@ -575,5 +557,22 @@ mod tests {
         let catalog = Catalog::open(&path);
         assert!(catalog.segments().unwrap().is_empty());
         assert!(directory.path().join("catalog.damaged-1").exists());
+    }
+
+    // Invariant 14.
+    #[test]
+    fn a_catalog_whose_lock_a_forked_child_keeps_is_copied_again_after_a_copy_was_interrupted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("catalog");
+        let catalog = Catalog::open(&path);
+        catalog.store(7, 11, 5000, 99, &hints(50)).unwrap();
+        catalog.flush().unwrap();
+        drop(catalog);
+        std::fs::write(path.join("db.copy"), b"half").unwrap();
+        let held = File::open(path.join("db")).unwrap();
+        rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let catalog = Catalog::open(&path);
+        assert!(catalog.is_open());
+        assert_eq!(catalog.segments().unwrap(), [7]);
     }
 }

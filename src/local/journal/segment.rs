@@ -182,6 +182,8 @@ pub(crate) struct Segment {
     live_bytes: AtomicU64,
     /// Bodies in it that a live record refers to, or that are on their way in: 0 only where nothing in it counts.
     bodies: AtomicU64,
+    /// The same, and those that are dead and not yet free: without any, the file may go.
+    stretches: AtomicU64,
     /// Somebody may read bytes of it of whom this open knows no handle: no free room of it is written to.
     withheld: AtomicBool,
     /// Where the records end, once no more are appended; 0 before.
@@ -232,6 +234,7 @@ impl Segment {
             touched: AtomicBool::new(false),
             live_bytes: AtomicU64::new(0),
             bodies: AtomicU64::new(0),
+            stretches: AtomicU64::new(0),
             withheld: AtomicBool::new(false),
             records_end: AtomicU64::new(0),
             sealed: AtomicBool::new(false),
@@ -278,6 +281,18 @@ impl Segment {
 
     pub fn has_bodies(&self) -> bool {
         self.bodies.load(Ordering::SeqCst) > 0
+    }
+
+    pub fn stretch_came(&self) {
+        self.stretches.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn stretch_went(&self) {
+        self.stretches.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub fn has_stretches(&self) -> bool {
+        self.stretches.load(Ordering::SeqCst) > 0
     }
 
     pub fn is_withheld(&self) -> bool {
@@ -354,16 +369,30 @@ impl Segment {
         self.mapping.store(None);
     }
 
-    /// Whether the body of the record at `offset` still has to be checked before it is handed out.
+    /// Where a record's mark is, or a body's: bodies begin far fewer times.
+    #[inline]
+    fn mark(&self, offset: u32) -> (u32, u64) {
+        let part = BODY_ALIGNMENT / u64::from(MARK_GRAIN_BYTES);
+        match self.kind {
+            SegmentKind::Records => (offset, self.bytes()),
+            SegmentKind::Bodies => ((u64::from(offset) / part) as u32, self.bytes() / part),
+            // One, at the beginning.
+            SegmentKind::Body => (0, u64::from(MARK_GRAIN_BYTES)),
+        }
+    }
+
+    /// Whether the record, or the body, at `offset` still has to be checked before it is handed out.
     #[inline]
     pub fn needs_verification(&self, offset: u32) -> bool {
         let Some(verified) = &self.verified else { return false };
-        !verified.has(offset, self.bytes())
+        let (offset, bytes) = self.mark(offset);
+        !verified.has(offset, bytes)
     }
 
     pub fn set_verified(&self, offset: u32) {
         if let Some(verified) = &self.verified {
-            verified.set(offset, self.bytes());
+            let (offset, bytes) = self.mark(offset);
+            verified.set(offset, bytes);
         }
     }
 

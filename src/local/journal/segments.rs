@@ -254,7 +254,11 @@ impl Segments {
     /// Removes a segment that nothing refers to any more. One that cannot be removed stays: as long as its file is there, so must
     /// be the newer ones that say what in it is dead.
     pub fn remove(&self, segment: &Segment) -> Result<(), Error> {
-        segment.remove().map_err(Error::io("remove", segment.path()))?;
+        match segment.remove() {
+            // Removed before.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed.map_err(Error::io("remove", segment.path()))?,
+        }
         self.change(|segments| segments.remove(&segment.number));
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The store's directory: its format version, its limit, and which segments are in it.
 
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +32,9 @@ pub(in crate::local) fn check_format(directory: &Path) -> Result<(), Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Error::io("read", &path)(error)),
     };
+    if text.is_empty() {
+        return Ok(()); // an open was cut short by a power loss; it is written again
+    }
     let found = text.trim().strip_prefix(FORMAT_TEXT).and_then(|version| version.parse().ok());
     match found {
         Some(FORMAT) => Ok(()),
@@ -42,13 +46,30 @@ pub(in crate::local) fn check_format(directory: &Path) -> Result<(), Error> {
     }
 }
 
+/// Makes the directories, with those above them, so that a power loss does not take their names.
+pub(in crate::local) fn make(path: &Path) -> Result<(), Error> {
+    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+    let missing: Vec<_> = path.ancestors().take_while(is_missing).collect();
+    std::fs::create_dir_all(path).map_err(Error::io("make", path))?;
+    for above in missing.iter().filter_map(|made| made.parent()) {
+        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        SystemDisk.sync_directory(above).map_err(Error::io("sync", above))?;
+    }
+    Ok(())
+}
+
+/// Writes the format of a new directory, and makes the names in it durable.
 pub(in crate::local) fn write_format(directory: &Path) -> Result<(), Error> {
     let path = directory.join("FORMAT");
-    if path.exists() {
-        return Ok(());
+    match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.len() > 0 => return Ok(()),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(Error::io("look at", &path)(error)),
     }
     let new = directory.join("FORMAT.new");
     let written = std::fs::write(&new, format!("{FORMAT_TEXT}{FORMAT}\n"))
+        .and_then(|()| File::open(&new)?.sync_all())
         .and_then(|()| std::fs::rename(&new, &path))
         .and_then(|()| SystemDisk.sync_directory(directory));
     written.map_err(Error::io("write", &path))

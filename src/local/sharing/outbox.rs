@@ -163,10 +163,6 @@ impl Outbox {
         self.state.lock().uncertain = uncertain;
     }
 
-    pub fn is_uncertain(&self) -> bool {
-        self.state.lock().uncertain
-    }
-
     /// What to write into the catalog, once the journal is durable; None where an older state must stay there.
     pub fn cursors(&self) -> Option<Cursors> {
         let state = self.state.lock();

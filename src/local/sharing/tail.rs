@@ -121,6 +121,7 @@ impl LocalTier {
 
     /// The record at `place`, as something to push, if it is the newest of its id. One that is damaged is none: it is let go.
     pub fn dirty_at(&self, id: &[u8], place: Lsn) -> Result<Option<Dirty>, Error> {
+        let _inside = self.gate.enter()?;
         let fingerprint = self.index().fingerprint(id);
         let (version, found) = {
             // What is found under the id's lock stays as it is afterwards: nothing else comes to stand in its place.

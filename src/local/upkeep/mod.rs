@@ -2,6 +2,8 @@
 
 pub(crate) mod pace;
 pub(crate) mod progress;
+#[cfg(test)]
+mod races;
 pub(super) mod reaper;
 pub(super) mod reclaim;
 mod room;

@@ -1,13 +1,13 @@
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::local::bodies::Reservation;
+use crate::local::bodies::{Reservation, Superseder};
 use crate::local::catalog::hints::Hint;
-use crate::local::index::liveness::{Copying, Relocated, Remaining, Standing};
+use crate::local::index::liveness::{Copying, Counts, Relocated, Remaining, Standing};
 use crate::local::journal::{
     AppendError, BodyPlace, Flags, Header, Kind, Lsn, NewRecord, NoFile, Purpose, Segment, SegmentKind,
 };
-use crate::local::read::{RecordAt, Unreadable};
+use crate::local::read::{RecordAt, Unreadable, verify_body};
 use crate::local::tier::LocalTier;
 
 /// Dead record bytes up to this much are left alone: copying live ones to free them costs more than they do.
@@ -136,6 +136,9 @@ impl LocalTier {
             return Ok(()); // something else stands there by now
         }
         let Some(stretch) = self.bodies.find(header.body_place) else { return Ok(()) };
+        if stretch.segment.needs_verification(stretch.place.offset) {
+            verify_body(&stretch.segment, u64::from(stretch.place.offset), &header)?;
+        }
         let mapping = self.segments.mapping(&stretch.segment).map_err(NotCopied::Failed)?;
         let body = mapping.slice(u64::from(stretch.place.offset), header.body_bytes());
         let body = body.ok_or(NotCopied::Damaged("its body is cut short"))?;
@@ -145,6 +148,7 @@ impl LocalTier {
         reservation.write(body)?;
         // Its old bytes may be overwritten when the copy's record is durable.
         reservation.sync().map_err(|error| NotCopied::Failed(self.sync_failed(error)))?;
+        self.journal.sync_names().map_err(NotCopied::Failed)?;
         let new_place = reservation.place();
         let fingerprint = self.index().fingerprint(record.id());
         match self.copy_forward(&record, fingerprint, Some(reservation))? {
@@ -163,7 +167,7 @@ impl LocalTier {
     }
 
     /// Copies what is live in a segment forward, and makes the copies durable: then the segment may be removed. False where there
-    /// was not even room for the copies, or something in it counts of which the hints know nothing.
+    /// was not even room for the copies.
     pub fn evacuate(&self, segment: &Segment, hints: &[Hint]) -> Result<bool, Error> {
         for hint in hints {
             let place = Lsn::new(segment.number, hint.offset);
@@ -181,11 +185,13 @@ impl LocalTier {
         }
         // Also where nothing was copied: what made these records dead must not be undone by a power loss.
         self.flush()?;
-        Ok(self.is_emptied(segment))
+        self.lose_remaining(segment);
+        Ok(true)
     }
 
-    /// Whether index and payload table know of nothing in the segment. What hints did not name was damaged before it was sealed.
-    fn is_emptied(&self, segment: &Segment) -> bool {
+    /// What index and payload table still know of in the segment, though no hint names it, was damaged before it was sealed: it is lost. After
+    /// this, nothing in the segment counts.
+    fn lose_remaining(&self, segment: &Segment) {
         let Remaining { indexed, holders } = self.liveness.remaining(segment.number);
         for (fingerprint, place) in indexed {
             let _writing = self.index().shard(fingerprint).writing.lock();
@@ -199,7 +205,6 @@ impl LocalTier {
             );
             self.liveness.lose_payload(payload, self.journal.latest().into());
         }
-        true
     }
 
     /// Whether evicting has a chance: with nothing but dirty objects in a segment, copying them makes no room.
@@ -257,7 +262,7 @@ impl LocalTier {
         is_indexed || (hint.has_body() && self.liveness.payloads().is_held(name, place))
     }
 
-    fn evict(&self, record: &RecordAt, hint: &Hint) {
+    pub(super) fn evict(&self, record: &RecordAt, hint: &Hint) {
         let Some(outbox) = &self.outbox else { return };
         let (place, header) = (record.place, record.header);
         let shard = self.index().shard(hint.fingerprint);
@@ -269,7 +274,8 @@ impl LocalTier {
         if stands && (header.is_expired() || is_evicted()) {
             outbox.set_uncertain(true);
             let standing = Standing { lsn: place, header };
-            self.liveness.leave(hint.fingerprint, record.id(), &standing, Lsn::NONE.into(), |_| {});
+            let by = Superseder::with_segment(place.segment());
+            self.liveness.leave(hint.fingerprint, record.id(), &standing, by, |_| {});
         }
     }
 
@@ -351,14 +357,26 @@ impl LocalTier {
 
     /// Lets go what damaged records took, that were found damaged while they were read; `hint_at` finds their hints.
     pub fn release_lost(&self, hint_at: impl Fn(Lsn) -> Result<Option<Hint>, Error>) -> Result<(), Error> {
-        loop {
-            let Some((fingerprint, place)) = self.lost.lock().last().copied() else { return Ok(()) };
-            // Without a hint, the next open counts anew.
-            if let Some(hint) = hint_at(place)? {
-                let _writing = self.index().shard(fingerprint).writing.lock();
-                self.liveness.lose(place, &hint, self.journal.latest().into());
+        let lost: Vec<_> = self.lost.lock().clone();
+        for (fingerprint, place) in lost {
+            let hint = hint_at(place)?;
+            let by = Superseder::from(self.journal.latest());
+            let _writing = self.index().shard(fingerprint).writing.lock();
+            let is_shared = || !self.liveness.payloads().holders(|holder| holder == place).is_empty();
+            if let Some(hint) = hint {
+                self.liveness.lose(place, &hint, by);
+            } else if let Some((body, body_bytes)) = self.bodies.of_record(place)
+                && !is_shared()
+            {
+                // Damaged before its hints were made, but its body knows it.
+                self.liveness.counts.payload_went(body_bytes);
+                self.liveness.counts.body_released(body, by);
+            } else if self.segments.get(place.segment()).is_some_and(|segment| !segment.is_sealed()) {
+                continue; // looked at again when it has hints
             }
+            // Of a record that held its body itself and has no hint, the next open counts anew.
             self.lost.lock().retain(|(_, lost)| *lost != place);
         }
+        Ok(())
     }
 }

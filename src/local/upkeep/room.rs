@@ -54,9 +54,12 @@ impl Sealer {
             tracing::debug!("the hints of segment {} go later: {error}", segment.number);
         }
         self.tier.segments.remove(segment)?;
+        // What was damaged beyond recognition in it counted as live to the end.
+        self.tier.space.remove_live(segment.live_bytes());
         if let Some(outbox) = &self.tier.outbox {
             let directory = self.tier.segments.directory();
             self.tier.segments.sync_directory().map_err(Error::io("sync", directory))?;
+            self.tier.bodies.segments_gone(segment.number);
             outbox.set_uncertain(false);
         }
         self.tier.refill_spares()?;

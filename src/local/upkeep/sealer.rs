@@ -297,7 +297,8 @@ impl Drop for FailIfPanicked {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.journal.fail(Error::Config("the sealer thread has panicked".to_owned()));
-            self.0.progress.done(Looked::Barren);
+            // Who waits tries again, and is told.
+            self.0.progress.done(Looked::Made);
         }
     }
 }
