@@ -62,18 +62,15 @@ pub(in crate::local) fn scan(
         tracing::error!("{} is cut short; objects at its end are lost", segment.path().display());
     }
     if seal.is_none() {
-        if !torn.is_empty() {
-            for (header, id) in torn {
-                void(segment, &header, &id)?;
-            }
-            // On the disk before the seal: under a seal, a torn record counts.
-            segment.sync().map_err(SyncError::into_error)?;
+        for (header, id) in torn {
+            void(segment, &header, &id)?;
         }
+        // On the disk before the seal, with their bodies: under a seal, a torn record counts. What was found here counts from now on.
+        segment.sync().map_err(SyncError::into_error)?;
+        sync_bodies(segments, &scanned.hints)?;
         let seal = Seal { end: scanned.end, record_count: scanned.hints.len() as u64 };
         segment.write_seal(seal).map_err(Error::io("seal", segment.path()))?;
         segment.trim(seal.end).map_err(Error::io("trim", segment.path()))?;
-        segment.sync().map_err(SyncError::into_error)?;
-        sync_bodies(segments, &scanned.hints)?;
     }
     segment.close_file();
     Ok(scanned)
