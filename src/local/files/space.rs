@@ -246,3 +246,146 @@ impl Drop for Lease {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const LIMIT: u64 = 64 * MIB;
+    const CATALOG_GROWTH: u64 = LIMIT / CATALOG_GROWTH_PART;
+
+    fn percent(share: u64) -> u64 {
+        LIMIT / 100 * share
+    }
+
+    // Invariant 14.
+    #[test]
+    fn puts_leave_room_for_the_reserve_and_for_what_the_catalog_grows() {
+        let space = Space::new(LIMIT);
+        let reserve = RESERVE_SEGMENTS as u64 * space.segment_bytes_max();
+        let most = LIMIT - reserve - CATALOG_GROWTH;
+        assert!(space.has_ordinary_room(most) && !space.has_ordinary_room(most + 1));
+        assert!(space.take(most + 1).is_none());
+        assert_eq!(space.physical_bytes(), 0);
+        let taken = space.take(most).unwrap();
+        assert_eq!((taken.bytes(), space.physical_bytes()), (most, most));
+        assert!(space.take(1).is_none() && !space.has_ordinary_room(1));
+
+        // The reserve is made whole out of what was left, and puts gain and lose nothing by that.
+        let reserved = space.take_reserved(reserve);
+        space.set_reserved_bytes(reserve);
+        assert_eq!(space.physical_bytes(), most + reserve);
+        assert!(space.has_ordinary_room(0) && !space.has_ordinary_room(1));
+        // Used up, it is kept free again.
+        drop(reserved);
+        space.set_reserved_bytes(0);
+        assert!(space.has_ordinary_room(0) && !space.has_ordinary_room(1));
+        // So is what the catalog takes.
+        drop(taken);
+        space.set_catalog_bytes(MIB);
+        assert!(space.has_ordinary_room(most - MIB) && !space.has_ordinary_room(most - MIB + 1));
+        assert_eq!(space.physical_bytes(), MIB);
+        // Where the limit was lowered, the reserve is taken beyond it.
+        let lowered = space.found(2 * LIMIT);
+        assert!(!space.has_ordinary_room(0));
+        assert_eq!(space.take_reserved(MIB).bytes(), MIB);
+        drop(lowered);
+    }
+
+    #[test]
+    fn live_bytes_and_the_catalog_are_admitted_up_to_their_share() {
+        let space = Space::new(LIMIT);
+        let most = percent(LIVE_PERCENT_MAX);
+        assert!(space.admits(most) && !space.admits(most + 1) && !space.admits(u64::MAX));
+        assert!(space.could_admit(most) && !space.could_admit(most + 1) && !space.could_admit(u64::MAX));
+        space.set_catalog_bytes(MIB);
+        assert!(space.admits(most - MIB) && !space.admits(most - MIB + 1));
+        assert!(space.could_admit(most - MIB) && !space.could_admit(most - MIB + 1));
+        space.add_live(3 * MIB);
+        space.add_live(MIB);
+        space.remove_live(MIB);
+        assert_eq!((space.live_bytes(), space.limit_bytes()), (3 * MIB, LIMIT));
+        assert!(space.admits(most - 4 * MIB) && !space.admits(most - 4 * MIB + 1));
+        // Live bytes may go.
+        assert!(space.could_admit(most - MIB) && !space.could_admit(most - MIB + 1));
+    }
+
+    #[test]
+    fn eviction_begins_with_many_live_bytes_or_a_full_directory() {
+        let live = Space::new(LIMIT);
+        live.set_catalog_bytes(MIB);
+        live.add_live(percent(EVICTION_LIVE_PERCENT) - MIB);
+        assert!(!live.wants_eviction());
+        live.add_live(1);
+        assert!(live.wants_eviction());
+
+        let full = Space::new(LIMIT);
+        full.set_catalog_bytes(MIB);
+        let _most = full.found(percent(EVICTION_PHYSICAL_PERCENT) - MIB);
+        assert!(!full.wants_eviction());
+        let _more = full.found(1);
+        assert!(full.wants_eviction());
+    }
+
+    #[test]
+    fn a_file_gives_its_room_back_when_the_last_who_holds_it_lets_go() {
+        let space = Space::new(LIMIT);
+        let file = space.take(4 * MIB).unwrap();
+        let map = Arc::clone(&file);
+        file.shrink(MIB);
+        assert_eq!((file.bytes(), space.physical_bytes()), (MIB, MIB));
+        assert!(file.grow(3 * MIB));
+        assert_eq!((file.bytes(), space.physical_bytes()), (3 * MIB, 3 * MIB));
+        assert!(file.grow(2 * MIB), "it is longer than that already");
+        assert_eq!(file.bytes(), 3 * MIB);
+        assert!(!file.grow(LIMIT));
+        assert_eq!((file.bytes(), space.physical_bytes()), (3 * MIB, 3 * MIB));
+        drop(file);
+        assert_eq!(space.physical_bytes(), 3 * MIB);
+        drop(map);
+        assert_eq!(space.physical_bytes(), 0);
+    }
+
+    // Invariant 15, within the limit: readers cannot keep all of it.
+    #[test]
+    fn what_readers_keep_of_removed_files_counts_as_pinned_until_they_let_go() {
+        let space = Space::new(LIMIT);
+        let most = percent(PINNED_PERCENT_MAX);
+        let file = space.found(most);
+        let read = Arc::clone(&file);
+        space.add_pinned(1);
+        assert!(!space.is_pinned_down());
+        file.unlink();
+        assert!(space.is_pinned_down());
+        file.unlink();
+        space.remove_pinned(1);
+        assert!(!space.is_pinned_down(), "it is counted once");
+        space.add_pinned(1);
+        drop((file, read));
+        space.add_pinned(most - 1);
+        assert!(!space.is_pinned_down());
+        drop(space.found(most));
+        assert!(!space.is_pinned_down(), "a file that has its name pins nothing");
+        space.add_pinned(1);
+        assert!(space.is_pinned_down());
+    }
+
+    #[test]
+    fn room_is_short_before_there_is_none() {
+        let space = Space::new(LIMIT);
+        let most = LIMIT - RESERVE_SEGMENTS as u64 * space.segment_bytes_max() - CATALOG_GROWTH;
+        let _used = space.take(most - LIMIT / ROOM_SHORT_PART).unwrap();
+        assert!(!space.is_room_short());
+        let _more = space.take(1).unwrap();
+        assert!(space.is_room_short() && space.has_ordinary_room(MIB));
+    }
+
+    #[test]
+    fn segments_are_a_small_part_of_the_limit_within_bounds() {
+        assert_eq!(Space::new(0).segment_bytes_max(), SEGMENT_BYTES_MIN);
+        assert_eq!(Space::new(LIMIT).segment_bytes_max(), LIMIT / SEGMENTS_PER_LIMIT);
+        assert_eq!(Space::new(LIMIT * 2 - 1).segment_bytes_max(), LIMIT / SEGMENTS_PER_LIMIT, "a power of two");
+        assert_eq!(Space::new(u64::MAX).segment_bytes_max(), SEGMENT_BYTES_MAX);
+    }
+}

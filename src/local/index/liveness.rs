@@ -248,3 +248,76 @@ impl<C: Counts> Liveness<C> {
 
 #[cfg(all(test, feature = "shuttle"))]
 mod interleavings;
+
+// With the feature `shuttle`, locks work under the checker alone.
+#[cfg(test)]
+#[cfg(not(feature = "shuttle"))]
+mod tests {
+    use super::*;
+    use crate::local::index::Fingerprints;
+    use crate::local::journal::Kind;
+    use crate::version::Version;
+
+    struct Nothing;
+
+    impl Counts for Nothing {
+        type Superseder = ();
+
+        fn add_live(&self, _: u32, _: u64) {}
+        fn remove_live(&self, _: u32, _: u64) {}
+        fn payload_came(&self, _: u64) {}
+        fn payload_went(&self, _: u64) {}
+        fn body_referred(&self, _: BodyPlace, _: Lsn) {}
+        fn body_released(&self, _: BodyPlace, (): ()) {}
+    }
+
+    fn header(lsn: Lsn, flags: Flags, payload: Lsn) -> Header {
+        Header {
+            lsn,
+            version: Version::default(),
+            supersedes: Lsn::NONE,
+            deadline_ms: 0,
+            body_hash: 7,
+            payload,
+            data_bytes: EQUAL_BODY_BYTES_MIN,
+            metadata_bytes: 0,
+            id_bytes: 1,
+            kind: Kind::Put,
+            flags,
+            body_place: BodyPlace::default(),
+        }
+    }
+
+    // Invariant 1.
+    #[test]
+    fn a_segment_goes_only_when_neither_an_id_nor_a_sharer_refers_to_it() {
+        let index = Index::new(Fingerprints { seed: 1, mask: u64::MAX });
+        let liveness = Liveness::new(index, Payloads::default(), Nothing);
+        let fingerprint = |id: &[u8]| liveness.index.fingerprint(id);
+        let (first, second, sharer) = (Lsn::new(1, 64), Lsn::new(1, 128), Lsn::new(2, 64));
+        let remaining = |segment| {
+            let (mut indexed, holders) = liveness.remaining(segment);
+            indexed.sort();
+            (indexed, holders.into_iter().map(|(payload, shared)| (payload, shared.holder)).collect::<Vec<_>>())
+        };
+        let headers = [header(first, Flags::NONE, Lsn::NONE), header(second, Flags::NONE, Lsn::NONE)];
+        liveness.enter(fingerprint(b"a"), b"a", None, &headers[0], ());
+        liveness.enter(fingerprint(b"b"), b"b", None, &headers[1], ());
+        assert!(liveness.payloads().acquire_equal(7, second, second, Weight::default()));
+        liveness.enter(fingerprint(b"c"), b"c", None, &header(sharer, Flags::SHARED, second), ());
+
+        let mut indexed = vec![(fingerprint(b"a"), first), (fingerprint(b"b"), second)];
+        indexed.sort();
+        assert_eq!(remaining(1), (indexed, vec![(second, second)]));
+        assert_eq!(remaining(2), (vec![(fingerprint(b"c"), sharer)], vec![]));
+        assert_eq!(remaining(3), (vec![], vec![]));
+        for (id, header) in [b"a", b"b"].into_iter().zip(headers) {
+            let old = Standing { lsn: header.lsn, header };
+            liveness.leave(fingerprint(id), id, &old, (), |_| {});
+        }
+        assert_eq!(remaining(1), (vec![], vec![(second, second)]));
+        let old = Standing { lsn: sharer, header: header(sharer, Flags::SHARED, second) };
+        liveness.leave(fingerprint(b"c"), b"c", &old, (), |_| {});
+        assert_eq!(remaining(1), (vec![], vec![]));
+    }
+}

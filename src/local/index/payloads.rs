@@ -255,3 +255,207 @@ impl State {
         forgotten
     }
 }
+
+// With the feature `shuttle`, locks work under the checker alone.
+#[cfg(test)]
+#[cfg(not(feature = "shuttle"))]
+mod tests {
+    use super::*;
+
+    const HASH: u128 = 7;
+    const OTHER_HASH: u128 = 8;
+
+    fn at(offset: u32) -> Lsn {
+        Lsn::new(1, offset)
+    }
+
+    fn weight(bytes: u64) -> Weight {
+        Weight { stride: bytes, body_bytes: bytes, body: None }
+    }
+
+    /// Holder, stride, sharers, and whether it is owned.
+    fn listed(payloads: &Payloads, payload: Lsn) -> Option<(Lsn, u64, u32, bool)> {
+        let state = payloads.state.read();
+        state.shared.get(&payload).map(|it| (it.holder, it.weight.stride, it.sharers, it.owned))
+    }
+
+    #[test]
+    fn an_equal_payload_is_found_where_it_is_and_acquired_once_it_was_compared() {
+        let payloads = Payloads::default();
+        assert!(payloads.find_equal(HASH).is_none());
+        assert!(!payloads.acquire_equal(HASH, at(1), at(1), weight(10)), "it went");
+        payloads.remember(HASH, at(1));
+        assert_eq!(payloads.find_equal(HASH), Some((at(1), at(1))));
+        assert!(payloads.find_equal(OTHER_HASH).is_none());
+        assert!(!payloads.acquire_equal(HASH, at(2), at(2), weight(10)), "another is remembered");
+        assert!(payloads.acquire_equal(HASH, at(1), at(1), weight(10)));
+        assert_eq!(listed(&payloads, at(1)), Some((at(1), 10, 1, true)));
+        assert!(payloads.acquire_equal(HASH, at(1), at(1), weight(10)));
+        assert_eq!(listed(&payloads, at(1)), Some((at(1), 10, 2, true)));
+        assert!(!payloads.acquire_equal(HASH, at(1), at(5), weight(10)), "it is elsewhere");
+        assert_eq!(listed(&payloads, at(1)), Some((at(1), 10, 2, true)));
+
+        let begun = payloads.begin_move(at(1), HASH, at(1), true);
+        assert!(payloads.finish_move(begun, at(1), HASH, at(5), weight(11), true));
+        assert_eq!(payloads.find_equal(HASH), Some((at(1), at(5))));
+        assert!(payloads.acquire_equal(HASH, at(1), at(5), weight(11)));
+        assert_eq!(payloads.at_holder(at(1), |holder| holder), Some(at(5)));
+        assert_eq!(payloads.at_holder(at(5), |holder| holder), None);
+    }
+
+    #[test]
+    fn a_payload_dies_with_the_last_who_refers_to_it() {
+        let payloads = Payloads::default();
+        payloads.acquire_owned(at(1), at(1), weight(10));
+        payloads.acquire_owned(at(1), at(1), weight(10));
+        assert!(payloads.acquire_shared(at(1)) && !payloads.acquire_shared(at(2)));
+        assert_eq!(listed(&payloads, at(1)), Some((at(1), 10, 3, true)));
+        assert!(payloads.release(at(2)).is_none());
+        assert!(payloads.release(at(1)).is_none());
+        assert!(payloads.owner_left(at(1), HASH), "two share it");
+        assert!(payloads.is_held(at(1), at(1)) && !payloads.is_held(at(1), at(2)) && !payloads.is_held(at(2), at(2)));
+        assert!(payloads.release(at(1)).is_none());
+        let last = payloads.release(at(1)).unwrap();
+        assert_eq!((last.holder, last.weight, last.sharers, last.owned), (at(1), weight(10), 0, false));
+        assert!(listed(&payloads, at(1)).is_none());
+        assert!(payloads.release(at(1)).is_none(), "it is told once");
+    }
+
+    #[test]
+    fn a_payload_whose_sharers_left_is_its_owners_alone() {
+        let payloads = Payloads::default();
+        payloads.acquire_owned(at(1), at(1), weight(10));
+        assert!(payloads.release(at(1)).is_none());
+        assert!(listed(&payloads, at(1)).is_none());
+        assert!(!payloads.owner_left(at(1), HASH), "nobody shares it");
+
+        // Under a name that does not say where it is, it stays listed as long as its owner is there.
+        payloads.restore(at(2), Shared { holder: at(9), weight: weight(10), sharers: 1, owned: true });
+        assert!(payloads.release(at(2)).is_none());
+        assert_eq!(listed(&payloads, at(2)), Some((at(9), 10, 0, true)));
+        assert!(!payloads.is_held(at(2), at(9)) && payloads.holders(|_| true).is_empty());
+        assert!(!payloads.owner_left(at(2), HASH));
+        assert!(listed(&payloads, at(2)).is_none());
+    }
+
+    #[test]
+    fn a_payload_whose_owner_left_is_offered_to_nobody() {
+        let payloads = Payloads::default();
+        for is_shared in [false, true] {
+            payloads.remember(HASH, at(1));
+            if is_shared {
+                assert!(payloads.acquire_equal(HASH, at(1), at(1), weight(10)));
+            }
+            assert_eq!(payloads.owner_left(at(1), HASH), is_shared);
+            assert!(payloads.find_equal(HASH).is_none());
+            assert!(!payloads.acquire_equal(HASH, at(1), at(1), weight(10)));
+        }
+        payloads.remember(HASH, at(2));
+        payloads.owner_left(at(3), HASH);
+        assert_eq!(payloads.find_equal(HASH), Some((at(2), at(2))), "that of another stays");
+    }
+
+    #[test]
+    fn a_payload_that_nobody_shares_moves_under_its_new_place() {
+        let payloads = Payloads::default();
+        payloads.remember(HASH, at(1));
+        let begun = payloads.begin_move(at(1), HASH, at(1), true);
+        assert_eq!(begun, Move::Alone { was_remembered: true });
+        assert!(payloads.find_equal(HASH).is_none(), "nobody begins to share it meanwhile");
+        assert!(payloads.finish_move(begun, at(1), HASH, at(5), weight(10), true));
+        assert_eq!(payloads.find_equal(HASH), Some((at(5), at(5))));
+
+        // One that is not remembered is not remembered by being moved.
+        let begun = payloads.begin_move(at(2), OTHER_HASH, at(2), true);
+        assert_eq!(begun, Move::Alone { was_remembered: false });
+        assert!(payloads.finish_move(begun, at(2), OTHER_HASH, at(6), weight(10), true));
+        assert!(payloads.find_equal(OTHER_HASH).is_none());
+
+        // A name that nobody knows any more is given up.
+        payloads.restore(at(3), Shared { holder: at(7), weight: weight(10), sharers: 0, owned: true });
+        let begun = payloads.begin_move(at(3), OTHER_HASH, at(7), true);
+        assert_eq!(begun, Move::Alone { was_remembered: false });
+        assert!(listed(&payloads, at(3)).is_none());
+    }
+
+    #[test]
+    fn a_copy_that_could_not_be_made_leaves_all_as_it_was() {
+        let payloads = Payloads::default();
+        payloads.remember(HASH, at(1));
+        let begun = payloads.begin_move(at(1), HASH, at(1), true);
+        payloads.cancel_move(begun, at(1), HASH, at(1), weight(10));
+        assert_eq!(payloads.find_equal(HASH), Some((at(1), at(1))));
+        assert!(listed(&payloads, at(1)).is_none());
+
+        let begun = payloads.begin_move(at(2), OTHER_HASH, at(2), true);
+        payloads.cancel_move(begun, at(2), OTHER_HASH, at(2), weight(10));
+        assert!(payloads.find_equal(OTHER_HASH).is_none());
+
+        payloads.restore(at(3), Shared { holder: at(7), weight: weight(10), sharers: 0, owned: true });
+        let begun = payloads.begin_move(at(3), OTHER_HASH, at(7), true);
+        payloads.cancel_move(begun, at(3), OTHER_HASH, at(7), weight(10));
+        assert_eq!(listed(&payloads, at(3)), Some((at(7), 10, 0, true)));
+
+        assert!(payloads.acquire_shared(at(3)));
+        let begun = payloads.begin_move(at(3), OTHER_HASH, at(7), true);
+        assert_eq!(begun, Move::Shared);
+        payloads.cancel_move(begun, at(3), OTHER_HASH, at(7), weight(10));
+        assert_eq!(listed(&payloads, at(3)), Some((at(7), 10, 1, true)));
+    }
+
+    #[test]
+    fn a_shared_payload_keeps_its_name_when_it_moves() {
+        let payloads = Payloads::default();
+        payloads.acquire_owned(at(1), at(1), weight(10));
+        assert_eq!(payloads.begin_move(at(1), HASH, at(4), false), Move::Dead, "it stands elsewhere");
+        let begun = payloads.begin_move(at(1), HASH, at(1), true);
+        assert_eq!(begun, Move::Shared);
+        assert!(payloads.finish_move(begun, at(1), HASH, at(5), weight(20), true));
+        assert_eq!(listed(&payloads, at(1)), Some((at(5), 20, 1, true)));
+        let held: Vec<_> =
+            payloads.holders(|holder| holder == at(5)).into_iter().map(|it| (it.0, it.1.holder)).collect();
+        assert_eq!(held, [(at(1), at(5))]);
+        assert!(payloads.holders(|holder| holder == at(1)).is_empty());
+        // Its last sharer leaves while it moves again: its owner stays, if it has one.
+        for is_owned in [true, false] {
+            payloads.restore(at(2), Shared { holder: at(2), weight: weight(10), sharers: 1, owned: is_owned });
+            let begun = payloads.begin_move(at(2), HASH, at(2), is_owned);
+            assert_eq!(begun, Move::Shared);
+            assert_eq!(payloads.release(at(2)).is_none(), is_owned);
+            assert_eq!(payloads.finish_move(begun, at(2), HASH, at(6), weight(10), is_owned), is_owned);
+            assert_eq!(listed(&payloads, at(2)), is_owned.then_some((at(6), 10, 0, true)));
+        }
+        assert_eq!(payloads.begin_move(at(8), HASH, at(8), false), Move::Dead);
+        assert!(!payloads.finish_move(Move::Dead, at(8), HASH, at(9), weight(10), false));
+    }
+
+    #[test]
+    fn a_lost_payload_is_forgotten_with_its_sharers() {
+        let payloads = Payloads::default();
+        payloads.acquire_owned(at(1), at(1), weight(10));
+        let lost = payloads.lose(at(1)).unwrap();
+        assert_eq!((lost.holder, lost.sharers), (at(1), 1));
+        assert!(payloads.lose(at(1)).is_none() && !payloads.acquire_shared(at(1)));
+    }
+
+    #[test]
+    fn the_last_payloads_are_remembered_and_their_number_is_bounded() {
+        let payloads = Payloads::default();
+        let count = RECENT_PAYLOADS_MAX as u32 / 4 * 5;
+        for number in 1..=count {
+            payloads.remember(u128::from(number), at(number));
+            // Of an older generation, too, it is forgotten.
+            if number == RECENT_PAYLOADS_MAX as u32 {
+                assert!(payloads.find_equal(1).is_some());
+                payloads.owner_left(at(1), 1);
+                assert!(payloads.find_equal(1).is_none());
+            }
+        }
+        let state = payloads.state.read();
+        assert!(state.young.len() + state.old.len() <= RECENT_PAYLOADS_MAX);
+        drop(state);
+        assert_eq!(payloads.find_equal(u128::from(count)), Some((at(count), at(count))));
+        let half_back = count - RECENT_PAYLOADS_MAX as u32 / 2 + 1;
+        assert_eq!(payloads.find_equal(u128::from(half_back)), Some((at(half_back), at(half_back))));
+    }
+}

@@ -107,3 +107,125 @@ impl Reserve {
         self.account(segments);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::local::files::disk::SystemDisk;
+    use crate::local::files::numbers::Numbers;
+    use crate::local::files::open_files::OpenFiles;
+    use crate::local::files::space::Space;
+    use crate::local::journal::segments::SegmentMap;
+
+    const LIMIT: u64 = 64 << 20;
+
+    fn segments(directory: &Path) -> (Segments, Arc<Space>) {
+        let (space, numbers) = (Space::new(LIMIT), Numbers::open(directory).unwrap());
+        let (disk, open_files) = (Arc::new(SystemDisk), Arc::<OpenFiles>::default());
+        let found = SegmentMap::default();
+        let segments = Segments::new(directory.to_owned(), disk, Arc::clone(&space), open_files, found, numbers, 1);
+        (segments, space)
+    }
+
+    fn file_lengths(directory: &Path) -> Vec<u64> {
+        let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+        let spares = files.filter(|file| file.path().extension().is_some_and(|it| it == "spare"));
+        spares.map(|file| file.metadata().unwrap().len()).collect()
+    }
+
+    /// The longest file that could be made for puts.
+    fn ordinary_room(space: &Space) -> u64 {
+        (0..LIMIT).step_by(1 << 16).take_while(|bytes| space.has_ordinary_room(*bytes)).last().unwrap()
+    }
+
+    // Invariant 14.
+    #[test]
+    fn deletes_leave_what_copies_need_and_copies_find_more() {
+        let place = tempfile::tempdir().unwrap();
+        let (segments, space) = segments(place.path());
+        let bytes = space.segment_bytes_max();
+        let mut reserve = Reserve::default();
+        assert!(reserve.take_for_delete(&segments).is_none());
+        reserve.refill(&segments, bytes).unwrap();
+        assert_eq!(file_lengths(place.path()), [bytes; RESERVE_SEGMENTS]);
+
+        let mut taken = Vec::new();
+        while let Some(spare) = reserve.take_for_delete(&segments) {
+            taken.push(spare);
+        }
+        assert_eq!(taken.len(), RESERVE_SEGMENTS - COPIES_SEGMENTS);
+        for _ in 0..COPIES_SEGMENTS {
+            taken.push(reserve.take_for_copy(&segments, bytes).unwrap());
+        }
+        assert_eq!(file_lengths(place.path()).len(), RESERVE_SEGMENTS);
+        taken.push(reserve.take_for_copy(&segments, bytes).unwrap());
+        assert_eq!(file_lengths(place.path()).len(), RESERVE_SEGMENTS + 1);
+        reserve.refill(&segments, bytes).unwrap();
+        assert_eq!(file_lengths(place.path()).len(), 2 * RESERVE_SEGMENTS + 1);
+        reserve.refill(&segments, bytes).unwrap();
+        assert_eq!(file_lengths(place.path()).len(), 2 * RESERVE_SEGMENTS + 1, "it is whole");
+    }
+
+    // Invariant 14.
+    #[test]
+    fn deletes_append_a_files_worth_to_reserved_segments_before_the_reserve_is_whole_again() {
+        let place = tempfile::tempdir().unwrap();
+        let (segments, space) = segments(place.path());
+        let bytes = space.segment_bytes_max();
+        let mut reserve = Reserve::default();
+        assert!(!reserve.admit_delete(1));
+        reserve.refill(&segments, bytes).unwrap();
+        assert!(!reserve.admit_delete(bytes + 1));
+        assert!(reserve.admit_delete(bytes - 1) && reserve.admit_delete(1) && !reserve.admit_delete(1));
+        reserve.refill(&segments, bytes).unwrap();
+        assert!(reserve.admit_delete(bytes) && !reserve.admit_delete(1));
+
+        // Found at an open, it admits what the shortest file holds, if it is whole.
+        let mut found = Reserve::default();
+        let spare = |bytes| segments.create_reserved_spare(bytes).unwrap();
+        found.adopt(&segments, vec![spare(bytes), spare(bytes / 2)]);
+        assert!(!found.admit_delete(1));
+        found.adopt(&segments, vec![spare(bytes)]);
+        assert!(!found.admit_delete(bytes / 2 + 1) && found.admit_delete(bytes / 2) && !found.admit_delete(1));
+    }
+
+    #[test]
+    fn what_the_reserve_holds_is_not_kept_free_a_second_time() {
+        let place = tempfile::tempdir().unwrap();
+        let (segments, space) = segments(place.path());
+        let bytes = space.segment_bytes_max();
+        let mut reserve = Reserve::default();
+        let room = ordinary_room(&space);
+        reserve.refill(&segments, bytes).unwrap();
+        assert_eq!(ordinary_room(&space), room);
+        // A file that was taken is to be replaced.
+        let taken = reserve.take_for_delete(&segments).unwrap();
+        assert_eq!(ordinary_room(&space), room - bytes);
+        drop(taken);
+        reserve.refill(&segments, bytes).unwrap();
+        assert_eq!(ordinary_room(&space), room);
+        let mut found = Reserve::default();
+        let spares = (0..RESERVE_SEGMENTS).map(|_| segments.create_reserved_spare(bytes).unwrap()).collect();
+        drop(reserve);
+        found.adopt(&segments, spares);
+        assert_eq!(ordinary_room(&space), room);
+    }
+
+    #[test]
+    fn at_close_the_reserve_is_kept_short_and_what_is_beyond_it_goes() {
+        let place = tempfile::tempdir().unwrap();
+        let (segments, space) = segments(place.path());
+        let bytes = space.segment_bytes_max();
+        let mut reserve = Reserve::default();
+        reserve.refill(&segments, bytes).unwrap();
+        let room = ordinary_room(&space);
+        reserve.adopt(&segments, vec![segments.create_reserved_spare(bytes).unwrap()]);
+        reserve.close(&segments, bytes / 4);
+        assert_eq!(file_lengths(place.path()), [bytes / 4; RESERVE_SEGMENTS]);
+        assert_eq!(ordinary_room(&space), room);
+        assert!(reserve.take_for_delete(&segments).is_none());
+    }
+}

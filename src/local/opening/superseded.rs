@@ -71,3 +71,75 @@ impl Superseded {
 fn has_record(hints: &[Hint], offset: u32) -> bool {
     hints.binary_search_by_key(&offset, |hint| hint.offset).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::journal::{BodyPlace, Flags, Kind};
+
+    fn hints(offsets: &[u32]) -> Vec<Hint> {
+        let hint = |offset: &u32| Hint {
+            fingerprint: 1,
+            offset: *offset,
+            record_bytes: 64,
+            id_bytes: 1,
+            kind: Kind::Put,
+            flags: Flags::NONE,
+            supersedes: Lsn::NONE,
+            payload: Lsn::NONE,
+            body_bytes: 0,
+            body_place: BodyPlace::default(),
+        };
+        offsets.iter().map(hint).collect()
+    }
+
+    fn by(fingerprint: u64, segment: u32, offset: u32) -> Superseder {
+        Superseder { fingerprint, place: Lsn::new(segment, offset) }
+    }
+
+    #[test]
+    fn a_record_that_was_superseded_is_met_as_such_once() {
+        let mut superseded = Superseded::default();
+        superseded.insert(Lsn::new(1, 64), by(1, 3, 64), &hints(&[64]));
+        superseded.insert(Lsn::new(3, 128), by(2, 3, 192), &hints(&[64, 128, 192]));
+        assert!(superseded.meet(Lsn::new(3, 128)) && !superseded.meet(Lsn::new(3, 128)));
+        assert!(!superseded.meet(Lsn::new(3, 64)) && !superseded.meet(Lsn::new(2, 64)));
+        superseded.begin(1, &hints(&[64]));
+        assert!(superseded.meet(Lsn::new(1, 64)) && !superseded.meet(Lsn::new(1, 64)));
+        assert!(superseded.severed(1).is_none() && superseded.severed(2).is_none());
+    }
+
+    #[test]
+    fn what_supersedes_a_lost_record_is_known_when_that_was_passed() {
+        let mut superseded = Superseded::default();
+        let newest = hints(&[64, 192]);
+        // In the newest segment itself, in the middle one, in a missing one below that, and in the oldest.
+        superseded.insert(Lsn::new(9, 128), by(1, 9, 192), &newest);
+        assert_eq!(superseded.severed(1), Some(&[Lsn::new(9, 192)][..]));
+        superseded.insert(Lsn::new(5, 64), by(2, 9, 64), &newest);
+        superseded.insert(Lsn::new(5, 128), by(3, 9, 64), &newest);
+        superseded.insert(Lsn::new(3, 64), by(4, 9, 64), &newest);
+        superseded.insert(Lsn::new(2, 64), by(5, 9, 64), &newest);
+        superseded.begin(5, &hints(&[128]));
+        assert_eq!(superseded.severed(2), Some(&[Lsn::new(9, 64)][..]));
+        assert!(superseded.meet(Lsn::new(5, 128)));
+        for not_yet in [3, 4, 5] {
+            assert!(superseded.severed(not_yet).is_none(), "{not_yet}");
+        }
+        superseded.begin(2, &hints(&[64]));
+        assert_eq!(superseded.severed(4), Some(&[Lsn::new(9, 64)][..]));
+        assert!(superseded.severed(3).is_none() && superseded.severed(5).is_none());
+        assert!(superseded.meet(Lsn::new(2, 64)));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_places_below_the_oldest_segment() {
+        let mut superseded = Superseded::default();
+        superseded.set_oldest(4);
+        superseded.insert(Lsn::new(3, 64), by(1, 5, 64), &hints(&[64]));
+        superseded.insert(Lsn::new(4, 64), by(2, 5, 64), &hints(&[64]));
+        assert!(!superseded.meet(Lsn::new(3, 64)) && superseded.meet(Lsn::new(4, 64)));
+        superseded.begin(0, &[]);
+        assert!(superseded.severed(1).is_none());
+    }
+}

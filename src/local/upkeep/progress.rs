@@ -141,3 +141,133 @@ impl Progress {
         found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is tested ends a wait long before that.
+    const LONG: Duration = Duration::from_secs(30);
+
+    const WANTED: Wanted = Wanted { bytes: 100, is_disk_full: false, is_live: false };
+
+    /// Somebody waits, and meanwhile this is done.
+    fn while_waiting(progress: &Progress, gate: &Gate, done: impl FnOnce()) -> Found {
+        let (call, called) = crossbeam_channel::bounded(1);
+        std::thread::scope(|scope| {
+            let wake = || {
+                let _ = call.try_send(()); // called again and again
+            };
+            let waiting =
+                scope.spawn(move || progress.wait(progress.seen(), WANTED, Instant::now() + LONG, gate, wake));
+            called.recv().unwrap();
+            done();
+            waiting.join().unwrap()
+        })
+    }
+
+    #[test]
+    fn a_wait_for_room_ends_with_room_that_was_not_seen() {
+        let (progress, gate) = (Progress::default(), Gate::default());
+        assert_eq!(while_waiting(&progress, &gate, || progress.freed()), Found::Room);
+        let made = || {
+            progress.begin();
+            progress.done(Looked::Made);
+        };
+        assert_eq!(while_waiting(&progress, &gate, made), Found::Room);
+
+        let seen = progress.seen();
+        progress.freed();
+        let found = progress.wait(seen, WANTED, Instant::now() + LONG, &gate, || panic!("there is room"));
+        assert_eq!(found, Found::Room, "made between the look and the wait");
+        let found = progress.wait(progress.seen(), WANTED, Instant::now(), &gate, || {});
+        assert_eq!(found, Found::TimeOut, "it was seen");
+    }
+
+    #[test]
+    fn only_a_pass_that_begins_later_says_that_there_is_no_room() {
+        let (progress, gate) = (Progress::default(), Gate::default());
+        progress.begin();
+        let found = while_waiting(&progress, &gate, || {
+            progress.done(Looked::Barren);
+            progress.begin();
+            progress.done(Looked::NotAsked);
+            assert!(progress.wanted().is_some(), "it waits on");
+            progress.begin();
+            progress.done(Looked::Barren);
+        });
+        assert_eq!(found, Found::Nothing);
+        // Had the pass that was under way ended the wait, the later ones would have found nobody to ask.
+        progress.begin();
+        progress.done(Looked::Barren);
+        let found = progress.wait(progress.seen(), WANTED, Instant::now(), &gate, || {});
+        assert_eq!(found, Found::TimeOut, "that pass was over");
+    }
+
+    #[test]
+    fn several_passes_that_could_not_look_end_a_wait() {
+        let (progress, gate) = (Progress::default(), Gate::default());
+        for _ in 0..2 {
+            let found = while_waiting(&progress, &gate, || {
+                for _ in 1..FAILED_PASSES_MAX {
+                    progress.begin();
+                    progress.done(Looked::Failed);
+                }
+                assert!(progress.wanted().is_some());
+                progress.begin();
+                progress.done(Looked::Failed);
+            });
+            assert_eq!(found, Found::Nothing);
+            let found = progress.wait(progress.seen(), WANTED, Instant::now(), &gate, || {});
+            assert_eq!(found, Found::TimeOut, "what failed before it began is nothing to it");
+        }
+    }
+
+    #[test]
+    fn closing_the_store_ends_a_wait() {
+        let (progress, gate) = (Progress::default(), Gate::default());
+        assert_eq!(while_waiting(&progress, &gate, || gate.close()), Found::TimeOut);
+    }
+
+    #[test]
+    fn what_is_wanted_is_the_most_that_anybody_waits_for() {
+        let (progress, gate) = (Progress::default(), Gate::default());
+        assert!(progress.wanted().is_none() && progress.is_quiet());
+        let (call, called) = crossbeam_channel::bounded(1);
+        std::thread::scope(|scope| {
+            let wants = [
+                Wanted { bytes: 5, is_disk_full: true, is_live: false },
+                Wanted { bytes: 700, is_disk_full: false, is_live: false },
+                Wanted { bytes: 6, is_disk_full: false, is_live: true },
+            ];
+            for wanted in wants {
+                let call = call.clone();
+                let (progress, gate) = (&progress, &gate);
+                let mut is_told = false;
+                let wake = std::cell::RefCell::new(move || {
+                    if !std::mem::replace(&mut is_told, true) {
+                        call.send(()).unwrap();
+                    }
+                });
+                scope.spawn(move || {
+                    let wake = || (wake.borrow_mut())();
+                    progress.wait(progress.seen(), wanted, Instant::now() + LONG, gate, wake)
+                });
+                called.recv().unwrap();
+            }
+            let all = progress.wanted().unwrap();
+            assert_eq!((all.bytes, all.is_disk_full, all.is_live), (700, true, true));
+            assert!(!progress.is_quiet());
+            progress.freed();
+        });
+        assert!(progress.wanted().is_none());
+        std::thread::sleep(QUIET + LOOK);
+        assert!(progress.is_quiet());
+        // What one wanted is nothing to the next.
+        while_waiting(&progress, &gate, || {
+            let next = progress.wanted().unwrap();
+            assert_eq!((next.bytes, next.is_disk_full, next.is_live), (100, false, false));
+            progress.freed();
+        });
+    }
+}
