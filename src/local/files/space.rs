@@ -382,6 +382,23 @@ mod tests {
     }
 
     #[test]
+    fn room_inside_files_counts_for_those_who_use_it_up() {
+        let room = LIMIT - RESERVE_SEGMENTS as u64 * Space::new(LIMIT).segment_bytes_max() - CATALOG_GROWTH;
+        for (part, above, below) in
+            [(ROOM_ENOUGH_PART, Free::Enough, Free::Less), (ROOM_LITTLE_PART, Free::Less, Free::Little)]
+        {
+            let space = Space::new(LIMIT);
+            let _used = space.take(room - LIMIT / part).unwrap();
+            assert_eq!(space.free(0), above);
+            let _more = space.take(MIB).unwrap();
+            assert_eq!((space.free(0), space.free(MIB - 1), space.free(MIB)), (below, below, above));
+        }
+        let full = Space::new(LIMIT);
+        let _all = full.take(room).unwrap();
+        assert_eq!((full.free(0), full.free(LIMIT)), (Free::Little, Free::Enough));
+    }
+
+    #[test]
     fn segments_are_a_small_part_of_the_limit_within_bounds() {
         assert_eq!(Space::new(0).segment_bytes_max(), SEGMENT_BYTES_MIN);
         assert_eq!(Space::new(LIMIT).segment_bytes_max(), LIMIT / SEGMENTS_PER_LIMIT);

@@ -296,7 +296,7 @@ mod tests {
         let fingerprint = |id: &[u8]| liveness.index.fingerprint(id);
         let (first, second, sharer) = (Lsn::new(1, 64), Lsn::new(1, 128), Lsn::new(2, 64));
         let remaining = |segment| {
-            let (mut indexed, holders) = liveness.remaining(segment);
+            let Remaining { mut indexed, holders } = liveness.remaining(segment);
             indexed.sort();
             (indexed, holders.into_iter().map(|(payload, shared)| (payload, shared.holder)).collect::<Vec<_>>())
         };
@@ -311,10 +311,15 @@ mod tests {
         assert_eq!(remaining(1), (indexed, vec![(second, second)]));
         assert_eq!(remaining(2), (vec![(fingerprint(b"c"), sharer)], vec![]));
         assert_eq!(remaining(3), (vec![], vec![]));
+        let counts = |id: &[u8], header: &Header| liveness.counts(fingerprint(id), id, header);
+        let moved = header(Lsn::new(1, 192), Flags::NONE, Lsn::NONE);
+        assert!(counts(b"a", &headers[0]) && counts(b"b", &headers[1]) && !counts(b"a", &moved));
         for (id, header) in [b"a", b"b"].into_iter().zip(headers) {
             let old = Standing { lsn: header.lsn, header };
             liveness.leave(fingerprint(id), id, &old, (), |_| {});
         }
+        assert!(!counts(b"a", &headers[0]), "neither its id nor anybody else refers to it");
+        assert!(counts(b"b", &headers[1]), "others share it");
         assert_eq!(remaining(1), (vec![], vec![(second, second)]));
         let old = Standing { lsn: sharer, header: header(sharer, Flags::SHARED, second) };
         liveness.leave(fingerprint(b"c"), b"c", &old, (), |_| {});
