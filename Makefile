@@ -10,6 +10,8 @@ SCALER_VERSIONS := newest 2.6.0
 ROUNDS ?= 1000
 SECONDS ?= 60
 FUZZ_SECONDS ?= 15
+FILES ?= $(addprefix src/local/,index/liveness.rs index/payloads.rs journal/reserve.rs files/space.rs upkeep/progress.rs upkeep/room.rs \
+	upkeep/reclaim.rs opening/superseded.rs opening/scan.rs opening/recovery.rs bodies.rs read.rs)
 
 export PYTHONDONTWRITEBYTECODE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -107,6 +109,19 @@ fuzz-all: needs ## Fuzz every target for FUZZ_SECONDS (15) each
 		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
 		$(FUZZ) run $$target -- -len_control=0 -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 </dev/null; \
 	done
+
+# What it mutates and which tests it runs: .cargo/mutants.toml. What a mutant breaks only between threads is for the checker of interleavings.
+.PHONY: mutants
+mutants: needs ## Break the local store's FILES one operator or function at a time: which breaks does no test see?
+	@tests/needs.sh cargo cargo-nextest
+	@tests/needs.sh cargo cargo-mutants
+	ROUNDS=$${ROUNDS:-5} cargo mutants $(FILES:%=--file %) --output $(BUILD)
+
+.PHONY: mutants-interleavings
+mutants-interleavings: ## The same of what decides what counts, seen by `make test-interleavings`
+	@tests/needs.sh cargo cargo-mutants
+	cargo mutants --no-config --file 'src/local/index/{liveness,payloads}.rs' --output $(BUILD)/interleavings \
+		--cargo-arg=--locked --features shuttle --timeout 120 -- --lib interleavings
 
 .PHONY: bench
 bench: ## Compare the store with other stores and caches
