@@ -412,6 +412,7 @@ mod tests {
         assert_eq!(begun, Move::Shared);
         assert!(payloads.finish_move(begun, at(1), HASH, at(5), weight(20), true));
         assert_eq!(listed(&payloads, at(1)), Some((at(5), 20, 1, true)));
+        assert_eq!((payloads.weight(at(1)), payloads.weight(at(5))), (Some(weight(20)), None));
         let held: Vec<_> =
             payloads.holders(|holder| holder == at(5)).into_iter().map(|it| (it.0, it.1.holder)).collect();
         assert_eq!(held, [(at(1), at(5))]);

@@ -155,7 +155,8 @@ mod tests {
     fn while_waiting(progress: &Progress, gate: &Gate, done: impl FnOnce()) -> Found {
         let (call, called) = crossbeam_channel::bounded(1);
         std::thread::scope(|scope| {
-            let wake = || {
+            // Its end is noticed, too, if it does not wait at all.
+            let wake = move || {
                 let _ = call.try_send(()); // called again and again
             };
             let waiting =
@@ -233,7 +234,6 @@ mod tests {
     fn what_is_wanted_is_the_most_that_anybody_waits_for() {
         let (progress, gate) = (Progress::default(), Gate::default());
         assert!(progress.wanted().is_none() && progress.is_quiet());
-        let (call, called) = crossbeam_channel::bounded(1);
         std::thread::scope(|scope| {
             let wants = [
                 Wanted { bytes: 5, is_disk_full: true, is_live: false },
@@ -241,7 +241,7 @@ mod tests {
                 Wanted { bytes: 6, is_disk_full: false, is_live: true },
             ];
             for wanted in wants {
-                let call = call.clone();
+                let (call, called) = crossbeam_channel::bounded(1);
                 let (progress, gate) = (&progress, &gate);
                 let mut is_told = false;
                 let wake = std::cell::RefCell::new(move || {
@@ -264,6 +264,8 @@ mod tests {
         std::thread::sleep(QUIET + LOOK);
         assert!(progress.is_quiet());
         // What one wanted is nothing to the next.
+        let all = Wanted { bytes: 700, is_disk_full: true, is_live: true };
+        progress.wait(progress.seen(), all, Instant::now(), &gate, || {});
         while_waiting(&progress, &gate, || {
             let next = progress.wanted().unwrap();
             assert_eq!((next.bytes, next.is_disk_full, next.is_live), (100, false, false));
