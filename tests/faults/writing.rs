@@ -107,7 +107,10 @@ fn a_large_body_that_cannot_be_written_leaves_what_stood_before() {
                 (is_body && !std::mem::replace(&mut failed, true)).then_some(fault)
             });
             let result = if streamed { world.stream(b"id", (2, length)) } else { world.put(b"id", (2, length)) };
-            assert!(matches!(result, Err(Error::Io { action: "write", .. })), "{result:?}");
+            // A disk that is full for one write may have room for the next: upkeep looks for some, and the write is made again.
+            let is_full_once = matches!(fault, Fault::Short { error: libc::ENOSPC, .. });
+            let is_refused = matches!(result, Err(Error::Io { action: "write", .. }));
+            assert!(is_refused || (is_full_once && result.is_ok()), "{result:?}");
             world.disk.heal();
             world.check();
             world.put(b"id 2", (2, length)).unwrap();
