@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -44,6 +45,8 @@ pub(crate) struct Bodies {
     syncing: Mutex<()>,
     /// Segments in which nothing counts, whose files could not be removed yet.
     unremoved: Mutex<Vec<Arc<Segment>>>,
+    /// Bodies on their way in.
+    reservations: AtomicUsize,
 }
 
 /// Every stretch is in one of these, or on its way in: it goes from live to dead to free under one lock, so that nobody who looks
@@ -116,6 +119,7 @@ impl Bodies {
             written: Mutex::default(),
             syncing: Mutex::default(),
             unremoved: Mutex::default(),
+            reservations: AtomicUsize::new(0),
         }
     }
 
@@ -143,6 +147,7 @@ impl Bodies {
     fn reserved(self: &Arc<Self>, stretch: Stretch) -> Result<Reservation, NoFile> {
         stretch.segment.body_came();
         stretch.segment.stretch_came();
+        self.reservations.fetch_add(1, Ordering::SeqCst);
         let mut reservation =
             Reservation { bodies: Arc::clone(self), stretch: Some(Arc::new(stretch)), file: None, written: 0 };
         let segment = Arc::clone(&reservation.stretch().map_err(NoFile::Failed)?.segment);
@@ -211,6 +216,11 @@ impl Bodies {
     pub fn segments_gone(&self, number: u32) {
         let is_gone = |entry: &&mut DeadStretch| entry.by.gone.is_some_and(|gone| gone <= number);
         self.stretches.lock().dead.iter_mut().filter(is_gone).for_each(|entry| entry.by.gone = None);
+    }
+
+    /// Whether bodies are on their way in.
+    pub fn has_reservations(&self) -> bool {
+        self.reservations.load(Ordering::SeqCst) > 0
     }
 
     /// Free bytes inside the segments of bodies.
@@ -563,6 +573,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        self.bodies.reservations.fetch_sub(1, Ordering::SeqCst);
         let Some(stretch) = self.stretch.take() else { return };
         stretch.segment.body_went();
         let emptied = self.bodies.stretches.lock().give_back(&stretch);

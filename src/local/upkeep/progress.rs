@@ -7,6 +7,9 @@ use crate::local::tier::Gate;
 /// How often those who wait look whether the store is being closed, and call again.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long those are waited for that are on their way in: a put takes far less, a streamed object may take its time.
+const UNDER_WAY_MAX: Duration = Duration::from_secs(3);
+
 /// How long after a wait for room none of it is taken for files that are only prepared.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -22,6 +25,8 @@ struct State {
     passes_begun: u64,
     /// The last pass to find that there is nothing more to free.
     barren_pass: u64,
+    /// The last pass to find that only what is on its way in may free something.
+    under_way_pass: u64,
     /// Passes that could not look, for some failure.
     failed_passes: u64,
     /// How often room was made.
@@ -49,6 +54,8 @@ pub(crate) enum Looked {
     Made,
     /// There is nothing more to free.
     Barren,
+    /// The same, but bodies are on their way in: what they supersede comes free soon.
+    UnderWay,
     /// There may be: something could not be done now.
     Failed,
     NotAsked,
@@ -82,6 +89,7 @@ impl Progress {
         let mut state = self.state.lock();
         match looked {
             Looked::Barren => state.barren_pass = state.passes_begun,
+            Looked::UnderWay => state.under_way_pass = state.passes_begun,
             Looked::Failed => state.failed_passes += 1,
             Looked::Made => state.freed += 1,
             Looked::NotAsked => {}
@@ -114,6 +122,7 @@ impl Progress {
     /// Waits until room is made that was not seen, or a pass that begins after this call finds nothing.
     pub fn wait(&self, seen: Seen, wanted: Wanted, deadline: Instant, gate: &Gate, wake: impl Fn()) -> Found {
         let mut state = self.state.lock();
+        let patience = Instant::now() + UNDER_WAY_MAX;
         let (before, failed_before) = (state.passes_begun, state.failed_passes);
         state.waiting += 1;
         state.wanted.bytes = state.wanted.bytes.max(wanted.bytes);
@@ -127,6 +136,9 @@ impl Progress {
                 break Found::Nothing;
             }
             let now = Instant::now();
+            if state.under_way_pass > before && now >= patience {
+                break Found::Nothing;
+            }
             if now >= deadline || gate.is_closing() {
                 break Found::TimeOut;
             }

@@ -1,6 +1,7 @@
 //! Making room: what the sealer does ahead of need, and for those who wait.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::progress::{Looked, Wanted};
 use super::sealer::Sealer;
@@ -9,6 +10,9 @@ use crate::local::journal::Segment;
 
 /// How much small segments are merged in one pass, so that it does not hold up what else is due.
 const MERGED_BYTES_MAX: u64 = 256 << 20;
+
+/// Longer than a put takes from its body's arrival to its end.
+const MOMENT: Duration = Duration::from_millis(2);
 
 impl Sealer {
     /// Reclaims the oldest segments while that is worth it, ahead of need.
@@ -106,11 +110,17 @@ impl Sealer {
             is_made = true;
             self.tier.progress.freed();
         }
-        // Bodies that readers hold come free when these let go; nobody waits for that.
-        match is_made || self.compact_bodies()? || has_room(self) {
-            true => Ok(Looked::Made),
-            false => Ok(Looked::Barren),
+        if is_made || self.compact_bodies()? || has_room(self) {
+            return Ok(Looked::Made);
         }
+        // A body that has just come in has not let go yet what it supersedes.
+        std::thread::sleep(MOMENT);
+        // Bodies that readers hold come free when these let go; nobody waits for that.
+        Ok(match self.tier.reap_bodies()? {
+            0 if self.tier.bodies.has_reservations() => Looked::UnderWay,
+            0 => Looked::Barren,
+            _ => Looked::Made,
+        })
     }
 
     /// Moves the bodies of the body segment with the most free room into holes of others; whether that has freed room.
