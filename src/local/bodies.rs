@@ -218,6 +218,12 @@ impl Bodies {
         self.stretches.lock().dead.iter_mut().filter(is_gone).for_each(|entry| entry.by.gone = None);
     }
 
+    /// Counts a body that was kept as live.
+    pub fn count(&self, stretch: &Stretch) {
+        stretch.segment.add_live(stretch.bytes);
+        self.space.add_live(stretch.bytes);
+    }
+
     /// Whether bodies are on their way in.
     pub fn has_reservations(&self) -> bool {
         self.reservations.load(Ordering::SeqCst) > 0
@@ -560,14 +566,21 @@ impl Reservation {
     }
 
     /// The record at `lsn` refers to it now: it lives until that one is superseded.
-    pub fn keep(mut self, lsn: Lsn) {
-        let Some(stretch) = self.stretch.take() else { return };
-        stretch.segment.add_live(stretch.bytes);
-        self.bodies.space.add_live(stretch.bytes);
+    pub fn keep(self, lsn: Lsn) {
+        let bodies = Arc::clone(&self.bodies);
+        if let Some(stretch) = self.keep_uncounted(lsn) {
+            bodies.count(&stretch);
+        }
+    }
+
+    /// The same; its bytes are counted as live by who calls this, when what it supersedes is not any more.
+    pub fn keep_uncounted(mut self, lsn: Lsn) -> Option<Arc<Stretch>> {
+        let stretch = self.stretch.take()?;
         // Written by this process: nothing to check at its first read.
         stretch.segment.set_verified(stretch.place.offset);
         let body = LiveBody { stretch: Arc::clone(&stretch), body_bytes: self.written, record: lsn };
         self.bodies.stretches.lock().live.insert(stretch.place, body);
+        Some(stretch)
     }
 }
 

@@ -123,12 +123,17 @@ impl LocalTier {
         let record = self.dated(incoming.record(id, old.as_ref()), incoming.origin, above_clock);
         let lsn = self.journal.append(&record, Purpose::Put)?.lsn;
         let header = record.header(lsn);
+        let mut kept = None;
         if let IncomingBody::External(reservation) = &mut incoming.body
             && let Some(reservation) = reservation.take()
         {
-            reservation.keep(lsn);
+            kept = reservation.keep_uncounted(lsn);
         }
         self.liveness.enter(fingerprint, id, old.as_ref(), &header, self.superseder(&header));
+        // Not before: old and new together would count for more than there is.
+        if let Some(kept) = kept {
+            self.bodies.count(&kept);
+        }
         stored(&|| self.get_locked(id));
         Ok(Some(lsn))
     }
