@@ -40,7 +40,8 @@ enum Kinds {
 
 /// The objects on this node: journal, index, and what keeps them in step.
 ///
-/// Lock order: an id's shard (the lower first where there are two), then the payload table, then the journal's append lock.
+/// Lock order: the gate, an id's shard (the lower first where there are two), then its table, then the payload table or the bodies'
+/// stretches; what is synced, the journal's append lock, the reserve, the numbers. No two of these groups are entered the other way round.
 pub(crate) struct LocalTier {
     pub segments: Arc<Segments>,
     pub space: Arc<Space>,

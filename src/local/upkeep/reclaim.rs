@@ -33,7 +33,7 @@ struct Records {
     dead_bytes: u64,
 }
 
-/// Why a record is not where it was looked for.
+/// Why a record was not copied.
 enum NotCopied {
     NoRoom,
     Failed(Error),
