@@ -2,13 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use parking_lot::{Mutex, RwLock};
+use crossbeam_channel::Receiver;
 
-use super::backoff::Backoff;
+use super::TieredBackend;
 use super::flights::{Deleted, Fetched, Landed, OnFetched, Unanswered};
-use super::watcher::Question;
-use super::{TieredBackend, WantedId};
+use super::jobs::{Job, Question, WantedId, reason_of};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::{Fill, Known};
@@ -17,9 +15,6 @@ use crate::redis::{self, Found, Link, Notice, Standing, ValueFormat, fetch, head
 use crate::store::{Backend, answer_early, waking};
 use crate::version::Version;
 
-/// Fetches that wait for a fetcher at a time. Who waits for an object is looked after again; a get is refused.
-const JOBS_MAX: usize = 65_536;
-
 /// Ids that a fetcher asks for at a time, of up to a MiB each.
 const BATCH_MAX: usize = 16;
 
@@ -27,35 +22,6 @@ const BATCH_MAX: usize = 16;
 const CLOSED_MAX: Duration = Duration::from_millis(100);
 
 const TOO_MANY: &str = "too many objects are asked for at the same time";
-
-/// What a fetcher can be asked for.
-pub(super) enum Job {
-    Fetch(Box<[u8]>),
-    Exists(Question),
-}
-
-/// The way to the threads that fetch.
-pub(super) struct Fetchers(RwLock<Option<Sender<Job>>>);
-
-impl Fetchers {
-    pub fn new() -> (Self, Receiver<Job>) {
-        let (jobs, to_do) = bounded(JOBS_MAX);
-        (Fetchers(RwLock::new(Some(jobs))), to_do)
-    }
-
-    /// Whether there was room for it.
-    pub fn try_send(&self, job: Job) -> bool {
-        match &*self.0.read() {
-            Some(jobs) => !matches!(jobs.try_send(job), Err(TrySendError::Full(_) | TrySendError::Disconnected(_))),
-            None => false,
-        }
-    }
-
-    /// Lets the fetchers end when they have done what is queued.
-    pub fn close(&self) {
-        self.0.write().take();
-    }
-}
 
 pub(super) fn run(backend: &TieredBackend, jobs: &Receiver<Job>) {
     let mut fetcher = Fetcher { backend, link: None };
@@ -204,36 +170,6 @@ impl TieredBackend {
         }
         self.land(id, &Ok(object));
         Ok(())
-    }
-}
-
-/// Whether fetchers try to reach Redis: while it is away, one of them does so now and then, and what is asked meanwhile fails at once.
-#[derive(Default)]
-pub(super) struct Gate(Mutex<Shut>);
-
-#[derive(Default)]
-struct Shut {
-    backoff: Backoff,
-    reason: String,
-}
-
-impl Gate {
-    /// Why Redis was away a moment ago; None where it is time to try.
-    fn shut(&self) -> Option<String> {
-        let shut = self.0.lock();
-        (!shut.backoff.remaining().is_zero()).then(|| shut.reason.clone())
-    }
-
-    fn failed(&self, error: &Error) {
-        let mut shut = self.0.lock();
-        if shut.backoff.remaining().is_zero() {
-            shut.backoff.failed();
-            shut.reason = reason_of(error);
-        }
-    }
-
-    fn succeeded(&self) {
-        self.0.lock().backoff.succeeded();
     }
 }
 
@@ -456,13 +392,5 @@ impl TieredBackend {
             }
         }
         Ok(())
-    }
-}
-
-/// What an error says, without the address of Redis: whoever is told adds it.
-fn reason_of(error: &Error) -> String {
-    match error {
-        Error::Unreachable { reason, .. } => reason.clone(),
-        error => error.to_string(),
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::TieredBackend;
 use super::backoff::Backoff;
-use super::{TieredBackend, WantedId};
+use super::jobs::WantedId;
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::Known;

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, select};
 
+use super::TieredBackend;
 use super::backoff::Backoff;
 use super::held::Held;
+use super::jobs::WantedId;
 use super::lane::Lane;
-use super::{TieredBackend, WantedId};
 use crate::error::Error;
 use crate::local::{Budget, Dirty, Outbox, Place, Wanted};
 use crate::object::ObjectId;

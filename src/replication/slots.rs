@@ -12,7 +12,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::bounded;
 
-use super::{TieredBackend, outbox_options, replicator};
+use super::backend::outbox_options;
+use super::{TieredBackend, replicator};
 use crate::error::Error;
 use crate::local::{LocalBackend, LocalOptions, Outbox, OutboxOptions, Underlying};
 use crate::store::{Backend, StoreConfig, Waiters};

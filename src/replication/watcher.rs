@@ -2,50 +2,16 @@
 //! not answer in time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use parking_lot::Mutex;
 
 use super::TieredBackend;
+use super::jobs::{QUESTIONS_MAX, Question};
 use crate::redis::{Link, Notice, Watch, publish};
-
-/// Questions that wait for Redis at a time, and as many on their way here; one more is answered with "not known".
-pub(super) const QUESTIONS_MAX: usize = 16_384;
 
 /// How often waits are looked at.
 const TICK: Duration = Duration::from_millis(250);
-
-/// Whether an id exists in Redis: asked by whoever deletes it, answered once.
-#[derive(Clone)]
-pub(super) struct Question {
-    pub id: Arc<[u8]>,
-    /// Asked by a delete, which is to delete what the answer says exists.
-    pub deletes: bool,
-    deadline: Instant,
-    answer: Arc<Mutex<Option<OnAnswer>>>,
-}
-
-type OnAnswer = Box<dyn FnOnce(Option<bool>) + Send>;
-
-impl Question {
-    pub fn new(id: &[u8], deletes: bool, deadline: Instant, answer: OnAnswer) -> Self {
-        Question { id: id.into(), deletes, deadline, answer: Arc::new(Mutex::new(Some(answer))) }
-    }
-
-    /// The first answer counts.
-    pub fn answer(&self, exists: Option<bool>) {
-        let answer = self.answer.lock().take();
-        if let Some(answer) = answer {
-            answer(exists);
-        }
-    }
-
-    pub fn is_answered(&self) -> bool {
-        self.answer.lock().is_none()
-    }
-}
 
 /// Questions that are out, by deadline.
 #[derive(Default)]

@@ -1,0 +1,262 @@
+//! The `tiered` backend: what users ask of a node, and how its threads begin and end.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use parking_lot::Mutex;
+
+use super::flights::Flights;
+use super::jobs::{Channels, Fetchers, Gate, QUESTIONS_MAX, WANTED_IDS_MAX};
+use super::node::{Health, TieredBackend};
+use super::{fetchers, reader, replicator, slots, watcher};
+use crate::error::Error;
+use crate::local::{Known, LocalBackend, OutboxOptions, Underlying};
+use crate::object::{IdBytes, Object};
+use crate::redis::{Keys, Target, server};
+use crate::store::{Backend, OnDeleted, OnStored, StoreConfig, Usage, Waiters, Writer};
+
+/// How long a delete of an id that is not held here waits for Redis to say whether it existed.
+const EXISTS_WAIT_MAX: Duration = Duration::from_millis(100);
+
+const NO_ANSWER: &str = "no answer in time";
+
+/// How long closing waits for threads that only listen; one that hangs on a connection ends by itself later.
+const LISTENERS_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// What ends when the store is closed.
+pub(super) struct Running {
+    /// Tells the replicator to drain, until when at most, and to stop then. Dropped, it stops at once.
+    drain: Sender<Instant>,
+    drained: Receiver<()>,
+    /// Disconnected when the last of the other threads has ended.
+    ended: Receiver<()>,
+}
+
+impl TieredBackend {
+    /// Opens the local tier, and begins to share it. Redis need not be there. None where other processes have all the slots.
+    pub fn open(config: &StoreConfig, under: Underlying, waiters: Arc<Waiters>) -> Result<Option<Arc<Self>>, Error> {
+        Target::new(&config.redis)?;
+        let (wake, woken) = bounded(1);
+        let outbox = outbox_options(config, wake);
+        let Some((local, slot)) = slots::take(&config.local, &under, &outbox)? else {
+            tracing::warn!(
+                "other processes have every slot of {}: this one runs without a local tier; raise local.slots",
+                config.local.directory().display()
+            );
+            return Ok(None);
+        };
+        let (backend, channels) = Self::assemble(local, config, waiters)?;
+        let backend = Arc::new(backend);
+        match backend.start(config, under, slot, woken, channels) {
+            Ok(running) => *backend.running.lock() = Some(running),
+            Err(error) => {
+                // The threads that were started end by themselves; the directory is free at once.
+                backend.stop_threads();
+                let _ = backend.local.close();
+                return Err(Error::io("start the threads of", backend.local.place())(error));
+            }
+        }
+        Ok(Some(backend))
+    }
+
+    pub(super) fn assemble(
+        local: LocalBackend,
+        config: &StoreConfig,
+        waiters: Arc<Waiters>,
+    ) -> Result<(TieredBackend, Channels), Error> {
+        let options = config.redis.clone();
+        let (fetchers, jobs) = Fetchers::new();
+        let (questions, asked) = bounded(QUESTIONS_MAX);
+        let (wanted_sender, wanted) = bounded(WANTED_IDS_MAX);
+        let backend = TieredBackend {
+            local,
+            waiters,
+            target: Target::new(&options)?,
+            keys: Keys::new(options.key_prefix.clone()),
+            options,
+            flights: Flights::default(),
+            fetchers,
+            questions,
+            wanted: wanted_sender,
+            epoch: Mutex::new(()),
+            health: Health::default(),
+            gate: Gate::default(),
+            closing: AtomicBool::new(false),
+            running: Mutex::new(None),
+        };
+        Ok((backend, Channels { jobs, asked, wanted }))
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        config: &StoreConfig,
+        under: Underlying,
+        slot: u32,
+        woken: Receiver<()>,
+        channels: Channels,
+    ) -> io::Result<Running> {
+        let Channels { jobs, asked, wanted } = channels;
+        let (drain, to_drain) = bounded(1);
+        let (drained_sender, drained) = bounded(1);
+        let (ending, ended) = bounded::<()>(0);
+        let spawn = |name: String, run: Box<dyn FnOnce(&TieredBackend) + Send>| {
+            let (backend, ending) = (Arc::clone(self), ending.clone());
+            let run = move || {
+                run(&backend);
+                drop(ending);
+            };
+            std::thread::Builder::new().name(name).spawn(run).map(drop)
+        };
+        let backend = Arc::clone(self);
+        std::thread::Builder::new().name("replicator".into()).spawn(move || {
+            replicator::run(&backend, &woken, &wanted, &to_drain);
+            drop(drained_sender);
+        })?;
+        // Closing does not wait for it: it may be in the middle of a read, and can do no more harm.
+        let backend = Arc::clone(self);
+        std::thread::Builder::new().name("event reader".into()).spawn(move || reader::run(&backend))?;
+        spawn("watcher".into(), Box::new(move |backend| watcher::run(backend, &asked)))?;
+        if config.local.slots > 1 {
+            let config = config.clone();
+            spawn("adopter".into(), Box::new(move |backend| slots::adopt(backend, &config, &under, slot)))?;
+        }
+        for number in 0..self.options.connection_pool_size.max(1) {
+            let jobs = jobs.clone();
+            spawn(format!("fetcher {number}"), Box::new(move |backend| fetchers::run(backend, &jobs)))?;
+        }
+        Ok(Running { drain, drained, ended })
+    }
+}
+
+impl Backend for TieredBackend {
+    fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
+        self.options.check_size(id, data.len() as u64 + metadata.len() as u64)?;
+        self.local.put(id, data, metadata, stored)
+    }
+
+    fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Box<dyn Writer>, Error> {
+        self.options.check_size(id, data_bytes.saturating_add(metadata.len() as u64))?;
+        self.local.writer(id, data_bytes, metadata)
+    }
+
+    fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+        if let Some(object) = self.get_here(id)? {
+            return Ok(Some(object));
+        }
+        let (sender, receiver) = bounded(1);
+        self.fetch(id, Some(Box::new(move |fetched| drop(sender.send(fetched)))));
+        match receiver.recv_timeout(self.patience()) {
+            Ok(fetched) => Ok(fetched?),
+            Err(RecvTimeoutError::Timeout) => Err(self.unanswered(NO_ANSWER).into()),
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Closed),
+        }
+    }
+
+    #[inline]
+    fn get_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+        let tier = self.tier()?;
+        let found = tier.get(id)?;
+        if found.is_some() && tier.suspect(id)?.is_some() {
+            return Ok(None);
+        }
+        Ok(found)
+    }
+
+    fn seek(&self, id: &[u8]) {
+        self.fetch(id, None);
+    }
+
+    fn contains(&self, id: &[u8]) -> Result<bool, Error> {
+        if self.get_here(id)?.is_some() {
+            return Ok(true);
+        }
+        if self.tier()?.known(id)? != Known::Nothing {
+            return Ok(self.get(id)?.is_some()); // the versions have to be compared
+        }
+        self.exists_elsewhere(id, false, self.patience()).ok_or_else(|| self.unanswered(NO_ANSWER).into())
+    }
+
+    fn delete(&self, id: &[u8]) -> Result<bool, Error> {
+        match self.delete_here(id)? {
+            Some(existed) => Ok(existed),
+            None => {
+                let existed = self.exists_elsewhere(id, true, EXISTS_WAIT_MAX).unwrap_or(false);
+                self.flights.answered(id);
+                Ok(existed)
+            }
+        }
+    }
+
+    fn delete_later(&self, id: &[u8], answer: OnDeleted) -> Result<Option<bool>, Error> {
+        let existed = self.delete_here(id)?;
+        if existed.is_none() {
+            self.ask(id, true, EXISTS_WAIT_MAX, Box::new(move |exists| answer(exists.unwrap_or(false))));
+            self.flights.answered(id);
+        }
+        Ok(existed)
+    }
+
+    fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {
+        let tier = self.tier()?;
+        if tier.suspect(original)?.is_some() {
+            return Ok(false);
+        }
+        self.local.duplicate(original, new, stored)
+    }
+
+    fn usage(&self) -> Usage {
+        let usage = self.local.usage();
+        Usage { damaged_objects: usage.damaged_objects + self.health.damaged(), ..usage }
+    }
+
+    fn flush(&self) -> Result<(), Error> {
+        self.local.flush()
+    }
+
+    fn clear(&self) -> Result<(), Error> {
+        self.local.clear()?;
+        let mut link = self.connect(Duration::ZERO)?;
+        server::scan_ids(&mut link, &self.keys, |_, ids| {
+            // Those that only the `redis` backend takes are none of this store's.
+            let mut ids = ids.iter().filter(|id| IdBytes::ORDINARY.allow(id));
+            ids.try_for_each(|id| self.local.delete(id).map(drop))
+        })
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        let Some(Running { drain, drained, ended }) = self.running.lock().take() else { return Ok(()) };
+        if self.tier().is_err() {
+            std::mem::forget((drain, drained, ended));
+            return self.local.close();
+        }
+        let limit = Duration::from_millis(self.options.drain_timeout_ms);
+        let _ = drain.send(Instant::now() + limit);
+        // A connection that hangs may take longer than that; the rest is pushed by the next open.
+        let _ = drained.recv_timeout(limit + LISTENERS_WAIT_MAX);
+        self.stop_threads();
+        let _ = ended.recv_timeout(LISTENERS_WAIT_MAX);
+        self.local.close()
+    }
+
+    fn place(&self) -> String {
+        format!("{} and {}", self.local.place(), self.target.address())
+    }
+
+    fn name(&self) -> &'static str {
+        "tiered"
+    }
+}
+
+pub(super) fn outbox_options(config: &StoreConfig, wake: Sender<()>) -> OutboxOptions {
+    let options = &config.redis;
+    OutboxOptions {
+        slots: config.local.slots,
+        prefix: options.key_prefix.clone(),
+        object_ttl_ms: options.object_ttl_seconds.saturating_mul(1000),
+        tombstone_ttl_ms: options.tombstone_ttl_seconds.saturating_mul(1000),
+        wake,
+    }
+}

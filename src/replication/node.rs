@@ -1,0 +1,182 @@
+//! What the backend and its threads share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded};
+use parking_lot::Mutex;
+
+use super::backend::Running;
+use super::flights::Flights;
+use super::jobs::{Fetchers, Gate, Job, Question, WantedId};
+use crate::error::Error;
+use crate::local::{Known, LocalBackend, Tier};
+use crate::redis::{Keys, Link, RedisOptions, Target, server};
+use crate::store::{Backend, Waiters};
+
+/// What the backend and its threads share.
+pub(crate) struct TieredBackend {
+    pub(super) local: LocalBackend,
+    pub(super) waiters: Arc<Waiters>,
+    pub(super) target: Target,
+    pub(super) keys: Keys,
+    pub(super) options: RedisOptions,
+    pub(super) flights: Flights,
+    pub(super) fetchers: Fetchers,
+    pub(super) questions: Sender<Question>,
+    /// Ids to push again, because other nodes want them or Redis has lost them.
+    pub(super) wanted: Sender<WantedId>,
+    /// Held while Redis is asked for its epoch and until that is acted upon: of the threads that find another one, the second must not push
+    /// before the first has begun to hear anew.
+    pub(super) epoch: Mutex<()>,
+    pub(super) health: Health,
+    pub(super) gate: Gate,
+    pub(super) closing: AtomicBool,
+    pub(super) running: Mutex<Option<Running>>,
+}
+
+/// Whether Redis answers: so that the log says it once, not for every failure.
+#[derive(Default)]
+pub(super) struct Health {
+    is_away: AtomicBool,
+    damaged: AtomicU64,
+}
+
+impl TieredBackend {
+    /// Lets the threads end, but for the replicator, which is told when to.
+    pub(super) fn stop_threads(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.fetchers.close();
+    }
+
+    /// The local tier, where this process is the one that opened it.
+    pub(super) fn tier(&self) -> Result<&Arc<Tier>, Error> {
+        self.local.tier()
+    }
+
+    pub(super) fn local_place(&self) -> String {
+        self.local.place()
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// A connection for a thread that waits up to `response_timeout_ms` and `longer` for an answer.
+    pub(super) fn connect(&self, longer: Duration) -> Result<Link, Error> {
+        let link = self.target.connect(Duration::from_millis(self.options.response_timeout_ms) + longer);
+        match &link {
+            Ok(_) => self.health.set_away(None),
+            Err(error) => self.health.set_away(Some(error)),
+        }
+        link
+    }
+
+    /// Looks whether this is the Redis that the cursors are good for. If not, it has lost everything, and every object that is here
+    /// is dirty again.
+    pub(super) fn check_epoch(&self, link: &mut Link) -> Result<(), Error> {
+        let _checking = self.epoch.lock();
+        let Some(outbox) = &self.tier()?.outbox else { return Ok(()) };
+        let epoch = server::epoch(link, &self.keys)?;
+        let known = outbox.epoch();
+        if known != epoch && !known.is_empty() {
+            // The stream is gone with the rest: hearing begins anew, before anything is pushed.
+            outbox.set_heard(String::new(), outbox.heard().1);
+        }
+        self.begin_hearing(link)?;
+        if known == epoch {
+            return Ok(());
+        }
+        if !known.is_empty() {
+            tracing::warn!(
+                "Redis at {} has lost everything, or is another one: every object held here is pushed again",
+                self.target.address()
+            );
+            outbox.make_dirty(self.tier()?.journal.end());
+        }
+        outbox.set_epoch(epoch);
+        outbox.wake();
+        Ok(())
+    }
+
+    /// How long a call waits for Redis.
+    pub(super) fn patience(&self) -> Duration {
+        Duration::from_millis(self.options.response_timeout_ms.saturating_add(self.options.connect_timeout_ms))
+    }
+
+    /// Asks Redis whether an id exists that is not here.
+    pub(super) fn exists_elsewhere(&self, id: &[u8], deletes: bool, limit: Duration) -> Option<bool> {
+        let (sender, receiver) = bounded(1);
+        self.ask(
+            id,
+            deletes,
+            limit,
+            Box::new(move |exists| {
+                let _ = sender.send(exists);
+            }),
+        );
+        receiver.recv().ok().flatten()
+    }
+
+    /// The same; `answer` is told None where Redis has not answered in time.
+    pub(super) fn ask(&self, id: &[u8], deletes: bool, limit: Duration, answer: Box<dyn FnOnce(Option<bool>) + Send>) {
+        let question = Question::new(id, deletes, Instant::now() + limit, answer);
+        self.flights.ask(id);
+        if !self.fetchers.try_send(Job::Exists(question.clone())) {
+            question.answer(None);
+            self.flights.answered(id);
+            return;
+        }
+        if self.questions.try_send(question.clone()).is_err() {
+            question.answer(None);
+        }
+    }
+
+    /// Deletes here; whether the object existed, where that is known without asking Redis. Where it is not, the id counts as in
+    /// flight, so that the delete does not overtake the question.
+    pub(super) fn delete_here(&self, id: &[u8]) -> Result<Option<bool>, Error> {
+        let tier = self.tier()?;
+        let _inside = tier.gate.enter()?;
+        let known = tier.known(id)?;
+        if known == Known::Nothing {
+            self.flights.ask(id);
+        }
+        let existed = tier.delete_telling(id, &|known| self.flights.deleting(id, known)).inspect_err(|_| {
+            if known == Known::Nothing {
+                self.flights.answered(id);
+            }
+        })?;
+        if existed || known != Known::Nothing {
+            if known == Known::Nothing {
+                self.flights.answered(id);
+            }
+            return Ok(Some(existed));
+        }
+        Ok(None)
+    }
+}
+
+impl Health {
+    pub(super) fn count_damaged(&self) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn damaged(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::Relaxed)
+    }
+
+    /// Says in the log that Redis went away, or is back; once.
+    pub(super) fn set_away(&self, error: Option<&Error>) {
+        let was_away = self.is_away.swap(error.is_some(), Ordering::Relaxed);
+        match error {
+            Some(error) if !was_away => tracing::warn!("{error}; local work goes on, the rest follows when it is back"),
+            None if was_away => tracing::info!("Redis is back"),
+            _ => {}
+        }
+    }
+}
