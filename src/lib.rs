@@ -25,6 +25,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod backoff;
 mod clock;
 // The rigs of the integration tests, for the tests inside the crate.
 #[cfg(test)]

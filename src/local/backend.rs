@@ -138,7 +138,7 @@ impl LocalBackend {
         tier.adopt_spares(spares);
         tier.bury(&outcome.orphans);
         if let Some(outbox) = &tier.outbox {
-            tier.restore_tombstones(outbox.dirty_from(), |segment| {
+            tier.restore_tombstones(outbox.ledger.replicated(), |segment| {
                 recovery::hints(&tier.segments, &catalog, segment, tier.index().fingerprints())
             })?;
         }

@@ -37,8 +37,9 @@ pub use files::disk;
 pub(crate) use journal::Lsn as Place;
 pub use options::{Durability, LocalOptions};
 pub(crate) use sharing::hearing::Known;
+pub(crate) use sharing::ledger::{self, Held, Lane, Next};
 pub(crate) use sharing::outbox::{Outbox, OutboxOptions};
-pub(crate) use sharing::tail::{Budget, Dirty, Wanted};
+pub(crate) use sharing::tail::{Budget, Dirty, Found, Wanted};
 pub(crate) use tier::LocalTier as Tier;
 pub(crate) use write::Fill;
 

@@ -150,7 +150,7 @@ impl Shared {
     /// over a broken connection, so that it is not carried out twice.
     fn write(&self, id: &[u8], what: What) -> Result<Option<Standing>, Error> {
         let action = if matches!(what, What::Delete) { "delete" } else { "store" };
-        let mut write = Outgoing { id: id.to_vec(), version: self.pool.clock().next(), what };
+        let mut write = Outgoing { id: id.to_vec(), version: self.pool.clock().next(), what, is_repeat: false };
         for _ in 0..VERSIONS_MAX {
             let mut attempts = 0;
             let pushed = self.pool.run(|lane| {

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -14,6 +14,9 @@ const SLOTS: usize = 16384;
 /// How often a command follows a redirect, or is tried again. With the waits between them about half a second: longer is a
 /// failover, after which the caller connects anew.
 const ATTEMPTS_MAX: u32 = 6;
+/// Names tried until there is one for each master: with a few slots for each, that takes as many as there are slots.
+const NAMES_MAX: u32 = 1 << 17;
+
 const WAIT: Duration = Duration::from_millis(10);
 
 /// Connections to the masters of a cluster, opened when they are needed, and which of them holds which slot.
@@ -62,6 +65,22 @@ impl Cluster {
     pub fn holder(&mut self, key: &[u8]) -> Result<&mut Connection, String> {
         let node = self.node_of(slot_of(key))?;
         self.connection(&node)
+    }
+
+    /// See [`Link::key_on_each_master`](super::link::Link::key_on_each_master).
+    pub fn key_on_each_master(&self, name: impl Fn(u32) -> String) -> Vec<(usize, String)> {
+        let holders: BTreeSet<u16> = self.slots.iter().flatten().copied().collect();
+        let mut keys = BTreeMap::new();
+        for number in 0..NAMES_MAX {
+            let key = name(number);
+            if let Some(Some(holder)) = self.slots.get(usize::from(slot_of(key.as_bytes()))) {
+                keys.entry(usize::from(*holder)).or_insert(key);
+            }
+            if keys.len() == holders.len() {
+                break;
+            }
+        }
+        keys.into_iter().collect()
     }
 
     pub fn take_redirected(&mut self) -> bool {

@@ -3,7 +3,7 @@
 //! ```text
 //! n  the node that wrote it, 8 bytes, big-endian
 //! b  up to EVENT_OPS_MAX times:
-//!      op         u8   1 put, 2 delete, 3 want, 4 hello
+//!      op         u8   1 put, 2 delete, 3 want, 4 hello, 5 repair
 //!      id length  u16  little-endian; 0 in a hello
 //!      id
 //!      version    16   big-endian: clock, node
@@ -35,6 +35,8 @@ pub(crate) enum Op {
     Want = 3,
     /// Written to have a place in the stream.
     Hello = 4,
+    /// As `Want`: what stands in Redis is damaged, whatever version it states.
+    Repair = 5,
 }
 
 /// Something that a node tells the others.
@@ -48,6 +50,10 @@ pub(crate) struct Notice<'a> {
 impl<'a> Notice<'a> {
     pub fn want(id: &'a [u8]) -> Self {
         Notice { op: Op::Want, id, version: Version::default() }
+    }
+
+    pub fn repair(id: &'a [u8]) -> Self {
+        Notice { op: Op::Repair, id, version: Version::default() }
     }
 
     pub fn hello() -> Self {
@@ -72,11 +78,13 @@ pub(crate) struct Read {
     pub cursor: String,
     /// The entry that the cursor named is gone: events may have been missed, and even the cursor is of no use any more.
     pub lost_past: bool,
+    /// How many entries were read, understood or not.
+    pub entry_count: usize,
 }
 
 impl Op {
     fn from_u8(value: u8) -> Option<Op> {
-        [Op::Put, Op::Delete, Op::Want, Op::Hello].into_iter().find(|op| *op as u8 == value)
+        [Op::Put, Op::Delete, Op::Want, Op::Hello, Op::Repair].into_iter().find(|op| *op as u8 == value)
     }
 }
 
@@ -161,6 +169,34 @@ pub(crate) fn publish(link: &mut Link, keys: &Keys, node: u64, notices: &[Notice
     Ok(last)
 }
 
+/// The last entry of the stream; None where there is none.
+pub(crate) fn last(link: &mut Link, keys: &Keys) -> Result<Option<EntryId>, Error> {
+    let mut last = redis::cmd("XREVRANGE");
+    last.arg(keys.events()).arg("+").arg("-").arg("COUNT").arg(1);
+    match link.run_one(last)? {
+        Ok(entries) => Ok(match entries.as_sequence().and_then(|entries| entries.first()?.as_sequence()?.first()) {
+            Some(Value::BulkString(id)) => EntryId::parse(&String::from_utf8_lossy(id)),
+            _ => None,
+        }),
+        Err(refusal) => Err(refused(link, &refusal)),
+    }
+}
+
+/// A place in the stream: milliseconds, and a number within them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct EntryId {
+    pub ms: u64,
+    pub number: u64,
+}
+
+impl EntryId {
+    /// `1700000000000-3`; None for anything else.
+    pub fn parse(id: &str) -> Option<EntryId> {
+        let (ms, number) = id.split_once('-')?;
+        Some(EntryId { ms: ms.parse().ok()?, number: number.parse().ok()? })
+    }
+}
+
 /// Waits up to `block` for entries after `cursor`; the link's response timeout has to be longer.
 ///
 /// XREAD keeps silent about a past that was trimmed, flushed or restarted, so the entry of the cursor is asked for as well.
@@ -184,8 +220,9 @@ pub(crate) fn read(
         _ => return Err(refused(link, "no answer")),
     };
     let lost_past = past.as_sequence().is_none_or(<[Value]>::is_empty);
-    let mut read = Read { events: Vec::new(), cursor: cursor.to_owned(), lost_past };
-    for entry in stream_entries(&entries) {
+    let entries = stream_entries(&entries);
+    let mut read = Read { events: Vec::new(), cursor: cursor.to_owned(), lost_past, entry_count: entries.len() };
+    for entry in entries {
         read.take(entry);
     }
     Ok(read)

@@ -34,6 +34,11 @@ impl Keys {
         format!("{}_epoch", self.prefix)
     }
 
+    /// Never exists: deleting it is a write that changes nothing. Different numbers may have different holders.
+    pub fn guard(&self, number: u32) -> String {
+        format!("{}_guard:{number}", self.prefix)
+    }
+
     pub fn object_count(&self) -> String {
         format!("{}_meta:object_count", self.prefix)
     }

@@ -122,6 +122,14 @@ impl Link {
         })
     }
 
+    /// For each master that holds some keys, its number and the name of a key that it holds, out of those that `name` gives.
+    pub fn key_on_each_master(&self, name: impl Fn(u32) -> String) -> Vec<(usize, String)> {
+        match &self.nodes {
+            Nodes::One(_) => vec![(0, name(0))],
+            Nodes::Cluster(cluster) => cluster.key_on_each_master(name),
+        }
+    }
+
     /// Runs one command.
     pub fn run_one(&mut self, command: Cmd) -> Result<Reply, Error> {
         let replies = self.run(&[command])?;

@@ -7,6 +7,7 @@ use redis::{Cmd, RedisWrite as _, Value};
 
 use super::envelope::{Encoder, HEAD_BYTES, Head, Kind, version_bytes};
 use super::events::{EVENT_OPS_MAX, Notice, Op, adding, announce};
+use super::fetch::heads;
 use super::keys::Keys;
 use super::link::{Link, Reply};
 use super::options::{Compression, RedisOptions, ValueFormat};
@@ -20,6 +21,9 @@ use crate::version::Version;
 const AHEAD_COMMANDS: usize = 64;
 const AHEAD_BYTES: u64 = 256 << 10;
 
+/// Of an object that is no larger, it costs as little to send it once more as to look whether it stands there.
+const LOOKED_FOR_BYTES_MIN: u64 = 1024;
+
 /// How often a script is called for one write: what stands there may change under it.
 const CALLS_MAX: usize = 8;
 
@@ -29,6 +33,8 @@ pub(crate) struct Outgoing {
     pub id: Vec<u8>,
     pub version: Version,
     pub what: What,
+    /// It may have been sent before: it is looked first whether it stands there.
+    pub is_repeat: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -134,6 +140,12 @@ impl Pusher {
         self.push_all(link, batch, false, meanwhile)
     }
 
+    /// As `push` for one write.
+    pub fn push_one(&mut self, link: &mut Link, write: &Outgoing) -> Result<Result<Pushed, String>, Error> {
+        let mut pushed = self.push_all(link, std::slice::from_ref(write), false, || {})?;
+        Ok(pushed.pop().unwrap_or_else(|| Err("no answer".into())))
+    }
+
     /// As `push` for one write, which also replaces a value of the same version: one that was found damaged, or is wanted.
     pub fn repair(&mut self, link: &mut Link, write: &Outgoing) -> Result<Result<Pushed, String>, Error> {
         let mut pushed = self.push_all(link, std::slice::from_ref(write), true, || {})?;
@@ -159,8 +171,10 @@ impl Pusher {
         if self.value_format == ValueFormat::Python {
             self.overwrite(link, batch, &mut outcomes)?;
         } else {
+            self.look_first(link, batch, &mut outcomes)?;
+            let left = (0..batch.len()).filter(|index| !outcomes.is_settled(*index));
             let (large, small): (Vec<usize>, Vec<usize>) =
-                (0..batch.len()).partition(|index| batch.get(*index).is_some_and(is_large));
+                left.partition(|index| batch.get(*index).is_some_and(is_large));
             let how = How { also_same, naming: !link.is_cluster(), meanwhile };
             self.apply(link, batch, &small, how, &mut outcomes)?;
             for index in large {
@@ -169,6 +183,37 @@ impl Pusher {
         }
         self.name_the_rest(link, batch, &mut outcomes)?;
         Ok(outcomes.into_results())
+    }
+
+    /// What may have been sent before is not sent again where it stands already, or something newer does.
+    fn look_first(&mut self, link: &mut Link, batch: &[Outgoing], outcomes: &mut Outcomes) -> Result<(), Error> {
+        let is_worth_it =
+            |write: &Outgoing| write.is_repeat && put_bytes(write).is_some_and(|bytes| bytes > LOOKED_FOR_BYTES_MIN);
+        let repeats: Vec<(usize, &Outgoing)> =
+            batch.iter().enumerate().filter(|(_, write)| is_worth_it(write)).collect();
+        if repeats.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<_> = repeats.iter().map(|(_, write)| &write.id).collect();
+        let standings = heads(link, &self.keys, &ids)?;
+        for ((index, write), standing) in repeats.into_iter().zip(standings) {
+            // Whatever cannot be said is found out by the push.
+            let Ok(Some(standing @ Standing::Ours(head))) = standing else { continue };
+            if head.version > write.version {
+                outcomes.settle(index, Ok(Pushed::Older(standing)));
+            } else if head.version == write.version {
+                if let What::Put { object, body_hash, deadline_ms } = &write.what
+                    && head.kind == Kind::Manifest
+                    && let head = Head::put(write.version, object, *body_hash, *deadline_ms)
+                    && let Err(refusal) = self.keep_chunks(link, &write.id, &head, object)?
+                {
+                    outcomes.settle(index, Err(refusal));
+                    continue;
+                }
+                outcomes.settle(index, Ok(Pushed::Same));
+            }
+        }
+        Ok(())
     }
 
     /// Carries out writes whose value is one. Those that meet no value need one round trip.
@@ -408,6 +453,13 @@ impl Pusher {
         if refused(1) {
             self.counters_off.bytes += by.bytes;
         }
+    }
+}
+
+impl Outgoing {
+    /// Bytes of metadata and data.
+    pub fn bytes(&self) -> usize {
+        put_bytes(self).unwrap_or(0) as usize
     }
 }
 

@@ -106,11 +106,6 @@ fn value_of_setting(reply: &Reply) -> Option<String> {
     }
 }
 
-/// Whether every master still answers on this link.
-pub(crate) fn ping(link: &mut Link) -> Result<(), Error> {
-    link.run_everywhere(&[redis::cmd("PING")]).map(drop)
-}
-
 /// Waits until `replicas` replicas have what this link has written; how many have by then, which may be fewer. Not on Cluster.
 pub(crate) fn wait(link: &mut Link, replicas: u32, timeout: Duration) -> Result<u32, Error> {
     let mut wait = redis::cmd("WAIT");

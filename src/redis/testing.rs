@@ -113,9 +113,10 @@ pub(super) fn put(id: &str, clock: u64, object: &Object) -> Outgoing {
         id: id.into(),
         version: version(clock),
         what: What::Put { object: object.clone(), body_hash, deadline_ms: 0 },
+        is_repeat: false,
     }
 }
 
 pub(super) fn delete(id: &str, clock: u64) -> Outgoing {
-    Outgoing { id: id.into(), version: version(clock), what: What::Delete }
+    Outgoing { id: id.into(), version: version(clock), what: What::Delete, is_repeat: false }
 }

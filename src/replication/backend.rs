@@ -8,9 +8,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
+use super::attention::Attention;
 use super::flights::Flights;
-use super::jobs::{Channels, Fetchers, Gate, QUESTIONS_MAX, WANTED_IDS_MAX};
-use super::node::{Health, TieredBackend};
+use super::health::Health;
+use super::jobs::{ASKING_MAX, Channels, Fetchers, Gate, QUESTIONS_MAX};
+use super::node::TieredBackend;
+use super::peers::Peers;
+use super::wants::Wants;
 use super::{fetchers, reader, replicator, slots, watcher};
 use crate::error::Error;
 use crate::local::{Known, LocalBackend, OutboxOptions, Underlying};
@@ -70,7 +74,7 @@ impl TieredBackend {
         let options = config.redis.clone();
         let (fetchers, jobs) = Fetchers::new();
         let (questions, asked) = bounded(QUESTIONS_MAX);
-        let (wanted_sender, wanted) = bounded(WANTED_IDS_MAX);
+        let (asking, to_ask) = bounded(ASKING_MAX);
         let backend = TieredBackend {
             local,
             waiters,
@@ -80,14 +84,18 @@ impl TieredBackend {
             flights: Flights::default(),
             fetchers,
             questions,
-            wanted: wanted_sender,
+            wants: Wants::default(),
+            asking,
+            to_ask,
             epoch: Mutex::new(()),
             health: Health::default(),
+            attention: Attention::default(),
+            peers: Peers::default(),
             gate: Gate::default(),
             closing: AtomicBool::new(false),
             running: Mutex::new(None),
         };
-        Ok((backend, Channels { jobs, asked, wanted }))
+        Ok((backend, Channels { jobs, asked }))
     }
 
     fn start(
@@ -98,7 +106,7 @@ impl TieredBackend {
         woken: Receiver<()>,
         channels: Channels,
     ) -> io::Result<Running> {
-        let Channels { jobs, asked, wanted } = channels;
+        let Channels { jobs, asked } = channels;
         let (drain, to_drain) = bounded(1);
         let (drained_sender, drained) = bounded(1);
         let (ending, ended) = bounded::<()>(0);
@@ -112,7 +120,7 @@ impl TieredBackend {
         };
         let backend = Arc::clone(self);
         std::thread::Builder::new().name("replicator".into()).spawn(move || {
-            replicator::run(&backend, &woken, &wanted, &to_drain);
+            replicator::run(&backend, &woken, &to_drain);
             drop(drained_sender);
         })?;
         // Closing does not wait for it: it may be in the middle of a read, and can do no more harm.
@@ -166,6 +174,7 @@ impl Backend for TieredBackend {
     }
 
     fn seek(&self, id: &[u8]) {
+        self.attention.call();
         self.fetch(id, None);
     }
 

@@ -6,7 +6,7 @@ use crossbeam_channel::Receiver;
 
 use super::TieredBackend;
 use super::flights::{Deleted, Fetched, Landed, OnFetched, Unanswered};
-use super::jobs::{Job, Question, WantedId, reason_of};
+use super::jobs::{Job, Question, reason_of};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::{Fill, Known};
@@ -267,15 +267,14 @@ impl TieredBackend {
                 Err(error) => tracing::debug!("object {}: {error}", ObjectId::new(id)),
             }
         }
+        let mut is_newest = Vec::new();
         if !suspects.is_empty() {
             let standings = heads(link, &self.keys, &suspects)?;
             for (id, standing) in suspects.iter().zip(standings) {
-                match standing {
-                    Ok(standing) => {
-                        if let Err(error) = self.resolve(id, standing.as_ref()) {
-                            tracing::warn!("object {}: {error}; it stays to be checked", ObjectId::new(id));
-                        }
-                    }
+                match standing.map(|standing| self.resolve(id, standing.as_ref())) {
+                    Ok(Ok(Resolved::Newest)) => is_newest.push(*id),
+                    Ok(Ok(Resolved::Other)) => {}
+                    Ok(Err(error)) => tracing::warn!("object {}: {error}; it stays to be checked", ObjectId::new(id)),
                     Err(refusal) => tracing::debug!("object {}: {refusal}; it stays to be checked", ObjectId::new(id)),
                 }
             }
@@ -285,6 +284,7 @@ impl TieredBackend {
         for id in ids {
             let handed_out = match self.get_here(id) {
                 Ok(Some(_)) => self.hand_out_here(id),
+                Ok(None) if is_newest.contains(&id) => self.hand_out_here(id),
                 Ok(None) => {
                     missing.push(id);
                     Ok(())
@@ -302,7 +302,7 @@ impl TieredBackend {
         let found = fetch(link, &self.keys, &missing, self.options.object_bytes_max())?;
         let is_damaged = |found: &Result<redis::Fetched, String>| matches!(found, Ok(redis::Fetched::Damaged { .. }));
         let damaged = missing.iter().zip(&found).filter(|(_, found)| is_damaged(found));
-        let wanted: Vec<_> = damaged.map(|(id, _)| Notice::want(id)).collect();
+        let wanted: Vec<_> = damaged.map(|(id, _)| Notice::repair(id)).collect();
         for (id, found) in missing.into_iter().zip(found) {
             let done = match found {
                 Ok(found) => self.fetched(id, found),
@@ -364,13 +364,16 @@ impl TieredBackend {
     }
 
     /// Redis has said what it has of a suspect.
-    fn resolve(&self, id: &[u8], standing: Option<&Standing>) -> Result<(), Error> {
+    fn resolve(&self, id: &[u8], standing: Option<&Standing>) -> Result<Resolved, Error> {
         let tier = self.tier()?;
-        let (Some((place, version)), Some(outbox)) = (tier.suspect(id)?, &tier.outbox) else { return Ok(()) };
+        let (Some((place, version)), Some(outbox)) = (tier.suspect(id)?, &tier.outbox) else {
+            return Ok(Resolved::Other);
+        };
         let age_ms = || tier.journal.now_ms().saturating_sub(version.ms());
         match standing {
             Some(Standing::Ours(head)) if head.version == version => {
                 tier.trust(place, || self.flights.is_current(id, version));
+                return Ok(Resolved::Newest);
             }
             Some(Standing::Ours(head)) if head.version > version => {
                 self.learn(id, head.version, !standing.is_some_and(Standing::is_object))?;
@@ -382,15 +385,22 @@ impl TieredBackend {
             None if !outbox.would_have_tombstone(age_ms(), now_ms()) => tier.drop_at(id, place, version)?,
             // Redis has lost it: it is dirty until it is pushed again.
             None | Some(_) => {
-                outbox.hold(place);
-                match self.wanted.try_send(WantedId { id: id.to_vec(), held: Some(place) }) {
-                    Ok(()) => tier.trust(place, || self.flights.is_current(id, version)),
-                    // It stays a suspect, and is looked at again when it is asked for again.
-                    Err(_) => outbox.release(place),
+                // Otherwise it stays a suspect, and is looked at again when it is asked for again.
+                if outbox.ledger.lose(place, id) {
+                    tier.trust(place, || self.flights.is_current(id, version));
+                    outbox.wake();
                 }
-                outbox.wake();
             }
         }
-        Ok(())
+        Ok(Resolved::Other)
     }
+}
+
+/// What has become of a suspect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resolved {
+    /// It is what Redis has.
+    Newest,
+    /// It was dropped, or is not suspect any more, or nothing can be said.
+    Other,
 }

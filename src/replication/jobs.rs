@@ -6,12 +6,11 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::{Mutex, RwLock};
 
-use super::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::error::Error;
-use crate::local::Place;
 
-/// Ids that other nodes want and that wait to be pushed again: more are asked for again later.
-pub(super) const WANTED_IDS_MAX: usize = 4096;
+/// Ids that other nodes are asked for: with more, the rest is asked for later.
+pub(super) const ASKING_MAX: usize = 512;
 
 /// Fetches that wait for a fetcher at a time. Who waits for an object is looked after again; a get is refused.
 const JOBS_MAX: usize = 65_536;
@@ -78,18 +77,10 @@ impl Question {
     }
 }
 
-/// An id to push again.
-pub(super) struct WantedId {
-    pub id: Vec<u8>,
-    /// The record that Redis has lost, which is dirty until it is pushed.
-    pub held: Option<Place>,
-}
-
 /// Where the threads take their work from.
 pub(super) struct Channels {
     pub jobs: Receiver<Job>,
     pub asked: Receiver<Question>,
-    pub wanted: Receiver<WantedId>,
 }
 
 /// Whether fetchers try to reach Redis: while it is away, one of them does so now and then, and what is asked meanwhile fails at once.

@@ -7,17 +7,19 @@
 //! waits                   <- watcher.rs            looks again now and then, asks other nodes to push again
 //! ```
 
+mod attention;
 mod backend;
-mod backoff;
+mod caution;
 mod fetchers;
 mod flights;
-mod held;
+mod health;
 mod jobs;
-mod lane;
 mod node;
+mod peers;
 mod reader;
 mod replicator;
 mod slots;
+mod wants;
 mod watcher;
 
 pub(crate) use node::TieredBackend;

@@ -1,15 +1,19 @@
 //! What the backend and its threads share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
+use super::attention::Attention;
 use super::backend::Running;
 use super::flights::Flights;
-use super::jobs::{Fetchers, Gate, Job, Question, WantedId};
+use super::health::Health;
+use super::jobs::{Fetchers, Gate, Job, Question};
+use super::peers::Peers;
+use super::wants::Wants;
 use crate::error::Error;
 use crate::local::{Known, LocalBackend, Tier};
 use crate::redis::{Keys, Link, RedisOptions, Target, server};
@@ -26,21 +30,19 @@ pub(crate) struct TieredBackend {
     pub(super) fetchers: Fetchers,
     pub(super) questions: Sender<Question>,
     /// Ids to push again, because other nodes want them or Redis has lost them.
-    pub(super) wanted: Sender<WantedId>,
+    pub(super) wants: Wants,
+    /// Ids to ask other nodes for, on their way to the thread that does.
+    pub(super) asking: Sender<Box<[u8]>>,
+    pub(super) to_ask: Receiver<Box<[u8]>>,
     /// Held while Redis is asked for its epoch and until that is acted upon: of the threads that find another one, the second must not push
     /// before the first has begun to hear anew.
     pub(super) epoch: Mutex<()>,
     pub(super) health: Health,
+    pub(super) attention: Attention,
+    pub(super) peers: Peers,
     pub(super) gate: Gate,
     pub(super) closing: AtomicBool,
     pub(super) running: Mutex<Option<Running>>,
-}
-
-/// Whether Redis answers: so that the log says it once, not for every failure.
-#[derive(Default)]
-pub(super) struct Health {
-    is_away: AtomicBool,
-    damaged: AtomicU64,
 }
 
 impl TieredBackend {
@@ -76,7 +78,13 @@ impl TieredBackend {
     /// Looks whether this is the Redis that the cursors are good for. If not, it has lost everything, and every object that is here
     /// is dirty again.
     pub(super) fn check_epoch(&self, link: &mut Link) -> Result<(), Error> {
-        let _checking = self.epoch.lock();
+        let Some(_checking) = self.epoch.try_lock() else {
+            // Nobody waits for another's connection.
+            return Err(Error::Unreachable {
+                address: self.target.address().to_owned(),
+                reason: "another thread is asking whether this is the Redis that it was".to_owned(),
+            });
+        };
         let Some(outbox) = &self.tier()?.outbox else { return Ok(()) };
         let epoch = server::epoch(link, &self.keys)?;
         let known = outbox.epoch();
@@ -93,11 +101,20 @@ impl TieredBackend {
                 "Redis at {} has lost everything, or is another one: every object held here is pushed again",
                 self.target.address()
             );
-            outbox.make_dirty(self.tier()?.journal.end());
+            outbox.ledger.lose_everything(self.tier()?.journal.end());
         }
         outbox.set_epoch(epoch);
         outbox.wake();
         Ok(())
+    }
+
+    /// Has the replicator look what there is to do.
+    pub(super) fn wake_replicator(&self) {
+        if let Ok(tier) = self.tier()
+            && let Some(outbox) = &tier.outbox
+        {
+            outbox.wake();
+        }
     }
 
     /// How long a call waits for Redis.
@@ -154,29 +171,5 @@ impl TieredBackend {
             return Ok(Some(existed));
         }
         Ok(None)
-    }
-}
-
-impl Health {
-    pub(super) fn count_damaged(&self) {
-        self.damaged.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn damaged(&self) -> u64 {
-        self.damaged.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn is_away(&self) -> bool {
-        self.is_away.load(Ordering::Relaxed)
-    }
-
-    /// Says in the log that Redis went away, or is back; once.
-    pub(super) fn set_away(&self, error: Option<&Error>) {
-        let was_away = self.is_away.swap(error.is_some(), Ordering::Relaxed);
-        match error {
-            Some(error) if !was_away => tracing::warn!("{error}; local work goes on, the rest follows when it is back"),
-            None if was_away => tracing::info!("Redis is back"),
-            _ => {}
-        }
     }
 }

@@ -1,20 +1,23 @@
 //! Hears what other nodes do.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::TieredBackend;
-use super::backoff::Backoff;
-use super::jobs::WantedId;
+use super::wants::Why;
+use crate::backoff::Backoff;
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::Known;
-use crate::object::IdBytes;
+use crate::object::{IdBytes, ObjectId};
 use crate::redis::{Event, Link, Notice, Op, Standing, heads, publish, read};
 use crate::version::Version;
 
 /// How long a read waits for the next event before it is looked whether the store is closed.
 const BLOCK: Duration = Duration::from_millis(250);
+
+/// While nobody waits for anything here, what has gathered is read this often: each time costs Redis as much as many events.
+const GATHER: Duration = Duration::from_millis(25);
 
 /// Ids fetched by this thread at a time; more are left to the fetchers.
 const AWAITED_MAX: usize = 16;
@@ -22,19 +25,32 @@ const AWAITED_MAX: usize = 16;
 /// Entries taken at a time.
 const ENTRIES_MAX: usize = 256;
 
+/// Events that wait to be acted upon; with more, nothing is read until something can be acted upon.
+const UNHEEDED_MAX: usize = 4096;
+
 pub(super) fn run(backend: &TieredBackend) {
     let mut backoff = Backoff::default();
     while !backend.is_closing() {
-        let error = match backend.connect(BLOCK) {
-            Ok(link) => listen(backend, link, &mut backoff).err(),
-            Err(error) => Some(error),
+        let ended = match backend.connect(BLOCK) {
+            Ok(link) => listen(backend, link, &mut backoff).map_err(|error| (error, true)),
+            Err(error) => Err((error, false)),
         };
-        if let Some(error) = error {
+        if let Err((error, is_reachable)) = ended {
             tracing::debug!("hearing events: {error}");
+            // A Redis that is away is asked nothing: what is here is served as it is.
+            set_deaf(backend, is_reachable && backend.health.cannot_hear(&error));
         }
         let wait = backoff.failed();
         let slices = wait.as_millis() / BLOCK.as_millis();
         (0..=slices).take_while(|_| !backend.is_closing()).for_each(|_| std::thread::sleep(wait.min(BLOCK)));
+    }
+}
+
+fn set_deaf(backend: &TieredBackend, deaf: bool) {
+    if let Ok(tier) = backend.tier()
+        && let Some(outbox) = &tier.outbox
+    {
+        outbox.set_deaf(deaf);
     }
 }
 
@@ -43,9 +59,11 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
     let Some(outbox) = &backend.tier()?.outbox else { return Ok(()) };
     backend.check_epoch(&mut link)?;
     let mut cursor = outbox.heard().0;
+    // Events that could not be acted upon, as something here cannot be read or written now. They come again; until then, this node is not in
+    // step, and reads them once more if it is opened anew.
+    let mut unheeded = Vec::new();
     while !backend.is_closing() {
         let read = read(&mut link, &backend.keys, &cursor, BLOCK, ENTRIES_MAX)?;
-        backoff.succeeded();
         if read.lost_past {
             tracing::warn!(
                 "events of other nodes may have been missed in the stream {}: what is held here is checked before it is served",
@@ -63,13 +81,29 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
             backend.tier()?.suspect_all();
             continue;
         }
+        let mut events = std::mem::take(&mut unheeded);
+        events.extend(read.events);
         let mut awaited = Vec::new();
-        if let Err(error) = backend.act_upon(&read.events, &mut link, &mut awaited) {
-            awaited.iter().for_each(|id| backend.give_up(id, &error));
-            return Err(error);
+        match backend.act_upon(events, &mut link, &mut awaited) {
+            Ok(left) => unheeded = left,
+            Err(error) => {
+                awaited.iter().for_each(|id| backend.give_up(id, &error));
+                return Err(error);
+            }
         }
         cursor = read.cursor;
-        outbox.set_heard(cursor.clone(), now_ms());
+        if unheeded.is_empty() {
+            outbox.set_heard(cursor.clone(), now_ms());
+        }
+        backoff.succeeded();
+        if read.entry_count < ENTRIES_MAX {
+            // It is in step again only now.
+            set_deaf(backend, false);
+            backend.health.hears();
+            if backend.waiters.is_empty() {
+                backend.attention.rest(GATHER);
+            }
+        }
     }
     Ok(())
 }
@@ -111,16 +145,14 @@ impl TieredBackend {
     /// at the first try, and is named again when it does; or Redis has lost it. A get would find something older then.
     fn unfounded(&self, link: &mut Link, events: &[Event]) -> Result<BTreeSet<usize>, Error> {
         let tier = self.tier()?;
-        let held_version = |event: &Event| -> Result<Option<Version>, Error> {
-            Ok(match tier.known(&event.id)? {
-                Known::Held { version, .. } if version < event.version => Some(version),
-                _ => None,
-            })
-        };
         let puts =
             events.iter().enumerate().filter(|(_, event)| event.op == Op::Put && event.node != tier.journal.node());
-        let held = puts.map(|(number, event)| Ok(held_version(event)?.map(|version| (number, version, &event.id))));
-        let held: Vec<_> = held.filter_map(Result::transpose).collect::<Result<_, Error>>()?;
+        let held = puts.filter_map(|(number, event)| match tier.known(&event.id) {
+            Ok(Known::Held { version, .. }) if version < event.version => Some((number, version, &event.id)),
+            // What cannot be read now is met again by who acts upon the event.
+            _ => None,
+        });
+        let held: Vec<_> = held.collect();
         if held.is_empty() {
             return Ok(BTreeSet::new());
         }
@@ -134,14 +166,29 @@ impl TieredBackend {
         Ok(unfounded.map(|((number, ..), _)| *number).collect())
     }
 
-    /// Acts upon events. What they bring for those who wait is fetched at once; after an error, the fetches of the ids in `awaited` are
-    /// still under way and have to be given up.
-    fn act_upon(&self, events: &[Event], link: &mut Link, awaited: &mut Vec<Box<[u8]>>) -> Result<(), Error> {
-        let unfounded = self.unfounded(link, events)?;
-        for (number, event) in events.iter().enumerate() {
-            self.hear(event, unfounded.contains(&number), awaited)?;
+    /// Acts upon events; those are left that cannot be acted upon now. What they bring for those who wait is fetched at once; after an error,
+    /// the fetches of the ids in `awaited` are still under way and have to be given up.
+    fn act_upon(&self, events: Vec<Event>, link: &mut Link, awaited: &mut Vec<Box<[u8]>>) -> Result<Vec<Event>, Error> {
+        self.peers.heard(events.iter().map(|event| event.node), Instant::now());
+        let unfounded = self.unfounded(link, &events)?;
+        let mut left = Vec::new();
+        for (number, event) in events.into_iter().enumerate() {
+            match self.hear(&event, unfounded.contains(&number), awaited) {
+                Ok(()) => {}
+                Err(error) if left.len() >= UNHEEDED_MAX || matches!(error, Error::Closed | Error::Forked) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::debug!(
+                        "an event about object {}: {error}; it is acted upon later",
+                        ObjectId::new(&event.id)
+                    );
+                    left.push(event);
+                }
+            }
         }
-        self.fetch_over(link, awaited)
+        self.fetch_over(link, awaited)?;
+        Ok(left)
     }
 
     /// Acts upon an event. An id that somebody waits for is added to `awaited`: fetching it at once over the connection that is at hand is
@@ -154,6 +201,9 @@ impl TieredBackend {
         }
         match event.op {
             Op::Put | Op::Delete => {
+                if event.op == Op::Put {
+                    self.wants.satisfied(&event.id);
+                }
                 if is_unfounded {
                     self.flights.hear(&event.id, event.version);
                 } else {
@@ -173,19 +223,25 @@ impl TieredBackend {
                     }
                 }
             }
-            Op::Want => self.push_again(&event.id),
+            Op::Want => self.is_asked_for(&event.id, Why::Missing)?,
+            Op::Repair => self.is_asked_for(&event.id, Why::Damaged)?,
             Op::Hello => {}
         }
         Ok(())
     }
 
-    /// Has what is known here of an id pushed again. Where too much of that is asked for, it is asked for again.
-    pub(super) fn push_again(&self, id: &[u8]) {
-        let _ = self.wanted.try_send(WantedId { id: id.to_vec(), held: None });
-        if let Ok(tier) = self.tier()
-            && let Some(outbox) = &tier.outbox
-        {
-            outbox.wake();
+    /// Another node asks whoever holds an id to push it again.
+    fn is_asked_for(&self, id: &[u8], why: Why) -> Result<(), Error> {
+        if self.tier()?.known(id)? != Known::Nothing {
+            self.wants.asked(id, why);
+            self.wake_replicator();
         }
+        Ok(())
+    }
+
+    /// Has what is known here of an id pushed again, because Redis lacks it.
+    pub(super) fn push_again(&self, id: &[u8]) {
+        self.wants.missing(id);
+        self.wake_replicator();
     }
 }

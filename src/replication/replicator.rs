@@ -1,27 +1,36 @@
 //! Pushes what is dirty to Redis.
 //!
-//! It walks the journal in two lanes: the tail, with what is new, and the backlog, with everything, after Redis has lost its data.
-//! What was pushed is settled only after a while; when a connection breaks before, both lanes go back to what is settled.
+//! A round is one batch: what the ledger says is next, with those that stand apart and are due. What has become of each record goes back into the
+//! ledger. This thread waits for Redis on its own connection, and for nothing else.
 
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, select};
 
 use super::TieredBackend;
-use super::backoff::Backoff;
-use super::held::Held;
-use super::jobs::WantedId;
-use super::lane::Lane;
+use super::caution::{Bounds, Caution};
+use super::wants::Why;
+use crate::backoff::Backoff;
 use crate::error::Error;
-use crate::local::{Budget, Dirty, Outbox, Place, Wanted};
+use crate::local::ledger::{Due, Epoch};
+use crate::local::{Budget, Dirty, Found, Held, Lane, Next, Outbox, Place, Wanted};
 use crate::object::ObjectId;
-use crate::redis::{Link, Outgoing, Pushed, Pusher, What, server};
+use crate::redis::{
+    EntryId, Link, Masters, Notice, Outgoing, Pushed, Pusher, Standing, ValueFormat, What, heads, last, masters,
+    publish, refused_commands, server,
+};
 
 /// What is pushed in one go.
 const BUDGET: Budget = Budget { records: 1024, bytes: 4 << 20 };
 
-/// Held and wanted records that go with a batch.
-const EXTRA_MAX: usize = 128;
+/// A batch of so many records is followed by the next one at once.
+const PACKED_MIN: usize = 128;
+
+/// Records apart that go with a batch.
+const EXTRA_MAX: usize = 256;
+
+/// Wanted ids that are looked at between two batches, and ids that others are asked for.
+const WANTS_MAX: usize = 128;
 
 /// How often the clock of Redis is looked at.
 const CLOCK_EVERY: Duration = Duration::from_secs(60);
@@ -32,40 +41,27 @@ const IN_FLIGHT_WAIT: Duration = Duration::from_millis(2);
 /// How long `WAIT` waits for replicas.
 const REPLICAS_WAIT: Duration = Duration::from_secs(1);
 
+/// What is settled less often than that is settled together: each time, the masters are asked.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether the others were heard, before anything is pushed again.
+const CATCH_UP_EVERY: Duration = Duration::from_millis(5);
+
+/// How long that is waited for where versions decide: then it saves work and is no condition.
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+
 /// What Redis says when it is full.
 const OUT_OF_MEMORY: &str = "OOM";
+
+/// How often a record apart that is sent alone may break the connection.
+const ALONE_TRIES_MAX: u32 = 3;
 
 /// How often the same complaint is repeated in the log.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 
 /// Runs until it is told to drain and has done so, or cannot; whether Redis has everything.
-pub(super) fn run(
-    backend: &TieredBackend,
-    woken: &Receiver<()>,
-    wanted: &Receiver<WantedId>,
-    drain: &Receiver<Instant>,
-) -> bool {
-    let Ok(tier) = backend.tier() else { return false };
-    let Some(outbox) = &tier.outbox else { return false };
-    let pusher = Pusher::new(&backend.options, tier.journal.node());
-    let mut replicator = Replicator {
-        backend,
-        outbox,
-        wanted,
-        pusher,
-        link: None,
-        epoch: outbox.epoch(),
-        tail: Lane::at(outbox.settled()),
-        backlog: outbox.backlog().map(|range| Lane::at(range.start)),
-        scout: None,
-        ahead: None,
-        held: Held::default(),
-        is_confirmed: true,
-        full: Backoff::default(),
-        clock_read: None,
-        complained: None,
-        has_warned: false,
-    };
+pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receiver<Instant>) -> bool {
+    let Some(mut replicator) = Replicator::new(backend) else { return false };
     let mut backoff = Backoff::default();
     let mut drain_until = None;
     loop {
@@ -75,7 +71,10 @@ pub(super) fn run(
             Err(_) => {}
         }
         let round = replicator.round();
-        outbox.set_emptied(round.is_ok() && replicator.held.is_empty());
+        replicator.outbox.set_emptied(round.is_ok() && replicator.outbox.ledger.held_count() == 0);
+        if round.is_ok() && replicator.catching_up.is_none() {
+            backend.health.pushes();
+        }
         if let Some(until) = drain_until
             && (round.is_err() || replicator.is_drained() || Instant::now() >= until)
         {
@@ -88,8 +87,7 @@ pub(super) fn run(
                 replicator.idle_time().min(if drain_until.is_some() { IN_FLIGHT_WAIT } else { Duration::MAX })
             }
             Err(error) => {
-                tracing::debug!("replication: {error}");
-                replicator.link = None;
+                replicator.failed(&error);
                 let wait = backoff.failed();
                 select! {
                     recv(drain) -> until => drain_until = until.ok(),
@@ -112,64 +110,111 @@ pub(super) fn run(
 struct Replicator<'a> {
     backend: &'a TieredBackend,
     outbox: &'a Outbox,
-    wanted: &'a Receiver<WantedId>,
     pusher: Pusher,
     link: Option<Link>,
-    /// The epoch that the lanes belong to.
-    epoch: String,
-    tail: Lane,
-    backlog: Option<Lane>,
-    /// While too much is held: how far ahead of the tail deletes were pushed.
+    /// To which everything belongs that is said to the ledger.
+    epoch: Epoch,
+    /// Who has taken what was pushed in this epoch.
+    masters: Masters,
+    /// Before that event of others was heard, nothing is pushed again.
+    catching_up: Option<(EntryId, Instant)>,
+    /// While too much stands apart: how far ahead of the tail deletes were pushed.
     scout: Option<Place>,
-    /// What follows in the tail, read while Redis was at work.
+    /// What follows, read while Redis was at work.
     ahead: Option<ReadAhead>,
-    held: Held,
+    /// What is being sent, for when the connection breaks.
+    sending: Option<Sending>,
+    caution: Caution,
+    extra_max: usize,
+    alone: (Place, u32),
     /// Whether enough replicas have what was pushed.
     is_confirmed: bool,
+    /// When the next batch begins: the more nodes there are, the more events are packed.
+    next_batch: Instant,
     /// While Redis is full: it is asked with one object now and then, and gets the deletes that may make room.
     full: Backoff,
     clock_read: Option<Instant>,
+    settled: Option<Instant>,
     complained: Option<Instant>,
     has_warned: bool,
+    /// Commands that this user may not give, as said in the log.
+    refused: Vec<String>,
 }
 
-/// Dirty records between two places.
+/// Dirty records that follow a place in a lane.
 struct ReadAhead {
-    from: Place,
-    found: Vec<Dirty>,
-    next: Place,
+    next: Next,
+    found: Found,
 }
 
-impl ReadAhead {
-    fn read(backend: &TieredBackend, from: Place, until: Place, wanted: Wanted) -> Result<Self, Error> {
-        let (found, next) = backend.tier()?.dirty_records(from, until, wanted, BUDGET)?;
-        Ok(ReadAhead { from, found, next })
-    }
-}
-
-/// Which walk a batch comes from, and where that goes on.
-enum Source {
-    Tail(Place),
-    Backlog(Place),
+/// Which way a batch leads on.
+#[derive(Clone, Copy)]
+enum Step {
+    Walk {
+        lane: Lane,
+        from: Place,
+        to: Place,
+    },
     Scout(Place),
-    /// Only what was held or wanted.
-    Extra,
+    /// Only records apart.
+    Nowhere,
 }
 
-impl Replicator<'_> {
+struct Batch {
+    writes: Vec<(Place, Outgoing)>,
+    step: Step,
+}
+
+/// A batch on its way.
+struct Sending {
+    step: Step,
+    /// Its records that stand apart, and their number among all.
+    apart: Vec<(Place, Vec<u8>)>,
+    records: usize,
+    bytes: usize,
+}
+
+impl<'a> Replicator<'a> {
+    fn new(backend: &'a TieredBackend) -> Option<Self> {
+        let tier = backend.tier().ok()?; // a forked child pushes nothing
+        let outbox = tier.outbox.as_ref()?;
+        Some(Replicator {
+            backend,
+            outbox,
+            pusher: Pusher::new(&backend.options, tier.journal.node()),
+            link: None,
+            epoch: outbox.ledger.epoch(),
+            masters: Masters::default(),
+            catching_up: None,
+            scout: None,
+            ahead: None,
+            sending: None,
+            caution: Caution::default(),
+            extra_max: EXTRA_MAX,
+            alone: (Place::default(), 0),
+            is_confirmed: true,
+            next_batch: Instant::now(),
+            full: Backoff::default(),
+            clock_read: None,
+            settled: None,
+            complained: None,
+            has_warned: false,
+            refused: Vec::new(),
+        })
+    }
+
     /// Pushes one batch; whether there may be more to do at once.
     fn round(&mut self) -> Result<bool, Error> {
         self.connect()?;
         self.settle()?;
-        let mut batch = self.extra();
-        let wants = self.wants();
-        let source = self.gather(&mut batch)?;
-        let is_idle = batch.is_empty() && wants.is_empty() && matches!(source, Source::Extra);
-        if !batch.is_empty() {
-            self.push(batch, &source)?;
+        if self.is_catching_up() {
+            return Ok(false);
         }
-        self.repair(wants)?;
-        self.advance(&source);
+        self.ask_for_wanted()?;
+        let has_satisfied = self.satisfy_wants()?;
+        let batch = self.gather()?;
+        let is_idle = batch.writes.is_empty() && matches!(batch.step, Step::Nowhere) && !has_satisfied;
+        self.push(batch)?;
         self.is_confirmed &= is_idle;
         self.confirm()?;
         Ok(!is_idle)
@@ -178,246 +223,322 @@ impl Replicator<'_> {
     fn connect(&mut self) -> Result<(), Error> {
         let is_redirected = self.link.as_mut().is_some_and(Link::take_redirected);
         if self.link.is_none() || is_redirected {
+            let mut link = match self.link.take() {
+                Some(link) => link,
+                None => self.open_link()?,
+            };
             // What was acknowledged on another connection may have been forgotten with it.
-            self.tail = Lane::at(self.outbox.settled());
-            self.backlog = self.outbox.backlog().map(|range| Lane::at(range.start));
-            self.scout = None;
-            self.ahead = None;
+            self.begin_epoch(&mut link)?;
+            self.link = Some(link);
         }
-        let mut link = match self.link.take() {
-            Some(link) => link,
-            None => {
-                let mut link = self.backend.connect(Duration::ZERO)?;
-                self.backend.check_epoch(&mut link)?;
-                if !std::mem::replace(&mut self.has_warned, true) {
-                    server::warnings(&mut link)?.iter().for_each(|warning| tracing::warn!("{warning}"));
-                }
-                self.clock_read = None;
-                link
-            }
-        };
-        if self.clock_read.is_none_or(|read| read.elapsed() > CLOCK_EVERY) {
-            let offset_ms = server::time_offset_ms(&mut link, &self.backend.keys)?;
+        if self.outbox.ledger.epoch() != self.epoch {
+            // Somebody else has found that Redis has lost everything.
+            self.restart();
+        }
+        if let Some(link) = &mut self.link
+            && self.clock_read.is_none_or(|read| read.elapsed() > CLOCK_EVERY)
+        {
+            let offset_ms = server::time_offset_ms(link, &self.backend.keys)?;
             self.backend.tier()?.journal.set_clock_offset_ms(offset_ms);
             self.clock_read = Some(Instant::now());
         }
-        self.link = Some(link);
-        let epoch = self.outbox.epoch();
-        if epoch != self.epoch {
-            self.epoch = epoch;
-            self.held.clear();
-            self.ahead = None;
-            self.tail = Lane::at(self.outbox.settled());
-            self.backlog = self.outbox.backlog().map(|range| Lane::at(range.start));
-        }
         Ok(())
+    }
+
+    fn open_link(&mut self) -> Result<Link, Error> {
+        let mut link = self.backend.connect(Duration::ZERO)?;
+        self.backend.check_epoch(&mut link)?;
+        if !std::mem::replace(&mut self.has_warned, true) {
+            server::warnings(&mut link)?.iter().for_each(|warning| tracing::warn!("{warning}"));
+        }
+        self.clock_read = None;
+        Ok(link)
+    }
+
+    /// Everything that is not settled goes again, behind what is heard of the others.
+    fn begin_epoch(&mut self, link: &mut Link) -> Result<(), Error> {
+        self.masters = masters(link, &self.backend.keys)?;
+        let refused = refused_commands(link, &self.backend.keys)?;
+        if !refused.is_empty() && self.refused != refused {
+            tracing::warn!("{}", refused.join("; "));
+        }
+        self.refused = refused;
+        let last = last(link, &self.backend.keys)?;
+        self.outbox.ledger.push_again();
+        self.restart();
+        self.catching_up = last.map(|last| (last, Instant::now()));
+        Ok(())
+    }
+
+    fn restart(&mut self) {
+        self.epoch = self.outbox.ledger.epoch();
+        self.scout = None;
+        self.ahead = None;
+    }
+
+    /// With values that have no version, what is pushed again would undo what others have written since: that is heard first.
+    fn is_catching_up(&mut self) -> bool {
+        let Some((last, since)) = self.catching_up else { return false };
+        let has_heard = EntryId::parse(&self.outbox.heard().0).is_some_and(|heard| heard >= last);
+        let is_condition = self.backend.options.value_format == ValueFormat::Python;
+        if has_heard || (!is_condition && since.elapsed() > CATCH_UP_MAX) {
+            self.catching_up = None;
+        }
+        self.catching_up.is_some()
     }
 
     fn settle_time(&self) -> Duration {
         Duration::from_millis(self.backend.options.settle_ms)
     }
 
-    /// What was acknowledged long enough ago is clean, if Redis is still the one that acknowledged it: a connection on which nothing is
-    /// said may have ended with a failover long ago.
+    /// When what was acknowledged long enough ago is settled next.
+    fn next_settled(&self) -> Option<Instant> {
+        let next = self.outbox.ledger.next_settled(self.settle_time())?;
+        let pause = SETTLE_EVERY.min(self.settle_time());
+        Some(self.settled.map_or(next, |settled| next.max(settled + pause)))
+    }
+
+    /// What was acknowledged long enough ago is clean, if those who did are the masters still: one that was demoted goes on to answer, and
+    /// forgets.
     fn settle(&mut self) -> Result<(), Error> {
-        let (now, settle) = (Instant::now(), self.settle_time());
-        let is_due = |lane: &Lane| lane.next_settled(settle).is_some_and(|next| next <= now);
-        let is_due = is_due(&self.tail) || self.backlog.as_ref().is_some_and(is_due);
-        match &mut self.link {
-            Some(link) if is_due => server::ping(link)?,
-            _ => return Ok(()),
-        }
-        if let Some(settled) = self.tail.settled(now, settle) {
-            self.outbox.settle(settled);
-        }
-        if let Some(settled) = self.backlog.as_mut().and_then(|lane| lane.settled(now, settle)) {
-            self.outbox.settle_backlog(settled);
-            self.backlog = self.backlog.take().filter(|_| self.outbox.has_backlog());
-        }
-        Ok(())
-    }
-
-    /// Held records whose time has come.
-    fn extra(&mut self) -> Vec<Dirty> {
-        let Ok(tier) = self.backend.tier() else { return Vec::new() };
-        let mut extra = Vec::new();
-        let due = match (self.full.is_failing(), self.full.remaining().is_zero()) {
-            (false, _) => self.held.due(EXTRA_MAX),
-            (true, true) => self.held.oldest(),
-            (true, false) => Vec::new(),
-        };
-        for (place, id) in due {
-            match tier.dirty_at(&id, place) {
-                Ok(Some(dirty)) => extra.push(dirty),
-                // Overtaken, or moved: then the tail comes to it.
-                Ok(None) => self.release(place),
-                // Held on: what cannot be read now is pushed when it can.
-                Err(error) => {
-                    tracing::debug!("object {}: {error}", ObjectId::new(&id));
-                    self.held.refused(place, &id);
-                }
-            }
-        }
-        if self.held.is_empty() {
-            self.full.succeeded(); // nothing is left to ask with
-        }
-        extra
-    }
-
-    /// What other nodes want and this one has, and what Redis has lost.
-    fn wants(&mut self) -> Vec<Dirty> {
-        let Ok(tier) = self.backend.tier() else { return Vec::new() };
-        let mut wants = Vec::new();
-        while wants.len() < EXTRA_MAX
-            && !self.held.is_full()
-            && let Ok(WantedId { id, held }) = self.wanted.try_recv()
-        {
-            // Whatever becomes of this try, it is released only when Redis has it or it is overtaken.
-            if let Some(place) = held {
-                self.held.postpone(place, &id, Duration::ZERO);
-            }
-            // A delete that was never pushed comes by the journal, after whoever asks Redis about its id.
-            let was_pushed = |place: Place| place == Place::default() || !self.outbox.is_dirty(place, false);
-            match tier.dirty_now(&id) {
-                Ok(dirty) => wants.extend(dirty.filter(|dirty| dirty.put.is_some() || was_pushed(dirty.place))),
-                // What is held is tried again; who wants it asks again.
-                Err(error) => tracing::debug!("object {}: {error}", ObjectId::new(&id)),
-            }
-        }
-        wants
-    }
-
-    /// Reads what is dirty, new before old.
-    fn gather(&mut self, batch: &mut Vec<Dirty>) -> Result<Source, Error> {
-        let end = self.backend.tier()?.journal.end();
-        let ahead = self.ahead.take();
-        let mut take = |read: ReadAhead| {
-            batch.extend(read.found.into_iter().filter(|dirty| !self.held.contains(dirty.place)));
-            read.next
-        };
-        if self.held.is_full() || self.full.is_failing() {
-            let from = self.scout.unwrap_or(self.tail.position);
-            if from >= end {
-                return Ok(Source::Extra);
-            }
-            return Ok(Source::Scout(take(ReadAhead::read(self.backend, from, end, Wanted::Deletes)?)));
-        }
-        let from = self.tail.position;
-        if from < end {
-            let read = match ahead.filter(|ahead| ahead.from == from) {
-                Some(ahead) => ahead,
-                None => ReadAhead::read(self.backend, from, end, Wanted::Dirty)?,
-            };
-            return Ok(Source::Tail(take(read)));
-        }
-        match (&self.backlog, self.outbox.backlog()) {
-            (Some(lane), Some(range)) if lane.position < range.end => {
-                Ok(Source::Backlog(take(ReadAhead::read(self.backend, lane.position, range.end, Wanted::All)?)))
-            }
-            _ => Ok(Source::Extra),
-        }
-    }
-
-    fn advance(&mut self, source: &Source) {
-        match source {
-            Source::Tail(next) => {
-                self.tail.position = *next;
-                self.scout = None;
-            }
-            Source::Backlog(next) => {
-                if let Some(lane) = &mut self.backlog {
-                    lane.position = *next;
-                }
-            }
-            Source::Scout(next) => self.scout = Some(*next),
-            Source::Extra => {}
-        }
-    }
-
-    fn push(&mut self, batch: Vec<Dirty>, source: &Source) -> Result<(), Error> {
-        let (mut places, mut writes) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-        for dirty in batch {
-            // Who asked for the object before it was deleted is to get it.
-            if dirty.put.is_none() && self.backend.flights.is_in_flight(&dirty.id) {
-                self.outbox.hold(dirty.place);
-                self.held.postpone(dirty.place, &dirty.id, IN_FLIGHT_WAIT);
-                continue;
-            }
-            places.push(dirty.place);
-            writes.push(outgoing(dirty));
+        let now = Instant::now();
+        if self.next_settled().is_none_or(|next| next > now) {
+            return Ok(());
         }
         let Some(link) = &mut self.link else { return Ok(()) };
-        let end = self.backend.tier()?.journal.end();
-        let read_ahead = || {
-            if let Source::Tail(next) = source
-                && *next < end
-            {
-                // What cannot be read is met again when its turn comes.
-                self.ahead = ReadAhead::read(self.backend, *next, end, Wanted::Dirty).ok();
+        let masters = masters(link, &self.backend.keys)?;
+        if masters != self.masters {
+            let reason = "another server has become master: what it may not have is pushed again".to_owned();
+            return Err(Error::Unreachable { address: self.backend.target.address().to_owned(), reason });
+        }
+        self.outbox.ledger.settle(self.epoch, now, self.settle_time());
+        self.settled = Some(now);
+        Ok(())
+    }
+
+    /// Tells other nodes what is waited for here.
+    fn ask_for_wanted(&mut self) -> Result<(), Error> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        let ids: Vec<_> = self.backend.to_ask.try_iter().take(WANTS_MAX).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let notices: Vec<_> = ids.iter().map(|id| Notice::want(id)).collect();
+        publish(link, &self.backend.keys, self.backend.tier()?.journal.node(), &notices).map(drop)
+    }
+
+    /// Pushes what other nodes want and this one has, where Redis really lacks it; whether something was looked at.
+    fn satisfy_wants(&mut self) -> Result<bool, Error> {
+        let due = self.backend.wants.due(Instant::now(), WANTS_MAX);
+        let Some(link) = &mut self.link else { return Ok(false) };
+        if due.is_empty() {
+            return Ok(false);
+        }
+        let ids: Vec<_> = due.iter().map(|(id, _)| id).collect();
+        let standings = heads(link, &self.backend.keys, &ids)?;
+        for ((id, why), standing) in due.iter().zip(standings) {
+            let dirty = match self.backend.tier()?.dirty_now(id) {
+                Ok(dirty) => dirty,
+                // Who wants it asks again.
+                Err(error) => {
+                    tracing::debug!("object {}: {error}", ObjectId::new(id));
+                    continue;
+                }
+            };
+            let Some(dirty) = dirty else { continue };
+            let stands = matches!(standing, Ok(Some(Standing::Ours(head))) if head.version >= dirty.version);
+            // A delete that was never pushed comes by the journal, after whoever asks Redis about its id.
+            let is_on_its_way =
+                dirty.put.is_none() && dirty.place != Place::default() && self.outbox.is_dirty(dirty.place, false);
+            if is_on_its_way || (stands && *why == Why::Missing) {
+                continue;
             }
+            let (place, write) = (dirty.place, outgoing(dirty, false));
+            let Some(link) = &mut self.link else { return Ok(true) };
+            let pushed = match why {
+                Why::Damaged => self.pusher.repair(link, &write)?,
+                Why::Missing => self.pusher.push_one(link, &write)?,
+            };
+            match pushed {
+                // The delete of another node: that one pushes it.
+                Err(reason) if place == Place::default() => {
+                    tracing::debug!("Redis refuses the delete of {}: {reason}", ObjectId::new(&write.id));
+                }
+                pushed => self.pushed(place, &write, pushed),
+            }
+        }
+        Ok(true)
+    }
+
+    /// What is dirty, new before old, with what stands apart and is due.
+    fn gather(&mut self) -> Result<Batch, Error> {
+        let apart = self.due_apart();
+        let mut batch = Batch { writes: apart.writes, step: Step::Nowhere };
+        if apart.is_set_aside || (!batch.writes.is_empty() && self.extra_max < EXTRA_MAX) {
+            return Ok(batch); // to be sent alone
+        }
+        let end = self.backend.tier()?.journal.end();
+        if self.outbox.ledger.is_full() || self.full.is_failing() {
+            let from = self.scout.or_else(|| self.outbox.ledger.next(self.epoch, end).map(|next| next.from));
+            let Some(from) = from.filter(|from| *from < end) else { return Ok(batch) };
+            let found = self.backend.tier()?.dirty_records(from, end, Wanted::Deletes, BUDGET)?;
+            batch.step = Step::Scout(found.next);
+            self.add(&mut batch, found, end);
+            return Ok(batch);
+        }
+        let Some(next) = self.outbox.ledger.next(self.epoch, end) else { return Ok(batch) };
+        let now = Instant::now();
+        if now < self.next_batch {
+            return Ok(batch);
+        }
+        let found = match self.ahead.take().filter(|it| it.next.lane == next.lane && it.next.from == next.from) {
+            Some(ahead) => ahead.found,
+            None => read(self.backend, &self.caution, next)?,
         };
-        let pushed = self.pusher.push_while(link, &writes, read_ahead)?;
-        for ((place, write), pushed) in places.into_iter().zip(&writes).zip(pushed) {
-            self.pushed(place, write, pushed)?;
+        batch.step = Step::Walk { lane: next.lane, from: next.from, to: found.next };
+        if found.dirty.len() < PACKED_MIN {
+            self.next_batch = now + self.backend.peers.pause();
+        }
+        self.add(&mut batch, found, next.sent_below);
+        Ok(batch)
+    }
+
+    /// Adds what was found, but for what stands apart; what cannot be read now comes to stand there.
+    fn add(&self, batch: &mut Batch, found: Found, sent_below: Place) {
+        let ledger = &self.outbox.ledger;
+        for dirty in found.dirty.into_iter().filter(|dirty| !ledger.is_apart(dirty.place)) {
+            let place = dirty.place;
+            batch.writes.push((place, outgoing(dirty, place < sent_below)));
+        }
+        for (place, id, error) in found.unreadable {
+            self.unreadable(place, &id, &error);
+        }
+    }
+
+    fn unreadable(&self, place: Place, id: &[u8], error: &Error) {
+        tracing::warn!("{error}; object {} stays here until it can be read, and is pushed then", ObjectId::new(id));
+        self.outbox.ledger.hold(self.epoch, place, id, Held::Unreadable);
+    }
+
+    /// Records apart whose time has come.
+    fn due_apart(&mut self) -> Apart {
+        let ledger = &self.outbox.ledger;
+        let due = match (self.full.is_failing(), self.full.remaining().is_zero()) {
+            (false, _) => ledger.due(self.epoch, Instant::now(), self.extra_max),
+            (true, true) => ledger.oldest_refused(self.epoch),
+            (true, false) => Due::default(),
+        };
+        let mut writes = Vec::with_capacity(due.records.len());
+        for (place, id) in due.records {
+            match self.backend.tier().and_then(|tier| tier.dirty_at(&id, place)) {
+                Ok(Some(dirty)) => writes.push((place, outgoing(dirty, true))),
+                // Overtaken, or moved: then the tail comes to it.
+                Ok(None) => ledger.overtaken(self.epoch, place),
+                Err(error) => self.unreadable(place, &id, &error),
+            }
+        }
+        if ledger.held_count() == 0 {
+            self.full.succeeded(); // nothing is left to ask with
+            if self.complained.take().is_some() {
+                tracing::info!("Redis takes again what it has refused");
+            }
+        }
+        Apart { writes, is_set_aside: due.is_set_aside }
+    }
+
+    fn push(&mut self, Batch { writes: gathered, step }: Batch) -> Result<(), Error> {
+        let (mut places, mut writes) = (Vec::with_capacity(gathered.len()), Vec::with_capacity(gathered.len()));
+        let mut sending = Sending { step, apart: Vec::new(), records: 0, bytes: 0 };
+        for (place, write) in gathered {
+            // Who asked for the object before it was deleted is to get it.
+            if matches!(write.what, What::Delete) && self.backend.flights.is_in_flight(&write.id) {
+                self.outbox.ledger.postpone(self.epoch, place, &write.id, IN_FLIGHT_WAIT);
+                continue;
+            }
+            if self.outbox.ledger.is_apart(place) {
+                sending.apart.push((place, write.id.clone()));
+            }
+            sending.records += 1;
+            sending.bytes += write.bytes();
+            places.push(place);
+            writes.push(write);
+        }
+        if !writes.is_empty() {
+            self.sending = Some(sending);
+            let pushed = self.send(&writes, step)?;
+            self.sending = None;
+            self.extra_max = EXTRA_MAX;
+            for ((place, write), pushed) in places.into_iter().zip(&writes).zip(pushed) {
+                self.pushed(place, write, pushed);
+            }
+        }
+        match step {
+            Step::Walk { lane, to, .. } => {
+                self.outbox.ledger.advance(self.epoch, lane, to);
+                self.caution.passed(lane, to);
+                self.scout = None;
+            }
+            Step::Scout(to) => self.scout = Some(to),
+            Step::Nowhere => {}
         }
         Ok(())
+    }
+
+    /// Sends a batch, and reads the next one while Redis is at work.
+    fn send(&mut self, writes: &[Outgoing], step: Step) -> Result<Vec<Result<Pushed, String>>, Error> {
+        let Self { backend, pusher, caution, link, ahead, .. } = self;
+        let Some(link) = link else { return Err(Error::Closed) };
+        let until = backend.tier()?.journal.end();
+        pusher.push_while(link, writes, || {
+            if let Step::Walk { lane: Lane::Tail, to, .. } = step
+                && to < until
+            {
+                let next = Next { lane: Lane::Tail, from: to, until, sent_below: to };
+                // What cannot be read is met again when its turn comes.
+                *ahead = read(backend, caution, next).ok().map(|found| ReadAhead { next, found });
+            }
+        })
     }
 
     /// What has become of one record.
-    fn pushed(&mut self, place: Place, write: &Outgoing, pushed: Result<Pushed, String>) -> Result<(), Error> {
+    fn pushed(&mut self, place: Place, write: &Outgoing, pushed: Result<Pushed, String>) {
+        let ledger = &self.outbox.ledger;
         match pushed {
             Ok(Pushed::Applied { .. } | Pushed::Same) => {
                 if matches!(write.what, What::Put { .. }) {
                     self.full.succeeded();
                 }
-                self.release(place);
+                if place != Place::default() {
+                    ledger.pushed(self.epoch, place, &write.id, Instant::now());
+                }
             }
             Ok(Pushed::Older(standing)) => {
-                if let Some(version) = standing.version() {
-                    self.backend.learn(&write.id, version, !standing.is_object())?;
+                let learnt = standing
+                    .version()
+                    .map_or(Ok(()), |version| self.backend.learn(&write.id, version, !standing.is_object()));
+                match learnt {
+                    Ok(()) => ledger.overtaken(self.epoch, place),
+                    // It is tried again, and refused again, until the copy that is here can be dropped.
+                    Err(error) => self.unreadable(place, &write.id, &error),
                 }
-                self.release(place);
                 if self.backend.waiters.has_any(&write.id) {
                     self.backend.fetch(&write.id, None);
                 }
             }
             Err(reason) => {
-                self.outbox.hold(place);
-                self.held.refused(place, &write.id);
+                ledger.hold(self.epoch, place, &write.id, Held::Refused);
                 if reason.starts_with(OUT_OF_MEMORY) && self.full.remaining().is_zero() {
                     self.full.failed();
                 }
-                self.complain(|held| {
+                if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
+                    self.complained = Some(Instant::now());
                     tracing::warn!(
-                        "Redis refuses object {}: {reason}; it stays here and is tried again, as {held} others are",
-                        ObjectId::new(&write.id)
+                        "Redis refuses object {}: {reason}; it stays here and is tried again, as {} others are",
+                        ObjectId::new(&write.id),
+                        ledger.held_count().saturating_sub(1)
                     );
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes what other nodes want, also over a value of the same version: it may be damaged.
-    fn repair(&mut self, wants: Vec<Dirty>) -> Result<(), Error> {
-        for dirty in wants {
-            let Some(link) = &mut self.link else { return Ok(()) };
-            let place = dirty.place;
-            let write = outgoing(dirty);
-            match self.pusher.repair(link, &write)? {
-                // The delete of another node: that one pushes it.
-                Err(reason) if place == Place::default() => {
-                    tracing::debug!("Redis refuses the delete of {}: {reason}", ObjectId::new(&write.id));
                 }
-                pushed => self.pushed(place, &write, pushed)?,
             }
-        }
-        Ok(())
-    }
-
-    fn release(&mut self, place: Place) {
-        if self.held.release(place) {
-            self.outbox.release(place);
         }
     }
 
@@ -433,50 +554,83 @@ impl Replicator<'_> {
         {
             let acknowledged = server::wait(link, replicas, REPLICAS_WAIT)?;
             if acknowledged < replicas {
-                self.complain(|_| {
+                if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
+                    self.complained = Some(Instant::now());
                     tracing::warn!("{acknowledged} of {replicas} replicas have what was pushed: it stays dirty");
-                });
+                }
                 return Ok(());
             }
         }
         self.is_confirmed = true;
-        let now = Instant::now();
-        self.tail.acknowledge(now);
-        if let Some(lane) = &mut self.backlog {
-            lane.acknowledge(now);
-        }
+        self.outbox.ledger.acknowledge(self.epoch, Instant::now());
         Ok(())
     }
 
-    fn complain(&mut self, complain: impl FnOnce(usize)) {
-        if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
-            self.complained = Some(Instant::now());
-            complain(self.held.len());
+    /// A round did not come to its end.
+    fn failed(&mut self, error: &Error) {
+        tracing::debug!("replication: {error}");
+        self.backend.health.cannot_push(error);
+        if !matches!(error, Error::Unreachable { .. }) {
+            return; // nothing is wrong with the connection
         }
+        self.link = None;
+        let Some(Sending { step, apart, records, bytes }) = self.sending.take() else { return };
+        match (step, apart.as_slice()) {
+            (_, [(place, id)]) if records == 1 => self.broke_alone(*place, &id.clone(), bytes, error),
+            (Step::Walk { lane, from, to }, _) if apart.len() < records => {
+                if self.caution.failed(lane, from, to, records)
+                    && let Ok(tier) = self.backend.tier()
+                    && let Ok(found) = tier.dirty_records(from, to, Wanted::All, Budget { records: 1, ..BUDGET })
+                    && let Some(dirty) = found.dirty.into_iter().next()
+                {
+                    self.caution.forget();
+                    self.set_aside(dirty.place, &dirty.id, bytes, error);
+                }
+            }
+            _ => self.extra_max = (records / 8).max(1),
+        }
+    }
+
+    /// The connection broke while this one, which stands apart, was sent alone.
+    fn broke_alone(&mut self, place: Place, id: &[u8], bytes: usize, error: &Error) {
+        let tries = if self.alone.0 == place { self.alone.1 + 1 } else { 1 };
+        self.alone = (place, tries);
+        if tries >= ALONE_TRIES_MAX {
+            self.set_aside(place, id, bytes, error);
+        }
+    }
+
+    fn set_aside(&mut self, place: Place, id: &[u8], bytes: usize, error: &Error) {
+        tracing::warn!(
+            "object {} with {bytes} bytes breaks the connection each time that it is sent: {error}; it stays here, is left out and tried again \
+             later; look whether something on the way drops large packets, or proto-max-bulk-len is below its size",
+            ObjectId::new(id)
+        );
+        self.alone = (Place::default(), 0);
+        self.extra_max = EXTRA_MAX;
+        self.outbox.ledger.hold(self.outbox.ledger.epoch(), place, id, Held::SetAside);
     }
 
     /// How long there is nothing to do, if nobody calls.
     fn idle_time(&self) -> Duration {
-        let settle = self.settle_time();
-        let settled = [Some(&self.tail), self.backlog.as_ref()]
-            .into_iter()
-            .flatten()
-            .filter_map(|lane| lane.next_settled(settle));
+        if self.catching_up.is_some() {
+            return CATCH_UP_EVERY;
+        }
+        let ledger = &self.outbox.ledger;
         let retry =
-            if self.full.is_failing() { Some(Instant::now() + self.full.remaining()) } else { self.held.next_due() };
-        let next = settled.chain(retry).min();
+            if self.full.is_failing() { Some(Instant::now() + self.full.remaining()) } else { ledger.next_due() };
+        let end = self.backend.tier().map_or(Place::default(), |tier| tier.journal.end());
+        let more = ledger.next(self.epoch, end).map(|_| self.next_batch);
+        let more = more.filter(|_| !self.full.is_failing() && !ledger.is_full());
+        let next = [self.next_settled(), retry, more, self.backend.wants.next_due()].into_iter().flatten().min();
         let limit = if self.is_confirmed { CLOCK_EVERY } else { REPLICAS_WAIT };
         next.map_or(limit, |next| next.saturating_duration_since(Instant::now()).min(limit))
     }
 
     /// Whether Redis has everything, settled or not.
     fn is_drained(&self) -> bool {
-        let end = self.backend.tier().map(|tier| tier.journal.end()).unwrap_or_default();
-        let has_backlog = self
-            .backlog
-            .as_ref()
-            .is_some_and(|lane| self.outbox.backlog().is_some_and(|range| lane.position < range.end));
-        self.tail.position >= end && self.held.is_empty() && !has_backlog && self.is_confirmed
+        let is_pushed = self.backend.tier().is_ok_and(|tier| self.outbox.ledger.is_pushed(tier.journal.end()));
+        is_pushed && self.is_confirmed && self.catching_up.is_none()
     }
 
     /// At the end; whether Redis has everything.
@@ -497,11 +651,25 @@ impl Replicator<'_> {
     }
 }
 
-fn outgoing(dirty: Dirty) -> Outgoing {
+/// What follows in a lane, as much as caution allows to be sent in one go.
+fn read(backend: &TieredBackend, caution: &Caution, next: Next) -> Result<Found, Error> {
+    let wanted = if next.lane == Lane::Tail { Wanted::Dirty } else { Wanted::All };
+    let bounds = Bounds { records_max: BUDGET.records, until: next.until };
+    let Bounds { records_max, until } = caution.bound(next.lane, next.from, bounds);
+    backend.tier()?.dirty_records(next.from, until, wanted, Budget { records: records_max, ..BUDGET })
+}
+
+/// Records apart, to be pushed.
+struct Apart {
+    writes: Vec<(Place, Outgoing)>,
+    is_set_aside: bool,
+}
+
+fn outgoing(dirty: Dirty, is_repeat: bool) -> Outgoing {
     let Dirty { id, version, put, .. } = dirty;
     let what = match put {
         Some(put) => What::Put { object: put.object, body_hash: put.body_hash, deadline_ms: put.deadline_ms },
         None => What::Delete,
     };
-    Outgoing { id, version, what }
+    Outgoing { id, version, what, is_repeat }
 }

@@ -5,6 +5,7 @@
 //! <path>/slots/1    slot 1, and so on
 //! ```
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,6 +67,9 @@ pub(super) fn adopt(backend: &TieredBackend, config: &StoreConfig, under: &Under
     let epoch = || backend.tier().ok().and_then(|tier| tier.outbox.as_ref().map(Outbox::epoch)).unwrap_or_default();
     let mut known = epoch();
     let mut next = Instant::now() + LOOK_EVERY;
+    // When what is in a slot was first seen to be pushed.
+    let mut pushed: HashMap<u32, Instant> = HashMap::new();
+    let settle = Duration::from_millis(config.redis.settle_ms);
     while !backend.is_closing() {
         std::thread::sleep(RETRY);
         if Instant::now() < next {
@@ -84,8 +88,11 @@ pub(super) fn adopt(backend: &TieredBackend, config: &StoreConfig, under: &Under
             if (used == PUSHED && !has_lost_all) || backend.is_closing() {
                 continue;
             }
-            if let Err(error) = drain(config, under, slot) {
-                tracing::warn!("slot {slot}: {error}; trying again later");
+            let is_settled = pushed.get(&slot).is_some_and(|pushed| pushed.elapsed() >= settle);
+            match drain(config, under, slot, is_settled && !has_lost_all) {
+                Ok(Drained::Pushed) if !has_lost_all => drop(pushed.entry(slot).or_insert_with(Instant::now)),
+                Ok(_) => drop(pushed.remove(&slot)),
+                Err(error) => tracing::warn!("slot {slot}: {error}; trying again later"),
             }
         }
     }
@@ -95,24 +102,41 @@ fn lock_file(config: &StoreConfig, slot: u32) -> PathBuf {
     directory(&config.local.directory(), slot).join("LOCK")
 }
 
-/// Pushes what is dirty in a slot that no process has.
-fn drain(config: &StoreConfig, under: &Underlying, slot: u32) -> Result<(), Error> {
+/// What became of a slot.
+enum Drained {
+    /// Redis has everything; whether it keeps it is seen later.
+    Pushed,
+    /// It had everything long ago, and has it still: the slot is marked.
+    Settled,
+    /// Not everything is pushed, or another process has the slot.
+    Left,
+}
+
+/// Pushes what is dirty in a slot that no process has. What was pushed stands in Redis already when it is pushed again, after the time in
+/// which Redis may forget (`is_settled`): then nothing is left to do.
+fn drain(config: &StoreConfig, under: &Underlying, slot: u32, is_settled: bool) -> Result<Drained, Error> {
     let (wake, woken) = bounded(1);
     let outbox = outbox_options(config, wake);
     let local = match LocalBackend::open_with(&options(&config.local, slot), under.clone(), Some(outbox)) {
         Ok(local) => local,
-        Err(Error::Locked { .. }) => return Ok(()),
+        Err(Error::Locked { .. }) => return Ok(Drained::Left),
         Err(error) => return Err(error),
     };
-    let (adopted, channels) = TieredBackend::assemble(local, config, Arc::<Waiters>::default())?;
+    let (adopted, _channels) = TieredBackend::assemble(local, config, Arc::<Waiters>::default())?;
     let (drain, to_drain) = bounded(1);
     let _ = drain.send(Instant::now() + DRAIN_MAX);
-    if replicator::run(&adopted, &woken, &channels.wanted, &to_drain) {
-        // While the slot is still locked: nobody else can have written to the file since.
-        let lock = lock_file(config, slot);
-        let marked = File::options().append(true).open(&lock).and_then(|file| file.set_modified(PUSHED));
-        marked.map_err(Error::io("note in", &lock))?;
+    let mut drained = Drained::Left;
+    if replicator::run(&adopted, &woken, &to_drain) {
+        drained = Drained::Pushed;
+        if is_settled {
+            // While the slot is still locked: nobody else can have written to the file since.
+            let lock = lock_file(config, slot);
+            let marked = File::options().append(true).open(&lock).and_then(|file| file.set_modified(PUSHED));
+            marked.map_err(Error::io("note in", &lock))?;
+            drained = Drained::Settled;
+        }
         tracing::info!("slot {slot}, which its process has left, is pushed to Redis");
     }
-    adopted.local.close()
+    adopted.local.close()?;
+    Ok(drained)
 }

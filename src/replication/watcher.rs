@@ -1,5 +1,5 @@
-//! Looks after those who wait: looks again in Redis now and then, asks other nodes to push again, and ends questions that Redis does
-//! not answer in time.
+//! Looks after those who wait: has it looked again in Redis now and then, has other nodes asked to push again, and ends questions that
+//! Redis does not answer in time. It waits for nothing itself, so that these end in time.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::TieredBackend;
 use super::jobs::{QUESTIONS_MAX, Question};
-use crate::redis::{Link, Notice, Watch, publish};
+use crate::redis::Watch;
 
 /// How often waits are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -46,7 +46,7 @@ impl Questions {
 }
 
 pub(super) fn run(backend: &TieredBackend, asked: &Receiver<Question>) {
-    let mut watcher = Watcher { backend, link: None, watch: Watch::default() };
+    let mut watch = Watch::default();
     let mut questions = Questions::default();
     let mut next_tick = Instant::now() + TICK;
     while !backend.is_closing() {
@@ -60,36 +60,24 @@ pub(super) fn run(backend: &TieredBackend, asked: &Receiver<Question>) {
         questions.end_overdue(now);
         if now >= next_tick {
             next_tick = now + TICK;
-            watcher.tick(now);
+            look(backend, &mut watch, now);
         }
     }
     questions.asked.into_values().chain(asked.try_iter()).for_each(|question| question.answer(None));
 }
 
-struct Watcher<'a> {
-    backend: &'a TieredBackend,
-    link: Option<Link>,
-    watch: Watch,
-}
-
-impl Watcher<'_> {
-    fn tick(&mut self, now: Instant) {
-        let due = self.watch.tick(self.backend.waiters.ids(), now);
-        due.looks.iter().for_each(|id| self.backend.fetch(id, None));
-        if !due.wants.is_empty() && self.want(&due.wants).is_none() {
-            self.link = None;
-        }
+/// Looks again for those who wait, and has the other nodes asked for what is still missing. Nothing here waits for Redis.
+fn look(backend: &TieredBackend, watch: &mut Watch, now: Instant) {
+    let due = watch.tick(backend.waiters.ids(), now);
+    due.looks.iter().for_each(|id| backend.fetch(id, None));
+    if due.wants.is_empty() {
+        return;
     }
-
-    /// Asks whoever holds these ids to push them again.
-    fn want(&mut self, ids: &[Box<[u8]>]) -> Option<()> {
-        let node = self.backend.tier().ok()?.journal.node();
-        let notices: Vec<_> = ids.iter().map(|id| Notice::want(id)).collect();
-        if self.link.is_none() {
-            self.link = self.backend.connect(Duration::ZERO).ok();
-        }
-        publish(self.link.as_mut()?, &self.backend.keys, node, &notices).ok().map(drop)
+    for id in due.wants {
+        // Where too much is asked for, it is asked for again.
+        let _ = backend.asking.try_send(id);
     }
+    backend.wake_replicator();
 }
 
 #[cfg(test)]

@@ -92,6 +92,11 @@ impl Waiters {
         Ticket { waiters: Arc::downgrade(self), id: id.into(), token, generation: fork::generation() }
     }
 
+    /// Whether nobody waits for anything.
+    pub fn is_empty(&self) -> bool {
+        self.parked.load(Ordering::SeqCst) == 0
+    }
+
     /// Whether anyone waits for `id`; called once it is visible.
     pub fn has_any(&self, id: &[u8]) -> bool {
         fence(Ordering::SeqCst);

@@ -182,7 +182,7 @@ impl LocalTier {
     pub(in crate::local) fn is_suspect(&self, outbox: &Outbox, place: Lsn, is_clean: bool) -> bool {
         let is_trusted =
             || self.segments.get(place.segment()).is_some_and(|segment| segment.is_trusted(place.offset()));
-        outbox.is_suspect(place) && !is_trusted() && !outbox.is_dirty(place, is_clean)
+        outbox.is_suspect(place) && (outbox.is_deaf() || !is_trusted()) && !outbox.is_dirty(place, is_clean)
     }
 
     /// The object at `place` is what Redis had when it was asked. `is_current`: and nothing was missed since.
@@ -224,10 +224,13 @@ impl LocalTier {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use crossbeam_channel::bounded;
 
     use crate::local::LocalBackend;
     use crate::local::LocalOptions;
+    use crate::local::sharing::ledger::Lane;
     use crate::local::sharing::outbox::OutboxOptions;
     use crate::store::Backend;
 
@@ -247,8 +250,10 @@ mod tests {
         for id in [b"a", b"b"] {
             tier.put(id, b"data", b"", &mut |_| {}).unwrap();
         }
-        outbox.settle_backlog(tier.journal.end());
-        outbox.settle(tier.journal.end());
+        let (epoch, now) = (outbox.ledger.epoch(), Instant::now());
+        outbox.ledger.advance(epoch, Lane::Tail, tier.journal.end());
+        outbox.ledger.acknowledge(epoch, now);
+        outbox.ledger.settle(epoch, now + Duration::from_secs(1), Duration::ZERO);
         let lose_past = |in_step_ms| {
             outbox.set_heard("1-1".into(), in_step_ms);
             tier.suspect_all();

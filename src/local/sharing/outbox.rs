@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam_channel::Sender;
@@ -7,6 +5,7 @@ use parking_lot::Mutex;
 
 use crate::local::catalog::cursors::Cursors;
 use crate::local::journal::Lsn;
+use crate::local::sharing::ledger::Ledger;
 
 /// What makes the local tier one of several nodes' rather than a store of its own.
 #[derive(Clone, Debug)]
@@ -23,27 +22,24 @@ pub(crate) struct OutboxOptions {
     pub wake: Sender<()>,
 }
 
-/// Which records Redis has and which are dirty, and how far events were heard. The records themselves stay where they are: the
-/// journal is the queue.
+/// What this node shares with others: the ledger of what Redis has yet to get, and how far the others' events were heard. The records
+/// themselves stay where they are: the journal is the queue.
 pub(crate) struct Outbox {
     pub options: OutboxOptions,
-    state: Mutex<State>,
+    pub ledger: Ledger,
+    hearing: Mutex<Hearing>,
     /// Clean objects below this lsn may have changed unheard: see `is_suspect`.
     suspect_below: AtomicU64,
+    /// Nothing is heard, though Redis could be asked: every clean object may have changed.
+    deaf: AtomicBool,
     /// Redis takes what it is sent.
     emptied: AtomicBool,
 }
 
-struct State {
-    /// Records below this are clean, but for those in `backlog` and `held`.
-    settled: Lsn,
-    /// Redis has lost everything: these are dirty again, whatever they say, and pushed behind what is new.
-    backlog: Option<Range<Lsn>>,
-    /// Refused, and to be tried again. Bounded by whoever holds them.
-    held: BTreeSet<Lsn>,
-    /// What was said at open, then what holds now.
+struct Hearing {
+    /// As loaded at open; updated here, persisted by the sealer.
     cursors: Cursors,
-    /// Events may be acted upon that a crash would forget: the cursor must not advance on disk.
+    /// Evicted, or dropped, but the record that says so is not in the journal: the cursor must not advance on disk.
     uncertain: bool,
 }
 
@@ -51,15 +47,13 @@ impl Outbox {
     /// `found`: the cursors in the catalog; `end`: the journal's end at open.
     pub fn new(options: OutboxOptions, found: Option<Cursors>, end: Lsn) -> Self {
         let found = found.filter(|found| found.prefix == options.prefix);
-        let (settled, backlog) = match &found {
-            Some(found) => (found.replicated, None),
-            None => (end, Some(Lsn::NONE..end).filter(|range| !range.is_empty())),
-        };
+        let ledger = Ledger::new(found.as_ref().map(|found| found.replicated), end);
         let prefix = options.prefix.clone();
         let cursors = Cursors { prefix, ..found.unwrap_or_default() };
         let suspect_below = AtomicU64::new(cursors.suspect_below.to_u64());
-        let state = State { settled, backlog, held: BTreeSet::new(), cursors, uncertain: false };
-        Outbox { options, state: Mutex::new(state), suspect_below, emptied: AtomicBool::new(false) }
+        let hearing = Mutex::new(Hearing { cursors, uncertain: false });
+        let (deaf, emptied) = (AtomicBool::new(false), AtomicBool::new(false));
+        Outbox { options, ledger, hearing, suspect_below, deaf, emptied }
     }
 
     /// There is a record to push.
@@ -89,98 +83,59 @@ impl Outbox {
 
     /// Whether Redis may lack the record at `place`, which says of itself whether it `is_clean`.
     pub fn is_dirty(&self, place: Lsn, is_clean: bool) -> bool {
-        let state = self.state.lock();
-        let in_backlog = state.backlog.as_ref().is_some_and(|backlog| backlog.contains(&place));
-        in_backlog || state.held.contains(&place) || (place >= state.settled && !is_clean)
-    }
-
-    /// The oldest record that may be dirty.
-    pub fn dirty_from(&self) -> Lsn {
-        let state = self.state.lock();
-        let held = state.held.first().copied().unwrap_or(state.settled);
-        let backlog = state.backlog.as_ref().map_or(state.settled, |backlog| backlog.start);
-        held.min(backlog).min(state.settled)
-    }
-
-    pub fn settled(&self) -> Lsn {
-        self.state.lock().settled
-    }
-
-    pub fn settle(&self, below: Lsn) {
-        let mut state = self.state.lock();
-        state.settled = state.settled.max(below);
-    }
-
-    pub fn backlog(&self) -> Option<Range<Lsn>> {
-        self.state.lock().backlog.clone()
-    }
-
-    pub fn settle_backlog(&self, below: Lsn) {
-        let mut state = self.state.lock();
-        state.backlog = state.backlog.take().map(|range| range.start.max(below)..range.end).filter(|it| !it.is_empty());
-    }
-
-    /// Redis has lost everything: all records below `end` are dirty.
-    pub fn make_dirty(&self, end: Lsn) {
-        let mut state = self.state.lock();
-        state.backlog = Some(Lsn::NONE..end).filter(|range| !range.is_empty());
-        state.settled = state.settled.max(end);
-        state.held.clear();
-    }
-
-    pub fn hold(&self, place: Lsn) {
-        self.state.lock().held.insert(place);
-    }
-
-    pub fn release(&self, place: Lsn) {
-        self.state.lock().held.remove(&place);
+        self.ledger.is_dirty(place, is_clean)
     }
 
     /// The epoch of the Redis that the cursors are good for; empty where there is none yet.
     pub fn epoch(&self) -> String {
-        self.state.lock().cursors.epoch.clone()
+        self.hearing.lock().cursors.epoch.clone()
     }
 
     pub fn set_epoch(&self, epoch: String) {
-        self.state.lock().cursors.epoch = epoch;
+        self.hearing.lock().cursors.epoch = epoch;
     }
 
     /// The last event acted upon (empty: none), and when this node was last in step.
     pub fn heard(&self) -> (String, u64) {
-        let state = self.state.lock();
+        let state = self.hearing.lock();
         (state.cursors.events.clone(), state.cursors.in_step_ms)
     }
 
     /// Everything up to this event was acted upon.
     pub fn set_heard(&self, events: String, in_step_ms: u64) {
-        let mut state = self.state.lock();
+        let mut state = self.hearing.lock();
         state.cursors.events = events;
         state.cursors.in_step_ms = in_step_ms;
     }
 
-    /// While objects are forgotten whose records are still there, what is heard about them leaves no trace in the journal.
+    /// Evicted, but the segment is not yet removed: what is heard of those objects leaves no trace in the journal, so the event cursor is
+    /// not persisted.
     pub fn set_uncertain(&self, uncertain: bool) {
-        self.state.lock().uncertain = uncertain;
+        self.hearing.lock().uncertain = uncertain;
     }
 
     /// What to write into the catalog, once the journal is durable; None where an older state must stay there.
     pub fn cursors(&self) -> Option<Cursors> {
-        let state = self.state.lock();
-        if state.uncertain || state.backlog.is_some() || state.cursors.epoch.is_empty() {
+        let state = self.hearing.lock();
+        if state.uncertain || self.ledger.has_backlog() || state.cursors.epoch.is_empty() {
             return None;
         }
-        let replicated = state.held.first().copied().unwrap_or(state.settled).min(state.settled);
-        Some(Cursors { replicated, ..state.cursors.clone() })
+        Some(Cursors { replicated: self.ledger.replicated(), ..state.cursors.clone() })
     }
 
-    /// Whether the catalog's cursors are good for nothing until the backlog is pushed.
-    pub fn has_backlog(&self) -> bool {
-        self.state.lock().backlog.is_some()
+    /// Whether nothing is heard of the others: then no clean object is served unchecked.
+    #[inline]
+    pub fn is_deaf(&self) -> bool {
+        self.deaf.load(Ordering::Acquire)
+    }
+
+    pub fn set_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, Ordering::Release);
     }
 
     /// The event stream has lost its past: clean objects are checked before they are served again.
     pub fn suspect_below(&self, end: Lsn) {
-        let mut state = self.state.lock();
+        let mut state = self.hearing.lock();
         let cursors = &mut state.cursors;
         if cursors.suspect_below.is_none() {
             cursors.suspect_since_ms = cursors.in_step_ms;
@@ -191,7 +146,7 @@ impl Outbox {
 
     /// The suspects are all checked or gone: who comes to be one from now on was heard of until now.
     pub fn suspect_none(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.hearing.lock();
         state.cursors.suspect_below = Lsn::NONE;
         self.suspect_below.store(Lsn::NONE.to_u64(), Ordering::Release);
     }
@@ -204,17 +159,20 @@ impl Outbox {
     /// Whether Redis, had a suspect been deleted unheard, would still have a tombstone for it: a delete comes after the write, which was
     /// `age_ms` ago.
     pub fn would_have_tombstone(&self, age_ms: u64, now_ms: u64) -> bool {
-        let unheard_ms = now_ms.saturating_sub(self.state.lock().cursors.suspect_since_ms);
+        let cursors = &self.hearing.lock().cursors;
+        // Without a lost past, it is asked because nothing has been heard since then.
+        let since_ms = if cursors.suspect_below.is_none() { cursors.in_step_ms } else { cursors.suspect_since_ms };
+        let unheard_ms = now_ms.saturating_sub(since_ms);
         unheard_ms.min(age_ms) < self.options.tombstone_ttl_ms
     }
 
     #[inline]
     pub fn is_suspect(&self, place: Lsn) -> bool {
-        place.to_u64() < self.suspect_below.load(Ordering::Acquire)
+        self.is_deaf() || place.to_u64() < self.suspect_below.load(Ordering::Acquire)
     }
 
     #[inline]
     pub fn has_suspects(&self) -> bool {
-        self.suspect_below.load(Ordering::Acquire) > 0
+        self.is_deaf() || self.suspect_below.load(Ordering::Acquire) > 0
     }
 }

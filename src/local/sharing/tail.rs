@@ -29,6 +29,16 @@ pub(crate) struct DirtyObject {
     pub deadline_ms: u64,
 }
 
+/// What a look into the journal has found.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub dirty: Vec<Dirty>,
+    /// Records that may be dirty and cannot be read now, and why.
+    pub unreadable: Vec<(Lsn, Vec<u8>, Error)>,
+    /// Where to go on.
+    pub next: Lsn,
+}
+
 /// How much is read in one go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
@@ -52,44 +62,43 @@ const VISITED_RECORDS_MAX: usize = 16_384;
 
 impl LocalTier {
     /// The next dirty records from `from` on, and where to go on; at `until`, or at the journal's end, there is nothing more.
-    /// Records that a newer one of their id has overtaken are left out.
-    pub fn dirty_records(
-        &self,
-        from: Lsn,
-        until: Lsn,
-        wanted: Wanted,
-        budget: Budget,
-    ) -> Result<(Vec<Dirty>, Lsn), Error> {
-        let mut found = Vec::new();
-        let (mut bytes, mut visited, mut next) = (0, 0, from);
+    /// Records that a newer one of their id has overtaken are left out. An error means that a whole segment cannot be read now: it is
+    /// where the next look begins.
+    pub fn dirty_records(&self, from: Lsn, until: Lsn, wanted: Wanted, budget: Budget) -> Result<Found, Error> {
+        let mut found = Found { next: from, ..Found::default() };
+        let (mut bytes, mut visited) = (0, 0);
         let journal_end = self.journal.end().min(until);
-        while let Some((segment, end)) = self.segment_from(next, journal_end) {
-            let mapping = self.segments.mapping(&segment)?;
+        while let Some((segment, end)) = self.segment_from(found.next, journal_end) {
+            let mapping = match self.segments.mapping(&segment) {
+                Err(error) if found.dirty.is_empty() && found.unreadable.is_empty() => return Err(error),
+                Err(_) => return Ok(found),
+                Ok(mapping) => mapping,
+            };
             let records = mapping.slice(0, u64::from(end)).unwrap_or_default();
-            let start = if next.segment() == segment.number { next.offset() } else { 0 };
+            let start = if found.next.segment() == segment.number { found.next.offset() } else { 0 };
             let mut walk = Walk::new(records, segment.number, segment.nonce).starting_at(start);
             while let Some(step) = walk.next() {
-                next = Lsn::new(segment.number, walk.offset());
+                found.next = Lsn::new(segment.number, walk.offset());
                 visited += 1;
                 if let Step::Record { header, id, .. } = step {
                     match self.dirty(&header, id, wanted) {
                         Ok(dirty) => {
                             let put = dirty.as_ref().and_then(|dirty| dirty.put.as_ref());
                             bytes += put.map_or(0, |put| put.object.len());
-                            found.extend(dirty);
+                            found.dirty.extend(dirty);
                         }
-                        // What cannot be read now is not skipped: it is where the next look begins.
-                        Err(error) if found.is_empty() => return Err(error),
-                        Err(_) => return Ok((found, header.lsn)),
+                        Err(error) => found.unreadable.push((header.lsn, id.to_vec(), error)),
                     }
                 }
-                if found.len() >= budget.records || bytes >= budget.bytes || visited >= VISITED_RECORDS_MAX {
-                    return Ok((found, next));
+                let records = found.dirty.len() + found.unreadable.len();
+                if records >= budget.records || bytes >= budget.bytes || visited >= VISITED_RECORDS_MAX {
+                    return Ok(found);
                 }
             }
-            next = next.max(Lsn::new(segment.number, end));
+            found.next = found.next.max(Lsn::new(segment.number, end));
         }
-        Ok((found, next.max(journal_end)))
+        found.next = found.next.max(journal_end);
+        Ok(found)
     }
 
     /// The segment in which the first record at or behind `from` is, and where its records below `end` end.

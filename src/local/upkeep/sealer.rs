@@ -254,7 +254,7 @@ impl Sealer {
         let is_due = match &cursors {
             Some(_) => cursors != self.cursors,
             // Until the backlog is pushed, what the catalog says is wrong; otherwise it is merely old.
-            None => outbox.has_backlog() && self.catalog.cursors()?.is_some(),
+            None => outbox.ledger.has_backlog() && self.catalog.cursors()?.is_some(),
         };
         if !is_due {
             return Ok(());

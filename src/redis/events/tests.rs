@@ -73,7 +73,7 @@ fn a_reader_hears_what_is_published_in_its_order() {
     assert!(!first.lost_past && !second.lost_past);
     let heard: Vec<Event> = first.events.into_iter().chain(second.events).collect();
     assert_eq!(heard, ids.iter().map(|id| event(Op::Put, id, 7)).collect::<Vec<_>>());
-    let silence = Read { events: Vec::new(), cursor: last.clone(), lost_past: false };
+    let silence = Read { events: Vec::new(), cursor: last.clone(), lost_past: false, entry_count: 0 };
     assert_eq!(read(&mut link, &keys(), &last, SHORT, 100).unwrap(), silence);
 }
 

@@ -44,7 +44,7 @@ impl Pusher {
         also_same: bool,
         outcomes: &mut Outcomes,
     ) -> Result<(), Error> {
-        let Some(Outgoing { id, version, what: What::Put { object, body_hash, deadline_ms } }) = batch.get(index)
+        let Some(Outgoing { id, version, what: What::Put { object, body_hash, deadline_ms }, .. }) = batch.get(index)
         else {
             return Ok(());
         };

@@ -5,7 +5,7 @@ const MAX: Duration = Duration::from_secs(2);
 
 /// When to try again what failed: after twice the time, with jitter, so that many do not come at once.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
     next: Option<Instant>,
     longest: Duration,

@@ -1,0 +1,148 @@
+use super::*;
+
+const SETTLE: Duration = Duration::from_secs(30);
+
+fn at(offset: u32) -> Lsn {
+    Lsn::new(1, offset)
+}
+
+fn second(start: Instant, seconds: u64) -> Instant {
+    start + Duration::from_secs(seconds)
+}
+
+/// A ledger of a journal that was settled up to 0.
+fn ledger() -> (Ledger, Epoch) {
+    let ledger = Ledger::new(Some(at(0)), at(0));
+    let epoch = ledger.epoch();
+    (ledger, epoch)
+}
+
+fn pass(ledger: &Ledger, epoch: Epoch, to: u32, now: Instant) {
+    ledger.advance(epoch, Lane::Tail, at(to));
+    ledger.acknowledge(epoch, now);
+}
+
+#[test]
+fn what_was_acknowledged_is_settled_when_its_time_is_over_and_not_before() {
+    let (ledger, epoch) = ledger();
+    let start = Instant::now();
+    for number in 1..=3 {
+        pass(&ledger, epoch, number * 100, second(start, number.into()));
+    }
+    ledger.settle(epoch, second(start, 31), SETTLE);
+    assert_eq!(ledger.replicated(), at(0));
+    ledger.settle(epoch, second(start, 32), SETTLE);
+    assert_eq!(ledger.replicated(), at(100));
+    assert!(ledger.is_dirty(at(100), false) && !ledger.is_dirty(at(99), false));
+    assert!(!ledger.is_dirty(at(100), true), "it says of itself that it is clean");
+    ledger.settle(epoch, second(start, 99), SETTLE);
+    assert_eq!(ledger.replicated(), at(300));
+}
+
+/// Invariant 3: what a failover may have forgotten goes again, also what was pushed late.
+#[test]
+fn after_a_cut_everything_unsettled_goes_again() {
+    let (ledger, epoch) = ledger();
+    let start = Instant::now();
+    ledger.hold(epoch, at(50), b"late", Held::Refused);
+    pass(&ledger, epoch, 200, start);
+    ledger.settle(epoch, second(start, 60), SETTLE);
+    assert_eq!(ledger.replicated(), at(50), "what is apart stays dirty");
+    ledger.pushed(epoch, at(50), b"late", second(start, 60));
+    pass(&ledger, epoch, 300, second(start, 60));
+    assert!(ledger.is_pushed(at(300)) && ledger.is_dirty(at(50), false));
+
+    let again = ledger.push_again();
+    assert!(!ledger.is_pushed(at(300)));
+    let next = ledger.next(again, at(400));
+    assert_eq!(next, Some(Next { lane: Lane::Tail, from: at(200), until: at(400), sent_below: at(300) }));
+    assert_eq!(ledger.due(again, start, 9).records, [(at(50), b"late".to_vec())]);
+    // What is said of the push before counts for nothing.
+    pass(&ledger, epoch, 400, second(start, 61));
+    ledger.pushed(epoch, at(50), b"late", second(start, 61));
+    ledger.settle(epoch, second(start, 999), SETTLE);
+    assert_eq!(ledger.replicated(), at(50));
+    assert_eq!(ledger.next(epoch, at(400)), None);
+}
+
+#[test]
+fn a_record_pushed_late_is_not_settled_with_its_neighbours() {
+    let (ledger, epoch) = ledger();
+    let start = Instant::now();
+    ledger.postpone(epoch, at(50), b"late", Duration::ZERO);
+    pass(&ledger, epoch, 100, start);
+    pass(&ledger, epoch, 200, second(start, 1));
+    ledger.pushed(epoch, at(50), b"late", second(start, 10));
+    ledger.settle(epoch, second(start, 35), SETTLE);
+    assert_eq!(ledger.replicated(), at(50));
+    ledger.settle(epoch, second(start, 41), SETTLE);
+    assert_eq!(ledger.replicated(), at(200));
+    assert_eq!(ledger.next_settled(SETTLE), None);
+}
+
+/// Two total losses, one behind the other: what is said of the push into the first Redis says nothing of the second.
+#[test]
+fn what_was_pushed_before_a_total_loss_is_not_settled_by_it() {
+    let (ledger, _) = ledger();
+    let start = Instant::now();
+    ledger.lose_everything(at(500));
+    let first = ledger.epoch();
+    assert_eq!(ledger.next(first, at(500)).map(|next| (next.lane, next.until)), Some((Lane::Backlog, at(500))));
+    ledger.advance(first, Lane::Backlog, at(500));
+    ledger.acknowledge(first, start);
+    assert!(ledger.is_pushed(at(500)));
+
+    ledger.lose_everything(at(500));
+    ledger.advance(first, Lane::Backlog, at(500));
+    ledger.acknowledge(first, start);
+    ledger.settle(first, second(start, 99), SETTLE);
+    assert!(!ledger.is_pushed(at(500)) && ledger.is_dirty(at(0), true) && ledger.has_backlog());
+
+    let epoch = ledger.epoch();
+    ledger.advance(epoch, Lane::Backlog, at(500));
+    ledger.acknowledge(epoch, second(start, 100));
+    ledger.settle(epoch, second(start, 131), SETTLE);
+    assert!(!ledger.has_backlog() && !ledger.is_dirty(at(0), true));
+}
+
+#[test]
+fn refused_postponed_and_lost_are_told_apart() {
+    let (ledger, epoch) = ledger();
+    let now = Instant::now();
+    ledger.postpone(epoch, at(1), b"postponed", Duration::ZERO);
+    assert_eq!(ledger.held_count(), 0, "that is no failure");
+    assert!(ledger.lose(at(2), b"lost"));
+    ledger.hold(epoch, at(3), b"refused", Held::Refused);
+    ledger.hold(epoch, at(4), b"large", Held::SetAside);
+    assert_eq!(ledger.held_count(), 2);
+    let later = second(now, 3600);
+    let due: Vec<_> = ledger.due(epoch, later, 9).records.into_iter().map(|(place, _)| place).collect();
+    assert_eq!(due, [at(1), at(2), at(3)]);
+    assert_eq!(ledger.oldest_refused(epoch).records, [(at(3), b"refused".to_vec())]);
+    for place in [1, 2, 3] {
+        ledger.overtaken(epoch, at(place));
+    }
+    assert_eq!(ledger.due(epoch, now + SET_ASIDE_RETRY_MIN / 2, 9), Due::default(), "it waits");
+    let alone = ledger.due(epoch, later, 9);
+    assert!(alone.is_set_aside && alone.records == [(at(4), b"large".to_vec())]);
+}
+
+#[test]
+fn what_stands_apart_is_bounded() {
+    let (ledger, epoch) = ledger();
+    for number in 0..APART_MAX as u32 {
+        assert!(!ledger.is_full());
+        ledger.hold(epoch, at(number), b"id", Held::Refused);
+    }
+    assert!(ledger.is_full() && !ledger.lose(at(u32::MAX), b"id") && ledger.lose(at(0), b"id"));
+}
+
+#[test]
+fn a_ledger_of_a_store_about_which_nothing_is_known_takes_all_for_dirty() {
+    let unknown = Ledger::new(None, at(100));
+    assert!(unknown.is_dirty(at(0), true) && unknown.has_backlog() && unknown.replicated() == Lsn::NONE);
+    let known = Ledger::new(Some(at(60)), at(100));
+    let next = known.next(known.epoch(), at(100)).unwrap();
+    assert_eq!((next.from, next.sent_below), (at(60), at(100)), "an earlier life may have sent them");
+    assert!(!Ledger::new(None, Lsn::NONE).has_backlog());
+}
