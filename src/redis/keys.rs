@@ -39,6 +39,11 @@ impl Keys {
         format!("{}_guard:{number}", self.prefix)
     }
 
+    /// Stands for a moment while one of many nodes that are asked for an id pushes it.
+    pub fn claim(&self, id: &[u8]) -> String {
+        format!("{}_claim:{}", self.prefix, Keys::new("").object(id))
+    }
+
     pub fn object_count(&self) -> String {
         format!("{}_meta:object_count", self.prefix)
     }

@@ -1,6 +1,7 @@
 //! The shared tier: how objects stand in Redis, and how Redis is spoken to.
 
 mod backend;
+mod claims;
 mod cluster;
 mod envelope;
 mod events;
@@ -28,6 +29,7 @@ mod watch;
 pub use options::{Compression, RedisOptions, ValueFormat};
 
 pub(crate) use backend::RedisBackend;
+pub(crate) use claims::claim;
 pub(crate) use events::{EntryId, Event, Notice, Op, last, publish, read};
 pub(crate) use fetch::{Fetched, Found, fetch, heads};
 pub(crate) use keys::Keys;

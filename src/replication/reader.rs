@@ -223,7 +223,7 @@ impl TieredBackend {
                     }
                 }
             }
-            Op::Want => self.is_asked_for(&event.id, Why::Missing)?,
+            Op::Want => self.is_asked_for(&event.id, Why::Wanted)?,
             Op::Repair => self.is_asked_for(&event.id, Why::Damaged)?,
             Op::Hello => {}
         }
@@ -233,7 +233,7 @@ impl TieredBackend {
     /// Another node asks whoever holds an id to push it again.
     fn is_asked_for(&self, id: &[u8], why: Why) -> Result<(), Error> {
         if self.tier()?.known(id)? != Known::Nothing {
-            self.wants.asked(id, why);
+            self.wants.add(id, why);
             self.wake_replicator();
         }
         Ok(())
@@ -241,7 +241,7 @@ impl TieredBackend {
 
     /// Has what is known here of an id pushed again, because Redis lacks it.
     pub(super) fn push_again(&self, id: &[u8]) {
-        self.wants.missing(id);
+        self.wants.add(id, Why::Lacking);
         self.wake_replicator();
     }
 }

@@ -16,7 +16,7 @@ use crate::local::ledger::{Due, Epoch};
 use crate::local::{Budget, Dirty, Found, Held, Lane, Next, Outbox, Place, Wanted};
 use crate::object::ObjectId;
 use crate::redis::{
-    EntryId, Link, Masters, Notice, Outgoing, Pushed, Pusher, Standing, ValueFormat, What, heads, last, masters,
+    EntryId, Link, Masters, Notice, Outgoing, Pushed, Pusher, Standing, ValueFormat, What, claim, heads, last, masters,
     publish, refused_commands, server,
 };
 
@@ -329,35 +329,31 @@ impl<'a> Replicator<'a> {
 
     /// Pushes what other nodes want and this one has, where Redis really lacks it; whether something was looked at.
     fn satisfy_wants(&mut self) -> Result<bool, Error> {
-        let due = self.backend.wants.due(Instant::now(), WANTS_MAX);
         let Some(link) = &mut self.link else { return Ok(false) };
-        if due.is_empty() {
+        let wants = self.backend.wants.take(WANTS_MAX);
+        if wants.is_empty() {
             return Ok(false);
         }
-        let ids: Vec<_> = due.iter().map(|(id, _)| id).collect();
+        let ids: Vec<_> = wants.iter().map(|(id, _)| id).collect();
         let standings = heads(link, &self.backend.keys, &ids)?;
-        for ((id, why), standing) in due.iter().zip(standings) {
-            let dirty = match self.backend.tier()?.dirty_now(id) {
-                Ok(dirty) => dirty,
-                // Who wants it asks again.
-                Err(error) => {
-                    tracing::debug!("object {}: {error}", ObjectId::new(id));
-                    continue;
+        let mut lacking = Vec::new();
+        for ((id, why), standing) in wants.iter().zip(standings) {
+            match self.backend.tier()?.dirty_now(id) {
+                Ok(Some(dirty)) if !self.is_needless(&dirty, *why, standing.ok().flatten()) => {
+                    lacking.push((*why, dirty))
                 }
-            };
-            let Some(dirty) = dirty else { continue };
-            let stands = matches!(standing, Ok(Some(Standing::Ours(head))) if head.version >= dirty.version);
-            // A delete that was never pushed comes by the journal, after whoever asks Redis about its id.
-            let is_on_its_way =
-                dirty.put.is_none() && dirty.place != Place::default() && self.outbox.is_dirty(dirty.place, false);
-            if is_on_its_way || (stands && *why == Why::Missing) {
-                continue;
+                Ok(_) => {}
+                // Who wants it asks again.
+                Err(error) => tracing::debug!("object {}: {error}", ObjectId::new(id)),
             }
+        }
+        self.leave_to_others(&mut lacking)?;
+        for (why, dirty) in lacking {
             let (place, write) = (dirty.place, outgoing(dirty, false));
             let Some(link) = &mut self.link else { return Ok(true) };
             let pushed = match why {
                 Why::Damaged => self.pusher.repair(link, &write)?,
-                Why::Missing => self.pusher.push_one(link, &write)?,
+                Why::Wanted | Why::Lacking => self.pusher.push_one(link, &write)?,
             };
             match pushed {
                 // The delete of another node: that one pushes it.
@@ -368,6 +364,24 @@ impl<'a> Replicator<'a> {
             }
         }
         Ok(true)
+    }
+
+    /// Whether it stands in Redis already, or comes there by the journal: a delete that was never pushed comes behind whoever asks Redis about
+    /// its id.
+    fn is_needless(&self, dirty: &Dirty, why: Why, standing: Option<Standing>) -> bool {
+        let stands = matches!(standing, Some(Standing::Ours(head)) if head.version >= dirty.version);
+        let is_on_its_way = || dirty.place != Place::default() && self.outbox.is_dirty(dirty.place, false);
+        (stands && why != Why::Damaged) || (dirty.put.is_none() && is_on_its_way())
+    }
+
+    /// Of all nodes that are asked for an id, the first to claim it pushes it.
+    fn leave_to_others(&mut self, lacking: &mut Vec<(Why, Dirty)>) -> Result<(), Error> {
+        let asked: Vec<_> =
+            lacking.iter().filter(|(why, _)| *why != Why::Lacking).map(|(_, dirty)| &dirty.id).collect();
+        let Some(link) = self.link.as_mut().filter(|_| !asked.is_empty()) else { return Ok(()) };
+        let mut is_ours = claim(link, &self.backend.keys, &asked)?.into_iter();
+        lacking.retain(|(why, _)| *why == Why::Lacking || is_ours.next().unwrap_or(true));
+        Ok(())
     }
 
     /// What is dirty, new before old, with what stands apart and is due.
@@ -622,7 +636,7 @@ impl<'a> Replicator<'a> {
         let end = self.backend.tier().map_or(Place::default(), |tier| tier.journal.end());
         let more = ledger.next(self.epoch, end).map(|_| self.next_batch);
         let more = more.filter(|_| !self.full.is_failing() && !ledger.is_full());
-        let next = [self.next_settled(), retry, more, self.backend.wants.next_due()].into_iter().flatten().min();
+        let next = [self.next_settled(), retry, more].into_iter().flatten().min();
         let limit = if self.is_confirmed { CLOCK_EVERY } else { REPLICAS_WAIT };
         next.map_or(limit, |next| next.saturating_duration_since(Instant::now()).min(limit))
     }

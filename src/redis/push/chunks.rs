@@ -100,7 +100,10 @@ impl Pusher {
             for (chunk, reply) in chunks.zip(link.run(&keeps)?) {
                 let reply: Reply = match reply {
                     // Gone, or it stays already: PERSIST does not tell which.
-                    Ok(Value::Int(0)) => link.run_one(self.set_chunk(id, head, object, chunk, stay, false))?,
+                    Ok(Value::Int(0)) => match link.run_one(length(self.keys.chunk(id, head.version, chunk)))? {
+                        Ok(Value::Int(0)) => link.run_one(self.set_chunk(id, head, object, chunk, stay, false))?,
+                        stands => stands,
+                    },
                     reply => reply,
                 };
                 if let Err(refusal) = reply {
@@ -157,6 +160,12 @@ impl Pusher {
         }
         Ok(())
     }
+}
+
+fn length(key: String) -> Cmd {
+    let mut length = redis::cmd("STRLEN");
+    length.arg(key);
+    length
 }
 
 fn keep(key: String, head: &Head) -> Cmd {

@@ -1,6 +1,6 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::{JoinHandle, sleep, spawn};
@@ -37,7 +37,7 @@ pub struct Proxy {
 
 struct Shared {
     port: Port,
-    target: u16,
+    target: AtomicU16,
     mode: Mutex<Mode>,
     connections: Mutex<Vec<Weak<Connection>>>,
     resets: AtomicU64,
@@ -64,7 +64,7 @@ impl Proxy {
     pub fn to(server: &RedisServer) -> Proxy {
         let shared = Arc::new(Shared {
             port: Port::free(),
-            target: server.port(),
+            target: AtomicU16::new(server.port()),
             mode: Mutex::new(Mode::Normal),
             connections: Mutex::default(),
             resets: AtomicU64::new(0),
@@ -89,6 +89,11 @@ impl Proxy {
         if mode == Mode::Refuse {
             self.reset_all();
         }
+    }
+
+    /// From here on new connections lead to this server; those that there are stay.
+    pub fn aim(&self, server: &RedisServer) {
+        self.shared.target.store(server.port(), Ordering::SeqCst);
     }
 
     /// Resets the connections that there are.
@@ -155,7 +160,7 @@ impl Shared {
     fn join(self: Arc<Self>, client: TcpStream) {
         let mut connections = self.connections.lock();
         connections.retain(|connection| connection.strong_count() > 0);
-        let server = TcpStream::connect(("127.0.0.1", self.target));
+        let server = TcpStream::connect(("127.0.0.1", self.target.load(Ordering::SeqCst)));
         let Ok(server) = server.map_err(|_| ()).and_then(|server| match connections.len() {
             ..CONNECTIONS_MAX if self.mode() != Mode::Refuse => Ok(server),
             _ => Err(()),

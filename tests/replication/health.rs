@@ -1,0 +1,72 @@
+//! A node that silently stops taking part.
+
+use tracing::Level;
+
+use crate::common::redis::RedisServer;
+use crate::common::{get, until};
+use crate::log;
+use crate::world::{World, stands};
+
+fn with_user() -> RedisServer {
+    RedisServer::settings().user("node", "secret").start()
+}
+
+/// Invariant 5: it cannot hear that an object was deleted, and asks.
+#[test]
+fn a_node_that_may_not_read_the_stream_serves_nothing_that_was_deleted_and_says_so() {
+    let world = World::new(2);
+    let redis = with_user();
+    let [a, b] = [0, 1].map(|node| world.open(node, &redis.url(), |options| options.settle_ms = 100));
+    for id in [b"deleted", b"changed"] {
+        a.put(id, b"old", b"").unwrap();
+        until("it is held", || b.get(id).unwrap().is_some() && b.get_here(id).unwrap().is_some());
+    }
+    // The other one hears nothing from here on, but for what its present read brings.
+    redis.cli(&["ACL", "SETUSER", "node", "-xread"]);
+    until("both say so", || log::count(Level::WARN, &["not heard", "xread", &redis.port().to_string()]) == 2);
+    a.delete(b"deleted").unwrap();
+    a.put(b"changed", b"new", b"").unwrap();
+    until("it is pushed", || redis.cli(&["XRANGE", "scaler:obj:_events", "-", "+"]).matches("changed").count() >= 2);
+    assert!(b.get(b"deleted").unwrap().is_none(), "it was deleted elsewhere");
+    assert_eq!(get(&b, b"changed").data, "new");
+    for _ in 0..3 {
+        assert_eq!(get(&b, b"changed").data, "new");
+    }
+
+    redis.cli(&["ACL", "SETUSER", "node", "+xread"]);
+    until("it is said, too", || log::has(Level::INFO, &["heard again"]));
+    until("it is served from here again", || b.get_here(b"changed").unwrap().is_some());
+}
+
+#[test]
+fn a_node_whose_redis_is_a_replica_says_that_nothing_is_pushed() {
+    let world = World::new(1);
+    let master = RedisServer::start();
+    let replica = RedisServer::settings().replica_of(&master).start();
+    until("it replicates", || replica.info("master_link_status") == "up");
+    let store = world.open(0, &replica.url(), |_| {});
+    store.put(b"id", b"data", b"").unwrap();
+    until("it is said", || log::has(Level::WARN, &["nothing can be pushed", "READONLY"]));
+    assert_eq!(get(&store, b"id").data, "data");
+    replica.cli(&["REPLICAOF", "NO", "ONE"]);
+    until("it is pushed", || stands(&replica, "id"));
+    until("that is said, too", || log::has(Level::INFO, &["pushed to Redis again"]));
+}
+
+#[test]
+fn a_node_that_may_not_give_one_command_says_which_and_what_that_means() {
+    let world = World::new(1);
+    let redis = with_user();
+    redis.cli(&["ACL", "SETUSER", "node", "-eval", "-persist"]);
+    let store = world.open(0, &redis.url(), |_| {});
+    until("it is said", || log::has(Level::WARN, &["does not permit EVAL", "overwrites and deletes", "PERSIST"]));
+    // While it runs.
+    store.put(b"one", b"data", b"").unwrap();
+    until("it is pushed", || stands(&redis, "one"));
+    redis.cli(&["ACL", "SETUSER", "node", "-set"]);
+    store.put(b"id", b"data", b"").unwrap();
+    until("it is said", || log::has(Level::WARN, &["refuses object 6964", "NOPERM"]));
+    redis.cli(&["ACL", "SETUSER", "node", "+set"]);
+    until("it is pushed", || stands(&redis, "id"));
+    until("that is said, too", || log::has(Level::INFO, &["takes again what it has refused"]));
+}

@@ -1,0 +1,83 @@
+//! One record holds back no other.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tracing::Level;
+
+use crate::common::redis::RedisServer;
+use crate::common::{bytes, until};
+use crate::log;
+use crate::world::{World, stands};
+
+/// A delete that waits for a moment is no sign of a Redis that takes nothing: puts wait for it to have made room, and are not refused.
+#[test]
+fn puts_are_not_refused_because_deletes_wait() {
+    let world = World::new(1);
+    let redis = RedisServer::start();
+    let store = world.builder(0, &redis.url(), |options| options.settle_ms = 100).max_size_mb(16).open().unwrap();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for thread in 0..2_u32 {
+            let (store, is_over) = (&store, &is_over);
+            scope.spawn(move || {
+                for number in 0_u32.. {
+                    if is_over.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let id = format!("unknown {thread} {number}");
+                    store.delete(id.as_bytes()).unwrap();
+                }
+            });
+        }
+        let put = |number: u64| store.put(format!("id-{number}").as_bytes(), &bytes(number, 256 << 10), b"");
+        let refused: Vec<_> = (0..200).filter_map(|number| put(number).err()).collect();
+        is_over.store(true, Ordering::SeqCst);
+        assert!(refused.is_empty(), "{} of 200 refused: {}", refused.len(), refused[0]);
+    });
+}
+
+/// With `proto-max-bulk-len` at its least, a value of a whole chunk breaks every connection that it comes by.
+#[test]
+fn a_record_that_breaks_the_connection_is_set_aside_and_named() {
+    let world = World::new(1);
+    let redis = RedisServer::settings().line("proto-max-bulk-len 1mb").start();
+    let store = world.open(0, &redis.url(), |options| options.settle_ms = 600_000);
+    for number in 0..100 {
+        store.put(format!("before {number}").as_bytes(), b"data", b"").unwrap();
+    }
+    store.put(b"too large", &bytes(1, 1 << 20), b"").unwrap();
+    for number in 0..100 {
+        store.put(format!("after {number}").as_bytes(), b"data", b"").unwrap();
+    }
+    store.delete(b"after 0").unwrap();
+    until("all others are pushed", || (1..100).all(|number| stands(&redis, &format!("after {number}"))));
+    until("it is named", || log::has(Level::WARN, &["746f6f206c61726765 with 1048576 bytes", "proto-max-bulk-len"]));
+    assert!(store.get_here(b"too large").unwrap().is_some() && !stands(&redis, "too large"));
+    store.put(b"later", b"data", b"").unwrap();
+    until("it goes on so", || stands(&redis, "later"));
+    assert!(store.get(b"too large").unwrap().is_some());
+}
+
+/// A hung Redis ends no question of its own accord: a delete is answered all the same, also while a want is on its way.
+#[test]
+fn a_delete_of_what_is_not_here_is_answered_while_redis_hangs() {
+    let world = World::new(1);
+    let redis = RedisServer::start();
+    let store = world.open(0, &redis.url(), |options| options.response_timeout_ms = 600_000);
+    store.put(b"id", b"data", b"").unwrap();
+    until("it is pushed", || stands(&redis, "id"));
+    let waiting = store.clone();
+    let waiter = std::thread::spawn(move || waiting.wait(b"awaited", crate::common::much_later(), None));
+    until("it waits", || store.info().waiting_requests == 1);
+    redis.pause();
+    // Long enough for the waiter to be looked after, and others to be asked for what it waits for.
+    std::thread::sleep(Duration::from_secs(3));
+    // Otherwise this would hang for as long as Redis may take for its answers, longer than any test.
+    for number in 0..20 {
+        assert!(!store.delete(format!("unknown {number}").as_bytes()).unwrap());
+    }
+    redis.resume();
+    store.put(b"awaited", b"data", b"").unwrap();
+    waiter.join().unwrap().unwrap();
+}

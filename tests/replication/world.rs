@@ -1,0 +1,50 @@
+use std::path::Path;
+
+use scaler_object_storage::{ObjectStore, ObjectStoreBuilder, RedisOptions};
+use tempfile::TempDir;
+
+use crate::common::redis::RedisServer;
+
+/// Directories for nodes.
+pub struct World {
+    directories: Vec<TempDir>,
+}
+
+impl World {
+    pub fn new(nodes: usize) -> Self {
+        crate::log::keep();
+        World { directories: (0..nodes).map(|_| tempfile::tempdir().unwrap()).collect() }
+    }
+
+    pub fn builder(&self, node: usize, url: &str, change: impl FnOnce(&mut RedisOptions)) -> ObjectStoreBuilder {
+        ObjectStore::builder().tiered(self.directory(node), url).max_size_mb(64).redis_options(|options| {
+            options.connection_pool_size = 2;
+            // No test waits for it, and none fails because the machine is slow.
+            options.response_timeout_ms = 30_000;
+            change(options);
+        })
+    }
+
+    pub fn open(&self, node: usize, url: &str, change: impl FnOnce(&mut RedisOptions)) -> ObjectStore {
+        self.builder(node, url, change).open().unwrap()
+    }
+
+    pub fn directory(&self, node: usize) -> &Path {
+        self.directories[node].path()
+    }
+}
+
+/// Whether something stands under the id's key.
+pub fn stands(redis: &RedisServer, id: &str) -> bool {
+    redis.command::<i64>(&["EXISTS", &key(id)]) == 1
+}
+
+pub fn key(id: &str) -> String {
+    let hex: String = id.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("scaler:obj:{hex}")
+}
+
+/// A number in INFO.
+pub fn number(redis: &RedisServer, field: &str) -> u64 {
+    redis.info(field).parse().unwrap_or_else(|_| panic!("{field}"))
+}
