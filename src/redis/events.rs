@@ -197,6 +197,25 @@ impl EntryId {
     }
 }
 
+/// Entries from the beginning of the stream, or behind a cursor, without waiting for more.
+pub(crate) fn gathered(link: &mut Link, keys: &Keys, behind: Option<&str>, entries_max: usize) -> Result<Read, Error> {
+    let mut range = redis::cmd("XRANGE");
+    range.arg(keys.events());
+    match behind {
+        Some(cursor) => range.arg(format!("({cursor}")),
+        None => range.arg("-"),
+    };
+    range.arg("+").arg("COUNT").arg(entries_max.max(1));
+    let entries = link.run_one(range)?.map_err(|refusal| refused(link, &refusal))?;
+    let entries = entries.as_sequence().unwrap_or_default();
+    let cursor = behind.unwrap_or_default().to_owned();
+    let mut read = Read { events: Vec::new(), cursor, lost_past: false, entry_count: entries.len() };
+    for entry in entries {
+        read.take(entry);
+    }
+    Ok(read)
+}
+
 /// Waits up to `block` for entries after `cursor`; the link's response timeout has to be longer.
 ///
 /// XREAD keeps silent about a past that was trimmed, flushed or restarted, so the entry of the cursor is asked for as well.

@@ -30,7 +30,7 @@ pub use options::{Compression, RedisOptions, ValueFormat};
 
 pub(crate) use backend::RedisBackend;
 pub(crate) use claims::claim;
-pub(crate) use events::{EntryId, Event, Notice, Op, last, publish, read};
+pub(crate) use events::{EntryId, Event, Notice, Op, gathered, last, publish, read};
 pub(crate) use fetch::{Fetched, Found, fetch, heads};
 pub(crate) use keys::Keys;
 pub(crate) use link::Link;

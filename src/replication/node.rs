@@ -93,6 +93,10 @@ impl TieredBackend {
             outbox.set_heard(String::new(), outbox.heard().1);
         }
         self.begin_hearing(link)?;
+        if known != epoch && !known.is_empty() {
+            // Others may have found that out earlier, and pushed what was deleted here or elsewhere.
+            self.hear_gathered(link)?;
+        }
         if known == epoch {
             return Ok(());
         }

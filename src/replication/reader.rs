@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::TieredBackend;
+use super::jobs::Job;
 use super::wants::Why;
 use crate::backoff::Backoff;
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::Known;
 use crate::object::{IdBytes, ObjectId};
-use crate::redis::{Event, Link, Notice, Op, Standing, heads, publish, read};
+use crate::redis::{Event, Link, Notice, Op, Standing, gathered, heads, publish, read};
 use crate::version::Version;
 
 /// How long a read waits for the next event before it is looked whether the store is closed.
@@ -24,6 +25,9 @@ const AWAITED_MAX: usize = 16;
 
 /// Entries taken at a time.
 const ENTRIES_MAX: usize = 256;
+
+/// How often so many are taken of a stream that is new: as many as it keeps.
+const GATHERED_READS_MAX: usize = 128;
 
 /// Events that wait to be acted upon; with more, nothing is read until something can be acted upon.
 const UNHEEDED_MAX: usize = 4096;
@@ -130,6 +134,32 @@ impl TieredBackend {
             outbox.set_heard(cursor, now_ms());
             // Copies that were fetched before.
             tier.suspect_all();
+        }
+        Ok(())
+    }
+
+    /// Acts upon all events that stand in the stream: a new one, of which hearing has begun behind its beginning.
+    pub(super) fn hear_gathered(&self, link: &mut Link) -> Result<(), Error> {
+        let mut behind = None::<String>;
+        for _ in 0..GATHERED_READS_MAX {
+            let read = gathered(link, &self.keys, behind.as_deref(), ENTRIES_MAX)?;
+            let mut awaited = Vec::new();
+            for event in &read.events {
+                // What would cost this node the only copy is left to who names it again.
+                if event.op != Op::Put || !matches!(self.tier()?.known(&event.id)?, Known::Held { .. }) {
+                    self.hear(event, false, &mut awaited)?;
+                }
+            }
+            for id in awaited {
+                // Joined above, for this thread to fetch: a fetcher does.
+                if !self.fetchers.try_send(Job::Fetch(id.clone())) {
+                    self.give_up(&id, &Error::Closed);
+                }
+            }
+            if read.entry_count < ENTRIES_MAX {
+                break;
+            }
+            behind = Some(read.cursor);
         }
         Ok(())
     }
