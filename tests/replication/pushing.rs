@@ -64,7 +64,9 @@ fn a_record_that_breaks_the_connection_is_set_aside_and_named() {
 fn a_delete_of_what_is_not_here_is_answered_while_redis_hangs() {
     let world = World::new(1);
     let redis = RedisServer::start();
-    let store = world.open(0, &redis.url(), |options| options.response_timeout_ms = 600_000);
+    let store = world.open(0, &redis.url(), |options| {
+        (options.connect_timeout_ms, options.response_timeout_ms) = (600_000, 600_000);
+    });
     store.put(b"id", b"data", b"").unwrap();
     until("it is pushed", || stands(&redis, "id"));
     let waiting = store.clone();

@@ -10,15 +10,23 @@ use crate::common::{bytes, get, until};
 use crate::disk::{Call, Fault, FaultyDisk};
 use crate::world::{World, stands};
 
+fn replica_of(master: &RedisServer) -> RedisServer {
+    let replica = RedisServer::settings().replica_of(master).start();
+    until("it replicates", || replica.info("master_link_status") == "up");
+    replica
+}
+
 /// A demoted master goes on to answer, PING as well, and has forgotten what nobody else has.
 #[test]
 fn what_only_a_demoted_master_acknowledged_is_pushed_to_todays_master() {
     let world = World::new(1);
-    let (old, new) = (RedisServer::start(), RedisServer::start());
+    let old = RedisServer::start();
+    let new = replica_of(&old);
     let proxy = Proxy::to(&old);
     let store = world.open(0, &old.url_at(proxy.port()), |options| options.settle_ms = 1500);
     store.put(b"before", b"data", b"").unwrap();
-    until("it is pushed", || stands(&old, "before"));
+    until("both have it", || stands(&new, "before"));
+    new.cli(&["REPLICAOF", "NO", "ONE"]);
     // The name leads to the new master, connections to the old one stay open.
     proxy.aim(&new);
     store.put(b"id", b"data", b"").unwrap();
@@ -35,8 +43,12 @@ fn what_only_a_demoted_master_acknowledged_is_pushed_to_todays_master() {
 #[test]
 fn what_a_master_forgot_while_it_was_none_is_pushed_again() {
     let world = World::new(1);
-    let (redis, other) = (RedisServer::start(), RedisServer::start());
+    let redis = RedisServer::start();
+    let other = replica_of(&redis);
     let store = world.open(0, &redis.url(), |options| options.settle_ms = 3000);
+    store.put(b"before", b"data", b"").unwrap();
+    until("both have it", || stands(&other, "before"));
+    other.cli(&["REPLICAOF", "NO", "ONE"]);
     store.put(b"id", b"data", b"").unwrap();
     until("it is pushed", || stands(&redis, "id"));
     redis.cli(&["REPLICAOF", "127.0.0.1", &other.port().to_string()]);
