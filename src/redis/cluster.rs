@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::{Arg, Cmd, Connection, Value};
 
-use super::link::{Reply, ask, code, hopeful, receive, send};
+use super::pipeline::{Reply, ask, code, fail_if_wrong_server, receive, send};
 use super::target::Target;
 use super::url::HostPort;
 use crate::error::Error;
@@ -146,7 +146,7 @@ impl Cluster {
                 if redirects.contains_key(index) {
                     drop(receive(connection)?); // of ASKING
                 }
-                let reply = hopeful(receive(connection)?)?;
+                let reply = fail_if_wrong_server(receive(connection)?)?;
                 match reply.as_ref().err().and_then(|refusal| redirect(refusal, node)) {
                     Some(redirect) => asked.push((*index, redirect)),
                     None => {

@@ -15,7 +15,8 @@ use redis::{Cmd, Value};
 
 use super::envelope::{VERSION_BYTES, version_bytes};
 use super::keys::Keys;
-use super::link::{Link, Reply, code};
+use super::link::Link;
+use super::pipeline::{Reply, code};
 use super::scripts;
 use crate::error::Error;
 use crate::version::Version;

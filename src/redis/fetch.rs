@@ -3,7 +3,8 @@ use redis::{Cmd, Value};
 
 use super::envelope::{self, CHUNK_BYTES, CHUNK_HEAD_BYTES, HEAD_BYTES, Head, Kind};
 use super::keys::Keys;
-use super::link::{Link, Reply};
+use super::link::Link;
+use super::pipeline::Reply;
 use super::python;
 use super::standing::Standing;
 use crate::clock::now_ms;

@@ -1,18 +1,12 @@
-use redis::{Cmd, Connection, Value};
+use redis::{Cmd, Connection};
 
 use super::cluster::Cluster;
+use super::pipeline::{Reply, pipeline, receive_all, send};
 use super::target::Target;
 use crate::error::Error;
 
-/// What Redis says to one command: its answer, or why it refuses (`OOM command not allowed ...`).
-pub(crate) type Reply = Result<Value, String>;
-
 /// A packed pipeline larger than this is not kept for the next one.
 const KEPT_BYTES_MAX: usize = 1 << 20;
-
-/// Answers after which another server has to be found, or this one waited for: nothing was carried out, and asking again here is
-/// of no use.
-const HOPELESS: [&str; 7] = ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED", "NOAUTH", "WRONGPASS"];
 
 /// A connection to Redis, whatever the topology. For one thread.
 pub(crate) struct Link {
@@ -158,74 +152,6 @@ impl Link {
             error
         })
     }
-}
-
-/// Sends all commands, then reads all answers.
-pub(super) fn pipeline<'a>(
-    connection: &mut Connection,
-    packed: &mut Vec<u8>,
-    commands: impl Iterator<Item = &'a Cmd>,
-) -> Result<Vec<Reply>, String> {
-    let count = send(connection, packed, commands)?;
-    receive_all(connection, count)
-}
-
-fn receive_all(connection: &mut Connection, count: usize) -> Result<Vec<Reply>, String> {
-    (0..count).map(|_| receive(connection)).map(|reply| reply.and_then(hopeful)).collect()
-}
-
-/// One command on a bare connection.
-pub(super) fn ask(connection: &mut Connection, command: &Cmd) -> Result<Reply, String> {
-    let mut replies = pipeline(connection, &mut Vec::new(), std::iter::once(command))?;
-    replies.pop().ok_or_else(|| "no answer".into())
-}
-
-/// How many commands were sent.
-pub(super) fn send<'a>(
-    connection: &mut Connection,
-    packed: &mut Vec<u8>,
-    commands: impl Iterator<Item = &'a Cmd>,
-) -> Result<usize, String> {
-    packed.clear();
-    let mut count = 0;
-    for command in commands {
-        command.write_packed_command(packed);
-        count += 1;
-    }
-    if count > 0 {
-        connection.send_packed_command(packed).map_err(|error| error.to_string())?;
-    }
-    Ok(count)
-}
-
-pub(super) fn receive(connection: &mut Connection) -> Result<Reply, String> {
-    match connection.recv_response() {
-        Ok(Value::ServerError(refusal)) => {
-            let details = refusal.details().unwrap_or_default();
-            Ok(Err(format!("{} {details}", refusal.code()).trim_end().to_owned()))
-        }
-        Ok(value) => Ok(Ok(value)),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Turns an answer that says that the server is the wrong one into the failure of the link.
-pub(super) fn hopeful(reply: Reply) -> Result<Reply, String> {
-    match reply {
-        Err(refusal) if is_hopeless(&refusal) => Err(refusal),
-        reply => Ok(reply),
-    }
-}
-
-fn is_hopeless(refusal: &str) -> bool {
-    HOPELESS.contains(&code(refusal))
-        // Inside a script the code is preceded by its own.
-        || (code(refusal) == "ERR" && HOPELESS.iter().take(4).any(|code| refusal.contains(&format!("-{code} "))))
-}
-
-/// The first word of a refusal.
-pub(super) fn code(refusal: &str) -> &str {
-    refusal.split(' ').next().unwrap_or_default()
 }
 
 #[cfg(test)]

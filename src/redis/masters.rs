@@ -3,7 +3,8 @@
 use redis::Value;
 
 use super::keys::Keys;
-use super::link::{Link, Reply, code};
+use super::link::Link;
+use super::pipeline::{Reply, code};
 use crate::error::Error;
 
 /// Which masters there are, each by the name of its history (`master_replid`), which a promotion changes; empty where a server does not tell.

@@ -3,6 +3,7 @@
 mod backend;
 mod claims;
 mod cluster;
+mod connect;
 mod envelope;
 mod events;
 mod fetch;
@@ -14,6 +15,7 @@ mod listener;
 mod masters;
 mod options;
 mod permissions;
+mod pipeline;
 mod pool;
 mod push;
 mod python;

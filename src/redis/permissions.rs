@@ -3,7 +3,8 @@
 use redis::Cmd;
 
 use super::keys::Keys;
-use super::link::{Link, Reply, code};
+use super::link::Link;
+use super::pipeline::{Reply, code};
 use crate::error::Error;
 
 /// For how long the key stands that is tried with.

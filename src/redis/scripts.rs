@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use redis::{Cmd, Script, Value};
 
 use super::envelope::{HEAD_BYTES, KIND_OFFSET, Kind, MAGIC, VERSION_BYTES, VERSION_OFFSET};
-use super::link::{Reply, code};
+use super::pipeline::{Reply, code};
 
 struct Source {
     code: String,

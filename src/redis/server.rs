@@ -4,7 +4,8 @@ use redis::Value;
 
 use super::fetch::heads;
 use super::keys::Keys;
-use super::link::{Link, Reply};
+use super::link::Link;
+use super::pipeline::Reply;
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::random::random_u128;

@@ -11,10 +11,9 @@ use redis::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::cluster::Cluster;
-use super::link::{Link, ask};
 use super::options::RedisOptions;
-use super::url::{HostPort, Place, Url};
+use super::pipeline::ask;
+use super::url::{HostPort, Topology, Url};
 use crate::error::Error;
 
 /// Middleboxes drop flows that were idle for 350 s and more.
@@ -71,32 +70,11 @@ impl Target {
     }
 
     pub fn is_cluster(&self) -> bool {
-        matches!(self.0.url.place, Place::Cluster(_))
+        matches!(self.0.url.topology, Topology::Cluster(_))
     }
 
     pub(super) fn unreachable(&self, reason: impl std::fmt::Display) -> Error {
         Error::Unreachable { address: self.0.address.clone(), reason: reason.to_string() }
-    }
-
-    /// Connects to the node, to the master of that moment, or to the cluster. `response_timeout` holds for every read and write.
-    pub fn connect(&self, response_timeout: Duration) -> Result<Link, Error> {
-        let response_timeout = response_timeout.max(Duration::from_millis(1));
-        match &self.0.url.place {
-            Place::One(node) => Ok(Link::one(self.clone(), self.node(node, response_timeout)?)),
-            Place::Unix(path) => {
-                let address = ConnectionAddr::Unix(path.into());
-                let connection = self.open(address, self.0.login.clone(), response_timeout);
-                Ok(Link::one(self.clone(), connection.map_err(|reason| self.unreachable(reason))?))
-            }
-            Place::Sentinel(sentinels, name) => {
-                Ok(Link::one(self.clone(), self.master(sentinels, name, response_timeout)?))
-            }
-            Place::Cluster(seeds) => {
-                let mut candidates = seeds.clone();
-                candidates.extend(self.0.masters.lock().iter().filter(|node| !seeds.contains(node)).cloned());
-                Ok(Link::cluster(self.clone(), Cluster::connect(self.clone(), &candidates, response_timeout)?))
-            }
-        }
     }
 
     /// A connection to one node that takes commands.
@@ -109,7 +87,24 @@ impl Target {
         *self.0.masters.lock() = masters.to_vec();
     }
 
-    fn at(&self, node: &HostPort) -> ConnectionAddr {
+    pub(super) fn topology(&self) -> &Topology {
+        &self.0.url.topology
+    }
+
+    /// The masters of the cluster as last seen.
+    pub(super) fn masters(&self) -> Vec<HostPort> {
+        self.0.masters.lock().clone()
+    }
+
+    pub(super) fn login(&self) -> RedisConnectionInfo {
+        self.0.login.clone()
+    }
+
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.0.connect_timeout
+    }
+
+    pub(super) fn at(&self, node: &HostPort) -> ConnectionAddr {
         let HostPort { host, port } = node.clone();
         match &self.0.tls {
             Some(ConnectionAddr::TcpTls { insecure, tls_params, .. }) => {
@@ -119,7 +114,7 @@ impl Target {
         }
     }
 
-    fn open(
+    pub(super) fn open(
         &self,
         address: ConnectionAddr,
         login: RedisConnectionInfo,
@@ -138,37 +133,6 @@ impl Target {
         // A server that is loading, or wants a password, takes the connection all the same.
         ask(&mut connection, &redis::cmd("PING"))??;
         Ok(connection)
-    }
-
-    /// Asks one sentinel after the other; a server that turns out to be no master any more is not taken.
-    fn master(&self, sentinels: &[HostPort], name: &str, response_timeout: Duration) -> Result<Connection, Error> {
-        let mut reasons = Vec::new();
-        for sentinel in sentinels {
-            match self.master_by(sentinel, name, response_timeout) {
-                Ok(connection) => return Ok(connection),
-                Err(reason) => reasons.push(format!("sentinel {sentinel}: {reason}")),
-            }
-        }
-        Err(self.unreachable(reasons.join("; ")))
-    }
-
-    fn master_by(&self, sentinel: &HostPort, name: &str, response_timeout: Duration) -> Result<Connection, String> {
-        let mut asked = redis::cmd("SENTINEL");
-        asked.arg("get-master-addr-by-name").arg(name);
-        // A sentinel has users and passwords of its own, mostly none.
-        let mut connection = self
-            .open(self.at(sentinel), RedisConnectionInfo::default(), self.0.connect_timeout)
-            .or_else(|_| self.open(self.at(sentinel), self.0.login.clone().set_db(0), self.0.connect_timeout))?;
-        let answer = ask(&mut connection, &asked)??;
-        let (host, port): (String, u16) =
-            redis::from_redis_value(answer).map_err(|_| format!("knows no master named {name}"))?;
-        let master = HostPort { host, port };
-        let mut connection = self.node(&master, response_timeout).map_err(|error| error.to_string())?;
-        let role = ask(&mut connection, &redis::cmd("ROLE"))??;
-        match role.as_sequence().and_then(|parts| parts.first()) {
-            Some(redis::Value::BulkString(role)) if role == b"master" => Ok(connection),
-            _ => Err(format!("{master} is no master (any more)")),
-        }
     }
 }
 
@@ -215,6 +179,3 @@ fn pem_with<T: PemObject>(path: &Path, what: &str) -> Result<Vec<u8>, Error> {
     T::from_pem_slice(&pem).map_err(|_| Error::Config(format!("{} holds no {what} in PEM", path.display())))?;
     Ok(pem)
 }
-
-#[cfg(test)]
-mod tests;

@@ -7,8 +7,9 @@ use redis::{Cmd, Value};
 use tempfile::TempDir;
 
 use super::keys::Keys;
-use super::link::{Link, Reply};
+use super::link::Link;
 use super::options::RedisOptions;
+use super::pipeline::Reply;
 use super::push::{Outgoing, Pusher, What};
 use super::target::Target;
 use crate::object::Object;

@@ -10,7 +10,7 @@ pub(super) struct HostPort {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Topology {
     One(HostPort),
     Unix(String),
     /// The sentinels, and the name under which they know the master.
@@ -22,7 +22,7 @@ pub(super) enum Place {
 /// What a url says. Has no `Debug`: it holds a password.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Url {
-    pub place: Place,
+    pub topology: Topology,
     pub tls: bool,
     pub user: Option<String>,
     pub password: Option<String>,
@@ -45,12 +45,14 @@ impl Url {
     /// The url without user and password.
     pub fn address(&self) -> String {
         let scheme = if self.tls { "rediss" } else { "redis" };
-        match &self.place {
-            Place::One(node) => format!("{scheme}://{node}/{}", self.database),
-            Place::Unix(path) if self.database == 0 => format!("redis+unix://{path}"),
-            Place::Unix(path) => format!("redis+unix://{path}?db={}", self.database),
-            Place::Sentinel(nodes, name) => format!("{scheme}+sentinel://{}/{name}/{}", joined(nodes), self.database),
-            Place::Cluster(nodes) => format!("{scheme}+cluster://{}", joined(nodes)),
+        match &self.topology {
+            Topology::One(node) => format!("{scheme}://{node}/{}", self.database),
+            Topology::Unix(path) if self.database == 0 => format!("redis+unix://{path}"),
+            Topology::Unix(path) => format!("redis+unix://{path}?db={}", self.database),
+            Topology::Sentinel(nodes, name) => {
+                format!("{scheme}+sentinel://{}/{name}/{}", joined(nodes), self.database)
+            }
+            Topology::Cluster(nodes) => format!("{scheme}+cluster://{}", joined(nodes)),
         }
     }
 }
@@ -86,9 +88,9 @@ fn parse(url: &str) -> Result<Url, &'static str> {
     }
     let tls = scheme.starts_with("rediss") || scheme == "valkeys";
     let mut parts = path.split('/').filter(|part: &&str| !part.is_empty());
-    let place = match scheme {
+    let topology = match scheme {
         "redis" | "rediss" | "valkey" | "valkeys" => match nodes(hosts, REDIS_PORT)?.as_slice() {
-            [node] => Place::One(node.clone()),
+            [node] => Topology::One(node.clone()),
             _ => return Err("several hosts need redis+sentinel:// or redis+cluster://"),
         },
         "redis+unix" | "unix" => {
@@ -96,13 +98,13 @@ fn parse(url: &str) -> Result<Url, &'static str> {
                 return Err("the path of the socket must be absolute");
             }
             while parts.next().is_some() {}
-            Place::Unix(decoded(path)?)
+            Topology::Unix(decoded(path)?)
         }
         "redis+sentinel" | "rediss+sentinel" => {
             let name = parts.next().ok_or("the master's name is missing")?;
-            Place::Sentinel(nodes(hosts, SENTINEL_PORT)?, decoded(name)?)
+            Topology::Sentinel(nodes(hosts, SENTINEL_PORT)?, decoded(name)?)
         }
-        "redis+cluster" | "rediss+cluster" => Place::Cluster(nodes(hosts, REDIS_PORT)?),
+        "redis+cluster" | "rediss+cluster" => Topology::Cluster(nodes(hosts, REDIS_PORT)?),
         _ => return Err("its scheme is not known"),
     };
     if let Some(part) = parts.next() {
@@ -112,13 +114,13 @@ fn parse(url: &str) -> Result<Url, &'static str> {
         return Err("its path has too many parts");
     }
     let database = database.unwrap_or(0);
-    if matches!(place, Place::Cluster(_)) && database != 0 {
+    if matches!(topology, Topology::Cluster(_)) && database != 0 {
         return Err("a cluster has the database 0 only");
     }
     if user.is_some() && password.is_none() {
         return Err("it names a user without a password");
     }
-    Ok(Url { place, tls, user, password, database })
+    Ok(Url { topology, tls, user, password, database })
 }
 
 fn login_of(login: &str) -> Result<(Option<String>, Option<String>), &'static str> {
@@ -171,22 +173,22 @@ mod tests {
 
     #[test]
     fn every_topology_has_its_url() {
-        let places = [
-            ("redis://localhost", Place::One(at("localhost", 6379)), "redis://localhost:6379/0"),
-            ("redis://h:1/3", Place::One(at("h", 1)), "redis://h:1/3"),
-            ("rediss://[::1]:2", Place::One(at("::1", 2)), "rediss://[::1]:2/0"),
-            ("redis+unix:///tmp/a%20b?db=4", Place::Unix("/tmp/a b".into()), "redis+unix:///tmp/a b?db=4"),
-            ("unix:///tmp/s", Place::Unix("/tmp/s".into()), "redis+unix:///tmp/s"),
+        let topologies = [
+            ("redis://localhost", Topology::One(at("localhost", 6379)), "redis://localhost:6379/0"),
+            ("redis://h:1/3", Topology::One(at("h", 1)), "redis://h:1/3"),
+            ("rediss://[::1]:2", Topology::One(at("::1", 2)), "rediss://[::1]:2/0"),
+            ("redis+unix:///tmp/a%20b?db=4", Topology::Unix("/tmp/a b".into()), "redis+unix:///tmp/a b?db=4"),
+            ("unix:///tmp/s", Topology::Unix("/tmp/s".into()), "redis+unix:///tmp/s"),
             (
                 "redis+sentinel://a,b:7/mymaster/2",
-                Place::Sentinel(vec![at("a", 26379), at("b", 7)], "mymaster".into()),
+                Topology::Sentinel(vec![at("a", 26379), at("b", 7)], "mymaster".into()),
                 "redis+sentinel://a:26379,b:7/mymaster/2",
             ),
-            ("rediss+cluster://a:1,b:2", Place::Cluster(vec![at("a", 1), at("b", 2)]), "rediss+cluster://a:1,b:2"),
+            ("rediss+cluster://a:1,b:2", Topology::Cluster(vec![at("a", 1), at("b", 2)]), "rediss+cluster://a:1,b:2"),
         ];
-        for (text, place, address) in places {
+        for (text, topology, address) in topologies {
             let url = Url::parse(text).unwrap_or_else(|reason| panic!("{text}: {reason}"));
-            assert_eq!(url.place, place);
+            assert_eq!(url.topology, topology);
             assert_eq!(url.address(), address);
             assert_eq!(url.tls, text.starts_with("rediss"));
         }

@@ -2,6 +2,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use redis::Value;
+
 use super::*;
 use crate::redis::options::RedisOptions;
 use crate::redis::testing::*;

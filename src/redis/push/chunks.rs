@@ -10,7 +10,8 @@ use crate::error::Error;
 use crate::object::Object;
 use crate::redis::envelope::{CHUNK_BYTES, CHUNK_HEAD_BYTES, Head, Kind};
 use crate::redis::fetch::{looked, looking};
-use crate::redis::link::{Link, Reply};
+use crate::redis::link::Link;
+use crate::redis::pipeline::Reply;
 use crate::redis::standing::Standing;
 
 /// Chunks sent in one pipeline: 4 MiB.

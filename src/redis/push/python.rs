@@ -8,7 +8,8 @@ use super::{Outcomes, Outgoing, Pushed, Pusher, What, notice, put_bytes};
 use crate::error::Error;
 use crate::redis::events::{EVENT_OPS_MAX, adding};
 use crate::redis::fetch::{looked, looking};
-use crate::redis::link::{Link, Reply};
+use crate::redis::link::Link;
+use crate::redis::pipeline::Reply;
 use crate::redis::python;
 use crate::redis::standing::Standing;
 
