@@ -2,8 +2,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::thread::sleep;
 use std::time::Duration;
 
-use redis::{Arg, Cmd, Connection, Value};
+use redis::{Arg, Cmd, Value};
 
+use super::connection::Connection;
 use super::pipeline::{Reply, ask, code, fail_if_wrong_server, receive, send};
 use super::target::Target;
 use super::url::HostPort;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use redis::{Connection, ConnectionAddr, RedisConnectionInfo};
-
 use super::cluster::Cluster;
+use super::connection::{Connection, Login};
 use super::link::Link;
 use super::pipeline::ask;
+use super::stream::Address;
 use super::target::Target;
 use super::url::{HostPort, Topology};
 use crate::error::Error;
@@ -18,8 +18,7 @@ impl Target {
         match self.topology() {
             Topology::One(node) => Ok(Link::one(self.clone(), self.node(node, response_timeout)?)),
             Topology::Unix(path) => {
-                let address = ConnectionAddr::Unix(path.into());
-                let connection = self.open(address, self.login(), response_timeout);
+                let connection = self.open(Address::Unix(path), self.login(), response_timeout);
                 Ok(Link::one(self.clone(), connection.map_err(|reason| self.unreachable(reason))?))
             }
             Topology::Sentinel(sentinels, name) => {
@@ -49,9 +48,9 @@ impl Target {
         let mut asked = redis::cmd("SENTINEL");
         asked.arg("get-master-addr-by-name").arg(name);
         // A sentinel has users and passwords of its own, mostly none.
-        let mut connection = self
-            .open(self.at(sentinel), RedisConnectionInfo::default(), self.connect_timeout())
-            .or_else(|_| self.open(self.at(sentinel), self.login().set_db(0), self.connect_timeout()))?;
+        let asked_as = |login: &Login| self.open(self.at(sentinel), login, self.connect_timeout());
+        let ours = Login { database: 0, ..self.login().clone() };
+        let mut connection = asked_as(&Login::default()).or_else(|_| asked_as(&ours))?;
         let answer = ask(&mut connection, &asked)??;
         let (host, port): (String, u16) =
             redis::from_redis_value(answer).map_err(|_| format!("knows no master named {name}"))?;

@@ -1,6 +1,7 @@
-use redis::{Cmd, Connection};
+use redis::Cmd;
 
 use super::cluster::Cluster;
+use super::connection::Connection;
 use super::pipeline::{Reply, pipeline, receive_all, send};
 use super::target::Target;
 use crate::error::Error;

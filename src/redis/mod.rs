@@ -4,6 +4,7 @@ mod backend;
 mod claims;
 mod cluster;
 mod connect;
+mod connection;
 mod envelope;
 mod events;
 mod fetch;
@@ -22,9 +23,11 @@ mod python;
 mod scripts;
 pub(crate) mod server;
 mod standing;
+mod stream;
 mod target;
 #[cfg(test)]
 mod testing;
+mod tls;
 mod url;
 mod watch;
 

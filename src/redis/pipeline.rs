@@ -1,6 +1,8 @@
 //! Commands and answers on one connection.
 
-use redis::{Cmd, Connection, Value};
+use redis::{Cmd, Value};
+
+use super::connection::Connection;
 
 /// What Redis says to one command: its answer, or why it refuses (`OOM command not allowed ...`).
 pub(crate) type Reply = Result<Value, String>;
@@ -43,13 +45,13 @@ pub(super) fn send<'a>(
         count += 1;
     }
     if count > 0 {
-        connection.send_packed_command(packed).map_err(|error| error.to_string())?;
+        connection.send(packed).map_err(|error| error.to_string())?;
     }
     Ok(count)
 }
 
 pub(super) fn receive(connection: &mut Connection) -> Result<Reply, String> {
-    match connection.recv_response() {
+    match connection.receive() {
         Ok(Value::ServerError(refusal)) => {
             let details = refusal.details().unwrap_or_default();
             Ok(Err(format!("{} {details}", refusal.code()).trim_end().to_owned()))

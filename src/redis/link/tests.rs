@@ -14,9 +14,8 @@ fn answering(bytes: &'static [u8]) -> Target {
     let url = format!("redis://:hunter2@{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         let Ok((mut client, _)) = listener.accept() else { return };
-        until(&mut client, b"LIB-VER");
-        // To AUTH and twice CLIENT SETINFO.
-        drop(client.write_all(b"+OK\r\n+OK\r\n+OK\r\n"));
+        until(&mut client, b"hunter2\r\n");
+        drop(client.write_all(b"+OK\r\n"));
         until(&mut client, b"PING\r\n");
         drop(client.write_all(b"+PONG\r\n"));
         until(&mut client, b"GET\r\n");

@@ -1,0 +1,205 @@
+//! Bytes to and from a server, over TCP, TLS or a unix socket, whatever signals arrive meanwhile.
+//!
+//! A signal ends the wait on a socket that has a timeout with EINTR, even where its handler is installed with SA_RESTART (`signal(7)`).
+//! It says nothing about the server, so the wait goes on, but only for what is left of the time: signals that arrive faster than the
+//! timeout would otherwise let a server that hangs hold the thread for ever.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+
+use super::url::HostPort;
+
+/// Middleboxes drop flows that were idle for 350 s and more.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// The system takes a timeout of zero for none.
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+
+/// Where a server listens.
+#[derive(Clone, Copy)]
+pub(super) enum Address<'a> {
+    Tcp(&'a HostPort),
+    Tls(&'a HostPort, &'a Arc<ClientConfig>),
+    Unix(&'a str),
+}
+
+pub(super) enum Stream {
+    Plain(Wire),
+    Tls(Box<StreamOwned<ClientConnection, Wire>>),
+}
+
+/// A connected socket. It never answers `Interrupted`, nor `WouldBlock`, which TLS would take for no failure.
+pub(super) struct Wire {
+    socket: Socket,
+    timeout: Duration,
+}
+
+impl Stream {
+    /// Connected, and with TLS shaken hands, by then.
+    pub fn connect(address: Address<'_>, until: Instant) -> io::Result<Stream> {
+        let wire = |socket| Wire { socket, timeout: Duration::ZERO };
+        let mut stream = match address {
+            Address::Unix(path) => Stream::Plain(wire(connect_unix(path, until)?)),
+            Address::Tcp(node) => Stream::Plain(wire(connect_tcp(node, until)?)),
+            Address::Tls(node, config) => {
+                let name = ServerName::try_from(node.host.clone()).map_err(io::Error::other)?;
+                let tls = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+                Stream::Tls(Box::new(StreamOwned::new(tls, wire(connect_tcp(node, until)?))))
+            }
+        };
+        stream.set_timeout(left(until)?)?;
+        stream.flush()?;
+        Ok(stream)
+    }
+
+    /// How long each read and each write may take that moves any bytes.
+    pub fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        let wire = match self {
+            Stream::Plain(wire) => wire,
+            Stream::Tls(tls) => &mut tls.sock,
+        };
+        wire.timeout = timeout.max(TIMEOUT_MIN);
+        wire.socket.set_read_timeout(Some(wire.timeout))?;
+        wire.socket.set_write_timeout(Some(wire.timeout))
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(wire) => wire.read(buffer),
+            Stream::Tls(tls) => tls.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(wire) => wire.write(bytes),
+            Stream::Tls(tls) => tls.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Plain(wire) => wire.flush(),
+            Stream::Tls(tls) => tls.flush(),
+        }
+    }
+}
+
+impl Wire {
+    /// Makes a call that waits for the socket until it is answered or the time is over, which runs from here on.
+    fn call(&self, awaited: PollFlags, mut call: impl FnMut(&Socket) -> io::Result<usize>) -> io::Result<usize> {
+        let until = Instant::now() + self.timeout;
+        loop {
+            match call(&self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(no_answer()),
+                called => return called,
+            }
+            // The socket's own timeout begins anew with each call, so the rest of the time is waited for here.
+            let rest = Timespec::try_from(left(until).map_err(|_| no_answer())?).map_err(io::Error::other)?;
+            match poll(&mut [PollFd::new(&self.socket, awaited)], Some(&rest)) {
+                Ok(0) => return Err(no_answer()),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.call(PollFlags::IN, |mut socket| socket.read(buffer))
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // A process that does not ignore SIGPIPE would be ended by a connection that was cut.
+        self.call(PollFlags::OUT, |socket| socket.send_with_flags(bytes, libc::MSG_NOSIGNAL))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Tries all addresses of the name. Each has its share of the time that is left, so that one that is silent leaves some to the others.
+fn connect_tcp(node: &HostPort, until: Instant) -> io::Result<Socket> {
+    let addresses = resolve(node, until)?;
+    let mut failed = io::Error::other("could not resolve to any addresses");
+    for (tried, address) in addresses.iter().enumerate() {
+        let share = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+        match connect_to(*address, left(until)? / share) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+fn connect_to(address: SocketAddr, timeout: Duration) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // It waits in poll, which it repeats with what is left of the time when a signal ends it.
+    socket.connect_timeout(&address.into(), timeout.max(TIMEOUT_MIN)).map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => not_connected(),
+        _ => error,
+    })?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    Ok(socket)
+}
+
+/// How long a name server is waited for is the system's affair, which goes on after a signal by itself; what it asks besides, files and
+/// sockets of its own, may not.
+fn resolve(node: &HostPort, until: Instant) -> io::Result<Vec<SocketAddr>> {
+    loop {
+        match (node.host.as_str(), node.port).to_socket_addrs() {
+            Ok(addresses) => return Ok(addresses.collect()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => drop(left(until)?),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn connect_unix(path: &str, until: Instant) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    let address = SockAddr::unix(path)?;
+    loop {
+        // The wait for a place in the server's queue, if that is full, is bounded by this, and begins anew after a signal.
+        socket.set_write_timeout(Some(left(until)?))?;
+        match socket.connect(&address) {
+            Ok(()) => return Ok(socket),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(not_connected()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What is left of the time; an error where nothing is.
+fn left(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(not_connected()) } else { Ok(left.max(TIMEOUT_MIN)) }
+}
+
+fn not_connected() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "connection timed out")
+}
+
+fn no_answer() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer within the response timeout")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+
+use super::*;
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_millis(50)
+}
+
+fn is_timeout<T>(result: io::Result<T>) -> bool {
+    result.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
+// Invariant 10: a server that accepts nobody holds no thread for ever.
+#[test]
+fn a_unix_socket_whose_queue_is_full_is_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    listener.listen(0).unwrap();
+    let connect = || Stream::connect(Address::Unix(path.to_str().unwrap()), soon());
+    let waiting: Vec<_> = (0..4).map_while(|_| connect().ok()).collect();
+    assert!(!waiting.is_empty() && waiting.len() < 4);
+    assert!(is_timeout(connect()));
+    drop(listener);
+    assert_eq!(connect().err().map(|error| error.kind()), Some(io::ErrorKind::ConnectionRefused));
+}
+
+#[test]
+fn a_server_that_takes_nothing_in_is_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let _unix = UnixListener::bind(&path).unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let node = HostPort { host: "127.0.0.1".into(), port: tcp.local_addr().unwrap().port() };
+    for address in [Address::Unix(path.to_str().unwrap()), Address::Tcp(&node)] {
+        let mut stream = Stream::connect(address, Instant::now() + Duration::from_secs(20)).unwrap();
+        stream.set_timeout(Duration::from_millis(50)).unwrap();
+        assert!(is_timeout(stream.write_all(&vec![0; 64 << 20])));
+        assert!(is_timeout(stream.read(&mut [0])));
+    }
+}
+
+#[test]
+fn all_addresses_of_a_name_are_tried() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Where it stands for ::1 too, nobody listens there.
+    let node = HostPort { host: "localhost".into(), port: listener.local_addr().unwrap().port() };
+    Stream::connect(Address::Tcp(&node), Instant::now() + Duration::from_secs(20)).unwrap();
+    let nobody = HostPort { host: "nobody.invalid".into(), port: 1 };
+    assert!(Stream::connect(Address::Tcp(&nobody), Instant::now() + Duration::from_secs(20)).is_err());
+}
