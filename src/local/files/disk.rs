@@ -126,19 +126,29 @@ impl Disk for SystemDisk {
 
 struct SystemFile(File);
 
-/// Grows a file from `present` to `bytes`. Where the file system cannot preallocate, zeros are written: the file will be mapped, and a
-/// hole in a map ends the process when the disk has no room for it.
+/// Allocated in one call whatever signals arrive; within microseconds.
+const PIECE_BYTES_MIN: u64 = 64 << 10;
+
+/// Grows a file from `present` to `bytes`, or leaves it as it is. Where the file system cannot preallocate, zeros are written: the file
+/// will be mapped, and a hole in a map ends the process when the disk has no room for it.
 fn allocate(file: &File, present: u64, bytes: u64) -> io::Result<()> {
-    let Some(more) = bytes.checked_sub(present).filter(|more| *more > 0) else {
-        return Ok(());
-    };
-    loop {
-        match rustix::fs::fallocate(file, FallocateFlags::empty(), present, more) {
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::OPNOTSUPP) => return write_zeros(file, present, bytes),
-            result => return Ok(result?),
+    let (mut done, mut piece) = (present, bytes.saturating_sub(present));
+    while done < bytes {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), done, piece.min(bytes - done)) {
+            Ok(()) => done = done.saturating_add(piece).min(bytes),
+            // Some file systems (tmpfs) undo the whole call when a signal arrives: where signals arrive faster than a large piece is
+            // allocated, it never would be.
+            Err(rustix::io::Errno::INTR) => piece = (piece / 2).max(PIECE_BYTES_MIN),
+            Err(rustix::io::Errno::OPNOTSUPP) => return write_zeros(file, done, bytes),
+            Err(error) => {
+                if done > present {
+                    file.set_len(present)?;
+                }
+                return Err(error.into());
+            }
         }
     }
+    Ok(())
 }
 
 fn write_zeros(file: &File, mut present: u64, bytes: u64) -> io::Result<()> {

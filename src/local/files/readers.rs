@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use crate::error::Error;
 use crate::fork;
@@ -123,7 +123,7 @@ impl Readers {
     fn begin(&self, count: u64) -> io::Result<Session> {
         let path = self.directory.join(format!("{:016x}", random_u64()));
         let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-        if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if let Err(error) = retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
             drop(file);
             std::fs::remove_file(&path)?;
             return Err(error.into());
@@ -196,7 +196,7 @@ fn is_locked(path: &Path) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
     };
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive)) {
         Ok(()) => Ok(false),
         Err(Errno::WOULDBLOCK) => Ok(true),
         Err(error) => Err(error.into()),
