@@ -1,11 +1,11 @@
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::clock::now_ms;
+use crate::clock::{MS_MAX, Past, Reading, RedisTime};
 
 /// A version that is further ahead than this does not take the clock along.
 const AHEAD_MS_MAX: u64 = 60_000;
 
-/// The same, while a directory is opened: by how much Redis's clock is ahead of this machine's is not known then.
+/// The same, while a directory is opened: by how much Redis's clock is ahead of what is known is not known then.
 const AHEAD_AT_OPEN_MS_MAX: u64 = 24 * 3_600_000;
 
 /// Orders the writes to one id across nodes: the greater wins.
@@ -23,9 +23,9 @@ impl Version {
         self.clock >> 16
     }
 
-    /// The clock that a record from an earlier open takes along; 0 where it is too far ahead to be believed.
+    /// The clock that a record from an earlier open takes along; 0 where no clock can have been so far ahead.
     pub fn clock_at_open(&self) -> u64 {
-        if self.clock <= first_clock(now_ms().saturating_add(AHEAD_AT_OPEN_MS_MAX)) { self.clock } else { 0 }
+        if self.ms() <= MS_MAX { self.clock } else { 0 }
     }
 }
 
@@ -34,37 +34,45 @@ fn first_clock(ms: u64) -> u64 {
     ms.saturating_mul(1 << 16)
 }
 
-/// Draws versions: a hybrid logical clock whose physical part is Redis's clock where that is known, otherwise this machine's.
+/// Draws versions: a hybrid logical clock whose physical part is Redis's clock where that is known.
 pub(crate) struct HybridClock {
     node: u64,
-    /// By how much Redis's clock is ahead of this machine's.
-    offset_ms: AtomicI64,
+    time: RedisTime,
     /// The clock of the last version drawn or seen.
     last: AtomicU64,
 }
 
 impl HybridClock {
-    /// Goes on behind `last`.
-    pub fn new(node: u64, last: u64) -> HybridClock {
-        HybridClock { node, offset_ms: AtomicI64::new(0), last: AtomicU64::new(last) }
+    /// Goes on behind `last`, unless that is too far ahead to be believed. `lifetime_ms`: see [`RedisTime::new`].
+    pub fn new(node: u64, last: u64, past: Past, lifetime_ms: u64) -> HybridClock {
+        let time = RedisTime::new(past, lifetime_ms);
+        let is_believed = last <= first_clock(time.version_ms().saturating_add(AHEAD_AT_OPEN_MS_MAX));
+        HybridClock { node, time, last: AtomicU64::new(if is_believed { last } else { 0 }) }
     }
 
     pub fn node(&self) -> u64 {
         self.node
     }
 
-    pub fn set_offset_ms(&self, offset_ms: i64) {
-        self.offset_ms.store(offset_ms, Ordering::Relaxed);
+    /// Redis's clock, as far as it is known.
+    #[inline]
+    pub fn time(&self) -> &RedisTime {
+        &self.time
     }
 
-    /// Milliseconds since 1970 on Redis's clock, where it is known.
-    pub fn now_ms(&self) -> u64 {
-        now_ms().saturating_add_signed(self.offset_ms.load(Ordering::Relaxed))
+    /// Redis has told the time. At the first time, versions drawn by guess may turn out to be ahead, and are not gone on with: that a
+    /// write exceeds what is known of its id does not depend on it.
+    pub fn set_time(&self, reading: Reading) {
+        if self.time.set(reading) {
+            let now = first_clock(self.time.version_ms());
+            let limit = now.saturating_add(first_clock(AHEAD_MS_MAX));
+            let _ = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| (last > limit).then_some(now));
+        }
     }
 
     /// A version above all that were drawn or seen before.
     pub fn next(&self) -> Version {
-        let now = first_clock(self.now_ms());
+        let now = first_clock(self.time.version_ms());
         let after = |last: u64| now.max(last.saturating_add(1));
         let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(after(last)));
         Version { clock: after(last.unwrap_or_default()), node: self.node }
@@ -83,8 +91,13 @@ impl HybridClock {
         self.merge(version.clock);
     }
 
+    /// Whether no clock that is set like Redis's can have given this version yet.
+    pub fn is_too_far_ahead(&self, version: Version) -> bool {
+        version.clock > first_clock(self.time.version_ms().saturating_add(AHEAD_MS_MAX))
+    }
+
     fn merge(&self, clock: u64) -> bool {
-        let is_believed = clock <= first_clock(self.now_ms().saturating_add(AHEAD_MS_MAX));
+        let is_believed = !self.is_too_far_ahead(Version { clock, node: 0 });
         if is_believed {
             self.last.fetch_max(clock, Ordering::Relaxed);
         }
@@ -94,33 +107,56 @@ impl HybridClock {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+
+    /// Some day in 2023.
+    const TODAY: u64 = 1_700_000_000_000;
+    const HOUR_MS: u64 = 3_600_000;
+
+    fn tell(clock: &HybridClock, redis_ms: u64) {
+        clock.set_time(Reading { redis_ms, at: Instant::now() });
+    }
+
+    /// Of a node that goes on behind `last`, and to which Redis has told the time.
+    fn clock(last: u64) -> HybridClock {
+        let clock = HybridClock::new(7, last, Past::default(), 0);
+        tell(&clock, TODAY);
+        clock
+    }
 
     // REPLICATION.md, Versions.
     #[test]
     fn versions_ascend_whatever_the_clocks_do() {
-        let clock = HybridClock::new(7, 0);
+        let clock = clock(0);
         let (first, second) = (clock.next(), clock.next());
         assert!(second > first);
-        clock.set_offset_ms(-1_000_000);
-        assert_eq!(clock.next().clock, second.clock + 1, "counted on");
-        clock.set_offset_ms(50_000);
+        tell(&clock, TODAY - 1_000_000);
+        let third = clock.next();
+        assert!(third > second && third.ms() < TODAY + HOUR_MS, "{third:?}");
+        tell(&clock, TODAY + HOUR_MS);
         let ahead = clock.next();
-        assert!(ahead.ms() > second.ms());
+        assert!(ahead.ms() >= TODAY + HOUR_MS, "taken along: {ahead:?}");
+        tell(&clock, TODAY);
+        let back = clock.next();
+        assert!(back > ahead && back.ms() >= TODAY + HOUR_MS, "not back again: {back:?}");
 
-        let seen = Version { clock: ahead.clock + 1000, node: 9 };
+        let seen = Version { clock: back.clock + first_clock(1000), node: 9 };
         assert!(clock.next_above(seen.clock) > seen);
         assert!(clock.next() > seen, "merged");
-        let heard = Version { clock: ahead.clock + 2000, node: 9 };
+        let heard = Version { clock: back.clock + first_clock(2000), node: 9 };
         clock.observe(heard);
         assert!(clock.next() > heard, "merged");
-        assert!(HybridClock::new(7, heard.clock).next() > heard, "gone on with");
+        clock.time().set_floor(TODAY + 5 * HOUR_MS);
+        assert!(clock.next().ms() >= TODAY + 5 * HOUR_MS, "an id of the stream");
     }
 
     #[test]
     fn a_version_too_far_ahead_is_exceeded_but_not_merged() {
-        let clock = HybridClock::new(7, 0);
-        let far = Version { clock: first_clock(clock.now_ms() + 10 * AHEAD_MS_MAX), node: u64::MAX };
+        let clock = clock(0);
+        let far = Version { clock: first_clock(TODAY + 10 * AHEAD_MS_MAX), node: u64::MAX };
+        assert!(clock.is_too_far_ahead(far));
         assert!(clock.next_above(far.clock) > far);
         clock.observe(far);
         assert!(clock.next() < far);
@@ -128,17 +164,33 @@ mod tests {
         assert_eq!(Version { clock: u64::MAX, node: 0 }.clock_at_open(), 0);
     }
 
+    #[test]
+    fn the_versions_of_the_last_open_are_gone_on_with_until_redis_tells_the_time() {
+        let past = Past { redis_ms: TODAY, events_ms: 0 };
+        // Of an open whose directory says what time it was.
+        let guessed = HybridClock::new(7, first_clock(TODAY + HOUR_MS), past, 0);
+        assert!(guessed.next().ms() >= TODAY + HOUR_MS);
+        // Whatever was guessed (this machine's clock is ahead of the day in question), it does not stay.
+        tell(&guessed, TODAY);
+        assert!(guessed.next().ms() < TODAY + HOUR_MS);
+        // What is a little ahead is gone on with.
+        let little = Version { clock: first_clock(TODAY + AHEAD_MS_MAX / 2), node: 1 };
+        assert!(clock(little.clock).next() > little);
+    }
+
     /// Invariant 11: also for what a peer, or Redis's TIME, claims.
     #[test]
     fn no_clock_is_too_large() {
-        let clock = HybridClock::new(7, 0);
+        let clock = clock(0);
         assert_eq!(clock.next_above(u64::MAX).clock, u64::MAX);
         clock.observe(Version { clock: u64::MAX, node: 1 });
         assert!(clock.next().clock < u64::MAX);
-        assert_eq!(HybridClock::new(7, u64::MAX).next().clock, u64::MAX);
-        for offset_ms in [i64::MIN, i64::MAX] {
-            clock.set_offset_ms(offset_ms);
-            assert!(clock.next() <= clock.next());
+        assert!(HybridClock::new(7, u64::MAX, Past::default(), 0).next().clock < u64::MAX);
+        for redis_ms in [0, u64::MAX] {
+            tell(&clock, redis_ms);
+            clock.time().set_floor(redis_ms);
+            let (first, second) = (clock.next(), clock.next());
+            assert!(first < second && second.clock < u64::MAX);
             clock.observe(Version { clock: u64::MAX, node: 1 });
         }
     }

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::bodies::Bodies;
 use super::catalog::Catalog;
+use super::catalog::cursors::Cursors;
 use super::files::lock::DirectoryLock;
 use super::files::numbers::Numbers;
 use super::files::readers::Readers;
@@ -106,6 +107,9 @@ impl LocalBackend {
         let journal_options = JournalOptions {
             segment_bytes_max: space.segment_bytes_max(),
             clock: outcome.clock,
+            past: cursors.as_ref().map(Cursors::past).unwrap_or_default(),
+            object_ttl_ms: outbox.as_ref().map_or(0, |outbox| outbox.object_ttl_ms),
+            is_shared: outbox.is_some(),
             node,
             end,
             syncs_each: options.durability == Durability::Disk,

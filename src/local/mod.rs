@@ -41,7 +41,7 @@ pub(crate) use sharing::ledger::{self, Held, Lane, Next};
 pub(crate) use sharing::outbox::{Outbox, OutboxOptions};
 pub(crate) use sharing::tail::{Budget, Dirty, Found, Wanted};
 pub(crate) use tier::LocalTier as Tier;
-pub(crate) use write::Fill;
+pub(crate) use write::{Again, Fill};
 
 /// The smallest limit that leaves room for the segments kept in reserve.
 const MAX_SIZE_MB_MIN: u64 = 16;

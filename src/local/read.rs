@@ -9,7 +9,7 @@ use super::disk::DiskFile;
 use super::files::mapping::Mapping;
 use super::files::readers::Session;
 use super::index::liveness::Standing;
-use super::journal::record::{HEADER_BYTES, InlineRecord, RECORD_BYTES_MAX, is_past};
+use super::journal::record::{HEADER_BYTES, InlineRecord, RECORD_BYTES_MAX};
 use super::journal::{Flags, Header, Lsn, Segment, SegmentMap};
 use super::tier::LocalTier;
 use crate::error::Error;
@@ -128,7 +128,7 @@ impl LocalTier {
         let offset = u64::from(place.offset());
         let record = InlineRecord::parse(|from, bytes| mapping.slice(offset + from, bytes))?;
         let is_small = (record.metadata.len() + record.data.len()) as u64 <= COPIED_BODY_BYTES_MAX;
-        if !is_small || record.id != id || is_past(record.deadline_ms) {
+        if !is_small || record.id != id || self.journal.time().is_past(record.deadline_ms) {
             return None;
         }
         if self.outbox.is_some() {
@@ -179,7 +179,7 @@ impl LocalTier {
         let segments = self.segments.load();
         let places = (table.find_fingerprint(fingerprint), table.find_collision(id));
         let Some(record) = self.find_record(&segments, places, id)? else { return Ok(None) };
-        if record.header.is_expired() {
+        if self.journal.is_over(&record.header) {
             return Ok(None);
         }
         let (place, header) = (record.place, record.header);

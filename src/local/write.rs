@@ -31,6 +31,7 @@ pub(super) enum Origin<'a> {
     /// A user of this node.
     Write,
     Fill(&'a Fill<'a>),
+    Again(&'a Again),
 }
 
 /// What a copy from Redis says of itself.
@@ -39,6 +40,13 @@ pub(crate) struct Fill<'a> {
     pub deadline_ms: u64,
     /// Asked under the id's lock: whether it is still the newest that was heard of.
     pub is_current: &'a dyn Fn() -> bool,
+}
+
+/// What is stored once more, above a version that it did not know of, if it still stands where it stood.
+pub(crate) struct Again {
+    pub place: Lsn,
+    pub above: Version,
+    pub deadline_ms: u64,
 }
 
 enum IncomingBody<'a> {
@@ -94,7 +102,7 @@ impl LocalTier {
         }
         let Some(lsn) = result? else { return Ok(false) };
         // Redis has what is filled.
-        if matches!(incoming.origin, Origin::Write) {
+        if !matches!(incoming.origin, Origin::Fill(_)) {
             self.acknowledge(lsn)?;
         }
         Ok(true)
@@ -119,7 +127,13 @@ impl LocalTier {
         {
             return Ok(None);
         }
-        let above_clock = known.map_or(0, |known| known.clock);
+        let mut above_clock = known.map_or(0, |known| known.clock);
+        if let Origin::Again(again) = incoming.origin {
+            if old.as_ref().is_none_or(|old| old.lsn != again.place) {
+                return Ok(None);
+            }
+            above_clock = above_clock.max(again.above.clock);
+        }
         let record = self.dated(incoming.record(id, old.as_ref()), incoming.origin, above_clock);
         let lsn = self.journal.append(&record, Purpose::Put)?.lsn;
         let header = record.header(lsn);
@@ -154,8 +168,9 @@ impl LocalTier {
         match (origin, &self.outbox) {
             (Origin::Write, None) => record,
             (Origin::Write, Some(outbox)) => {
-                NewRecord { deadline_ms: outbox.deadline_ms(self.journal.now_ms()), above_clock, ..record }
+                NewRecord { deadline_ms: self.journal.deadline(outbox.options.object_ttl_ms), above_clock, ..record }
             }
+            (Origin::Again(again), _) => NewRecord { deadline_ms: again.deadline_ms, above_clock, ..record },
             (Origin::Fill(fill), _) => NewRecord {
                 kind: Kind::Fill,
                 flags: record.flags.with(Flags::CLEAN),
@@ -222,7 +237,7 @@ impl LocalTier {
         let _second = (numbers[0] != numbers[1]).then(|| self.index().shard(second).writing.lock());
 
         let Some(source) = self.standing(original_fingerprint, original)? else { return Ok(None) };
-        if source.header.is_expired() {
+        if self.journal.is_over(&source.header) {
             return Ok(None);
         }
         let old = self.standing(fingerprint, new)?;

@@ -21,6 +21,7 @@ use super::push::{Outgoing, Pushed, What};
 use super::server;
 use super::standing::Standing;
 use super::watch::Watch;
+use crate::clock::events_ms;
 use crate::error::Error;
 use crate::object::{Object, ObjectId};
 use crate::random::random_u64;
@@ -102,6 +103,11 @@ impl RedisBackend {
         self.shared.node
     }
 
+    /// Entries of the event stream have been given ids up to this one.
+    pub(super) fn note_events(&self, cursor: &str) {
+        self.shared.pool.clock().time().set_floor(events_ms(cursor));
+    }
+
     pub(super) fn object_bytes_max(&self) -> u64 {
         self.shared.options.object_bytes_max()
     }
@@ -129,12 +135,9 @@ impl Shared {
 
     fn store(&self, id: &[u8], object: Object, stored: OnStored<'_>) -> Result<(), Error> {
         self.options.check_size(id, object.len() as u64)?;
-        let deadline_ms = match self.options.object_ttl_seconds {
-            0 => 0,
-            seconds => self.pool.clock().now_ms().saturating_add(seconds.saturating_mul(1000)),
-        };
         let body_hash = body_hash(&object);
         let _writing = self.writing(id);
+        let deadline_ms = self.pool.clock().time().deadline(self.options.object_ttl_seconds.saturating_mul(1000));
         self.write(id, What::Put { object: object.clone(), body_hash, deadline_ms })?;
         stored(&|| Some(object.clone()));
         Ok(())

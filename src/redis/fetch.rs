@@ -7,7 +7,6 @@ use super::link::Link;
 use super::pipeline::Reply;
 use super::python;
 use super::standing::Standing;
-use crate::clock::now_ms;
 use crate::error::Error;
 use crate::object::Object;
 use crate::version::Version;
@@ -99,8 +98,7 @@ pub(super) fn looking(key: &str) -> [Cmd; 2] {
 pub(super) fn looked(replies: &[Reply; 2]) -> Result<Option<Standing>, String> {
     match replies {
         [Ok(Value::BulkString(head)), Ok(Value::Int(length))] => {
-            let standing = Standing::read(head, u64::try_from(*length).unwrap_or(0));
-            Ok(standing.filter(|standing| !matches!(standing, Standing::Ours(head) if is_past(head))))
+            Ok(Standing::read(head, u64::try_from(*length).unwrap_or(0)))
         }
         [Err(refusal), _] | [_, Err(refusal)] => Err(refusal.clone()),
         _ => Err("its answer is not known".into()),
@@ -121,15 +119,12 @@ fn bytes(reply: Reply) -> Result<Vec<u8>, String> {
     }
 }
 
-fn is_past(head: &Head) -> bool {
-    head.deadline_ms != 0 && head.deadline_ms <= now_ms()
-}
-
 fn damaged(value: &[u8], reason: String) -> Fetched {
     Fetched::Damaged { version: envelope::stated_version(value), reason }
 }
 
-/// Understands what was read: a value up to the longest that stands in one piece, and one byte more.
+/// Understands what was read: a value up to the longest that stands in one piece, and one byte more. Whether its deadline is over is for
+/// Redis to say, which takes such values away by its own clock: what it still has, lives.
 fn beginning(value: Vec<u8>) -> Beginning {
     if value.is_empty() {
         return Beginning::Settled(Fetched::Missing);
@@ -144,9 +139,6 @@ fn beginning(value: Vec<u8>) -> Beginning {
         Ok(head) => head,
         Err(reason) => return Beginning::Settled(damaged(&value, reason)),
     };
-    if is_past(&head) {
-        return Beginning::Settled(Fetched::Missing);
-    }
     match head.kind {
         Kind::Tombstone => Beginning::Settled(Fetched::Tombstone(head.version)),
         Kind::Manifest => Beginning::Manifest(Box::new(head)),

@@ -41,6 +41,7 @@ impl Listener {
         let mut link = self.backend.connect(BLOCK)?;
         let keys = self.backend.keys().clone();
         let mut cursor = publish(&mut link, &keys, self.backend.node(), &[Notice::hello()])?;
+        self.backend.note_events(&cursor);
         while !self.backend.is_closed() {
             let read = read(&mut link, &keys, &cursor, BLOCK, ENTRIES_MAX)?;
             if read.lost_past {
@@ -48,6 +49,7 @@ impl Listener {
             } else {
                 cursor = read.cursor;
             }
+            self.backend.note_events(&cursor);
             for event in read.events.iter().filter(|event| event.op == Op::Put) {
                 if self.waiters.has_any(&event.id) {
                     self.answer(&event.id)?;

@@ -8,6 +8,7 @@ use super::options::RedisOptions;
 use super::push::Pusher;
 use super::server;
 use super::target::Target;
+use crate::clock::Past;
 use crate::error::Error;
 use crate::version::HybridClock;
 
@@ -46,7 +47,7 @@ impl Pool {
             target: Target::new(options)?,
             keys: Keys::new(options.key_prefix.as_str()),
             options: options.clone(),
-            clock: HybridClock::new(node, 0),
+            clock: HybridClock::new(node, 0, Past::default(), options.object_ttl_seconds.saturating_mul(1000)),
             node,
             state: Mutex::default(),
             freed: Condvar::new(),
@@ -157,7 +158,7 @@ impl Pool {
     fn read_clock(&self, lane: &mut Lane) -> Result<(), Error> {
         let due = |read: &Option<Instant>| read.is_none_or(|read| read.elapsed() > CLOCK_AGE_MAX);
         if due(&self.state.lock().clock_read) {
-            self.clock.set_offset_ms(server::time_offset_ms(&mut lane.link, &self.keys)?);
+            self.clock.set_time(server::time(&mut lane.link, &self.keys)?);
             self.state.lock().clock_read = Some(Instant::now());
         }
         Ok(())

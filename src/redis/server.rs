@@ -6,7 +6,7 @@ use super::fetch::heads;
 use super::keys::Keys;
 use super::link::Link;
 use super::pipeline::Reply;
-use crate::clock::now_ms;
+use crate::clock::Reading;
 use crate::error::Error;
 use crate::random::random_u128;
 
@@ -36,30 +36,31 @@ pub(crate) fn epoch(link: &mut Link, keys: &Keys) -> Result<String, Error> {
     }
 }
 
-/// How many milliseconds Redis's clock is ahead of this machine's: that of the shard that holds the events.
-pub(crate) fn time_offset_ms(link: &mut Link, keys: &Keys) -> Result<i64, Error> {
-    let mut fastest: Option<(Duration, i64)> = None;
+/// What time it is on Redis's clock: that of the shard that holds the events.
+pub(crate) fn time(link: &mut Link, keys: &Keys) -> Result<Reading, Error> {
+    let mut fastest: Option<(Duration, Reading)> = None;
     for _ in 0..TIME_SAMPLES {
         let started = Instant::now();
-        let before = now_ms() as i64;
         let replies = link.run_beside(keys.events().as_bytes(), &[redis::cmd("TIME")])?;
         let took = started.elapsed();
         let Some(redis_ms) = replies.first().and_then(milliseconds) else {
-            return Err(unreachable(link, "it does not tell the time (TIME)"));
+            break;
         };
-        let offset = redis_ms.saturating_sub(before).saturating_sub((took / 2).as_millis() as i64);
         if fastest.is_none_or(|(least, _)| took < least) {
-            fastest = Some((took, offset));
+            fastest = Some((took, Reading { redis_ms, at: started + took / 2 }));
         }
     }
-    Ok(fastest.map_or(0, |(_, offset)| offset))
+    match fastest {
+        Some((_, reading)) => Ok(reading),
+        None => Err(unreachable(link, "it does not tell the time (TIME)")),
+    }
 }
 
-fn milliseconds(reply: &Reply) -> Option<i64> {
+fn milliseconds(reply: &Reply) -> Option<u64> {
     let [Value::BulkString(seconds), Value::BulkString(micros)] = reply.as_ref().ok()?.as_sequence()? else {
         return None;
     };
-    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<i64>().ok();
+    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse::<u64>().ok();
     number(seconds)?.checked_mul(1000)?.checked_add(number(micros)? / 1000)
 }
 

@@ -7,7 +7,6 @@ use crossbeam_channel::Receiver;
 use super::TieredBackend;
 use super::flights::{Deleted, Fetched, Landed, OnFetched, Unanswered};
 use super::jobs::{Job, Question, reason_of};
-use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::{Fill, Known};
 use crate::object::{Object, ObjectId};
@@ -346,21 +345,11 @@ impl TieredBackend {
         if question.deletes
             && !question.is_answered()
             && let Some(version) = standing.version()
-            && let Err(error) = self.delete_above(&question.id, version)
+            && let Err(error) = self.tier().and_then(|tier| tier.delete_above(&question.id, version))
         {
             tracing::warn!("object {}: {error}", ObjectId::new(&question.id));
         }
         true
-    }
-
-    /// Deletes once more what was deleted here with a version that is not above this one.
-    fn delete_above(&self, id: &[u8], version: Version) -> Result<(), Error> {
-        let tier = self.tier()?;
-        if matches!(tier.known(id)?, Known::Deleted(tombstone) if tombstone.version < version) {
-            tier.journal.observe(version);
-            tier.delete(id)?;
-        }
-        Ok(())
     }
 
     /// Redis has said what it has of a suspect.
@@ -369,7 +358,6 @@ impl TieredBackend {
         let (Some((place, version)), Some(outbox)) = (tier.suspect(id)?, &tier.outbox) else {
             return Ok(Resolved::Other);
         };
-        let age_ms = || tier.journal.now_ms().saturating_sub(version.ms());
         match standing {
             Some(Standing::Ours(head)) if head.version == version => {
                 tier.trust(place, || self.flights.is_current(id, version));
@@ -382,7 +370,7 @@ impl TieredBackend {
             Some(Standing::Python { .. }) if self.options.value_format == ValueFormat::Python => {
                 tier.drop_at(id, place, version)?;
             }
-            None if !outbox.would_have_tombstone(age_ms(), now_ms()) => tier.drop_at(id, place, version)?,
+            None if !tier.would_have_tombstone(outbox, version) => tier.drop_at(id, place, version)?,
             // Redis has lost it: it is dirty until it is pushed again.
             None | Some(_) => {
                 // Otherwise it stays a suspect, and is looked at again when it is asked for again.

@@ -7,7 +7,6 @@ use super::TieredBackend;
 use super::jobs::Job;
 use super::wants::Why;
 use crate::backoff::Backoff;
-use crate::clock::now_ms;
 use crate::error::Error;
 use crate::local::Known;
 use crate::object::{IdBytes, ObjectId};
@@ -97,7 +96,7 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
         }
         cursor = read.cursor;
         if unheeded.is_empty() {
-            outbox.set_heard(cursor.clone(), now_ms());
+            backend.tier()?.set_heard(cursor.clone());
         }
         backoff.succeeded();
         if read.entry_count < ENTRIES_MAX {
@@ -131,7 +130,7 @@ impl TieredBackend {
         let Some(outbox) = &tier.outbox else { return Ok(()) };
         if outbox.heard().0.is_empty() {
             let cursor = begin(self, link)?;
-            outbox.set_heard(cursor, now_ms());
+            tier.set_heard(cursor);
             // Copies that were fetched before.
             tier.suspect_all();
         }

@@ -13,12 +13,13 @@ use super::wants::Why;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::local::ledger::{Due, Epoch};
-use crate::local::{Budget, Dirty, Found, Held, Lane, Next, Outbox, Place, Wanted};
+use crate::local::{Again, Budget, Dirty, Found, Held, Lane, Next, Outbox, Place, Wanted};
 use crate::object::ObjectId;
 use crate::redis::{
     EntryId, Link, Masters, Notice, Outgoing, Pushed, Pusher, Standing, ValueFormat, What, claim, heads, last, masters,
     publish, refused_commands, server,
 };
+use crate::version::Version;
 
 /// What is pushed in one go.
 const BUDGET: Budget = Budget { records: 1024, bytes: 4 << 20 };
@@ -238,8 +239,7 @@ impl<'a> Replicator<'a> {
         if let Some(link) = &mut self.link
             && self.clock_read.is_none_or(|read| read.elapsed() > CLOCK_EVERY)
         {
-            let offset_ms = server::time_offset_ms(link, &self.backend.keys)?;
-            self.backend.tier()?.journal.set_clock_offset_ms(offset_ms);
+            read_clock(self.backend, link)?;
             self.clock_read = Some(Instant::now());
         }
         Ok(())
@@ -247,11 +247,13 @@ impl<'a> Replicator<'a> {
 
     fn open_link(&mut self) -> Result<Link, Error> {
         let mut link = self.backend.connect(Duration::ZERO)?;
+        // First: the writes of a store that has just been opened wait for it.
+        read_clock(self.backend, &mut link)?;
+        self.clock_read = Some(Instant::now());
         self.backend.check_epoch(&mut link)?;
         if !std::mem::replace(&mut self.has_warned, true) {
             server::warnings(&mut link)?.iter().for_each(|warning| tracing::warn!("{warning}"));
         }
-        self.clock_read = None;
         Ok(link)
     }
 
@@ -264,6 +266,9 @@ impl<'a> Replicator<'a> {
         }
         self.refused = refused;
         let last = last(link, &self.backend.keys)?;
+        if let Some(last) = &last {
+            self.backend.tier()?.journal.time().set_floor(last.ms);
+        }
         self.outbox.ledger.push_again();
         self.restart();
         self.catching_up = last.map(|last| (last, Instant::now()));
@@ -527,9 +532,8 @@ impl<'a> Replicator<'a> {
                 }
             }
             Ok(Pushed::Older(standing)) => {
-                let learnt = standing
-                    .version()
-                    .map_or(Ok(()), |version| self.backend.learn(&write.id, version, !standing.is_object()));
+                let learnt =
+                    standing.version().map_or(Ok(()), |version| self.refused_for(place, write, version, &standing));
                 match learnt {
                     Ok(()) => ledger.overtaken(self.epoch, place),
                     // It is tried again, and refused again, until the copy that is here can be dropped.
@@ -552,6 +556,22 @@ impl<'a> Replicator<'a> {
                         ledger.held_count().saturating_sub(1)
                     );
                 }
+            }
+        }
+    }
+
+    /// A write was refused for what stands there: that is learnt. But a version that no clock which is set like Redis's can have given yet
+    /// says nothing about which write was later: then this one is made again, above that.
+    fn refused_for(&self, place: Place, write: &Outgoing, by: Version, standing: &Standing) -> Result<(), Error> {
+        let tier = self.backend.tier()?;
+        if !tier.journal.is_too_far_ahead(by) {
+            return self.backend.learn(&write.id, by, !standing.is_object());
+        }
+        match &write.what {
+            What::Delete => tier.delete_above(&write.id, by),
+            What::Put { object, body_hash, deadline_ms } => {
+                let again = Again { place, above: by, deadline_ms: *deadline_ms };
+                tier.put_above(&write.id, object, *body_hash, &again)
             }
         }
     }
@@ -677,6 +697,12 @@ fn read(backend: &TieredBackend, caution: &Caution, next: Next) -> Result<Found,
 struct Apart {
     writes: Vec<(Place, Outgoing)>,
     is_set_aside: bool,
+}
+
+fn read_clock(backend: &TieredBackend, link: &mut Link) -> Result<(), Error> {
+    let reading = server::time(link, &backend.keys)?;
+    backend.tier()?.journal.set_time(reading);
+    Ok(())
 }
 
 fn outgoing(dirty: Dirty, is_repeat: bool) -> Outgoing {

@@ -3,7 +3,7 @@
 //! ```text
 //!  0  checksum        u64   xxh3-64 of the rest
 //!  8  replicated      u64   lsn: everything below has reached Redis for good
-//! 16  in step         u64   when the event reader was last in step, in milliseconds since 1970
+//! 16  in step         u64   when the event reader was last in step, in milliseconds since 1970 on Redis's clock
 //! 24  suspect below   u64   lsn: clean objects below it are checked before they are served
 //! 32  suspect since   u64   when the event reader was in step before they came to be suspect
 //! 40  events length   u16
@@ -16,6 +16,7 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::clock::{Past, events_ms};
 use crate::local::journal::Lsn;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,11 @@ pub(crate) struct Cursors {
 const FIXED_BYTES: usize = 46;
 
 impl Cursors {
+    /// What they tell of Redis's clock.
+    pub fn past(&self) -> Past {
+        Past { redis_ms: self.in_step_ms, events_ms: events_ms(&self.events) }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let texts = [&self.events, &self.prefix, &self.epoch];
         let mut out = vec![0; 8];

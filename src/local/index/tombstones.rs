@@ -9,7 +9,7 @@ pub(crate) struct Tombstone {
     pub version: Version,
     /// The record of this node's own delete; none where another node's was heard of.
     pub place: Lsn,
-    /// When it may be forgotten, in milliseconds since 1970.
+    /// When it may be forgotten, in milliseconds since the open: no clock that is set takes any of its time.
     pub expires_ms: u64,
     /// The id was written again since: whether it exists, only Redis knows where this node does not hold it.
     pub is_overtaken: bool,
@@ -51,7 +51,7 @@ impl Tombstones {
         }
     }
 
-    /// Forgets those that expired before `now_ms`, but for those that `is_needed`.
+    /// Forgets those that expired before `now_ms`, since the open, but for those that `is_needed`.
     pub fn expire(&mut self, now_ms: u64, is_needed: impl Fn(&Tombstone) -> bool) {
         self.0.retain(|_, tombstone| tombstone.expires_ms > now_ms || is_needed(tombstone));
     }

@@ -10,6 +10,7 @@ use super::reserve::{Reserve, ReservedSpare};
 use super::segment::SyncError;
 use super::segment::{SEGMENT_HEADER_BYTES, Seal, Segment, SegmentKind};
 use super::segments::{NoFile, Segments, Spare};
+use crate::clock::{Past, Reading, RedisTime};
 use crate::error::Error;
 use crate::local::files::disk::{DiskFile, is_exhausted};
 use crate::version::{HybridClock, Version};
@@ -143,6 +144,12 @@ pub(crate) struct JournalOptions {
     pub segment_bytes_max: u64,
     /// Greatest clock of all records found at open.
     pub clock: u64,
+    /// What is known of Redis's clock.
+    pub past: Past,
+    /// How long objects live, 0 for ever.
+    pub object_ttl_ms: u64,
+    /// Other nodes have the objects as well, so that versions count.
+    pub is_shared: bool,
     /// 64 random bits drawn at this open.
     pub node: u64,
     /// Behind every record that was found.
@@ -248,7 +255,7 @@ impl Journal {
             prepared: Mutex::new(Vec::new()),
             reserve: Mutex::default(),
             synced: Mutex::new(Lsn::NONE),
-            clock: HybridClock::new(options.node, options.clock),
+            clock: HybridClock::new(options.node, options.clock, options.past, options.object_ttl_ms),
             options,
             failure: RwLock::new(None),
             sealing,
@@ -258,6 +265,9 @@ impl Journal {
     /// Appends one record; it exists when this returns. Survives the process, not yet a power loss: see `sync_to`.
     pub fn append(&self, record: &NewRecord<'_>, purpose: Purpose) -> Result<Appended, AppendError> {
         self.check_writable()?;
+        if record.version.is_none() && self.options.is_shared {
+            self.time().wait();
+        }
         let mut append = self.append.lock();
         if append.closed {
             return Err(Error::Closed.into());
@@ -337,13 +347,35 @@ impl Journal {
         Ok(())
     }
 
-    /// Milliseconds since 1970, on Redis's clock where it is known.
-    pub fn now_ms(&self) -> u64 {
-        self.clock.now_ms()
+    /// Redis's clock, as far as it is known.
+    #[inline]
+    pub fn time(&self) -> &RedisTime {
+        self.clock.time()
     }
 
-    pub fn set_clock_offset_ms(&self, offset_ms: i64) {
-        self.clock.set_offset_ms(offset_ms);
+    pub fn set_time(&self, reading: Reading) {
+        self.clock.set_time(reading);
+    }
+
+    /// Whether the object of this record has lived its time.
+    #[inline]
+    pub fn is_over(&self, header: &Header) -> bool {
+        self.time().is_past(header.deadline_ms)
+    }
+
+    /// When an object that is stored now, and lives for so long, has lived its time; 0 for ever.
+    #[inline]
+    pub fn deadline(&self, lifetime_ms: u64) -> u64 {
+        if lifetime_ms == 0 {
+            return 0;
+        }
+        self.time().wait();
+        self.time().deadline(lifetime_ms)
+    }
+
+    /// Whether no clock that is set like Redis's can have given this version yet.
+    pub fn is_too_far_ahead(&self, version: Version) -> bool {
+        self.clock.is_too_far_ahead(version)
     }
 
     /// Versions given from now on are above this one from elsewhere, unless it is too far ahead to be believed.

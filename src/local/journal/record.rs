@@ -6,7 +6,7 @@
 //! 16  version clock   u64   hybrid logical clock: 48 bits of milliseconds, 16 bits of counter
 //! 24  version node    u64
 //! 32  supersedes      u64   lsn of the record of the same id that this one replaced, 0 if there was none
-//! 40  deadline        u64   milliseconds since 1970, 0 = never
+//! 40  deadline        u64   milliseconds since 1970 on Redis's clock, 0 = never; with its highest bit: a lifetime that has not begun
 //! 48  body hash       u128  xxh3-128 of metadata and data
 //! 64  payload         u64   the payload's name: see the flags SHARED and NAMED
 //! 72  data length     u64
@@ -24,7 +24,6 @@
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128};
 
 use super::Lsn;
-use crate::clock::now_ms;
 use crate::object::{ID_BYTES_MAX, METADATA_BYTES_MAX};
 use crate::version::Version;
 
@@ -119,12 +118,6 @@ pub(crate) struct Header {
     pub body_place: BodyPlace,
 }
 
-/// Whether a deadline, in milliseconds since 1970 or 0 for never, is over.
-#[inline]
-pub(crate) fn is_past(deadline_ms: u64) -> bool {
-    deadline_ms != 0 && deadline_ms <= now_ms()
-}
-
 fn field<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..)?.first_chunk::<N>().copied()
 }
@@ -133,12 +126,6 @@ impl Header {
     /// Bytes of metadata and data together.
     pub fn body_bytes(&self) -> u64 {
         self.data_bytes + u64::from(self.metadata_bytes)
-    }
-
-    /// Whether the object has lived its time.
-    #[inline]
-    pub fn is_expired(&self) -> bool {
-        is_past(self.deadline_ms)
     }
 
     /// Whether this record brought bytes of its own, inside or in a body segment.

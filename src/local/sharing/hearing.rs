@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::clock::events_ms;
 use crate::error::Error;
 use crate::local::index::Table;
 use crate::local::index::liveness::Standing;
@@ -9,7 +10,7 @@ use crate::local::index::tombstones::Tombstone;
 use crate::local::journal::{AppendError, Appended, Flags, Header, Kind, Lsn, NewRecord, Purpose};
 use crate::local::sharing::outbox::Outbox;
 use crate::local::tier::LocalTier;
-use crate::local::write::{Fill, Origin};
+use crate::local::write::{Again, Fill, Origin};
 use crate::object::Object;
 use crate::store::OnStored;
 use crate::version::Version;
@@ -67,27 +68,85 @@ impl LocalTier {
     ) -> Result<(Lsn, bool), Error> {
         self.with_room(id, 0, || {
             let fingerprint = self.index().fingerprint(id);
-            let shard = self.index().shard(fingerprint);
-            let _writing = shard.writing.lock();
+            let _writing = self.index().shard(fingerprint).writing.lock();
             let old = self.standing(fingerprint, id)?;
-            let existed = old.as_ref().is_some_and(|old| !old.header.is_expired());
+            let existed = old.as_ref().is_some_and(|old| !self.journal.is_over(&old.header));
             let known = self.known_version(fingerprint, id, old.as_ref());
             deleting(known.unwrap_or_default());
-            let record = NewRecord {
-                above_clock: known.map_or(0, |known| known.clock),
-                ..NewRecord::bare(id, Kind::Delete, old.as_ref().map_or(Lsn::NONE, |old| old.lsn))
-            };
-            let Appended { lsn, version } = self.journal.append(&record, Purpose::Delete)?;
-            let expires_ms = version.ms().saturating_add(outbox.options.tombstone_ttl_ms);
-            let note = |table: &mut Table| {
-                table.tombstones.note(id, Tombstone { version, place: lsn, expires_ms, is_overtaken: false });
-            };
-            match &old {
-                Some(old) => self.liveness.leave(fingerprint, id, old, lsn.into(), note),
-                None => note(&mut shard.table.write()),
-            }
+            let lsn = self.delete_locked(outbox, fingerprint, id, old.as_ref(), known.unwrap_or_default())?;
             Ok((lsn, existed))
         })
+    }
+
+    /// Deletes once more, above this version from Redis, what was deleted here with a lower one: however far ahead it is. Does nothing
+    /// where the id was written again since.
+    pub fn delete_above(&self, id: &[u8], version: Version) -> Result<(), Error> {
+        let Some(outbox) = &self.outbox else { return Ok(()) };
+        let deleted = self.with_room(id, 0, || {
+            let fingerprint = self.index().fingerprint(id);
+            let _writing = self.index().shard(fingerprint).writing.lock();
+            match self.known_locked(fingerprint, id)? {
+                Known::Deleted(tombstone) if tombstone.version < version => {}
+                _ => return Ok(None),
+            }
+            let old = self.standing(fingerprint, id)?;
+            self.delete_locked(outbox, fingerprint, id, old.as_ref(), version).map(Some)
+        })?;
+        deleted.map_or(Ok(()), |lsn| self.acknowledge(lsn))
+    }
+
+    /// Stores once more, above the version that it was refused for, what stands here. Does nothing where something else stands here by now,
+    /// and waits for no room, which may have to be made by whoever calls.
+    pub fn put_above(&self, id: &[u8], object: &Object, body_hash: u128, again: &Again) -> Result<(), Error> {
+        let _inside = self.gate.enter()?;
+        if !self.admits_now(object.len() as u64) {
+            return Err(self.full(id, object.len() as u64));
+        }
+        self.take_in(id, &object.data, &object.metadata, body_hash, Origin::Again(again), &mut |_| {}).map(drop)
+    }
+
+    /// Enters a delete above a version. The caller holds the id's shard.
+    fn delete_locked(
+        &self,
+        outbox: &Outbox,
+        fingerprint: u64,
+        id: &[u8],
+        old: Option<&Standing>,
+        above: Version,
+    ) -> Result<Lsn, AppendError> {
+        let record = NewRecord {
+            above_clock: above.clock,
+            ..NewRecord::bare(id, Kind::Delete, old.map_or(Lsn::NONE, |old| old.lsn))
+        };
+        let Appended { lsn, version } = self.journal.append(&record, Purpose::Delete)?;
+        let expires_ms = self.tombstone_expires_ms(outbox);
+        let note = |table: &mut Table| {
+            table.tombstones.note(id, Tombstone { version, place: lsn, expires_ms, is_overtaken: false });
+        };
+        match old {
+            Some(old) => self.liveness.leave(fingerprint, id, old, lsn.into(), note),
+            None => note(&mut self.index().shard(fingerprint).table.write()),
+        }
+        Ok(lsn)
+    }
+
+    /// When a delete that is made or heard of now may be forgotten.
+    fn tombstone_expires_ms(&self, outbox: &Outbox) -> u64 {
+        self.journal.time().monotonic_ms().saturating_add(outbox.options.tombstone_ttl_ms)
+    }
+
+    /// Every event up to this one was acted upon.
+    pub fn set_heard(&self, cursor: String) {
+        let Some(outbox) = &self.outbox else { return };
+        self.journal.time().set_floor(events_ms(&cursor));
+        outbox.set_heard(cursor, self.journal.time().passed_ms());
+    }
+
+    /// Whether Redis, had a suspect of this version been deleted unheard, would still have a tombstone for it. In doubt it would: an object
+    /// too many can be deleted again.
+    pub fn would_have_tombstone(&self, outbox: &Outbox, version: Version) -> bool {
+        let now_ms = self.journal.time().passed_ms();
+        outbox.would_have_tombstone(now_ms.saturating_sub(version.ms()), now_ms)
     }
 
     /// Another node has written (`is_delete`: deleted) the id with this version: an older object here goes. Whether one did.
@@ -101,7 +160,7 @@ impl LocalTier {
         let old = self.standing(fingerprint, id)?;
         let here = old.as_ref().map(|old| old.header.version);
         if is_delete && here < Some(version) {
-            let expires_ms = self.journal.now_ms().saturating_add(outbox.options.tombstone_ttl_ms);
+            let expires_ms = self.tombstone_expires_ms(outbox);
             let tombstone = Tombstone { version, place: Lsn::NONE, expires_ms, is_overtaken: false };
             shard.table.write().tombstones.note(id, tombstone);
         } else if !is_delete {
@@ -153,7 +212,7 @@ impl LocalTier {
 
     pub(in crate::local) fn known_locked(&self, fingerprint: u64, id: &[u8]) -> Result<Known, Error> {
         if let Some(standing) = self.standing(fingerprint, id)?
-            && !standing.header.is_expired()
+            && !self.journal.is_over(&standing.header)
         {
             let Header { version, flags, .. } = standing.header;
             return Ok(Known::Held { version, place: standing.lsn, is_clean: flags.has(Flags::CLEAN) });
@@ -213,7 +272,7 @@ impl LocalTier {
     /// Forgets deletes that need not be remembered any more.
     pub fn expire_tombstones(&self) {
         let Some(outbox) = &self.outbox else { return };
-        let now_ms = self.journal.now_ms();
+        let now_ms = self.journal.time().monotonic_ms();
         for shard in self.index().shards() {
             let is_needed =
                 |tombstone: &Tombstone| !tombstone.place.is_none() && outbox.is_dirty(tombstone.place, false);
@@ -224,10 +283,13 @@ impl LocalTier {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::{Duration, Instant};
 
     use crossbeam_channel::bounded;
 
+    use super::*;
+    use crate::clock::Reading;
     use crate::local::LocalBackend;
     use crate::local::LocalOptions;
     use crate::local::sharing::ledger::Lane;
@@ -235,25 +297,40 @@ mod tests {
     use crate::store::Backend;
 
     const TTL_MS: u64 = 1000;
+    const HOUR_MS: u64 = 3_600_000;
+    /// Some day in 2023.
+    const TODAY: u64 = 1_700_000_000_000;
+
+    fn open(path: &Path, object_ttl_ms: u64, tombstone_ttl_ms: u64) -> LocalBackend {
+        let options = LocalOptions { path: path.into(), max_size_mb: 64, ..LocalOptions::default() };
+        let (wake, _woken) = bounded(1);
+        let (prefix, slots) = ("t:".into(), 1);
+        let outbox = OutboxOptions { prefix, slots, object_ttl_ms, tombstone_ttl_ms, wake };
+        LocalBackend::open_with(&options, Default::default(), Some(outbox)).unwrap()
+    }
+
+    fn tell(tier: &LocalTier, redis_ms: u64) {
+        tier.journal.set_time(Reading { redis_ms, at: Instant::now() });
+    }
+
+    fn settle(outbox: &Outbox, end: Lsn) {
+        let (epoch, now) = (outbox.ledger.epoch(), Instant::now());
+        outbox.ledger.advance(epoch, Lane::Tail, end);
+        outbox.ledger.acknowledge(epoch, now);
+        outbox.ledger.settle(epoch, now + Duration::from_secs(1), Duration::ZERO);
+    }
 
     /// Rule "Hearing" 5: what was checked after a lost past, and is suspect because of another, was heard of between the two.
     #[test]
     fn a_suspect_that_was_checked_was_in_step_until_the_next_lost_past() {
         let place = tempfile::tempdir().unwrap();
-        let options = LocalOptions { path: place.path().into(), max_size_mb: 64, ..LocalOptions::default() };
-        let (wake, _woken) = bounded(1);
-        let (prefix, slots, object_ttl_ms, tombstone_ttl_ms) = ("t:".into(), 1, 0, TTL_MS);
-        let outbox = OutboxOptions { prefix, slots, object_ttl_ms, tombstone_ttl_ms, wake };
-        let backend = LocalBackend::open_with(&options, Default::default(), Some(outbox)).unwrap();
+        let backend = open(place.path(), 0, TTL_MS);
         let tier = backend.tier().unwrap();
         let outbox = tier.outbox.as_ref().unwrap();
         for id in [b"a", b"b"] {
             tier.put(id, b"data", b"", &mut |_| {}).unwrap();
         }
-        let (epoch, now) = (outbox.ledger.epoch(), Instant::now());
-        outbox.ledger.advance(epoch, Lane::Tail, tier.journal.end());
-        outbox.ledger.acknowledge(epoch, now);
-        outbox.ledger.settle(epoch, now + Duration::from_secs(1), Duration::ZERO);
+        settle(outbox, tier.journal.end());
         let lose_past = |in_step_ms| {
             outbox.set_heard("1-1".into(), in_step_ms);
             tier.suspect_all();
@@ -272,6 +349,116 @@ mod tests {
         lose_past(9500);
         assert!(is_kept(10499) && !is_kept(10500));
         assert!(tier.suspect(b"a").unwrap().is_some() && tier.suspect(b"b").unwrap().is_some());
+        backend.close().unwrap();
+    }
+    /// A delete is remembered for its time, whatever Redis's clock does; and as long as it is, a suspect that Redis lacks is one that it
+    /// has lost.
+    #[test]
+    fn a_clock_that_is_set_takes_no_time_from_tombstones() {
+        let place = tempfile::tempdir().unwrap();
+        let backend = open(place.path(), 0, HOUR_MS / 2);
+        let tier = backend.tier().unwrap();
+        let outbox = tier.outbox.as_ref().unwrap();
+        tell(tier, TODAY);
+        tier.delete(b"here").unwrap();
+        let version =
+            tier.journal.append(&NewRecord::bare(b"other", Kind::Put, Lsn::NONE), Purpose::Put).unwrap().version;
+        assert!(!tier.hear(b"there", version, true).unwrap());
+        tier.set_heard(format!("{TODAY}-1"));
+        tier.suspect_all();
+        for redis_ms in [TODAY + HOUR_MS, TODAY - HOUR_MS, TODAY + 100_000 * HOUR_MS] {
+            tell(tier, redis_ms);
+            settle(outbox, tier.journal.end());
+            tier.expire_tombstones();
+            for id in [b"here".as_slice(), b"there"] {
+                assert!(matches!(tier.known(id).unwrap(), Known::Deleted(_)), "{redis_ms}");
+            }
+            assert!(tier.would_have_tombstone(outbox, version), "{redis_ms}");
+        }
+        backend.close().unwrap();
+    }
+
+    /// Versions: a local delete beats what is known, however far ahead.
+    #[test]
+    fn a_delete_is_made_again_above_a_version_far_ahead_unless_the_id_was_written_since() {
+        let place = tempfile::tempdir().unwrap();
+        let backend = open(place.path(), 0, HOUR_MS);
+        let tier = backend.tier().unwrap();
+        tell(tier, TODAY);
+        let far = Version { clock: (TODAY + 10_000 * HOUR_MS) << 16, node: u64::MAX };
+        let deleted = || match tier.known(b"id").unwrap() {
+            Known::Deleted(tombstone) => tombstone.version,
+            known => panic!("{known:?}"),
+        };
+        tier.delete_above(b"id", far).unwrap();
+        assert_eq!(tier.known(b"id").unwrap(), Known::Nothing, "it was not deleted here");
+        tier.delete(b"id").unwrap();
+        assert!(deleted() < far);
+        tier.delete_above(b"id", far).unwrap();
+        let above = deleted();
+        assert!(
+            above > far
+                && !tier.journal.is_too_far_ahead(
+                    tier.journal.append(&NewRecord::bare(b"x", Kind::Put, Lsn::NONE), Purpose::Put).unwrap().version
+                )
+        );
+        tier.delete_above(b"id", far).unwrap();
+        assert_eq!(deleted(), above, "it is above that already");
+        tier.put(b"id", b"data", b"", &mut |_| {}).unwrap();
+        let Known::Held { version, .. } = tier.known(b"id").unwrap() else { panic!() };
+        assert!(version > above);
+        tier.delete_above(b"id", Version { clock: u64::MAX, node: 0 }).unwrap();
+        assert!(matches!(tier.known(b"id").unwrap(), Known::Held { .. }));
+        backend.close().unwrap();
+    }
+
+    #[test]
+    fn a_put_is_made_again_above_a_version_far_ahead_if_it_still_stands() {
+        let place = tempfile::tempdir().unwrap();
+        let backend = open(place.path(), 0, HOUR_MS);
+        let tier = backend.tier().unwrap();
+        tell(tier, TODAY);
+        let far = Version { clock: (TODAY + 10_000 * HOUR_MS) << 16, node: u64::MAX };
+        for size in [10, 5000, 100_000] {
+            let data = vec![7; size];
+            let held = || match tier.known(b"id").unwrap() {
+                Known::Held { version, place, is_clean: false } => (version, place),
+                known => panic!("{known:?}"),
+            };
+            tier.put(b"id", &data, b"m", &mut |_| {}).unwrap();
+            let (_, first) = held();
+            let dirty = tier.dirty_at(b"id", first).unwrap().unwrap().put.unwrap();
+            let again = Again { place: first, above: far, deadline_ms: TODAY + HOUR_MS };
+            tier.put_above(b"id", &dirty.object, dirty.body_hash, &again).unwrap();
+            let (version, second) = held();
+            assert!(version > far && second != first);
+            let dirty = tier.dirty_at(b"id", second).unwrap().unwrap().put.unwrap();
+            assert_eq!(
+                (dirty.object.data, dirty.object.metadata, dirty.deadline_ms),
+                (data.into(), "m".into(), TODAY + HOUR_MS)
+            );
+            // Something else stands there by now.
+            tier.put_above(b"id", &Object::default(), 0, &again).unwrap();
+            assert_eq!(held(), (version, second));
+            tier.delete(b"id").unwrap();
+        }
+        backend.close().unwrap();
+    }
+
+    /// Pushing 9: without Redis's clock a lifetime does not begin, also not over another open.
+    #[test]
+    fn a_lifetime_begins_when_redis_has_told_the_time() {
+        let place = tempfile::tempdir().unwrap();
+        let backend = open(place.path(), HOUR_MS, HOUR_MS);
+        backend.tier().unwrap().put(b"id", b"data", b"", &mut |_| {}).unwrap();
+        backend.close().unwrap();
+        let backend = open(place.path(), HOUR_MS, HOUR_MS);
+        let tier = backend.tier().unwrap();
+        tell(tier, TODAY);
+        let dirty = tier.dirty_now(b"id").unwrap().unwrap().put.unwrap();
+        assert!((TODAY + HOUR_MS..TODAY + 2 * HOUR_MS).contains(&dirty.deadline_ms), "{}", dirty.deadline_ms);
+        tell(tier, TODAY + 1000 * HOUR_MS);
+        assert!(tier.get(b"id").unwrap().is_some());
         backend.close().unwrap();
     }
 }

@@ -72,15 +72,6 @@ impl Outbox {
         self.emptied.store(emptied, Ordering::Relaxed);
     }
 
-    /// When an object that is stored now expires, 0 for never.
-    #[inline]
-    pub fn deadline_ms(&self, now_ms: u64) -> u64 {
-        match self.options.object_ttl_ms {
-            0 => 0,
-            ttl => now_ms.saturating_add(ttl),
-        }
-    }
-
     /// Whether Redis may lack the record at `place`, which says of itself whether it `is_clean`.
     pub fn is_dirty(&self, place: Lsn, is_clean: bool) -> bool {
         self.ledger.is_dirty(place, is_clean)

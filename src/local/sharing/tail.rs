@@ -146,6 +146,7 @@ impl LocalTier {
         let Some((Header { body_hash, deadline_ms, .. }, object)) = self.read_found(id, found)? else {
             return Ok(None);
         };
+        let deadline_ms = self.journal.time().settled(deadline_ms);
         let put = Some(DirtyObject { object, body_hash, deadline_ms });
         Ok(Some(Dirty { place, id: id.to_vec(), version, put }))
     }
@@ -169,7 +170,7 @@ impl LocalTier {
         hints_of: impl Fn(&Segment) -> Result<Vec<Hint>, Error>,
     ) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
-        let now_ms = self.journal.now_ms();
+        let expires_ms = self.journal.time().monotonic_ms().saturating_add(outbox.options.tombstone_ttl_ms);
         let segments = self.segments.load();
         let records = segments.values().filter(|segment| segment.kind == SegmentKind::Records);
         let mut records: Vec<_> = records.filter(|segment| segment.number >= from.segment()).collect();
@@ -200,7 +201,6 @@ impl LocalTier {
                 if !is_dirty {
                     table.tombstones.overtake(id, Some(header.version));
                 } else if !table.stands(fingerprint, id, |place| self.record_at(place).is_ok_and(|it| it.id() == id)) {
-                    let expires_ms = header.version.ms().max(now_ms).saturating_add(outbox.options.tombstone_ttl_ms);
                     let (version, is_overtaken) = (header.version, false);
                     table.tombstones.note(id, Tombstone { version, place, expires_ms, is_overtaken });
                 }

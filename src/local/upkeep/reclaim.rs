@@ -271,7 +271,7 @@ impl LocalTier {
         let is_evicted =
             || self.space.wants_eviction() && !outbox.is_dirty(place, header.flags.has(Flags::CLEAN)) && !was_read();
         let stands = shard.table.read().stands_at(hint.fingerprint, record.id(), place);
-        if stands && (header.is_expired() || is_evicted()) {
+        if stands && (self.journal.is_over(&header) || is_evicted()) {
             outbox.set_uncertain(true);
             let standing = Standing { lsn: place, header };
             let by = Superseder::with_segment(place.segment());
@@ -332,7 +332,7 @@ impl LocalTier {
             version: Some(version),
             above_clock: 0,
             supersedes: lsn,
-            deadline_ms,
+            deadline_ms: self.journal.time().settled(deadline_ms),
             body_hash,
             payload,
             data_bytes,
