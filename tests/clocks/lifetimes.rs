@@ -70,20 +70,20 @@ fn an_object_outlives_an_open_without_redis_whatever_the_clock_says() {
 
         wall.set(wrong);
         let store = open(&world, 0);
-        assert_eq!(store.get_here(b"before").unwrap().unwrap().data, "data");
+        assert_eq!(store.get(b"before").unwrap().unwrap().data, "data");
         store.put(b"without", b"data", b"").unwrap();
-        assert_eq!(store.get_here(b"without").unwrap().unwrap().data, "data");
+        assert_eq!(store.get(b"without").unwrap().unwrap().data, "data");
         store.close().unwrap();
 
         // Its lifetime begins when Redis is told of it, by whichever open.
         let store = open(&world, 0);
-        assert_eq!(store.get_here(b"without").unwrap().unwrap().data, "data");
+        assert_eq!(store.get(b"without").unwrap().unwrap().data, "data");
         world.redis.restart();
         until("Redis has it", || reader(&world).get(b"without").unwrap().is_some());
         let remaining = remaining_ms(&world, "without");
         assert!((1..=TTL_SECONDS as i64 * 1000).contains(&remaining), "{remaining}");
         wall.set(0);
-        assert_eq!(store.get_here(b"before").unwrap().unwrap().data, "data");
+        assert_eq!(store.get(b"before").unwrap().unwrap().data, "data");
         has(&store, b"without");
     }
 }

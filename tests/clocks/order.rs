@@ -1,3 +1,6 @@
+use std::thread::sleep;
+use std::time::Duration;
+
 use scaler_object_storage::ObjectStore;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -80,52 +83,55 @@ fn a_blind_put_beats_a_version_that_no_clock_can_have_given() {
     }
 }
 
-/// Two nodes, of which one has a wall clock that is wrong, write one after the other.
+/// Two nodes, of which one has a wall clock that is wrong, write one after the other, each when it has heard of what the other wrote.
 fn take_turns(wall: &Wall, wrong: i64, other: i64, name: &str) {
     let world = World::new(3);
     let redis = reader(&world);
     let (a, b) = (wall.at(wrong, || world.open(0)), wall.at(other, || world.open(1)));
-    // What the other wrote is in Redis, but not here, when it is overwritten and deleted.
-    for round in 0..3 {
+    let put = |clock: i64, store: &ObjectStore, id: &[u8], data: &[u8]| {
+        world.until_all_is_heard_by(store);
+        wall.at(clock, || store.put(id, data, b"").unwrap());
+        comes_to_have(&redis, id, Some(data));
+    };
+    let delete = |clock: i64, store: &ObjectStore, id: &[u8]| {
+        world.until_all_is_heard_by(store);
+        wall.at(clock, || store.delete(id).unwrap());
+        comes_to_have(&redis, id, None);
+    };
+    // Right after the open. What others wrote a moment ago is older than nodes differ in what they know of Redis's clock.
+    let opened = |id: &[u8], data: Option<&[u8]>| {
+        sleep(Duration::from_millis(300));
+        let blind = wall.at(wrong, || {
+            let blind = world.open(2);
+            match data {
+                Some(data) => blind.put(id, data, b"").unwrap(),
+                None => drop(blind.delete(id).unwrap()),
+            }
+            blind
+        });
+        comes_to_have(&redis, id, data);
+        blind
+    };
+    for round in 0..2 {
         let id = format!("{name} {round}");
         let id = id.as_bytes();
-        wall.at(wrong, || a.put(id, b"1", b"").unwrap());
-        comes_to_have(&redis, id, Some(b"1"));
-        wall.at(other, || b.put(id, b"2", b"").unwrap());
-        comes_to_have(&redis, id, Some(b"2"));
-        wall.at(wrong, || a.put(id, b"3", b"").unwrap());
-        comes_to_have(&redis, id, Some(b"3"));
-        wall.at(other, || b.delete(id).unwrap());
-        comes_to_have(&redis, id, None);
-        wall.at(wrong, || a.put(id, b"4", b"").unwrap());
-        comes_to_have(&redis, id, Some(b"4"));
-        until("it is heard", || b.get(id).unwrap().is_some_and(|object| object.data == "4"));
-        wall.at(other, || b.put(id, b"5", b"").unwrap());
-        until("it is heard", || a.get(id).unwrap().is_some_and(|object| object.data == "5"));
-        wall.at(wrong, || a.delete(id).unwrap());
-        until("it is heard", || b.get(id).unwrap().is_none());
-        comes_to_have(&redis, id, None);
-        // One who was never here before, right after the open.
-        wall.at(other, || b.put(id, b"6", b"").unwrap());
-        comes_to_have(&redis, id, Some(b"6"));
-        let blind = wall.at(wrong, || {
-            let blind = world.open(2);
-            blind.put(id, b"7", b"").unwrap();
-            blind
-        });
-        comes_to_have(&redis, id, Some(b"7"));
-        wall.at(other, || b.delete(id).unwrap());
-        comes_to_have(&redis, id, None);
-        wall.at(other, || a.put(id, b"8", b"").unwrap());
-        comes_to_have(&redis, id, Some(b"8"));
+        // What the other wrote is in Redis, but not here, when it is overwritten and deleted.
+        put(wrong, &a, id, b"1");
+        put(other, &b, id, b"2");
+        put(wrong, &a, id, b"3");
+        delete(other, &b, id);
+        put(wrong, &a, id, b"4");
+        // And when it is here as well.
+        until("it is there", || b.get(id).unwrap().is_some_and(|object| object.data == "4"));
+        put(other, &b, id, b"5");
+        until("it is there", || a.get(id).unwrap().is_some_and(|object| object.data == "5"));
+        delete(wrong, &a, id);
+        put(other, &b, id, b"6");
+        let blind = opened(id, Some(b"7"));
+        delete(other, &b, id);
+        put(other, &a, id, b"8");
         drop(blind);
-        let blind = wall.at(wrong, || {
-            let blind = world.open(2);
-            blind.delete(id).unwrap();
-            blind
-        });
-        comes_to_have(&redis, id, None);
-        drop(blind);
+        drop(opened(id, None));
     }
 }
 
@@ -157,6 +163,7 @@ fn a_node_that_had_only_its_own_clock_is_no_obstacle() {
             comes_to_have(&redis, id, Some(b"1"));
         }
         let b = world.open(1);
+        world.until_all_is_heard_by(&b);
         b.put(b"put", b"2", b"").unwrap();
         b.delete(b"delete").unwrap();
         comes_to_have(&redis, b"put", Some(b"2"));
@@ -164,6 +171,7 @@ fn a_node_that_had_only_its_own_clock_is_no_obstacle() {
         // And it has Redis's clock from now on.
         a.put(b"later", b"1", b"").unwrap();
         comes_to_have(&redis, b"later", Some(b"1"));
+        world.until_all_is_heard_by(&b);
         b.put(b"later", b"2", b"").unwrap();
         comes_to_have(&redis, b"later", Some(b"2"));
     }

@@ -44,6 +44,7 @@ fn a_redis_whose_clock_jumps_ahead_and_back_costs_nothing() {
     }
     // A node that does not know of the step.
     let b = open(1);
+    world.until_all_is_heard_by(&b);
     b.put(b"overwritten", b"3", b"").unwrap();
     b.delete(b"deleted").unwrap();
     comes_to_have(&redis, b"overwritten", Some(b"3"));
@@ -65,6 +66,7 @@ fn a_redis_whose_clock_jumps_back_costs_nothing() {
     }
     liar.set(-HOUR, &[&a, &b], &redis);
     // Their versions have not gone back.
+    world.until_all_is_heard_by(&b);
     b.put(b"overwritten", b"2", b"").unwrap();
     b.delete(b"deleted").unwrap();
     comes_to_have(&redis, b"overwritten", Some(b"2"));
