@@ -104,10 +104,13 @@ impl LocalBackend {
         let (tasks, to_do) = bounded(1);
         let node = random_u64();
         let end = Lsn::new(next_number, 0);
+        // With another prefix they may be of another Redis, which has another clock.
+        let is_of_it = |found: &&Cursors| outbox.as_ref().is_none_or(|outbox| outbox.prefix == found.prefix);
+        let past = cursors.as_ref().filter(is_of_it);
         let journal_options = JournalOptions {
             segment_bytes_max: space.segment_bytes_max(),
             clock: outcome.clock,
-            past: cursors.as_ref().map(Cursors::past).unwrap_or_default(),
+            past: past.map(Cursors::past).unwrap_or_default(),
             object_ttl_ms: outbox.as_ref().map_or(0, |outbox| outbox.object_ttl_ms),
             is_shared: outbox.is_some(),
             node,
