@@ -10,7 +10,7 @@ use super::link::Link;
 use super::watch::Watch;
 use crate::error::Error;
 use crate::object::IdBytes;
-use crate::store::{Waiters, waking};
+use crate::store::{Patience, Waiters, waking};
 
 /// How long a read waits for the next event.
 const BLOCK: Duration = Duration::from_millis(250);
@@ -80,6 +80,6 @@ impl Listener {
 
     /// Answers those who wait for an id, if it is there.
     fn answer(&self, id: &[u8]) -> Result<(), Error> {
-        waking(&self.waiters, &self.backend, id, |stored| self.backend.tell(id, stored))
+        waking(&self.waiters, &self.backend, Patience::Background, id, |stored| self.backend.tell(id, stored))
     }
 }

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::local::{Fill, Known};
 use crate::object::{Object, ObjectId};
 use crate::redis::{self, Found, Link, Notice, Standing, ValueFormat, fetch, heads, publish};
-use crate::store::{Backend, answer_early, waking};
+use crate::store::{Backend, Patience, answer_early, waking};
 use crate::version::Version;
 
 /// Ids that a fetcher asks for at a time, of up to a MiB each.
@@ -113,7 +113,9 @@ impl TieredBackend {
         let is_current = || self.flights.is_current(id, *version);
         let fill = Fill { version: *version, deadline_ms: *deadline_ms, is_current: &is_current };
         let tier = self.tier()?;
-        let filled = waking(&self.waiters, self, id, |stored| tier.fill(id, object, *body_hash, &fill, stored));
+        let filled = waking(&self.waiters, self, Patience::Background, id, |stored| {
+            tier.fill(id, object, *body_hash, &fill, stored)
+        });
         match filled {
             Ok(true) => {
                 self.land(id, &Ok(Some(object.clone())));
@@ -159,7 +161,7 @@ impl TieredBackend {
     /// What is here by now, told to whoever waits for it.
     fn tell_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         let tier = self.tier()?;
-        waking(&self.waiters, self, id, |stored| Ok(tier.tell(id, stored)))
+        waking(&self.waiters, self, Patience::Background, id, |stored| Ok(tier.tell(id, stored)))
     }
 
     /// Answers whoever asked, and whoever has waited since before `moment`: who came later may have come after a delete.

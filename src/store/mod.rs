@@ -1,5 +1,6 @@
 mod backend;
 mod options;
+mod patience;
 mod wait;
 mod waiters;
 mod waking;
@@ -8,10 +9,14 @@ mod writer;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 pub(crate) use backend::{Backend, OnDeleted, OnStored, Usage, Writer};
 pub use options::{BackendKind, MemoryOptions, ObjectStoreBuilder, StoreConfig};
+pub(crate) use patience::Patience;
 #[cfg(feature = "python")]
 pub(crate) use wait::Wait;
 #[cfg(not(feature = "python"))]
@@ -21,6 +26,7 @@ use waiters::Then;
 pub use waiters::Ticket;
 pub(crate) use waiters::Waiters;
 pub(crate) use waking::{answer_early, waking};
+use waking::{join_duplicator, spawn_duplicator};
 pub use writer::ObjectWriter;
 
 use crate::error::Error;
@@ -49,6 +55,8 @@ struct Inner {
     waiters: Arc<Waiters>,
     id_bytes: IdBytes,
     closed: AtomicBool,
+    /// Makes the duplicates for which threads of the backend may not wait, where it has such threads.
+    duplicator: Mutex<Option<JoinHandle<()>>>,
     /// Of the process that opened it.
     generation: u64,
 }
@@ -118,8 +126,18 @@ impl ObjectStore {
         };
         // Also without a local tier: nodes with one could not hold the others.
         let id_bytes = if config.backend == BackendKind::Redis { IdBytes::REDIS } else { IdBytes::ORDINARY };
-        let (closed, generation) = (AtomicBool::new(false), fork::generation());
-        Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters, id_bytes, closed, generation }) })
+        let duplicator = match config.backend {
+            BackendKind::Memory | BackendKind::Local => None,
+            BackendKind::Redis | BackendKind::Tiered => match spawn_duplicator(&waiters, &backend) {
+                Ok(thread) => Some(thread),
+                Err(error) => {
+                    let _ = backend.close();
+                    return Err(Error::io("start the threads of", backend.place())(error));
+                }
+            },
+        };
+        let (closed, duplicator, generation) = (AtomicBool::new(false), Mutex::new(duplicator), fork::generation());
+        Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters, id_bytes, closed, duplicator, generation }) })
     }
 
     /// Whether this is a forked child of the process that opened the store.
@@ -318,7 +336,8 @@ impl ObjectStore {
     }
 
     /// Duplicates if `original` exists; otherwise as soon as it does, and then calls `done`, before whoever waits for `new` is
-    /// answered. `done` must not block. If it is done at once, `done` is not called.
+    /// answered. `done` must not block. If it is done at once, `done` is not called. What another node's write ends is done on a thread of
+    /// the store's own, since it may have to wait for room.
     ///
     /// # Errors
     ///
@@ -420,7 +439,7 @@ impl ObjectStore {
 
     /// Runs a write to `id`, then answers whoever waited for it, then whoever waited for what those made, and so on.
     fn waking<T>(&self, id: &[u8], write: impl FnOnce(OnStored<'_>) -> Result<T, Error>) -> Result<T, Error> {
-        waking(&self.inner.waiters, self.backend()?, id, write)
+        waking(&self.inner.waiters, self.backend()?, Patience::Caller, id, write)
     }
 }
 
@@ -446,7 +465,12 @@ impl Inner {
         }
         self.closed.store(true, Ordering::Release);
         self.waiters.clear();
-        self.backend.close()
+        self.waiters.set_duplicator(None);
+        let duplicator = self.duplicator.lock().take();
+        // This ends what it waits for.
+        let closed = self.backend.close();
+        duplicator.map(join_duplicator);
+        closed
     }
 }
 
@@ -455,6 +479,9 @@ impl Drop for Inner {
         if self.is_forked() {
             // The parent's threads may have left anything locked, and there is nobody here to join.
             std::mem::forget((Arc::clone(&self.backend), Arc::clone(&self.waiters)));
+            if let Some(duplicator) = self.duplicator.get_mut().take() {
+                std::mem::forget(duplicator);
+            }
         } else if let Err(error) = self.close() {
             tracing::error!("closing the object store: {error}");
         }

@@ -3,16 +3,19 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::waking::Woken;
 use crate::error::Error;
 use crate::fork;
 use crate::object::Object;
 
 const SHARD_COUNT: usize = 32;
 
-/// What is done when the awaited object exists. Runs on the thread that stored it, before that thread's own acknowledgement.
+/// What is done when the awaited object exists. Runs on the thread that stored it, before that thread's own acknowledgement; a duplicate,
+/// which may have to wait for room, on a thread of its own where that thread may not wait.
 pub(crate) enum Then {
     /// Hand the object over.
     Answer(Box<dyn FnOnce(Object) + Send>),
@@ -59,6 +62,8 @@ pub(crate) struct Waiters {
     parked: AtomicUsize,
     next_token: AtomicU64,
     shards: [Shard; SHARD_COUNT],
+    /// The way to the thread that makes duplicates, while the store is open.
+    duplicator: Mutex<Option<Sender<Woken>>>,
 }
 
 /// A parked request. Dropping it takes the request back, unless it has been answered.
@@ -144,6 +149,21 @@ impl Waiters {
         }
         self.parked.fetch_sub(1, Ordering::SeqCst);
         Some(waiter)
+    }
+
+    pub(super) fn set_duplicator(&self, duplicator: Option<Sender<Woken>>) {
+        *self.duplicator.lock() = duplicator;
+    }
+
+    pub(super) fn has_duplicator(&self) -> bool {
+        self.duplicator.lock().is_some()
+    }
+
+    /// Leaves a duplicate to the thread that may wait for it. Once the store is closed, there is none, and nobody to answer.
+    pub(super) fn hand_over(&self, woken: Woken) {
+        if let Some(duplicator) = &*self.duplicator.lock() {
+            let _ = duplicator.send(woken);
+        }
     }
 
     /// Drops every waiter unanswered: the store is closed.
