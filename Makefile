@@ -10,7 +10,7 @@ SCALER_VERSIONS := newest 2.6.0
 ROUNDS ?= 1000
 SECONDS ?= 60
 FUZZ_SECONDS ?= 15
-FILES ?= $(addprefix src/local/,index/liveness.rs index/payloads.rs journal/reserve.rs files/space.rs upkeep/progress.rs upkeep/room.rs \
+FILES ?= $(addprefix src/local/,index/liveness.rs index/payloads.rs journal/reserve.rs files/space.rs upkeep/progress.rs upkeep/room.rs upkeep/making.rs \
 	upkeep/reclaim.rs opening/superseded.rs opening/scan.rs opening/recovery.rs bodies.rs read.rs)
 
 export PYTHONDONTWRITEBYTECODE := 1

@@ -25,6 +25,7 @@ use super::tier::{Gate, LocalTier, Tally};
 use super::upkeep::pace::Pace;
 use super::upkeep::progress::Progress;
 use super::upkeep::reaper;
+use super::upkeep::room::Room;
 use super::upkeep::sealer::{Sealer, SealerParts, Task};
 use super::write::LocalWriter;
 use super::{MAX_SIZE_MB_MIN, Underlying};
@@ -128,6 +129,7 @@ impl LocalBackend {
         let tier = Arc::new(LocalTier {
             journal: Journal::new(Arc::clone(&segments), journal_options, sealing),
             segments,
+            room: Room::new(Arc::clone(&space), outbox.is_some()),
             space,
             bodies,
             liveness: Liveness::new(index, payloads, tally),

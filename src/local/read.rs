@@ -25,6 +25,9 @@ const MOVES_MAX: u32 = 8;
 /// How much of a body is read at a time to check it.
 const VERIFY_BYTES: usize = 1 << 20;
 
+/// A deadline that is past.
+const PASSED_MS: u64 = 1;
+
 /// A record as it stands in its segment.
 pub(super) struct RecordAt {
     pub header: Header,
@@ -128,7 +131,8 @@ impl LocalTier {
         let offset = u64::from(place.offset());
         let record = InlineRecord::parse(|from, bytes| mapping.slice(offset + from, bytes))?;
         let is_small = (record.metadata.len() + record.data.len()) as u64 <= COPIED_BODY_BYTES_MAX;
-        if !is_small || record.id != id || self.journal.time().is_past(record.deadline_ms) {
+        let is_over = self.journal.time().is_past(record.deadline_ms);
+        if !is_small || record.id != id || is_over || self.is_hidden(place) {
             return None;
         }
         if self.outbox.is_some() {
@@ -179,7 +183,7 @@ impl LocalTier {
         let segments = self.segments.load();
         let places = (table.find_fingerprint(fingerprint), table.find_collision(id));
         let Some(record) = self.find_record(&segments, places, id)? else { return Ok(None) };
-        if self.journal.is_over(&record.header) {
+        if self.journal.is_over(&record.header) || self.is_hidden(record.place) {
             return Ok(None);
         }
         let (place, header) = (record.place, record.header);
@@ -220,7 +224,12 @@ impl LocalTier {
             self.find_record(&self.segments.load(), places, id)
         };
         match found {
-            Ok(found) => Ok(found.map(|record| Standing { lsn: record.place, header: record.header })),
+            Ok(found) => Ok(found.map(|RecordAt { place, mut header, .. }| {
+                if self.is_hidden(place) {
+                    header.deadline_ms = PASSED_MS;
+                }
+                Standing { lsn: place, header }
+            })),
             Err(Trouble { unreadable: Unreadable::Failed(error), .. }) => Err(error),
             Err(Trouble { place, header, unreadable: Unreadable::Damaged(reason) }) => {
                 self.lose(fingerprint, id, place, header.map(|header| *header), reason);

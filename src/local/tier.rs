@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -17,16 +17,12 @@ use super::journal::{
 use super::options::Durability;
 use super::sharing::outbox::Outbox;
 use super::upkeep::pace::Pace;
-use super::upkeep::progress::{Found, Progress, Wanted};
+use super::upkeep::progress::{Progress, Wanted};
+use super::upkeep::room::{Asking, Room, Verdict};
 use super::upkeep::sealer::Task;
 use crate::error::Error;
 use crate::object::ObjectId;
-
-/// How long a put waits for reclaiming that makes no room before it is refused.
-const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
-
-/// How long it waits where room is made, but others take it.
-const ROOM_STRIFE_MAX: Duration = Duration::from_secs(60);
+use crate::store::Patience;
 
 /// How often it is looked whether Redis has more by now.
 const REPLICATION_WAIT: Duration = Duration::from_millis(20);
@@ -49,6 +45,7 @@ pub(crate) struct LocalTier {
     pub bodies: Arc<Bodies>,
     pub liveness: Liveness<Tally>,
     pub readers: Readers,
+    pub room: Room,
     pub progress: Progress,
     /// Of puts whose bodies stand in their records, and of those with bodies of their own.
     pub record_pace: Pace,
@@ -174,25 +171,12 @@ impl LocalTier {
     }
 
     /// Refuses an object that the store's limit leaves no room for.
-    pub fn admit(&self, id: &[u8], bytes: u64) -> Result<(), Error> {
-        if self.space.admits(bytes) {
+    pub fn admit(&self, id: &[u8], bytes: u64, patience: Patience) -> Result<(), Error> {
+        if self.room.admits(bytes) {
             return Ok(());
         }
-        if self.outbox.is_none() || !self.space.could_admit(bytes) {
-            return Err(self.full(id, bytes));
-        }
-        // What Redis has can go.
-        let admitted = || if self.space.admits(bytes) { Ok(()) } else { Err(AppendError::NoRoom(None)) };
-        self.with_room_of(Kinds::Live, id, bytes, admitted)
-    }
-
-    /// As `admit`, for what is not worth waiting for.
-    pub fn admits_now(&self, bytes: u64) -> bool {
-        let admits = self.space.admits(bytes);
-        if !admits {
-            self.call_sealer();
-        }
-        admits
+        let admitted = || if self.room.admits(bytes) { Ok(()) } else { Err(AppendError::NoRoom(None)) };
+        self.with_room_of(Kinds::Live, id, bytes, patience, admitted)
     }
 
     pub(super) fn full(&self, id: &[u8], bytes: u64) -> Error {
@@ -205,15 +189,16 @@ impl LocalTier {
         }
     }
 
-    /// Does what needs room on disk; where there is none, waits for reclaiming to make some, for as long as it makes any. Nothing
-    /// is locked meanwhile.
+    /// Does what needs room on disk. Where there is none, who may wait waits until some is made, or `Room` says that there will be none;
+    /// who may not is refused, and upkeep makes some for the next one. Nothing is locked meanwhile.
     pub fn with_room<T>(
         &self,
         id: &[u8],
         bytes: u64,
+        patience: Patience,
         attempt: impl FnMut() -> Result<T, AppendError>,
     ) -> Result<T, Error> {
-        self.with_room_of(Kinds::Files, id, bytes, attempt)
+        self.with_room_of(Kinds::Files, id, bytes, patience, attempt)
     }
 
     fn with_room_of<T>(
@@ -221,10 +206,10 @@ impl LocalTier {
         kind: Kinds,
         id: &[u8],
         bytes: u64,
+        patience: Patience,
         mut attempt: impl FnMut() -> Result<T, AppendError>,
     ) -> Result<T, Error> {
-        let begun = Instant::now();
-        let mut deadline = begun + ROOM_WAIT_MAX;
+        let mut asking = None;
         loop {
             let seen = self.progress.seen();
             let disk_full = match attempt() {
@@ -235,16 +220,39 @@ impl LocalTier {
             // Nobody makes room for a store that takes no writes.
             self.journal.check_writable()?;
             let wanted = Wanted { bytes, is_disk_full: disk_full.is_some(), is_live: kind == Kinds::Live };
-            match self.progress.wait(seen, wanted, deadline, &self.gate, || self.call_sealer()) {
-                _ if self.gate.is_closing() => return Err(Error::Closed),
-                Found::Room => deadline = (Instant::now() + ROOM_WAIT_MAX).min(begun + ROOM_STRIFE_MAX),
-                // What Redis is about to have can go soon.
-                Found::Nothing if self.outbox.as_ref().is_some_and(Outbox::is_emptied) && Instant::now() < deadline => {
-                    std::thread::sleep(REPLICATION_WAIT);
+            let asking = asking.get_or_insert_with(|| Asking::new(patience));
+            match self.room.ask(wanted, asking, || self.is_being_emptied()) {
+                Verdict::Admit => {}
+                Verdict::Evict if patience == Patience::Background => {
+                    self.room.wish(wanted);
+                    self.call_sealer();
+                    return Err(self.full(id, bytes));
                 }
-                Found::Nothing | Found::TimeOut => return Err(disk_full.unwrap_or_else(|| self.full(id, bytes))),
+                Verdict::Evict => {
+                    let deadline = asking.deadline();
+                    asking.looked(self.progress.wait(seen, wanted, deadline, &self.gate, || self.call_sealer()));
+                }
+                Verdict::Wait => {
+                    std::thread::sleep(REPLICATION_WAIT);
+                    asking.waited();
+                }
+                Verdict::Refuse => return Err(disk_full.unwrap_or_else(|| self.full(id, bytes))),
+            }
+            if self.gate.is_closing() {
+                return Err(Error::Closed);
             }
         }
+    }
+
+    /// Whether what is dirty now may go soon, because Redis takes what it is sent.
+    fn is_being_emptied(&self) -> bool {
+        self.outbox.as_ref().is_some_and(Outbox::is_emptied)
+    }
+
+    /// Whether the record at `place` was overruled by another node, and the journal does not say so yet: it does not count.
+    #[inline]
+    pub fn is_hidden(&self, place: Lsn) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| outbox.hidden.has(place))
     }
 
     /// Holds a put back where room is being used up faster than it is made.

@@ -13,7 +13,7 @@ use super::read::Unreadable;
 use super::tier::LocalTier;
 use crate::error::Error;
 use crate::object::ObjectId;
-use crate::store::{OnStored, Writer};
+use crate::store::{OnStored, Patience, Writer};
 use crate::version::Version;
 
 /// An object's content on its way into the journal.
@@ -32,6 +32,16 @@ pub(super) enum Origin<'a> {
     Write,
     Fill(&'a Fill<'a>),
     Again(&'a Again),
+}
+
+impl Origin<'_> {
+    /// Copies, and what goes again, are written by threads that work for everybody.
+    fn patience(&self) -> Patience {
+        match self {
+            Origin::Write => Patience::Caller,
+            Origin::Fill(_) | Origin::Again(_) => Patience::Background,
+        }
+    }
 }
 
 /// What a copy from Redis says of itself.
@@ -66,7 +76,7 @@ impl LocalTier {
     /// Stores an object: its body first where that is large, then its record, which makes it exist.
     pub fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
         let bytes = data.len() as u64 + metadata.len() as u64;
-        self.admit(id, bytes)?;
+        self.admit(id, bytes, Patience::Caller)?;
         self.hold_back(bytes, bytes <= INLINE_BODY_BYTES_MAX as u64);
         self.take_in(id, data, metadata, body_hash(metadata, data), Origin::Write, stored).map(drop)
     }
@@ -87,7 +97,7 @@ impl LocalTier {
         } else if bytes <= INLINE_BODY_BYTES_MAX as u64 {
             IncomingBody::Inline { metadata, data }
         } else {
-            IncomingBody::External(Some(self.write_body(id, metadata, data)?))
+            IncomingBody::External(Some(self.write_body(id, metadata, data, origin.patience())?))
         };
         let metadata_bytes = metadata.len() as u32;
         self.store(id, Incoming { data_bytes: data.len() as u64, metadata_bytes, body_hash, body, origin }, stored)
@@ -96,7 +106,8 @@ impl LocalTier {
     /// Writes the record of an object whose body is where it belongs.
     fn store(&self, id: &[u8], mut incoming: Incoming<'_>, stored: OnStored<'_>) -> Result<bool, Error> {
         let bytes = incoming.data_bytes + u64::from(incoming.metadata_bytes);
-        let result = self.with_room(id, bytes, || self.enter(id, &mut incoming, stored));
+        let patience = incoming.origin.patience();
+        let result = self.with_room(id, bytes, patience, || self.enter(id, &mut incoming, stored));
         if let (Err(_) | Ok(None), IncomingBody::Equal { payload }) = (&result, &incoming.body) {
             self.let_go(*payload);
         }
@@ -189,13 +200,13 @@ impl LocalTier {
     }
 
     pub fn delete(&self, id: &[u8]) -> Result<bool, Error> {
-        self.delete_telling(id, &|_| {})
+        self.delete_telling(id, Patience::Caller, &|_| {})
     }
 
     /// As `delete`; with other nodes, `deleting` is told, under the id's lock, the version that was known until then.
-    pub fn delete_telling(&self, id: &[u8], deleting: &dyn Fn(Version)) -> Result<bool, Error> {
+    pub fn delete_telling(&self, id: &[u8], patience: Patience, deleting: &dyn Fn(Version)) -> Result<bool, Error> {
         if let Some(outbox) = &self.outbox {
-            return self.delete_everywhere(outbox, id, deleting);
+            return self.delete_everywhere(outbox, id, patience, deleting);
         }
         match self.enter_delete(id)? {
             None => Ok(false),
@@ -204,7 +215,7 @@ impl LocalTier {
     }
 
     fn enter_delete(&self, id: &[u8]) -> Result<Option<Lsn>, Error> {
-        self.with_room(id, 0, || {
+        self.with_room(id, 0, Patience::Caller, || {
             let fingerprint = self.index().fingerprint(id);
             let _writing = self.index().shard(fingerprint).writing.lock();
             let Some(old) = self.standing(fingerprint, id)? else { return Ok(None) };
@@ -216,8 +227,8 @@ impl LocalTier {
 
     /// Writes a record for `new` that refers to the payload of `original`.
     pub fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {
-        self.admit(new, 0)?;
-        let lsn = self.with_room(new, 0, || self.enter_duplicate(original, new, stored))?;
+        self.admit(new, 0, Patience::Caller)?;
+        let lsn = self.with_room(new, 0, Patience::Caller, || self.enter_duplicate(original, new, stored))?;
         match lsn {
             None => Ok(false),
             Some(lsn) => self.acknowledge(lsn).map(|()| true),
@@ -283,7 +294,10 @@ impl LocalTier {
             failed = failed.or(unreadable);
             for id in ids {
                 let deleted = match &self.outbox {
-                    Some(outbox) => self.enter_delete_everywhere(outbox, &id, &|_| {}).map(|(lsn, _)| Some(lsn)),
+                    Some(outbox) => {
+                        let deleted = self.enter_delete_everywhere(outbox, &id, Patience::Caller, &|_| {});
+                        deleted.map(|(lsn, _)| Some(lsn))
+                    }
                     None => self.enter_delete(&id),
                 };
                 last = deleted?.or(last);
@@ -350,11 +364,11 @@ impl LocalTier {
     }
 
     /// Reserves a place for a large body and writes it there.
-    fn write_body(&self, id: &[u8], metadata: &[u8], data: &[u8]) -> Result<Reservation, Error> {
+    fn write_body(&self, id: &[u8], metadata: &[u8], data: &[u8], patience: Patience) -> Result<Reservation, Error> {
         let bytes = (metadata.len() + data.len()) as u64;
-        let mut reservation = self.with_room(id, bytes, || Ok(self.bodies.reserve(bytes)?))?;
+        let mut reservation = self.with_room(id, bytes, patience, || Ok(self.bodies.reserve(bytes)?))?;
         for piece in [metadata, data] {
-            self.with_room(id, bytes, || Ok(reservation.write(piece)?))?;
+            self.with_room(id, bytes, patience, || Ok(reservation.write(piece)?))?;
         }
         self.sync_body(&reservation)?;
         Ok(reservation)
@@ -409,7 +423,7 @@ pub(super) struct LocalWriter {
 
 impl LocalWriter {
     pub fn new(tier: Arc<LocalTier>, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Self, Error> {
-        tier.admit(id, data_bytes.saturating_add(metadata.len() as u64))?;
+        tier.admit(id, data_bytes.saturating_add(metadata.len() as u64), Patience::Caller)?;
         let mut hasher = Xxh3::new();
         hasher.update(metadata);
         let (gathered, reservation) = (Vec::new(), None);
@@ -420,7 +434,7 @@ impl LocalWriter {
         let bytes = self.data_bytes + self.metadata.len() as u64;
         let reservation = self.reservation.as_mut().ok_or(Error::Closed)?;
         self.tier.hold_back(piece.len() as u64, false);
-        self.tier.with_room(&self.id, bytes, || Ok(reservation.write(piece)?))?;
+        self.tier.with_room(&self.id, bytes, Patience::Caller, || Ok(reservation.write(piece)?))?;
         self.hasher.update(piece);
         Ok(())
     }
@@ -436,7 +450,8 @@ impl Writer for LocalWriter {
                 return Ok(());
             }
             let bytes = self.data_bytes + self.metadata.len() as u64;
-            self.reservation = Some(tier.with_room(&self.id, bytes, || Ok(tier.bodies.reserve(bytes)?))?);
+            let reserve = || Ok(tier.bodies.reserve(bytes)?);
+            self.reservation = Some(tier.with_room(&self.id, bytes, Patience::Caller, reserve)?);
             self.hasher = Xxh3::new();
             let (metadata, gathered) = (std::mem::take(&mut self.metadata), std::mem::take(&mut self.gathered));
             let written = self.write_piece(&metadata).and_then(|()| self.write_piece(&gathered));

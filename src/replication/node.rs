@@ -17,7 +17,7 @@ use super::wants::Wants;
 use crate::error::Error;
 use crate::local::{Known, LocalBackend, Tier};
 use crate::redis::{Keys, Link, RedisOptions, Target, server};
-use crate::store::{Backend, Waiters};
+use crate::store::{Backend, Patience, Waiters};
 
 /// What the backend and its threads share.
 pub(crate) struct TieredBackend {
@@ -163,11 +163,12 @@ impl TieredBackend {
         if known == Known::Nothing {
             self.flights.ask(id);
         }
-        let existed = tier.delete_telling(id, &|known| self.flights.deleting(id, known)).inspect_err(|_| {
-            if known == Known::Nothing {
-                self.flights.answered(id);
-            }
-        })?;
+        let existed =
+            tier.delete_telling(id, Patience::Caller, &|known| self.flights.deleting(id, known)).inspect_err(|_| {
+                if known == Known::Nothing {
+                    self.flights.answered(id);
+                }
+            })?;
         if existed || known != Known::Nothing {
             if known == Known::Nothing {
                 self.flights.answered(id);

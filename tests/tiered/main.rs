@@ -12,6 +12,7 @@ mod expiry;
 mod failing;
 mod nodes;
 mod races;
+mod room;
 mod sharing;
 mod slots;
 mod suspects;

@@ -1,14 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Above this share of the limit in live bytes, puts are refused. The rest is what reclaiming works with: the fuller the store, the
-/// more live bytes it copies for each dead one that it frees.
-const LIVE_PERCENT_MAX: u64 = 80;
-
-/// Above this share in live bytes, or on disk, objects that Redis has are evicted: before puts have to wait for it.
-const EVICTION_LIVE_PERCENT: u64 = 70;
-const EVICTION_PHYSICAL_PERCENT: u64 = 85;
-
 /// Above this share of the limit in bytes that are dead but held by readers, gets hand out copies.
 const PINNED_PERCENT_MAX: u64 = 10;
 
@@ -95,26 +87,11 @@ impl Space {
     }
 
     pub fn physical_bytes(&self) -> u64 {
-        self.segments_bytes.load(Ordering::Relaxed) + self.catalog_bytes.load(Ordering::Relaxed)
+        self.segments_bytes.load(Ordering::Relaxed) + self.catalog_bytes()
     }
 
-    /// Whether `bytes` more of live objects, and the catalog's share, are within what the store may hold.
-    pub fn admits(&self, bytes: u64) -> bool {
-        let live_bytes_max = self.limit_bytes / 100 * LIVE_PERCENT_MAX;
-        let used = self.live_bytes() + self.catalog_bytes.load(Ordering::Relaxed);
-        used.saturating_add(bytes) <= live_bytes_max
-    }
-
-    /// Whether `bytes` could be held in an empty store.
-    pub fn could_admit(&self, bytes: u64) -> bool {
-        self.catalog_bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.limit_bytes / 100 * LIVE_PERCENT_MAX
-    }
-
-    /// Whether objects that can be had from elsewhere are to go.
-    pub fn wants_eviction(&self) -> bool {
-        let live = self.live_bytes() + self.catalog_bytes.load(Ordering::Relaxed);
-        live > self.limit_bytes / 100 * EVICTION_LIVE_PERCENT
-            || self.physical_bytes() > self.limit_bytes / 100 * EVICTION_PHYSICAL_PERCENT
+    pub fn catalog_bytes(&self) -> u64 {
+        self.catalog_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether readers hold so many dead bytes that gets must copy.
@@ -147,8 +124,7 @@ impl Space {
     fn ordinary_bytes_max(&self) -> u64 {
         let reserve_bytes = RESERVE_SEGMENTS as u64 * self.segment_bytes_max();
         let missing_bytes = reserve_bytes.saturating_sub(self.reserved_bytes.load(Ordering::Relaxed));
-        let kept_bytes =
-            self.limit_bytes / CATALOG_GROWTH_PART + missing_bytes + self.catalog_bytes.load(Ordering::Relaxed);
+        let kept_bytes = self.limit_bytes / CATALOG_GROWTH_PART + missing_bytes + self.catalog_bytes();
         self.limit_bytes.saturating_sub(kept_bytes)
     }
 
@@ -173,6 +149,11 @@ impl Space {
     /// The reserve's files have this length now.
     pub fn set_reserved_bytes(&self, bytes: u64) {
         self.reserved_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// How much longer files of puts may become.
+    pub fn ordinary_room(&self) -> u64 {
+        self.ordinary_bytes_max().saturating_sub(self.segments_bytes.load(Ordering::Relaxed))
     }
 
     /// Whether files of this length could be made for puts now.
@@ -291,41 +272,6 @@ mod tests {
         assert!(!space.has_ordinary_room(0));
         assert_eq!(space.take_reserved(MIB).bytes(), MIB);
         drop(lowered);
-    }
-
-    #[test]
-    fn live_bytes_and_the_catalog_are_admitted_up_to_their_share() {
-        let space = Space::new(LIMIT);
-        let most = percent(LIVE_PERCENT_MAX);
-        assert!(space.admits(most) && !space.admits(most + 1) && !space.admits(u64::MAX));
-        assert!(space.could_admit(most) && !space.could_admit(most + 1) && !space.could_admit(u64::MAX));
-        space.set_catalog_bytes(MIB);
-        assert!(space.admits(most - MIB) && !space.admits(most - MIB + 1));
-        assert!(space.could_admit(most - MIB) && !space.could_admit(most - MIB + 1));
-        space.add_live(3 * MIB);
-        space.add_live(MIB);
-        space.remove_live(MIB);
-        assert_eq!((space.live_bytes(), space.limit_bytes()), (3 * MIB, LIMIT));
-        assert!(space.admits(most - 4 * MIB) && !space.admits(most - 4 * MIB + 1));
-        // Live bytes may go.
-        assert!(space.could_admit(most - MIB) && !space.could_admit(most - MIB + 1));
-    }
-
-    #[test]
-    fn eviction_begins_with_many_live_bytes_or_a_full_directory() {
-        let live = Space::new(LIMIT);
-        live.set_catalog_bytes(MIB);
-        live.add_live(percent(EVICTION_LIVE_PERCENT) - MIB);
-        assert!(!live.wants_eviction());
-        live.add_live(1);
-        assert!(live.wants_eviction());
-
-        let full = Space::new(LIMIT);
-        full.set_catalog_bytes(MIB);
-        let _most = full.found(percent(EVICTION_PHYSICAL_PERCENT) - MIB);
-        assert!(!full.wants_eviction());
-        let _more = full.found(1);
-        assert!(full.wants_eviction());
     }
 
     #[test]

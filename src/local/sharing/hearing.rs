@@ -8,11 +8,12 @@ use crate::local::index::Table;
 use crate::local::index::liveness::Standing;
 use crate::local::index::tombstones::Tombstone;
 use crate::local::journal::{AppendError, Appended, Flags, Header, Kind, Lsn, NewRecord, Purpose};
+use crate::local::read::Unreadable;
 use crate::local::sharing::outbox::Outbox;
 use crate::local::tier::LocalTier;
 use crate::local::write::{Again, Fill, Origin};
-use crate::object::Object;
-use crate::store::OnStored;
+use crate::object::{Object, ObjectId};
+use crate::store::{OnStored, Patience};
 use crate::version::Version;
 
 /// What this node knows of an id.
@@ -40,10 +41,13 @@ impl LocalTier {
     ) -> Result<bool, Error> {
         let _inside = self.gate.enter()?;
         self.journal.observe(fill.version);
-        if !self.admits_now(object.len() as u64) {
-            return Ok(false);
+        let kept = self
+            .admit(id, object.len() as u64, Patience::Background)
+            .and_then(|()| self.take_in(id, &object.data, &object.metadata, body_hash, Origin::Fill(fill), stored));
+        match kept {
+            Err(Error::Full { .. }) => Ok(false),
+            kept => kept,
         }
-        self.take_in(id, &object.data, &object.metadata, body_hash, Origin::Fill(fill), stored)
     }
 
     /// Deletes an id here and, by the record that says so, everywhere, held here or not; whether it was held here. `deleting` is told,
@@ -52,9 +56,10 @@ impl LocalTier {
         &self,
         outbox: &Outbox,
         id: &[u8],
+        patience: Patience,
         deleting: &dyn Fn(Version),
     ) -> Result<bool, Error> {
-        let (lsn, existed) = self.enter_delete_everywhere(outbox, id, deleting)?;
+        let (lsn, existed) = self.enter_delete_everywhere(outbox, id, patience, deleting)?;
         self.acknowledge(lsn)?;
         Ok(existed)
     }
@@ -64,9 +69,10 @@ impl LocalTier {
         &self,
         outbox: &Outbox,
         id: &[u8],
+        patience: Patience,
         deleting: &dyn Fn(Version),
     ) -> Result<(Lsn, bool), Error> {
-        self.with_room(id, 0, || {
+        self.with_room(id, 0, patience, || {
             let fingerprint = self.index().fingerprint(id);
             let _writing = self.index().shard(fingerprint).writing.lock();
             let old = self.standing(fingerprint, id)?;
@@ -82,7 +88,7 @@ impl LocalTier {
     /// where the id was written again since.
     pub fn delete_above(&self, id: &[u8], version: Version) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
-        let deleted = self.with_room(id, 0, || {
+        let deleted = self.with_room(id, 0, Patience::Background, || {
             let fingerprint = self.index().fingerprint(id);
             let _writing = self.index().shard(fingerprint).writing.lock();
             match self.known_locked(fingerprint, id)? {
@@ -99,9 +105,7 @@ impl LocalTier {
     /// and waits for no room, which may have to be made by whoever calls.
     pub fn put_above(&self, id: &[u8], object: &Object, body_hash: u128, again: &Again) -> Result<(), Error> {
         let _inside = self.gate.enter()?;
-        if !self.admits_now(object.len() as u64) {
-            return Err(self.full(id, object.len() as u64));
-        }
+        self.admit(id, object.len() as u64, Patience::Background)?;
         self.take_in(id, &object.data, &object.metadata, body_hash, Origin::Again(again), &mut |_| {}).map(drop)
     }
 
@@ -183,14 +187,59 @@ impl LocalTier {
         }
     }
 
+    /// The caller holds the id. Where the journal does not take it, the object does not count all the same, and it is noted later.
     fn drop_locked(&self, fingerprint: u64, id: &[u8], old: &Standing, version: Version) -> Result<(), Error> {
+        let Some(outbox) = &self.outbox else { return Ok(()) };
+        match self.note_drop(fingerprint, id, old, version) {
+            Ok(()) => outbox.hidden.remove(old.lsn),
+            Err(AppendError::Failed(Error::Closed)) => return Err(Error::Closed),
+            Err(refused) => {
+                if let AppendError::NoRoom(Some(error)) | AppendError::Failed(error) = refused {
+                    tracing::debug!("object {}: {error}; that it is gone is noted later", ObjectId::new(id));
+                }
+                outbox.hidden.insert(old.lsn, version);
+                self.call_sealer();
+            }
+        }
+        Ok(())
+    }
+
+    fn note_drop(&self, fingerprint: u64, id: &[u8], old: &Standing, version: Version) -> Result<(), AppendError> {
         let record = NewRecord { version: Some(version), ..NewRecord::bare(id, Kind::Drop, old.lsn) };
-        let lsn = match self.journal.append(&record, Purpose::Delete) {
-            Ok(Appended { lsn, .. }) => lsn,
-            Err(AppendError::NoRoom(disk_full)) => return Err(disk_full.unwrap_or_else(|| self.full(id, 0))),
-            Err(AppendError::Failed(error)) => return Err(error),
-        };
+        let Appended { lsn, .. } = self.journal.append(&record, Purpose::Delete)?;
         self.liveness.leave(fingerprint, id, old, lsn.into(), |_| {});
+        Ok(())
+    }
+
+    /// Notes what was dropped while the journal took nothing, as far as it does now.
+    pub(in crate::local) fn note_hidden(&self) -> Result<(), Error> {
+        let Some(outbox) = &self.outbox else { return Ok(()) };
+        for (place, version) in outbox.hidden.all() {
+            // Its segment stays: this thread is the one that removes segments.
+            let record = match self.record_at(place) {
+                Ok(record) => record,
+                Err(Unreadable::Failed(error)) => return Err(error),
+                // Whoever reads it next finds that out.
+                Err(Unreadable::Damaged(_)) => {
+                    outbox.hidden.remove(place);
+                    continue;
+                }
+            };
+            let fingerprint = self.index().fingerprint(record.id());
+            let _writing = self.index().shard(fingerprint).writing.lock();
+            match self.standing(fingerprint, record.id())? {
+                Some(standing) if standing.lsn == place => {
+                    match self.note_drop(fingerprint, record.id(), &standing, version) {
+                        Ok(()) => {}
+                        Err(AppendError::NoRoom(_)) => return Ok(()),
+                        Err(AppendError::Failed(error)) => return Err(error),
+                    }
+                }
+                // What has taken its place names it.
+                _ => {}
+            }
+            outbox.hidden.remove(place);
+        }
         Ok(())
     }
 

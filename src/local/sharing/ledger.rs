@@ -423,6 +423,13 @@ impl Ledger {
         apart.min(backlog).min(state.settled)
     }
 
+    /// While this stays as it is, what was dirty is.
+    pub fn moment(&self) -> (Lsn, Lsn, usize) {
+        let state = self.0.lock();
+        let backlog = state.backlog.as_ref().map_or(Lsn::NONE, |(range, _)| range.start);
+        (state.settled, backlog, state.apart.len())
+    }
+
     pub fn has_backlog(&self) -> bool {
         self.0.lock().backlog.is_some()
     }

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
+use super::hidden::Hidden;
 use crate::local::catalog::cursors::Cursors;
 use crate::local::journal::Lsn;
 use crate::local::sharing::ledger::Ledger;
@@ -34,6 +35,8 @@ pub(crate) struct Outbox {
     deaf: AtomicBool,
     /// Redis takes what it is sent.
     emptied: AtomicBool,
+    /// What was heard of, and could not be noted.
+    pub hidden: Hidden,
 }
 
 struct Hearing {
@@ -53,7 +56,7 @@ impl Outbox {
         let suspect_below = AtomicU64::new(cursors.suspect_below.to_u64());
         let hearing = Mutex::new(Hearing { cursors, uncertain: false });
         let (deaf, emptied) = (AtomicBool::new(false), AtomicBool::new(false));
-        Outbox { options, ledger, hearing, suspect_below, deaf, emptied }
+        Outbox { options, ledger, hearing, suspect_below, deaf, emptied, hidden: Hidden::default() }
     }
 
     /// There is a record to push.
@@ -108,7 +111,7 @@ impl Outbox {
     /// What to write into the catalog, once the journal is durable; None where an older state must stay there.
     pub fn cursors(&self) -> Option<Cursors> {
         let state = self.hearing.lock();
-        if state.uncertain || self.ledger.has_backlog() || state.cursors.epoch.is_empty() {
+        if state.uncertain || !self.hidden.is_empty() || self.ledger.has_backlog() || state.cursors.epoch.is_empty() {
             return None;
         }
         Some(Cursors { replicated: self.ledger.replicated(), ..state.cursors.clone() })

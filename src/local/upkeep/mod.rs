@@ -1,10 +1,11 @@
 //! What is done in the background: sealing, reclaiming, preparing files ahead.
 
+mod making;
 pub(crate) mod pace;
 pub(crate) mod progress;
 #[cfg(test)]
 mod races;
 pub(super) mod reaper;
 pub(super) mod reclaim;
-mod room;
+pub(crate) mod room;
 pub(super) mod sealer;

@@ -48,6 +48,17 @@ pub(crate) struct Wanted {
     pub is_live: bool,
 }
 
+impl Wanted {
+    /// What two need who need it at the same time: the larger one's room will do for either.
+    pub fn and(self, other: Wanted) -> Wanted {
+        Wanted {
+            bytes: self.bytes.max(other.bytes),
+            is_disk_full: self.is_disk_full || other.is_disk_full,
+            is_live: self.is_live || other.is_live,
+        }
+    }
+}
+
 /// What a look for room has brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Looked {
@@ -125,9 +136,7 @@ impl Progress {
         let patience = Instant::now() + UNDER_WAY_MAX;
         let (before, failed_before) = (state.passes_begun, state.failed_passes);
         state.waiting += 1;
-        state.wanted.bytes = state.wanted.bytes.max(wanted.bytes);
-        state.wanted.is_disk_full |= wanted.is_disk_full;
-        state.wanted.is_live |= wanted.is_live;
+        state.wanted = state.wanted.and(wanted);
         let found = loop {
             if state.freed != seen.0 {
                 break Found::Room;

@@ -17,6 +17,7 @@ use crate::local::disk::{Disk, DiskFile, SystemDisk};
 use crate::local::journal::BodyPlace;
 use crate::local::sharing::outbox::OutboxOptions;
 use crate::local::tier::LocalTier;
+use crate::local::upkeep::room::Eviction;
 use crate::local::{Durability, LocalBackend, LocalOptions, Underlying};
 use crate::store::Backend;
 
@@ -141,7 +142,7 @@ fn a_body_that_is_evicted_while_others_are_freed_stays_until_its_record_is_gone(
     let fingerprint = tier.index().fingerprint(&[1]);
     let standing = tier.standing(fingerprint, &[1]).unwrap().unwrap();
     let record = tier.record_at(standing.lsn).unwrap();
-    tier.evict(&record, &Hint::of(&record.header, fingerprint));
+    tier.evict(&record, &Hint::of(&record.header, fingerprint), &Eviction::ahead_of_need(&tier.room));
     disk.holds_files.store(false, Ordering::SeqCst);
     reaping.join().unwrap();
     assert!(!is_free(&tier, standing.header.body_place));

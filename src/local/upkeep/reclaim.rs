@@ -9,12 +9,10 @@ use crate::local::journal::{
 };
 use crate::local::read::{RecordAt, Unreadable, verify_body};
 use crate::local::tier::LocalTier;
+use crate::local::upkeep::room::Eviction;
 
 /// Dead record bytes up to this much are left alone: copying live ones to free them costs more than they do.
 const GARBAGE_BYTES_MIN: u64 = 128 << 20;
-
-/// Above this share of the limit on disk, dead record bytes are reclaimed however few they are.
-const FULL_PERCENT: u64 = 85;
 
 /// A segment with a larger share of dirty records is not evicted from: it would be copied for nothing.
 const DIRTY_PERCENT_MAX: u64 = 90;
@@ -93,11 +91,10 @@ impl LocalTier {
         if oldest.live_bytes() == 0 || *is_merging {
             return Some(oldest);
         }
-        if self.outbox.is_some() && self.space.wants_eviction() {
+        if self.room.wants_eviction() {
             return Some(oldest);
         }
-        let is_full = self.space.physical_bytes() > self.space.limit_bytes() / 100 * FULL_PERCENT;
-        let is_short = is_wanted || is_full || self.space.is_room_short();
+        let is_short = is_wanted || self.room.wants_garbage();
         let is_worth_it = dead_bytes > live_bytes.max(GARBAGE_BYTES_MIN)
             || (is_short && dead_bytes >= oldest.bytes().min(self.space.segment_bytes_max()));
         is_worth_it.then_some(oldest)
@@ -166,14 +163,14 @@ impl LocalTier {
         segments.values().filter(|segment| segment.kind == SegmentKind::Records).map(|segment| segment.bytes()).sum()
     }
 
-    /// Copies what is live in a segment forward, and makes the copies durable: then the segment may be removed. False where there
-    /// was not even room for the copies.
-    pub fn evacuate(&self, segment: &Segment, hints: &[Hint]) -> Result<bool, Error> {
+    /// Copies what is live in a segment forward, but for what is evicted, and makes the copies durable: then the segment may be removed.
+    /// False where there was not even room for the copies.
+    pub fn evacuate(&self, segment: &Segment, hints: &[Hint], eviction: &Eviction) -> Result<bool, Error> {
         for hint in hints {
             let place = Lsn::new(segment.number, hint.offset);
             let result = match hint.kind {
                 Kind::Delete => self.keep_delete(place),
-                kind if kind.stores() => self.keep_live(place, hint),
+                kind if kind.stores() => self.keep_live(place, hint, eviction),
                 _ => continue,
             };
             match result {
@@ -205,6 +202,16 @@ impl LocalTier {
             );
             self.liveness.lose_payload(payload, self.journal.latest().into());
         }
+    }
+
+    /// Whether something in the segment may be evicted.
+    pub fn has_evictable(&self, segment: &Segment, hints: &[Hint]) -> bool {
+        let Some(outbox) = &self.outbox else { return false };
+        hints.iter().any(|hint| {
+            let place = Lsn::new(segment.number, hint.offset);
+            let is_clean = hint.kind.stores() && !outbox.is_dirty(place, hint.flags.has(Flags::CLEAN));
+            is_clean && self.may_count(place, hint)
+        })
     }
 
     /// Whether evicting has a chance: with nothing but dirty objects in a segment, copying them makes no room.
@@ -242,14 +249,14 @@ impl LocalTier {
     }
 
     /// Copies a live object forward, unless it has lived its time, or Redis has it and nobody read it here since it was written.
-    fn keep_live(&self, place: Lsn, hint: &Hint) -> Result<(), NotCopied> {
+    fn keep_live(&self, place: Lsn, hint: &Hint, eviction: &Eviction) -> Result<(), NotCopied> {
         let record = match self.record_at(place) {
             Ok(record) => record,
             // Nothing is read of what does not count.
             Err(_) if !self.may_count(place, hint) => return Ok(()),
             Err(unreadable) => return Err(unreadable.into()),
         };
-        self.evict(&record, hint);
+        self.evict(&record, hint, eviction);
         self.copy_forward(&record, hint.fingerprint, None).map(drop)
     }
 
@@ -262,17 +269,19 @@ impl LocalTier {
         is_indexed || (hint.has_body() && self.liveness.payloads().is_held(name, place))
     }
 
-    pub(super) fn evict(&self, record: &RecordAt, hint: &Hint) {
+    pub(super) fn evict(&self, record: &RecordAt, hint: &Hint, eviction: &Eviction) {
         let Some(outbox) = &self.outbox else { return };
         let (place, header) = (record.place, record.header);
         let shard = self.index().shard(hint.fingerprint);
         let _writing = shard.writing.lock();
         let was_read = || self.segments.get(place.segment()).is_some_and(|it| it.was_read(place.offset()));
+        let frees = header.flags.has(Flags::EXTERNAL);
         let is_evicted =
-            || self.space.wants_eviction() && !outbox.is_dirty(place, header.flags.has(Flags::CLEAN)) && !was_read();
+            || !outbox.is_dirty(place, header.flags.has(Flags::CLEAN)) && eviction.takes(&self.room, frees, was_read);
         let stands = shard.table.read().stands_at(hint.fingerprint, record.id(), place);
-        if stands && (self.journal.is_over(&header) || is_evicted()) {
+        if stands && (self.journal.is_over(&header) || outbox.hidden.has(place) || is_evicted()) {
             outbox.set_uncertain(true);
+            eviction.evicted(header.stride() + if frees { header.body_bytes() } else { 0 });
             let standing = Standing { lsn: place, header };
             let by = Superseder::with_segment(place.segment());
             self.liveness.leave(hint.fingerprint, record.id(), &standing, by, |_| {});
@@ -298,10 +307,12 @@ impl LocalTier {
             if let Some(body) = body {
                 body.keep(to);
             }
-            if let Some(outbox) = &self.outbox
-                && self.is_suspect(outbox, place, record.header.flags.has(Flags::CLEAN))
-            {
-                outbox.suspect_moved(to); // before anyone finds it there
+            // Before anyone finds it there.
+            if let Some(outbox) = &self.outbox {
+                if self.is_suspect(outbox, place, record.header.flags.has(Flags::CLEAN)) {
+                    outbox.suspect_moved(to);
+                }
+                outbox.hidden.moved(place, to);
             }
             Ok(to)
         };

@@ -1,135 +1,458 @@
-//! Making room: what the sealer does ahead of need, and for those who wait.
+//! Who gets room, who waits for it, and when something goes for it: decided here, and nowhere else.
+//!
+//! What the files of the directory may take at most is counted by `Space`. Below that, this is what the limits are:
+//!
+//! ```text
+//! live bytes   70 %  what Redis has begins to go, ahead of need        on disk   85 %  the same, and dead records go however few
+//!              80 %  no more is admitted                                        ~ 92 %  no more files of puts and fills
+//! ```
+//!
+//! Whoever finds no room in between has some made, whatever the shares are at that moment.
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::progress::{Looked, Wanted};
-use super::sealer::Sealer;
-use crate::error::Error;
-use crate::local::journal::Segment;
+use parking_lot::Mutex;
 
-/// How much small segments are merged in one pass, so that it does not hold up what else is due.
-const MERGED_BYTES_MAX: u64 = 256 << 20;
+use super::progress::{Found, Wanted};
+use crate::local::files::space::Space;
+use crate::store::Patience;
 
-/// Longer than a put takes from its body's arrival to its end.
-const MOMENT: Duration = Duration::from_millis(2);
+/// Above this share of the limit in live bytes, puts are refused. The rest is what reclaiming works with: the fuller the store, the
+/// more live bytes it copies for each dead one that it frees.
+const LIVE_PERCENT_MAX: u64 = 80;
 
-impl Sealer {
-    /// Reclaims the oldest segments while that is worth it, ahead of need.
-    pub(super) fn reclaim(&mut self) -> Result<(), Error> {
-        let end = self.tier.journal.end();
-        let mut copied_bytes = 0;
-        let mut is_merging = self.is_merging;
-        while !self.tier.gate.is_closing() && copied_bytes < MERGED_BYTES_MAX {
-            let wanted = self.tier.progress.wanted().is_some();
-            let Some(segment) = self.tier.reclaimable(wanted, &mut is_merging).filter(|it| it.number <= end.segment())
-            else {
-                break;
-            };
-            copied_bytes += segment.live_bytes();
-            if !self.reclaim_one(&segment)? {
-                break;
-            }
-            self.tier.progress.freed();
-        }
-        self.is_merging = is_merging;
-        if self.tier.outbox.is_some() && self.tier.space.wants_eviction() {
-            self.evict()?;
-        }
-        Ok(())
+/// Above this share in live bytes, or on disk, objects that Redis has are evicted: before puts have to wait for it.
+const EVICTION_LIVE_PERCENT: u64 = 70;
+const EVICTION_PHYSICAL_PERCENT: u64 = 85;
+
+/// Above this share of the limit on disk, dead record bytes are reclaimed however few they are.
+const FULL_PERCENT: u64 = 85;
+
+/// How long a put waits for reclaiming that makes no room before it is refused.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long it waits where room is made, but others take it, or where Redis takes what will make some when it has settled.
+const ROOM_STRIFE_MAX: Duration = Duration::from_secs(60);
+
+/// What records take besides, with the bodies that are asked for.
+const RECORDS_BYTES: u64 = 1 << 16;
+
+/// What is done for one who found no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// There is some by now.
+    Admit,
+    /// Upkeep is to free what is dead, and what Redis has. Who may wait does so until it has looked.
+    Evict,
+    /// Nothing can go yet, but Redis is about to have what can go then: it is tried again in a moment.
+    Wait,
+    Refuse,
+}
+
+/// How it stands with one who found no room.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    has_room: bool,
+    /// Something may go for it, and then it fits.
+    could_fit: bool,
+    patience: Patience,
+    /// What the last look for room has brought.
+    found: Option<Found>,
+    is_overdue: bool,
+    /// Redis takes what it is sent.
+    replicates: bool,
+}
+
+fn decide(case: Case) -> Verdict {
+    match case {
+        Case { has_room: true, .. } => Verdict::Admit,
+        Case { could_fit: false, .. } => Verdict::Refuse,
+        // It gets none, but the next one may.
+        Case { patience: Patience::Background, .. } => Verdict::Evict,
+        Case { is_overdue: true, .. } => Verdict::Refuse,
+        Case { found: None | Some(Found::Room), .. } => Verdict::Evict,
+        Case { found: Some(Found::Nothing), replicates: true, .. } => Verdict::Wait,
+        Case { found: Some(Found::Nothing | Found::TimeOut), .. } => Verdict::Refuse,
+    }
+}
+
+/// One who asks for room, from the first time to the last.
+pub(crate) struct Asking {
+    patience: Patience,
+    begun: Instant,
+    deadline: Instant,
+    found: Option<Found>,
+}
+
+impl Asking {
+    pub fn new(patience: Patience) -> Self {
+        let begun = Instant::now();
+        Asking { patience, begun, deadline: begun + ROOM_WAIT_MAX, found: None }
     }
 
-    /// Frees the oldest segment; false where nothing could be gained, or there was no room for its copies.
-    fn reclaim_one(&mut self, segment: &Arc<Segment>) -> Result<bool, Error> {
-        if let Err(error) = self.forget_missing(segment.number) {
-            tracing::debug!("{error}; hints of missing segments go later");
-        }
-        let hints = self.hints(segment)?;
-        if !self.tier.is_evictable(segment, &hints) {
-            return Ok(false);
-        }
-        if !self.tier.evacuate(segment, &hints)? {
-            tracing::warn!("no room to copy what is live in segment {} forward; trying again later", segment.number);
-            return Ok(false);
-        }
-        // Hints without their segment would look like a loss.
-        self.tier.segments.reclaimed(segment.number)?;
-        if let Err(error) = self.catalog.remove(segment.number) {
-            tracing::debug!("the hints of segment {} go later: {error}", segment.number);
-        }
-        self.tier.segments.remove(segment)?;
-        // What was damaged beyond recognition in it counted as live to the end.
-        self.tier.space.remove_live(segment.live_bytes());
-        if let Some(outbox) = &self.tier.outbox {
-            let directory = self.tier.segments.directory();
-            self.tier.segments.sync_directory().map_err(Error::io("sync", directory))?;
-            self.tier.bodies.segments_gone(segment.number);
-            outbox.set_uncertain(false);
-        }
-        self.tier.refill_spares()?;
-        Ok(true)
+    /// How long this look for room may take.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
     }
 
-    /// Evicts what is in the last, not yet full segment, too, and frees the bodies of what was evicted at once.
-    fn evict(&mut self) -> Result<(), Error> {
-        if self.tier.segments.record_segments() == 1 && self.tier.journal.seal_active() {
-            self.seal_pending()?;
-            let mut is_merging = self.is_merging;
-            if let Some(segment) = self.tier.reclaimable(true, &mut is_merging) {
-                self.reclaim_one(&segment)?;
-            }
+    /// This is what a look has brought.
+    pub fn looked(&mut self, found: Found) {
+        self.found = Some(found);
+        if found == Found::Room {
+            self.extend();
         }
-        self.tier.reap_bodies().map(drop)
     }
 
-    /// Somebody waits for room: everything that may make room, the cheapest first, until there is some.
-    pub(super) fn make_room(&mut self, wanted: Wanted) -> Result<Looked, Error> {
-        // A record finds its room in a new segment for records, a body in a new one for bodies or in a hole.
-        let bytes = wanted.bytes.max(self.tier.space.segment_bytes_max()).saturating_add(1 << 16);
-        if self.tier.reap_bodies()? > 0 || self.tier.bodies.drop_empty()? || self.tier.journal.drop_prepared() {
-            return Ok(Looked::Made);
-        }
-        if self.tier.sealed_dead_bytes() == 0 && self.tier.has_dead_tail() && self.tier.journal.seal_active() {
-            self.seal_pending()?;
-        }
-        // Under the limit, that is: the disk may still refuse it.
-        let has_room = |sealer: &Self| {
-            let space = &sealer.tier.space;
-            let is_admitted = !wanted.is_live || space.admits(wanted.bytes);
-            !wanted.is_disk_full && is_admitted && space.has_ordinary_room(bytes)
-        };
-        let mut left_bytes = self.tier.record_bytes();
-        let mut is_made = false;
-        // Once around: then everything dead is gone.
-        while !has_room(self) && self.tier.sealed_dead_bytes() > 0 && left_bytes > 0 {
-            let Some(segment) = self.tier.oldest_sealed() else { break };
-            left_bytes = left_bytes.saturating_sub(segment.bytes());
-            if self.tier.gate.is_closing() || !self.reclaim_one(&segment)? {
-                break;
-            }
-            is_made = true;
-            self.tier.progress.freed();
-        }
-        if is_made || self.compact_bodies()? || has_room(self) {
-            return Ok(Looked::Made);
-        }
-        // A body that has just come in has not let go yet what it supersedes.
-        std::thread::sleep(MOMENT);
-        // Bodies that readers hold come free when these let go; nobody waits for that.
-        Ok(match self.tier.reap_bodies()? {
-            0 if self.tier.bodies.has_reservations() => Looked::UnderWay,
-            0 => Looked::Barren,
-            _ => Looked::Made,
+    /// It has waited for Redis, and looks anew.
+    pub fn waited(&mut self) {
+        self.found = None;
+        self.extend();
+    }
+
+    fn extend(&mut self) {
+        self.deadline = (Instant::now() + ROOM_WAIT_MAX).min(self.begun + ROOM_STRIFE_MAX);
+    }
+}
+
+pub(crate) struct Room {
+    space: Arc<Space>,
+    /// Objects may go because Redis has them.
+    is_shared: bool,
+    /// What those wanted who did not wait for it.
+    wish: Mutex<Option<Wanted>>,
+}
+
+impl Room {
+    pub fn new(space: Arc<Space>, is_shared: bool) -> Self {
+        Room { space, is_shared, wish: Mutex::default() }
+    }
+
+    /// What is done for one who tried, and found no room. `replicates`: whether Redis takes what it is sent.
+    pub fn ask(&self, wanted: Wanted, asking: &Asking, replicates: impl FnOnce() -> bool) -> Verdict {
+        decide(Case {
+            has_room: wanted.is_live && self.admits(wanted.bytes),
+            could_fit: !wanted.is_live || (self.is_shared && self.could_admit(wanted.bytes)),
+            patience: asking.patience,
+            found: asking.found,
+            is_overdue: Instant::now() >= asking.deadline,
+            replicates: replicates(),
         })
     }
 
-    /// Moves the bodies of the body segment with the most free room into holes of others; whether that has freed room.
-    fn compact_bodies(&mut self) -> Result<bool, Error> {
-        let Some((segment, records)) = self.tier.bodies.sparsest() else { return Ok(false) };
-        for record in records {
-            self.tier.move_body(record, segment.number)?;
+    fn used_bytes(&self) -> u64 {
+        self.space.live_bytes() + self.space.catalog_bytes()
+    }
+
+    fn percent(&self, share: u64) -> u64 {
+        self.space.limit_bytes() / 100 * share
+    }
+
+    /// Whether `bytes` more of live objects, and the catalog's share, are within what the store may hold.
+    pub fn admits(&self, bytes: u64) -> bool {
+        self.used_bytes().saturating_add(bytes) <= self.percent(LIVE_PERCENT_MAX)
+    }
+
+    /// Whether `bytes` could be held in an empty store.
+    fn could_admit(&self, bytes: u64) -> bool {
+        self.space.catalog_bytes().saturating_add(bytes) <= self.percent(LIVE_PERCENT_MAX)
+    }
+
+    /// Whether objects that can be had from elsewhere are to go, ahead of need.
+    pub fn wants_eviction(&self) -> bool {
+        self.is_shared
+            && (self.used_bytes() > self.percent(EVICTION_LIVE_PERCENT)
+                || self.space.physical_bytes() > self.percent(EVICTION_PHYSICAL_PERCENT))
+    }
+
+    /// What has to go so that no more is to, and a little beyond that.
+    fn excess_bytes(&self) -> u64 {
+        let live_bytes = self.used_bytes().saturating_sub(self.percent(EVICTION_LIVE_PERCENT));
+        let physical_bytes = self.space.physical_bytes().saturating_sub(self.percent(EVICTION_PHYSICAL_PERCENT));
+        live_bytes.max(physical_bytes) + self.space.segment_bytes_max()
+    }
+
+    /// Whether dead record bytes are to go, however few they are.
+    pub fn wants_garbage(&self) -> bool {
+        self.space.physical_bytes() > self.percent(FULL_PERCENT) || self.space.is_room_short()
+    }
+
+    /// Whether there is room for what is wanted, as far as the limit says it: the disk may still refuse it.
+    pub fn has_room_for(&self, wanted: Wanted) -> bool {
+        // A record finds its room in a new segment for records, a body in a new one for bodies or in a hole.
+        let bytes = wanted.bytes.max(self.space.segment_bytes_max()).saturating_add(RECORDS_BYTES);
+        let is_admitted = !wanted.is_live || self.admits(wanted.bytes);
+        !wanted.is_disk_full && is_admitted && self.space.has_ordinary_room(bytes)
+    }
+
+    /// What has to go so that what is wanted has room, with a segment for its record.
+    pub fn missing_bytes(&self, wanted: Wanted) -> u64 {
+        let bytes = wanted.bytes.saturating_add(self.space.segment_bytes_max()).saturating_add(RECORDS_BYTES);
+        if wanted.is_disk_full {
+            return bytes;
         }
-        // What was moved out is free once the records that say so are durable.
-        Ok(self.tier.reap_bodies()? > 0)
+        let live_bytes = if wanted.is_live { self.used_bytes().saturating_add(wanted.bytes) } else { 0 };
+        let excess_bytes = live_bytes.saturating_sub(self.percent(LIVE_PERCENT_MAX));
+        bytes.saturating_sub(self.space.ordinary_room()).max(excess_bytes)
+    }
+
+    /// One who does not wait would have needed this.
+    pub fn wish(&self, wanted: Wanted) {
+        let mut wish = self.wish.lock();
+        *wish = Some(wish.unwrap_or_default().and(wanted));
+    }
+
+    pub fn take_wish(&self) -> Option<Wanted> {
+        self.wish.lock().take()
+    }
+}
+
+/// Which of the objects that Redis has go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Victims {
+    /// Those that nobody has read since they were written or last passed over; while the limits ask for it.
+    AheadOfNeed,
+    /// The same, for one who needs room now.
+    Unread,
+    /// All, the oldest first, for one who needs room now.
+    All,
+}
+
+/// How much of what Redis has goes in one round.
+pub(crate) struct Eviction {
+    victims: Victims,
+    left_bytes: Cell<u64>,
+    evicted_bytes: Cell<u64>,
+}
+
+impl Eviction {
+    pub fn ahead_of_need(room: &Room) -> Self {
+        Self::of(Victims::AheadOfNeed, room.excess_bytes())
+    }
+
+    pub fn of(victims: Victims, bytes: u64) -> Self {
+        Eviction { victims, left_bytes: Cell::new(bytes), evicted_bytes: Cell::new(0) }
+    }
+
+    pub fn is_needed(&self) -> bool {
+        self.victims != Victims::AheadOfNeed
+    }
+
+    /// Whether a clean object goes. `frees`: by itself, what it takes; otherwise its room comes free with the segment that it is in.
+    pub fn takes(&self, room: &Room, frees: bool, was_read: impl FnOnce() -> bool) -> bool {
+        let is_asked = self.is_needed() || room.wants_eviction();
+        // A segment goes as a whole: what stands in it would have to be copied.
+        is_asked && (!frees || !self.is_enough()) && (self.victims == Victims::All || !was_read())
+    }
+
+    pub fn evicted(&self, bytes: u64) {
+        self.left_bytes.set(self.left_bytes.get().saturating_sub(bytes));
+        self.evicted_bytes.set(self.evicted_bytes.get().saturating_add(bytes));
+    }
+
+    pub fn is_enough(&self) -> bool {
+        self.left_bytes.get() == 0
+    }
+
+    pub fn has_evicted(&self) -> bool {
+        self.evicted_bytes.get() > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const LIMIT: u64 = 64 * MIB;
+
+    fn percent(share: u64) -> u64 {
+        LIMIT / 100 * share
+    }
+
+    fn room(is_shared: bool) -> (Arc<Space>, Room) {
+        let space = Space::new(LIMIT);
+        (Arc::clone(&space), Room::new(space, is_shared))
+    }
+
+    fn wanted(bytes: u64, is_live: bool) -> Wanted {
+        Wanted { bytes, is_disk_full: false, is_live }
+    }
+
+    /// The table in ARCHITECTURE.md.
+    #[test]
+    fn what_is_done_for_one_who_found_no_room() {
+        use Patience::{Background, Caller};
+        use Verdict::{Admit, Evict, Refuse, Wait};
+        let none = Case {
+            has_room: false,
+            could_fit: true,
+            patience: Caller,
+            found: None,
+            is_overdue: false,
+            replicates: false,
+        };
+        let all = |case: Case, verdict: Verdict| {
+            for found in [None, Some(Found::Room), Some(Found::Nothing), Some(Found::TimeOut)] {
+                for (is_overdue, replicates) in [(false, false), (false, true), (true, false), (true, true)] {
+                    let case = Case { found, is_overdue, replicates, ..case };
+                    assert_eq!(decide(case), verdict, "{case:?}");
+                }
+            }
+        };
+        for patience in [Caller, Background] {
+            all(Case { has_room: true, patience, ..none }, Admit);
+            all(Case { has_room: true, could_fit: false, patience, ..none }, Admit);
+            all(Case { could_fit: false, patience, ..none }, Refuse);
+        }
+        all(Case { patience: Background, ..none }, Evict);
+        let table = [
+            (None, [Evict, Evict]),
+            (Some(Found::Room), [Evict, Evict]),
+            (Some(Found::Nothing), [Refuse, Wait]),
+            (Some(Found::TimeOut), [Refuse, Refuse]),
+        ];
+        for (found, verdicts) in table {
+            for (replicates, verdict) in [false, true].into_iter().zip(verdicts) {
+                let case = Case { found, replicates, ..none };
+                assert_eq!(decide(case), verdict, "{case:?}");
+                assert_eq!(decide(Case { is_overdue: true, ..case }), Refuse, "{case:?}, too late");
+            }
+        }
+    }
+
+    #[test]
+    fn only_with_other_nodes_something_goes_for_live_bytes() {
+        let asking = Asking::new(Patience::Caller);
+        let most = percent(LIVE_PERCENT_MAX);
+        for is_shared in [false, true] {
+            let (space, room) = room(is_shared);
+            let ask = |wanted| room.ask(wanted, &asking, || false);
+            let unless_shared = if is_shared { Verdict::Evict } else { Verdict::Refuse };
+            space.add_live(most);
+            assert_eq!(ask(wanted(0, true)), Verdict::Admit);
+            assert_eq!(ask(wanted(1, true)), unless_shared);
+            assert_eq!(ask(wanted(most, true)), unless_shared);
+            assert_eq!(ask(wanted(most + 1, true)), Verdict::Refuse, "it would not fit into an empty store");
+            assert_eq!(ask(wanted(1, false)), Verdict::Evict, "what is dead may go");
+        }
+    }
+
+    #[test]
+    fn room_that_is_made_and_redis_give_one_who_waits_more_time_but_not_for_ever() {
+        let mut asking = Asking::new(Patience::Caller);
+        assert_eq!(asking.deadline(), asking.begun + ROOM_WAIT_MAX);
+        asking.looked(Found::Nothing);
+        assert_eq!(asking.deadline(), asking.begun + ROOM_WAIT_MAX);
+        asking.looked(Found::Room);
+        let extended = asking.deadline();
+        assert!(extended > asking.begun + ROOM_WAIT_MAX);
+        asking.looked(Found::Nothing);
+        asking.waited();
+        assert!(asking.deadline() > extended && asking.found.is_none());
+        asking.begun -= ROOM_STRIFE_MAX;
+        asking.waited();
+        assert_eq!(asking.deadline(), asking.begun + ROOM_STRIFE_MAX);
+    }
+
+    #[test]
+    fn live_bytes_and_the_catalog_are_admitted_up_to_their_share() {
+        let (space, room) = room(true);
+        let most = percent(LIVE_PERCENT_MAX);
+        assert!(room.admits(most) && !room.admits(most + 1) && !room.admits(u64::MAX));
+        assert!(room.could_admit(most) && !room.could_admit(most + 1) && !room.could_admit(u64::MAX));
+        space.set_catalog_bytes(MIB);
+        assert!(room.admits(most - MIB) && !room.admits(most - MIB + 1));
+        assert!(room.could_admit(most - MIB) && !room.could_admit(most - MIB + 1));
+        space.add_live(3 * MIB);
+        space.add_live(MIB);
+        space.remove_live(MIB);
+        assert_eq!((space.live_bytes(), space.limit_bytes()), (3 * MIB, LIMIT));
+        assert!(room.admits(most - 4 * MIB) && !room.admits(most - 4 * MIB + 1));
+        // Live bytes may go.
+        assert!(room.could_admit(most - MIB) && !room.could_admit(most - MIB + 1));
+    }
+
+    #[test]
+    fn eviction_begins_with_many_live_bytes_or_a_full_directory() {
+        let (live, live_room) = room(true);
+        live.set_catalog_bytes(MIB);
+        live.add_live(percent(EVICTION_LIVE_PERCENT) - MIB);
+        assert!(!live_room.wants_eviction());
+        live.add_live(1);
+        assert!(live_room.wants_eviction() && !live_room.wants_garbage());
+
+        let (full, full_room) = room(true);
+        full.set_catalog_bytes(MIB);
+        let _most = full.found(percent(EVICTION_PHYSICAL_PERCENT) - MIB);
+        assert!(!full_room.wants_eviction());
+        let _more = full.found(1);
+        assert!(full_room.wants_eviction() && full_room.wants_garbage());
+
+        let (alone, alone_room) = room(false);
+        alone.add_live(percent(EVICTION_LIVE_PERCENT) + 1);
+        let _full = alone.found(percent(FULL_PERCENT) + 1);
+        assert!(!alone_room.wants_eviction() && alone_room.wants_garbage());
+    }
+
+    /// Invariant 14: whatever the shares are, one who finds no room has some made.
+    #[test]
+    fn as_much_is_missing_as_makes_room_for_a_body_and_its_record() {
+        let (space, room) = room(true);
+        let records = space.segment_bytes_max() + RECORDS_BYTES;
+        let body = wanted(20 * MIB, false);
+        let _used = space.take(space.ordinary_room() - 20 * MIB - records).unwrap();
+        assert!(room.missing_bytes(body) == 0 && room.has_room_for(body));
+        assert_eq!(room.missing_bytes(wanted(21 * MIB, false)), MIB);
+        let _more = space.take(records).unwrap();
+        assert!(room.missing_bytes(body) == records && !room.has_room_for(body));
+        assert!(room.has_room_for(wanted(20 * MIB - RECORDS_BYTES, false)));
+
+        // By live bytes, and by both.
+        space.add_live(percent(LIVE_PERCENT_MAX) - MIB);
+        assert_eq!(room.missing_bytes(wanted(3 * MIB, true)), 2 * MIB);
+        assert!(!room.has_room_for(wanted(3 * MIB, true)) && room.has_room_for(wanted(MIB, true)));
+        assert_eq!(room.missing_bytes(wanted(3 * MIB, false)), 0);
+        // Whatever the limit says, when the disk is full.
+        let refused = Wanted { is_disk_full: true, ..wanted(MIB, false) };
+        assert!(room.missing_bytes(refused) == MIB + records && !room.has_room_for(refused));
+    }
+
+    #[test]
+    fn those_who_do_not_wait_have_the_largest_of_their_wishes_granted_once() {
+        let (_, room) = room(true);
+        assert!(room.take_wish().is_none());
+        room.wish(wanted(7, false));
+        room.wish(wanted(3, true));
+        let wish = room.take_wish().unwrap();
+        assert_eq!((wish.bytes, wish.is_live, wish.is_disk_full), (7, true, false));
+        assert!(room.take_wish().is_none());
+    }
+
+    #[test]
+    fn what_goes_depends_on_who_needs_the_room() {
+        let (space, room) = room(true);
+        let ahead = Eviction::ahead_of_need(&room);
+        assert!(!ahead.is_needed() && !ahead.takes(&room, true, || false));
+        space.add_live(percent(EVICTION_LIVE_PERCENT) + 1);
+        assert!(ahead.takes(&room, true, || false) && !ahead.takes(&room, true, || true));
+        let enough = 1 + space.segment_bytes_max();
+        let ahead = Eviction::ahead_of_need(&room);
+        ahead.evicted(enough - 1);
+        assert!(ahead.takes(&room, true, || false));
+        ahead.evicted(1);
+        assert!(!ahead.takes(&room, true, || false) && ahead.takes(&room, false, || false));
+        space.remove_live(percent(EVICTION_LIVE_PERCENT) + 1);
+        for victims in [Victims::Unread, Victims::All] {
+            let needed = Eviction::of(victims, 100);
+            assert!(needed.is_needed() && needed.takes(&room, true, || false) && !needed.has_evicted());
+            assert_eq!(needed.takes(&room, true, || true), victims == Victims::All);
+            needed.evicted(99);
+            assert!(needed.has_evicted() && !needed.is_enough() && needed.takes(&room, true, || false));
+            needed.evicted(9);
+            assert!(needed.is_enough() && !needed.takes(&room, true, || false));
+            assert!(needed.takes(&room, false, || false), "it goes with its segment");
+        }
     }
 }

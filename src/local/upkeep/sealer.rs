@@ -15,6 +15,7 @@ use crate::local::catalog::hints::Hint;
 use crate::local::files::readers::Foreign;
 use crate::local::journal::{Lsn, Sealing, Segment, SegmentKind, Step, Walk};
 use crate::local::tier::LocalTier;
+use crate::store::Patience;
 
 /// How often it looks around when nobody calls.
 const TICK: Duration = Duration::from_secs(1);
@@ -52,6 +53,8 @@ pub(in crate::local) struct Sealer {
     told: Option<(String, Instant)>,
     /// Small segments are being merged.
     pub(super) is_merging: bool,
+    /// When nothing could be evicted: the journal's end, and how far replication was.
+    pub(super) barren_at: Option<(Lsn, (Lsn, Lsn, usize))>,
 }
 
 /// What the sealer is made of.
@@ -78,6 +81,7 @@ impl Sealer {
             cursors: None,
             told: None,
             is_merging: false,
+            barren_at: None,
         };
         std::thread::Builder::new().name("sealer".to_owned()).spawn(move || {
             let watch = FailIfPanicked(tier);
@@ -110,12 +114,19 @@ impl Sealer {
         self.report("sealing", Self::seal_pending);
         self.report("storing hints anew", Self::store_missing_hints);
         self.report("letting damaged records go", |sealer| sealer.tier.release_lost(|place| sealer.hint_at(place)));
+        self.report("noting what other nodes deleted", |sealer| sealer.tier.note_hidden());
         self.report("reclaiming", Self::reclaim);
         self.tier.space.set_catalog_bytes(self.catalog.bytes());
         self.report("preparing segments", |sealer| sealer.tier.refill_spares());
         let looked = match self.tier.progress.wanted() {
-            Some(wanted) => self.report("making room", |sealer| sealer.make_room(wanted)).unwrap_or(Looked::Failed),
-            None => Looked::NotAsked,
+            Some(wanted) => {
+                let made = self.report("making room", |sealer| sealer.make_room(wanted, Patience::Caller));
+                made.unwrap_or(Looked::Failed)
+            }
+            None => {
+                self.report("making room", Self::grant_wish);
+                Looked::NotAsked
+            }
         };
         self.tier.progress.done(looked);
         if self.cursors_stored.elapsed() > CURSORS_AGE_MAX {
@@ -184,7 +195,7 @@ impl Sealer {
         }
     }
 
-    fn hints_of(&self, segment: &Segment, end: u64) -> Result<(Vec<Hint>, u64), Error> {
+    pub(super) fn hints_of(&self, segment: &Segment, end: u64) -> Result<(Vec<Hint>, u64), Error> {
         let mapping = self.tier.segments.mapping(segment)?;
         let bytes = mapping.slice(0, end).unwrap_or_default();
         let (mut hints, mut clock) = (Vec::new(), 0);

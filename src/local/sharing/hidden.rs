@@ -1,0 +1,99 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::local::journal::Lsn;
+use crate::version::Version;
+
+/// Records that other nodes overruled while the journal had no room to say so. They count for their ids, so that what comes next
+/// supersedes them, but nobody is served with them; a crash would bring them back, so that meanwhile the event cursor stays on disk as
+/// it is. At most one for each object that is held.
+#[derive(Default)]
+pub(crate) struct Hidden {
+    /// Looked at by every get.
+    count: AtomicUsize,
+    places: Mutex<BTreeMap<Lsn, Version>>,
+}
+
+impl Hidden {
+    /// `version`: what overruled it. The caller holds the id.
+    pub fn insert(&self, place: Lsn, version: Version) {
+        let mut places = self.places.lock();
+        let known = places.entry(place).or_default();
+        *known = version.max(*known);
+        self.count.store(places.len(), Ordering::Release);
+    }
+
+    /// The record has a copy.
+    pub fn moved(&self, from: Lsn, to: Lsn) {
+        if !self.is_empty() {
+            let version = self.places.lock().get(&from).copied();
+            if let Some(version) = version {
+                self.insert(to, version);
+            }
+        }
+    }
+
+    pub fn remove(&self, place: Lsn) {
+        if !self.is_empty() {
+            let mut places = self.places.lock();
+            places.remove(&place);
+            self.count.store(places.len(), Ordering::Release);
+        }
+    }
+
+    /// The segment and all before it are gone.
+    pub fn segment_gone(&self, number: u32) {
+        if !self.is_empty() {
+            let mut places = self.places.lock();
+            places.retain(|place, _| place.segment() > number);
+            self.count.store(places.len(), Ordering::Release);
+        }
+    }
+
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
+    #[inline]
+    pub fn has(&self, place: Lsn) -> bool {
+        !self.is_empty() && self.places.lock().contains_key(&place)
+    }
+
+    pub fn all(&self) -> Vec<(Lsn, Version)> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        self.places.lock().iter().map(|(place, version)| (*place, *version)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_hidden_until_that_is_noted_or_it_is_gone_wherever_it_moves() {
+        let (first, second, third) = (Lsn::new(1, 64), Lsn::new(2, 64), Lsn::new(3, 64));
+        let version = |clock| Version { clock, ..Version::default() };
+        let hidden = Hidden::default();
+        assert!(hidden.is_empty() && !hidden.has(first) && hidden.all().is_empty());
+        hidden.moved(first, second);
+        assert!(hidden.is_empty(), "it was not hidden");
+        hidden.insert(first, version(9));
+        hidden.insert(first, version(7));
+        hidden.moved(first, third);
+        hidden.moved(second, Lsn::new(4, 64));
+        assert_eq!(hidden.all(), [(first, version(9)), (third, version(9))]);
+        assert!(hidden.has(first) && !hidden.has(second) && hidden.has(third));
+        hidden.segment_gone(1);
+        assert_eq!(hidden.all(), [(third, version(9))]);
+        hidden.segment_gone(2);
+        assert!(!hidden.is_empty());
+        hidden.remove(second);
+        hidden.remove(third);
+        assert!(hidden.is_empty() && !hidden.has(third));
+    }
+}

@@ -1,0 +1,230 @@
+//! Making room: what the sealer does ahead of need, and for those who wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::progress::{Looked, Wanted};
+use super::room::{Eviction, Victims};
+use super::sealer::Sealer;
+use crate::error::Error;
+use crate::local::journal::{Segment, SegmentKind};
+use crate::store::Patience;
+
+/// How much small segments are merged in one pass, so that it does not hold up what else is due.
+const MERGED_BYTES_MAX: u64 = 256 << 20;
+
+/// How many steps are made for one who does not wait. The next one asks again.
+const WISH_STEPS_MAX: usize = 16;
+
+/// Longer than a put takes from its body's arrival to its end.
+const MOMENT: Duration = Duration::from_millis(2);
+
+impl Sealer {
+    /// Reclaims the oldest segments while that is worth it, ahead of need.
+    pub(super) fn reclaim(&mut self) -> Result<(), Error> {
+        let end = self.tier.journal.end();
+        let mut copied_bytes = 0;
+        let mut is_merging = self.is_merging;
+        while !self.tier.gate.is_closing() && copied_bytes < MERGED_BYTES_MAX {
+            let wanted = self.tier.progress.wanted().is_some();
+            let Some(segment) = self.tier.reclaimable(wanted, &mut is_merging).filter(|it| it.number <= end.segment())
+            else {
+                break;
+            };
+            copied_bytes += segment.live_bytes();
+            if !self.reclaim_one(&segment, &Eviction::ahead_of_need(&self.tier.room))? {
+                break;
+            }
+            if self.tier.room.wants_eviction() {
+                // Otherwise what is evicted already would not count, and the next segment would go for it, too.
+                self.tier.reap_bodies()?;
+            }
+            self.tier.progress.freed();
+        }
+        self.is_merging = is_merging;
+        if self.tier.room.wants_eviction() {
+            self.evict()?;
+        }
+        Ok(())
+    }
+
+    /// Frees the oldest segment; false where nothing could be gained, or there was no room for its copies.
+    fn reclaim_one(&mut self, segment: &Arc<Segment>, eviction: &Eviction) -> Result<bool, Error> {
+        if let Err(error) = self.forget_missing(segment.number) {
+            tracing::debug!("{error}; hints of missing segments go later");
+        }
+        let hints = self.hints(segment)?;
+        if !eviction.is_needed() && !self.tier.is_evictable(segment, &hints) {
+            return Ok(false);
+        }
+        if !self.tier.evacuate(segment, &hints, eviction)? {
+            tracing::warn!("no room to copy what is live in segment {} forward; trying again later", segment.number);
+            return Ok(false);
+        }
+        // Hints without their segment would look like a loss.
+        self.tier.segments.reclaimed(segment.number)?;
+        if let Err(error) = self.catalog.remove(segment.number) {
+            tracing::debug!("the hints of segment {} go later: {error}", segment.number);
+        }
+        self.tier.segments.remove(segment)?;
+        // What was damaged beyond recognition in it counted as live to the end.
+        self.tier.space.remove_live(segment.live_bytes());
+        if let Some(outbox) = &self.tier.outbox {
+            let directory = self.tier.segments.directory();
+            self.tier.segments.sync_directory().map_err(Error::io("sync", directory))?;
+            self.tier.bodies.segments_gone(segment.number);
+            outbox.set_uncertain(false);
+            outbox.hidden.segment_gone(segment.number);
+        }
+        self.tier.refill_spares()?;
+        Ok(true)
+    }
+
+    /// Evicts what is in the last, not yet full segment, too, and frees the bodies of what was evicted at once.
+    fn evict(&mut self) -> Result<(), Error> {
+        if self.tier.segments.record_segments() == 1 && self.tier.journal.seal_active() {
+            self.seal_pending()?;
+            let mut is_merging = self.is_merging;
+            if let Some(segment) = self.tier.reclaimable(true, &mut is_merging) {
+                self.reclaim_one(&segment, &Eviction::ahead_of_need(&self.tier.room))?;
+            }
+        }
+        self.tier.reap_bodies().map(drop)
+    }
+
+    /// Somebody wants room: everything that may make room, the cheapest first, until there is some. Who waits looks again after
+    /// each step.
+    pub(super) fn make_room(&mut self, wanted: Wanted, patience: Patience) -> Result<Looked, Error> {
+        if self.tier.reap_bodies()? > 0 || self.tier.bodies.drop_empty()? || self.tier.journal.drop_prepared() {
+            return Ok(Looked::Made);
+        }
+        if self.tier.sealed_dead_bytes() == 0 && self.tier.has_dead_tail() && self.tier.journal.seal_active() {
+            self.seal_pending()?;
+        }
+        // Who waits takes its room piece by piece.
+        let has_room = |sealer: &Self| match patience {
+            Patience::Caller => sealer.tier.room.has_room_for(wanted),
+            Patience::Background => sealer.tier.room.missing_bytes(wanted) == 0,
+        };
+        let mut left_bytes = self.tier.record_bytes();
+        let mut is_made = false;
+        // Once around: then everything dead is gone.
+        while !has_room(self) && self.tier.sealed_dead_bytes() > 0 && left_bytes > 0 {
+            let Some(segment) = self.tier.oldest_sealed() else { break };
+            left_bytes = left_bytes.saturating_sub(segment.bytes());
+            if self.tier.gate.is_closing() || !self.reclaim_one(&segment, &Eviction::ahead_of_need(&self.tier.room))? {
+                break;
+            }
+            is_made = true;
+            self.tier.progress.freed();
+        }
+        if is_made || self.compact_bodies()? || has_room(self) || self.evict_for(wanted, patience)? {
+            return Ok(Looked::Made);
+        }
+        // A body that has just come in has not let go yet what it supersedes.
+        std::thread::sleep(MOMENT);
+        // Bodies that readers hold come free when these let go; nobody waits for that.
+        Ok(match self.tier.reap_bodies()? {
+            0 if self.tier.bodies.has_reservations() => Looked::UnderWay,
+            0 => Looked::Barren,
+            _ => Looked::Made,
+        })
+    }
+
+    /// Somebody who does not wait has found no room: there is to be some for who comes next with as much.
+    pub(super) fn grant_wish(&mut self) -> Result<(), Error> {
+        let Some(wanted) = self.tier.room.take_wish() else { return Ok(()) };
+        for _ in 0..WISH_STEPS_MAX {
+            let is_granted = self.tier.room.missing_bytes(wanted) == 0;
+            if is_granted
+                || self.tier.gate.is_closing()
+                || self.make_room(wanted, Patience::Background)? != Looked::Made
+            {
+                break;
+            }
+            self.tier.progress.freed();
+        }
+        Ok(())
+    }
+
+    /// Evicts so much that what is wanted finds room, the oldest first; whether anything was.
+    fn evict_for(&mut self, wanted: Wanted, patience: Patience) -> Result<bool, Error> {
+        if !self.has_evictable()? {
+            return Ok(false);
+        }
+        // Copies need not go around a second time before a put that would be refused otherwise takes what was read as well.
+        let rounds: &[Victims] = match patience {
+            Patience::Caller => &[Victims::Unread, Victims::All],
+            Patience::Background => &[Victims::Unread],
+        };
+        for victims in rounds {
+            if self.evict_round(wanted, *victims)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Goes once around, or until enough is evicted.
+    fn evict_round(&mut self, wanted: Wanted, victims: Victims) -> Result<bool, Error> {
+        let eviction = Eviction::of(victims, self.tier.room.missing_bytes(wanted));
+        let last = self.tier.journal.end().segment();
+        let mut copied_bytes = 0;
+        while !eviction.is_enough() && !self.tier.gate.is_closing() && copied_bytes < MERGED_BYTES_MAX {
+            let oldest = match self.tier.oldest_sealed() {
+                Some(oldest) => oldest,
+                // All there is stands in the one that is appended to.
+                None if self.tier.journal.end().segment() <= last && self.tier.journal.seal_active() => {
+                    self.seal_pending()?;
+                    continue;
+                }
+                None => break,
+            };
+            if oldest.number > last {
+                break;
+            }
+            copied_bytes += oldest.live_bytes();
+            if !self.reclaim_one(&oldest, &eviction)? {
+                break;
+            }
+            self.tier.reap_bodies()?;
+            self.tier.bodies.drop_empty()?;
+        }
+        Ok(eviction.has_evicted())
+    }
+
+    /// Whether there is anything that may be evicted, wherever it stands: behind what may not, too, which is copied forward then. That
+    /// there is nothing holds until something is written, or settles.
+    fn has_evictable(&mut self) -> Result<bool, Error> {
+        let Some(outbox) = &self.tier.outbox else { return Ok(false) };
+        let end = self.tier.journal.end();
+        let moment = (end, outbox.ledger.moment());
+        if self.barren_at == Some(moment) {
+            return Ok(false);
+        }
+        let segments = self.tier.segments.load();
+        let mut records: Vec<_> = segments.values().filter(|it| it.kind == SegmentKind::Records).collect();
+        records.sort_by_key(|segment| segment.number);
+        for segment in records {
+            let hints = match segment.number == end.segment() && !segment.is_sealed() {
+                true => self.hints_of(segment, u64::from(end.offset()))?.0,
+                false => self.hints(segment)?,
+            };
+            if self.tier.has_evictable(segment, &hints) {
+                return Ok(true);
+            }
+        }
+        self.barren_at = Some(moment);
+        Ok(false)
+    }
+
+    /// Moves the bodies of the body segment with the most free room into holes of others; whether that has freed room.
+    fn compact_bodies(&mut self) -> Result<bool, Error> {
+        let Some((segment, records)) = self.tier.bodies.sparsest() else { return Ok(false) };
+        for record in records {
+            self.tier.move_body(record, segment.number)?;
+        }
+        // What was moved out is free once the records that say so are durable.
+        Ok(self.tier.reap_bodies()? > 0)
+    }
+}
