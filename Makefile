@@ -92,6 +92,10 @@ crash: ## Kill and reopen the store ROUNDS times (1000)
 converge: needs ## Break everything between nodes ROUNDS times (1000)
 	ROUNDS=$(ROUNDS) cargo test --release --locked --test convergence -- --nocapture
 
+.PHONY: model
+model: ## Go through the model of the replication protocol in large scopes; ONE=a_failover for one of them
+	MODEL=large cargo test --release --locked --test model -- --nocapture $(or $(ONE),whole) </dev/null
+
 .PHONY: bad-days
 bad-days: needs ## All that can happen to Redis, with pauses of a minute (PAUSE_SECONDS)
 	PAUSE_SECONDS=$${PAUSE_SECONDS:-60} cargo test --locked --test bad_days
