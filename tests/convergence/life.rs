@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command as Program, Stdio};
 use std::sync::Arc;
-use std::thread::{JoinHandle, sleep, spawn};
+use std::thread::{Builder, JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -54,7 +54,9 @@ impl Life {
             Runs::Process(Process(process.unwrap()))
         } else {
             let order = order.clone();
-            Runs::Thread(spawn(move || node::serve(&order, theirs)))
+            // By this name a panic tells whose it was.
+            let name = format!("node {} of {}", order.node, order.world);
+            Runs::Thread(Builder::new().name(name).spawn(move || node::serve(&order, theirs)).unwrap())
         };
         let (mut receiver, into) = (stream.try_clone().unwrap(), Arc::clone(log));
         let reader = spawn(move || {

@@ -1,8 +1,10 @@
 //! Several nodes, in this process and in others, write to the same few objects through one Redis while everything between them breaks.
 //! When it goes quiet, what they hold is compared with what they acknowledged. `ROUNDS` says how often (`make converge ROUNDS=...`),
-//! `SEED` repeats the choices of a failure, as far as threads allow.
+//! `WORLDS` how many worlds of nodes there are side by side, `FAILURES` how many of them may fail before no more are begun (1). `SEED`
+//! with `ROUNDS=5` is one world alone: it repeats the choices of a failure, as far as threads allow.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+mod agreement;
 #[path = "../common/mod.rs"]
 mod common;
 mod content;
@@ -13,8 +15,9 @@ mod node;
 mod report;
 mod rounds;
 mod settings;
+mod world;
 
-/// Rounds where `ROUNDS` does not say: some 15 seconds, on busy cores 40.
+/// Rounds where `ROUNDS` does not say: some 10 seconds, on busy cores 30.
 const ROUNDS: u64 = 6;
 
 // Invariants 1 to 9, across nodes.

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use scaler_object_storage::{Error, Object, ObjectStore, ObjectStoreBuilder, Parked, Ticket, Waited};
+use scaler_object_storage::{Error, Object, ObjectStore, ObjectStoreBuilder, Parked, RedisOptions, Ticket, Waited};
 
 use crate::common::splitmix;
 use crate::content::Content;
@@ -33,6 +33,8 @@ const TARGET_EVERY: u64 = 4;
 /// Which node to be.
 #[derive(Clone, Debug)]
 pub struct Order {
+    /// The seed of its world.
+    pub world: u64,
     pub directory: PathBuf,
     pub url: String,
     pub settings: Settings,
@@ -44,7 +46,8 @@ pub struct Order {
 impl Order {
     pub fn encode(&self) -> String {
         let settings = self.settings.encode();
-        format!("{}\n{}\n{settings}\n{}\n{}", self.directory.display(), self.url, self.node, self.life)
+        let Order { world, directory, url, node, life, .. } = self;
+        format!("{world}\n{}\n{url}\n{settings}\n{node}\n{life}", directory.display())
     }
 
     /// The order that this process was given, if it is a node.
@@ -53,6 +56,7 @@ impl Order {
         let mut lines = text.split('\n');
         let mut next = || lines.next().unwrap();
         Some(Order {
+            world: next().parse().unwrap(),
             directory: next().into(),
             url: next().to_owned(),
             settings: Settings::decode(next()),
@@ -64,14 +68,17 @@ impl Order {
 
 /// A store as all nodes open it.
 pub fn builder(directory: &Path, url: &str, settings: &Settings) -> ObjectStoreBuilder {
-    ObjectStore::builder().tiered(directory, url).max_size_mb(settings.size_mb).redis_options(|options| {
-        options.connection_pool_size = 2;
-        options.settle_ms = 500;
-        options.connect_timeout_ms = 500;
-        options.response_timeout_ms = 500;
-        options.tombstone_ttl_seconds = 3600;
-        options.drain_timeout_ms = settings.drain_ms;
-    })
+    let builder = ObjectStore::builder().tiered(directory, url).max_size_mb(settings.size_mb);
+    builder.redis_options(|options| self::options(settings, options))
+}
+
+pub fn options(settings: &Settings, options: &mut RedisOptions) {
+    options.connection_pool_size = 2;
+    options.settle_ms = 500;
+    options.connect_timeout_ms = 500;
+    options.response_timeout_ms = 500;
+    options.tombstone_ttl_seconds = 3600;
+    options.drain_timeout_ms = settings.drain_ms;
 }
 
 pub fn id(round: u64, number: u64) -> Vec<u8> {

@@ -72,7 +72,7 @@ impl Proxy {
             listens: AtomicBool::new(true),
             stopped: AtomicBool::new(false),
         });
-        let listener = shared.listen();
+        let listener = shared.listen().unwrap();
         let accepting = Arc::clone(&shared);
         Proxy { shared, acceptor: Some(spawn(move || accepting.accept(listener))) }
     }
@@ -126,11 +126,11 @@ impl Drop for Proxy {
 }
 
 impl Shared {
-    fn listen(&self) -> TcpListener {
-        let listener = TcpListener::bind(("127.0.0.1", self.port.number)).unwrap();
-        listener.set_nonblocking(true).unwrap();
+    fn listen(&self) -> std::io::Result<TcpListener> {
+        let listener = TcpListener::bind(("127.0.0.1", self.port.number))?;
+        listener.set_nonblocking(true)?;
         self.listens.store(true, Ordering::SeqCst);
-        listener
+        Ok(listener)
     }
 
     fn mode(&self) -> Mode {
@@ -147,7 +147,10 @@ impl Shared {
             if self.mode() == Mode::Refuse {
                 listener = None;
                 self.listens.store(false, Ordering::SeqCst);
-            } else if let Ok((client, _)) = listener.get_or_insert_with(|| self.listen()).accept() {
+            } else if listener.is_none() {
+                // Not at once, perhaps: a child that is being started has what listened before until its program runs.
+                listener = self.listen().ok();
+            } else if let Some(Ok((client, _))) = listener.as_ref().map(TcpListener::accept) {
                 client.set_nonblocking(false).unwrap();
                 Arc::clone(&self).join(client);
                 continue;
