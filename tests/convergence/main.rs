@@ -1,19 +1,23 @@
 //! Several nodes, in this process and in others, write to the same few objects through one Redis while everything between them breaks.
 //! When it goes quiet, what they hold is compared with what they acknowledged. `ROUNDS` says how often (`make converge ROUNDS=...`),
 //! `WORLDS` how many worlds of nodes there are side by side, `FAILURES` how many of them may fail before no more are begun (1). `SEED`
-//! with `ROUNDS=5` is one world alone: it repeats the choices of a failure, as far as threads allow.
+//! with `ROUNDS=5` is one world alone: it repeats the choices of a failure, as far as threads allow. `FAULTS` says which of the faults
+//! that not every world has there are: a list of the names in `settings.rs`, or `all`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 mod agreement;
+mod clock;
 #[path = "../common/mod.rs"]
 mod common;
 mod content;
 mod faults;
+mod hardship;
 mod history;
 mod life;
 mod node;
 mod report;
 mod rounds;
+mod servers;
 mod settings;
 mod world;
 

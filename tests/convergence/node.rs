@@ -9,12 +9,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use scaler_object_storage::{Error, Object, ObjectStore, ObjectStoreBuilder, Parked, RedisOptions, Ticket, Waited};
+use scaler_object_storage::{
+    Error, Object, ObjectStore, ObjectStoreBuilder, Parked, RedisOptions, Ticket, ValueFormat, Waited,
+};
 
+use crate::clock::{nanoseconds, set_ahead};
 use crate::common::splitmix;
 use crate::content::Content;
-use crate::report::{Command, Event, Report, nanoseconds};
-use crate::settings::Settings;
+use crate::hardship::{limit_descriptors, send_signals};
+use crate::report::{Command, Event, Report};
+use crate::settings::{Extra, Settings};
 
 /// The environment variable that makes this program a node.
 pub const ORDER: &str = "CONVERGENCE_NODE";
@@ -41,13 +45,15 @@ pub struct Order {
     pub node: u64,
     /// How often it was open before.
     pub life: u64,
+    /// By how many seconds its time of day is ahead, where it is a process of its own.
+    pub ahead: i64,
 }
 
 impl Order {
     pub fn encode(&self) -> String {
         let settings = self.settings.encode();
-        let Order { world, directory, url, node, life, .. } = self;
-        format!("{world}\n{}\n{url}\n{settings}\n{node}\n{life}", directory.display())
+        let Order { world, directory, url, node, life, ahead, .. } = self;
+        format!("{world}\n{}\n{url}\n{settings}\n{node}\n{life}\n{ahead}", directory.display())
     }
 
     /// The order that this process was given, if it is a node.
@@ -62,6 +68,7 @@ impl Order {
             settings: Settings::decode(next()),
             node: next().parse().unwrap(),
             life: next().parse().unwrap(),
+            ahead: next().parse().unwrap(),
         })
     }
 }
@@ -79,6 +86,9 @@ pub fn options(settings: &Settings, options: &mut RedisOptions) {
     options.response_timeout_ms = 500;
     options.tombstone_ttl_seconds = 3600;
     options.drain_timeout_ms = settings.drain_ms;
+    if settings.has(Extra::Python) {
+        options.value_format = ValueFormat::Python;
+    }
 }
 
 pub fn id(round: u64, number: u64) -> Vec<u8> {
@@ -94,6 +104,7 @@ pub fn content(id: u64, object: &Object) -> Content {
 
 struct Node {
     store: ObjectStore,
+    settings: Settings,
     stream: Mutex<UnixStream>,
     /// Of all nodes and lives, the only one with these high bits.
     name: u64,
@@ -114,10 +125,14 @@ struct Wait {
 /// Opens the store and obeys until it is told to close, or whoever tells is gone.
 pub fn serve(order: &Order, stream: UnixStream) {
     let _ending = Ending(stream.try_clone().unwrap());
+    if order.settings.is_process(order.node) {
+        set_ahead(order.ahead);
+    }
     let store = builder(&order.directory, &order.url, &order.settings).open().unwrap();
     let mut commands = stream.try_clone().unwrap();
     let node = Arc::new(Node {
         store,
+        settings: order.settings.clone(),
         stream: Mutex::new(stream),
         name: order.node << 44 | order.life << 32,
         operations: AtomicU64::new(0),
@@ -136,6 +151,9 @@ pub fn serve(order: &Order, stream: UnixStream) {
                 node.report(Event::Stopped, 0, 0, 0);
             }
             Command::Look { ids } => node.look(ids),
+            Command::Clock { ahead } => set_ahead(ahead),
+            Command::Descriptors { more } => limit_descriptors(more),
+            Command::Signals { are_sent } => send_signals(are_sent),
             Command::Close => break,
         }
     }
@@ -203,12 +221,22 @@ impl Node {
         }
     }
 
+    /// Whether an operation may end with this: nothing is known of what it did then.
+    fn may_fail(&self, error: &Error) -> bool {
+        match error {
+            Error::Closed | Error::Unreachable { .. } => true,
+            Error::Refused { .. } => self.settings.has(Extra::Rights),
+            Error::Io { .. } | Error::Catalog { .. } => self.settings.has(Extra::Descriptors),
+            _ => false,
+        }
+    }
+
     /// How a write ended.
     fn wrote(&self, number: u64, operation: u64, result: Result<bool, Error>) {
         match result {
             Ok(true) => self.report(Event::Done, number, operation, 0),
             Ok(false) | Err(Error::Full { .. }) => self.report(Event::Refused, number, operation, 0),
-            Err(Error::Closed | Error::Unreachable { .. }) => self.report(Event::Failed, number, operation, 0),
+            Err(error) if self.may_fail(&error) => self.report(Event::Failed, number, operation, 0),
             Err(error) => panic!("operation {operation} on object {number}: {error}"),
         }
     }
@@ -218,7 +246,7 @@ impl Node {
         match result {
             Ok(Some(object)) => self.report(Event::Got, number, operation, content(number, &object).0),
             Ok(None) => self.report(Event::GotNothing, number, operation, 0),
-            Err(Error::Closed | Error::Unreachable { .. }) => self.report(Event::Failed, number, operation, 0),
+            Err(error) if self.may_fail(&error) => self.report(Event::Failed, number, operation, 0),
             Err(error) => panic!("operation {operation} on object {number}: {error}"),
         }
     }

@@ -1,7 +1,6 @@
 //! What a node tells the test and what it is told, in whole messages of one size, however it ends.
 
 use std::io::{Read, Write};
-use std::time::UNIX_EPOCH;
 
 const REPORT_BYTES: usize = 40;
 const COMMAND_BYTES: usize = 32;
@@ -65,7 +64,7 @@ pub struct Report {
     /// Tells which start an end belongs to: of all nodes and their lives, the only one with this number.
     pub operation: u64,
     pub value: u64,
-    /// Nanoseconds since 1970.
+    /// In nanoseconds, on a clock that all nodes share.
     pub at: u64,
 }
 
@@ -98,7 +97,7 @@ impl Report {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Read and write the ids of a round, which began at this time, in nanoseconds since 1970.
+    /// Read and write the ids of a round, which began at this time.
     Begin {
         round: u64,
         seed: u64,
@@ -108,6 +107,18 @@ pub enum Command {
     /// Say what the round's ids hold.
     Look {
         ids: u64,
+    },
+    /// This process's time of day is so many seconds ahead.
+    Clock {
+        ahead: i64,
+    },
+    /// This process may open so many descriptors more, or as many as ever.
+    Descriptors {
+        more: Option<u64>,
+    },
+    /// This process's threads get signals, or none.
+    Signals {
+        are_sent: bool,
     },
     Close,
 }
@@ -119,6 +130,9 @@ impl Command {
             Command::Stop => [1, 0, 0, 0],
             Command::Look { ids } => [2, ids, 0, 0],
             Command::Close => [3, 0, 0, 0],
+            Command::Clock { ahead } => [4, ahead as u64, 0, 0],
+            Command::Descriptors { more } => [5, more.unwrap_or(u64::MAX), 0, 0],
+            Command::Signals { are_sent } => [6, u64::from(are_sent), 0, 0],
         };
         stream.write_all(&numbers.map(u64::to_le_bytes).concat())
     }
@@ -131,11 +145,10 @@ impl Command {
             0 => Command::Begin { round: number(1), seed: number(2), began: number(3) },
             1 => Command::Stop,
             2 => Command::Look { ids: number(1) },
-            _ => Command::Close,
+            3 => Command::Close,
+            4 => Command::Clock { ahead: number(1) as i64 },
+            5 => Command::Descriptors { more: Some(number(1)).filter(|more| *more < u64::MAX) },
+            _ => Command::Signals { are_sent: number(1) == 1 },
         })
     }
-}
-
-pub fn nanoseconds() -> u64 {
-    UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64
 }

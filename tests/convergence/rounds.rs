@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::clock::nanoseconds;
 use crate::common::splitmix;
 use crate::faults::{Schedule, schedule};
 use crate::node::{self, ID_EVERY, Order};
-use crate::report::nanoseconds;
-use crate::settings::Settings;
+use crate::settings::{FAULTS, Settings};
 use crate::world::World;
 
 /// Rounds in one world. Then there is another one.
@@ -108,7 +108,8 @@ impl Work {
             match result {
                 Ok(tally) => self.tally.lock().add(&tally),
                 Err(problem) => {
-                    let problem = format!("{problem}\nrepeat with SEED={seed} ROUNDS={WORLD_ROUNDS}");
+                    let faults = std::env::var(FAULTS).map_or(String::new(), |faults| format!("{FAULTS}={faults} "));
+                    let problem = format!("{problem}\nrepeat with {faults}SEED={seed} ROUNDS={WORLD_ROUNDS}");
                     // At once: the worlds beside it may take a while, or hang.
                     eprintln!("{problem}\n");
                     self.problems.lock().push(problem);

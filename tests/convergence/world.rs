@@ -1,20 +1,19 @@
 //! Nodes and their Redis, and what happens to them.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use redis::Value;
 use tempfile::TempDir;
 
-use crate::common::redis::{Mode, Proxy, RedisServer};
-use crate::faults::{Fault, LOST_MAX};
+use crate::clock::nanoseconds;
+use crate::common::redis::{Mode, Proxy};
+use crate::faults::{Fault, LOST_MAX, RIGHTS};
 use crate::history::History;
 use crate::life::{Life, Log};
 use crate::node::Order;
-use crate::report::{Command, Event, Report, nanoseconds};
+use crate::report::{Command, Event, Report};
 use crate::rounds::{Plan, Tally};
+use crate::servers::Servers;
 use crate::settings::{Losses, Settings};
 
 pub struct Node {
@@ -22,6 +21,8 @@ pub struct Node {
     proxy: Proxy,
     life: Option<Life>,
     lives: u64,
+    /// By how many seconds its time of day is ahead.
+    ahead: i64,
     pub log: Log,
 }
 
@@ -30,25 +31,22 @@ pub struct World {
     /// What all its choices come from.
     seed: u64,
     pub settings: Settings,
-    pub redis: RedisServer,
-    redis_runs: bool,
-    /// What it had at some moment.
-    noted: Option<(Instant, TempDir)>,
+    pub redis: Servers,
     pub nodes: Vec<Node>,
 }
 
 impl World {
     pub fn open(test: &'static str, seed: u64, settings: Settings) -> World {
-        // What was written survives being killed, also where it is not on the disk yet.
-        let redis = RedisServer::settings().line("appendonly yes").line("appendfsync no").start();
+        let redis = Servers::start(&settings);
         let nodes = (0..settings.nodes).map(|_| Node {
             directory: tempfile::tempdir().unwrap(),
-            proxy: Proxy::to(&redis),
+            proxy: Proxy::to(redis.master()),
             life: None,
             lives: 0,
+            ahead: 0,
             log: Log::default(),
         });
-        World { test, seed, nodes: nodes.collect(), settings, redis, redis_runs: true, noted: None }
+        World { test, seed, nodes: nodes.collect(), settings, redis }
     }
 
     /// What each node reported in this round.
@@ -86,6 +84,7 @@ impl World {
         }
         Ok(())
     }
+
     fn begin(&mut self, number: usize, plan: &Plan) {
         let node = &mut self.nodes[number];
         let seed = plan.seed ^ (number as u64) << 48 ^ node.lives << 32;
@@ -103,10 +102,11 @@ impl World {
         let order = Order {
             world: self.seed,
             directory: node.directory.path().to_path_buf(),
-            url: self.redis.url_at(node.proxy.port()),
+            url: self.redis.master().url_at(node.proxy.port()),
             settings: self.settings.clone(),
             node: number as u64,
             life: node.lives,
+            ahead: node.ahead,
         };
         node.lives += 1;
         node.life =
@@ -126,6 +126,7 @@ impl World {
                 }
             }
             Fault::Close(node) => {
+                self.ease(node);
                 if let Some(life) = self.nodes[node as usize].life.take() {
                     life.signal("CONT");
                     life.close().map_err(|problem| format!("node {node}: {problem}"))?;
@@ -134,30 +135,32 @@ impl World {
             Fault::Open(node) => self.open_node(node as usize, Some(plan))?,
             Fault::PauseNode(node) => self.signal(node, "STOP"),
             Fault::ResumeNode(node) => self.signal(node, "CONT"),
-            Fault::PauseRedis if self.redis_runs => self.redis.pause(),
-            Fault::ResumeRedis if self.redis_runs => self.redis.resume(),
-            Fault::KillRedis => {
-                self.redis.kill();
-                self.redis_runs = false;
+            Fault::Clock(node, ahead) => {
+                self.nodes[node as usize].ahead = ahead;
+                self.tell_process(node, Command::Clock { ahead });
             }
-            Fault::StartRedis => self.start_redis(),
-            Fault::StartRedisEmpty if !self.redis_runs => {
-                self.redis.restart_empty();
-                self.redis_runs = true;
-            }
-            Fault::Note if self.redis_runs => self.note(),
-            Fault::RollBack if self.redis_runs => self.roll_back(),
-            Fault::Flush if self.redis_runs => self.order(&["FLUSHALL"]),
-            Fault::TrimEvents if self.redis_runs => self.order(&["XTRIM", "scaler:obj:_events", "MAXLEN", "0"]),
-            _ => {}
+            Fault::Descriptors(node, more) => self.tell_process(node, Command::Descriptors { more }),
+            Fault::Signals(node, are_sent) => self.tell_process(node, Command::Signals { are_sent }),
+            Fault::Forbid(number) => self.redis.set_rights(RIGHTS[number]),
+            Fault::Permit => self.redis.set_rights(&["+@all"]),
+            Fault::PauseRedis => self.redis.pause(),
+            Fault::ResumeRedis => self.redis.resume(),
+            Fault::KillRedis => self.redis.kill(),
+            Fault::StartRedis => self.redis.restart(),
+            Fault::StartRedisEmpty => self.redis.restart_empty(),
+            Fault::Note => self.redis.note(),
+            Fault::RollBack => self.lose(),
+            Fault::Flush => self.redis.order(&["FLUSHALL"]),
+            Fault::TrimEvents => self.redis.order(&["XTRIM", "scaler:obj:_events", "MAXLEN", "0"]),
         }
         Ok(())
     }
 
-    fn order(&self, words: &[&str]) {
-        // It may be paused.
-        self.redis.resume();
-        let _: Value = self.redis.command(words);
+    /// Tells a node what concerns its process, if it has one of its own.
+    fn tell_process(&mut self, node: u64, command: Command) {
+        if let (true, Some(life)) = (self.settings.is_process(node), &mut self.nodes[node as usize].life) {
+            life.tell(command);
+        }
     }
 
     fn signal(&self, node: u64, name: &str) {
@@ -166,53 +169,37 @@ impl World {
         }
     }
 
-    fn start_redis(&mut self) {
-        if !self.redis_runs {
-            self.redis.restart();
-            self.redis_runs = true;
-        }
+    /// Redis loses what it has acknowledged since that was noted.
+    fn lose(&mut self) {
+        self.redis.lose();
+        let nodes = &self.nodes;
+        self.redis.demote(|master| nodes.iter().for_each(|node| node.proxy.lead_to(master)));
     }
 
-    fn appended(&self) -> PathBuf {
-        self.redis.directory().join("appendonlydir")
-    }
-
-    fn note(&mut self) {
-        let (begun, place) = (Instant::now(), tempfile::tempdir().unwrap());
-        copy_directory(&self.appended(), place.path());
-        self.noted = Some((begun, place));
-    }
-
-    fn roll_back(&mut self) {
-        let Some((begun, place)) = self.noted.take() else { return };
-        self.redis.kill();
-        // What has become older than that while this process was held up, nodes rely on.
-        if begun.elapsed() < LOST_MAX {
-            copy_directory(place.path(), &self.appended());
-        }
-        self.redis.restart();
+    /// A node gets no more signals, and has all descriptors.
+    fn ease(&mut self, node: u64) {
+        self.tell_process(node, Command::Descriptors { more: None });
+        self.tell_process(node, Command::Signals { are_sent: false });
     }
 
     /// Repairs everything, and lets the nodes come to rest.
     fn quieten(&mut self, plan: &Plan) -> Result<(), String> {
-        if self.redis_runs {
-            self.redis.resume();
-        }
-        self.start_redis();
+        self.redis.heal(&self.settings);
         for number in 0..self.nodes.len() {
             self.signal(number as u64, "CONT");
+            self.ease(number as u64);
             self.nodes[number].proxy.set(Mode::Normal);
             self.open_node(number, Some(plan))?;
         }
         let loses_last = self.settings.losses == Losses::Recent && plan.seed.is_multiple_of(2);
         if loses_last {
-            self.note();
+            self.redis.note();
         }
         self.ask_all(Command::Stop, Event::Stopped)?;
         // When nobody pushes any more, so that nobody finds out by that.
         if loses_last {
             sleep(LOST_MAX * 2 / 3);
-            self.roll_back();
+            self.lose();
         }
         Ok(())
     }
@@ -227,6 +214,7 @@ impl World {
         }
         Ok(from)
     }
+
     pub fn close(mut self) -> Result<(), String> {
         for (number, node) in self.nodes.iter_mut().enumerate() {
             if let Some(life) = node.life.take() {
@@ -234,13 +222,5 @@ impl World {
             }
         }
         Ok(())
-    }
-}
-
-fn copy_directory(from: &Path, to: &Path) {
-    fs::remove_dir_all(to).unwrap_or_default();
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }

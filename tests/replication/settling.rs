@@ -28,7 +28,7 @@ fn what_only_a_demoted_master_acknowledged_is_pushed_to_todays_master() {
     until("both have it", || stands(&new, "before"));
     new.cli(&["REPLICAOF", "NO", "ONE"]);
     // The name leads to the new master, connections to the old one stay open.
-    proxy.aim(&new);
+    proxy.lead_to(&new);
     store.put(b"id", b"data", b"").unwrap();
     until("it is pushed", || stands(&old, "id"));
     old.cli(&["REPLICAOF", "127.0.0.1", &new.port().to_string()]);

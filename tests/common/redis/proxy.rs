@@ -91,8 +91,8 @@ impl Proxy {
         }
     }
 
-    /// From here on new connections lead to this server; those that there are stay.
-    pub fn aim(&self, server: &RedisServer) {
+    /// New connections go to this server from now on. Those that there are stay.
+    pub fn lead_to(&self, server: &RedisServer) {
         self.shared.target.store(server.port(), Ordering::SeqCst);
     }
 
