@@ -469,7 +469,9 @@ impl Inner {
         let duplicator = self.duplicator.lock().take();
         // This ends what it waits for.
         let closed = self.backend.close();
-        duplicator.map(join_duplicator);
+        if let Some(duplicator) = duplicator {
+            join_duplicator(duplicator);
+        }
         closed
     }
 }

@@ -136,10 +136,8 @@ impl Protocol {
             }
             return;
         }
-        if !is_versionless || !self.has(Rule::NoForeignFill) {
-            if is_current {
-                self.keep(state, node, id, value);
-            }
+        if is_current && (!is_versionless || !self.has(Rule::NoForeignFill)) {
+            self.keep(state, node, id, value);
         }
         self.answer(state, node, id, value);
     }
