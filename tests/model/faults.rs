@@ -123,8 +123,9 @@ impl Protocol {
             // It has not heard of the delete, for as long as the tombstone stood.
             if record.suspect == Suspect::Recently {
                 record.suspect = Suspect::Long;
-                state.place_mut(node, id).record = Some(record);
             }
+            record.is_overdue = !record.is_clean();
+            state.place_mut(node, id).record = Some(record);
         }
     }
 

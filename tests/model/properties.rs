@@ -79,8 +79,8 @@ fn is_answered(model: &Protocol, state: &State, node: usize, id: usize) -> bool 
     };
     let is_held = |other: usize| state.held(other, id).is_some_and(|it| is_live(it.write));
     let value = state.redis.values[id];
-    let is_in_redis = value != 0 && is_live(value);
-    !waiter.is_owed && !is_in_redis && (is_refused || !nodes(state).any(is_held))
+    let is_there = (value != 0 && is_live(value)) || (!is_refused && nodes(state).any(is_held));
+    !waiter.is_owed && !is_there
 }
 
 fn is_deleted(model: &Protocol, state: &State) -> bool {

@@ -61,11 +61,13 @@ pub struct Record {
     pub progress: Progress,
     /// Counts when it is clean.
     pub suspect: Suspect,
+    /// It was dirty when the tombstone that is newer expired: it may come back.
+    pub is_overdue: bool,
 }
 
 impl Record {
     pub fn new(write: Ordinal) -> Record {
-        Record { write, progress: Progress::New, suspect: Suspect::No }
+        Record { write, progress: Progress::New, suspect: Suspect::No, is_overdue: false }
     }
 
     pub fn is_clean(&self) -> bool {

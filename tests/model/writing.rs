@@ -144,7 +144,7 @@ impl Protocol {
         }
         // Who was cut off for longer than the tombstone stood, and has nothing more to hear, cannot know.
         let is_late = state.nodes[node].link == Link::Up || state.has_heard_all(node);
-        state.excused[id].may_return |= state.excused[id].is_expired && write < state.top(id) && is_late;
+        state.excused[id].may_return |= record.is_overdue && is_late;
         self.store(state, node, id, write);
         let named = match self.has(Rule::NamedAfterwards) {
             false => Progress::Acknowledged,
@@ -291,8 +291,7 @@ impl Protocol {
         if self.is_newer(state, standing, write) {
             return self.learn(state, node, id, standing);
         }
-        let is_dirty = state.place(node, id).record.is_some_and(|record| !record.is_clean());
-        state.excused[id].may_return |= state.excused[id].is_expired && write < state.top(id) && is_dirty;
+        state.excused[id].may_return |= state.place(node, id).record.is_some_and(|record| record.is_overdue);
         self.store(state, node, id, write);
         let event = Event::Wrote { by: state.nodes[node].name, write };
         state.redis.stream.push(event);
