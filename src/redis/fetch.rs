@@ -66,7 +66,7 @@ pub(crate) fn fetch(
     for ids in ids.chunks(IDS_MAX) {
         let asked: Vec<Cmd> =
             ids.iter().map(|id| range(&keys.object(id.as_ref()), 0, HEAD_BYTES + CHUNK_BYTES)).collect();
-        for (id, reply) in ids.iter().zip(link.run(&asked)?) {
+        for (id, reply) in ids.iter().zip(link.run_at_master(keys, asked)?) {
             all.push(match bytes(reply) {
                 Ok(value) => whole(link, keys, id.as_ref(), beginning(value), object_bytes_max)?,
                 Err(refusal) => Err(refusal),
@@ -83,7 +83,7 @@ pub(crate) fn heads(
     ids: &[impl AsRef<[u8]>],
 ) -> Result<Vec<Result<Option<Standing>, String>>, Error> {
     let asked: Vec<Cmd> = ids.iter().flat_map(|id| looking(&keys.object(id.as_ref()))).collect();
-    let replies = link.run(&asked)?;
+    let replies = link.run_at_master(keys, asked)?;
     let (pairs, _) = replies.as_chunks::<2>();
     Ok(pairs.iter().map(looked).collect())
 }

@@ -2,6 +2,7 @@ use redis::Cmd;
 
 use super::cluster::Cluster;
 use super::connection::Connection;
+use super::keys::Keys;
 use super::pipeline::{Reply, pipeline, receive_all, send};
 use super::target::Target;
 use crate::error::Error;
@@ -71,6 +72,21 @@ impl Link {
                 cluster.run(packed, &kept)
             }
         })
+    }
+
+    /// As `run`, of a master: a server that was one goes on to answer what is read, with what it has and others have changed since. On Cluster
+    /// it redirects; otherwise a write that changes nothing makes it say so, and breaks the link.
+    pub fn run_at_master(&mut self, keys: &Keys, mut commands: Vec<Cmd>) -> Result<Vec<Reply>, Error> {
+        if self.is_cluster() {
+            return self.run(&commands);
+        }
+        let mut guard = redis::cmd("DEL");
+        guard.arg(keys.guard(0));
+        commands.insert(0, guard);
+        let mut replies = self.run(&commands)?;
+        // Who may not delete is not told: see `masters`.
+        drop(replies.remove(0));
+        Ok(replies)
     }
 
     /// Begins a pipeline: the answers come in front of those of the next call, which has to be `run`. While that is prepared, Redis is at

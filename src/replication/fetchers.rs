@@ -10,7 +10,7 @@ use super::jobs::{Job, Question, reason_of};
 use crate::error::Error;
 use crate::local::{Fill, Known};
 use crate::object::{Object, ObjectId};
-use crate::redis::{self, Found, Link, Notice, Standing, ValueFormat, fetch, heads, publish};
+use crate::redis::{self, Found, Link, Notice, Standing, fetch, heads, publish};
 use crate::store::{Backend, Patience, answer_early, waking};
 use crate::version::Version;
 
@@ -77,7 +77,10 @@ impl TieredBackend {
                 let object = match self.tier()?.known(id)? {
                     Known::Nothing => Some(object),
                     Known::Held { .. } => return self.hand_out_here(id),
-                    Known::Deleted(_) => None,
+                    // It was there before the delete, which has yet to reach Redis.
+                    Known::Deleted(tombstone) if self.tier()?.is_delete_on_its_way(&tombstone) => None,
+                    // Whether what is read was written before the delete or after, it does not say: where values have versions, an event does.
+                    Known::Deleted(tombstone) => (tombstone.is_overtaken || self.is_unversioned()).then_some(object),
                 };
                 self.hand_out(id, object, moment)
             }
@@ -369,9 +372,9 @@ impl TieredBackend {
                 self.learn(id, head.version, !standing.is_some_and(Standing::is_object))?;
             }
             // Whether it is this one cannot be told.
-            Some(Standing::Python { .. }) if self.options.value_format == ValueFormat::Python => {
-                tier.drop_at(id, place, version)?;
-            }
+            Some(Standing::Python { .. }) if self.is_unversioned() => tier.drop_at(id, place, version)?,
+            // Without versions a delete leaves nothing behind: that it was deleted is likelier than that Redis has lost it alone.
+            None if self.is_unversioned() => tier.drop_at(id, place, version)?,
             None if !tier.would_have_tombstone(outbox, version) => tier.drop_at(id, place, version)?,
             // Redis has lost it: it is dirty until it is pushed again.
             None | Some(_) => {

@@ -16,7 +16,7 @@ use super::peers::Peers;
 use super::wants::Wants;
 use crate::error::Error;
 use crate::local::{Known, LocalBackend, Tier};
-use crate::redis::{Keys, Link, RedisOptions, Target, server};
+use crate::redis::{Keys, Link, RedisOptions, Target, ValueFormat, server};
 use crate::store::{Backend, Patience, Waiters};
 
 /// What the backend and its threads share.
@@ -110,6 +110,11 @@ impl TieredBackend {
         outbox.set_epoch(epoch);
         outbox.wake();
         Ok(())
+    }
+
+    /// Whether values in Redis have no version: the last to reach it wins, and the stream tells in which order they did.
+    pub(super) fn is_unversioned(&self) -> bool {
+        self.options.value_format == ValueFormat::Python
     }
 
     /// Has the replicator look what there is to do.

@@ -174,6 +174,9 @@ impl TieredBackend {
     /// at the first try, and is named again when it does; or Redis has lost it. A get would find something older then.
     fn unfounded(&self, link: &mut Link, events: &[Event]) -> Result<BTreeSet<usize>, Error> {
         let tier = self.tier()?;
+        if self.is_unversioned() {
+            return Ok(BTreeSet::new()); // what was heard of last is what Redis has
+        }
         let puts =
             events.iter().enumerate().filter(|(_, event)| event.op == Op::Put && event.node != tier.journal.node());
         let held = puts.filter_map(|(number, event)| match tier.known(&event.id) {
@@ -225,7 +228,14 @@ impl TieredBackend {
     fn hear(&self, event: &Event, is_unfounded: bool, awaited: &mut Vec<Box<[u8]>>) -> Result<(), Error> {
         let tier = self.tier()?;
         // Ids that only the `redis` backend takes cannot be held here.
-        if event.node == tier.journal.node() || !IdBytes::ORDINARY.allow(&event.id) {
+        if !IdBytes::ORDINARY.allow(&event.id) {
+            return Ok(());
+        }
+        let is_write = matches!(event.op, Op::Put | Op::Delete);
+        if event.node == tier.journal.node() {
+            if is_write && self.is_unversioned() {
+                tier.hear_own(&event.id, event.version)?;
+            }
             return Ok(());
         }
         match event.op {
@@ -233,13 +243,17 @@ impl TieredBackend {
                 if event.op == Op::Put {
                     self.wants.satisfied(&event.id);
                 }
-                if is_unfounded {
+                if self.is_unversioned() {
+                    self.flights.hear(&event.id, event.version);
+                    tier.hear_other(&event.id, event.version)?;
+                } else if is_unfounded {
                     self.flights.hear(&event.id, event.version);
                 } else {
                     self.learn(&event.id, event.version, event.op == Op::Delete)?;
                 }
                 // Redis has taken a put though this node knows that it was deleted later: it has lost the tombstone.
                 if event.op == Op::Put
+                    && !self.is_unversioned()
                     && matches!(tier.known(&event.id)?, Known::Deleted(deleted) if deleted.version > event.version)
                 {
                     self.push_again(&event.id);

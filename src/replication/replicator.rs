@@ -16,8 +16,8 @@ use crate::local::ledger::{Due, Epoch};
 use crate::local::{Again, Budget, Dirty, Found, Held, Lane, Next, Outbox, Place, Wanted};
 use crate::object::ObjectId;
 use crate::redis::{
-    EntryId, Link, Masters, Notice, Outgoing, Pushed, Pusher, Standing, ValueFormat, What, claim, heads, last, masters,
-    publish, refused_commands, server,
+    EntryId, Link, Masters, Notice, Outgoing, Pushed, Pusher, Standing, What, claim, heads, last, masters, publish,
+    refused_commands, server,
 };
 use crate::version::Version;
 
@@ -285,8 +285,7 @@ impl<'a> Replicator<'a> {
     fn is_catching_up(&mut self) -> bool {
         let Some((last, since)) = self.catching_up else { return false };
         let has_heard = EntryId::parse(&self.outbox.heard().0).is_some_and(|heard| heard >= last);
-        let is_condition = self.backend.options.value_format == ValueFormat::Python;
-        if has_heard || (!is_condition && since.elapsed() > CATCH_UP_MAX) {
+        if has_heard || (!self.backend.is_unversioned() && since.elapsed() > CATCH_UP_MAX) {
             self.catching_up = None;
         }
         self.catching_up.is_some()
@@ -374,9 +373,13 @@ impl<'a> Replicator<'a> {
     /// Whether it stands in Redis already, or comes there by the journal: a delete that was never pushed comes behind whoever asks Redis about
     /// its id.
     fn is_needless(&self, dirty: &Dirty, why: Why, standing: Option<Standing>) -> bool {
-        let stands = matches!(standing, Some(Standing::Ours(head)) if head.version >= dirty.version);
+        let stands = match standing {
+            Some(Standing::Ours(head)) => head.version >= dirty.version,
+            Some(Standing::Python { .. }) => self.backend.is_unversioned(),
+            Some(Standing::Damaged { .. }) | None => false,
+        };
         let is_on_its_way = || dirty.place != Place::default() && self.outbox.is_dirty(dirty.place, false);
-        (stands && why != Why::Damaged) || (dirty.put.is_none() && is_on_its_way())
+        (stands && why != Why::Damaged) || (dirty.put.is_none() && (is_on_its_way() || self.backend.is_unversioned()))
     }
 
     /// Of all nodes that are asked for an id, the first to claim it pushes it.
@@ -425,13 +428,19 @@ impl<'a> Replicator<'a> {
     /// Adds what was found, but for what stands apart; what cannot be read now comes to stand there.
     fn add(&self, batch: &mut Batch, found: Found, sent_below: Place) {
         let ledger = &self.outbox.ledger;
-        for dirty in found.dirty.into_iter().filter(|dirty| !ledger.is_apart(dirty.place)) {
+        let is_wanted = |dirty: &Dirty| !ledger.is_apart(dirty.place) && !self.would_undo(dirty);
+        for dirty in found.dirty.into_iter().filter(is_wanted) {
             let place = dirty.place;
             batch.writes.push((place, outgoing(dirty, place < sent_below)));
         }
         for (place, id, error) in found.unreadable {
             self.unreadable(place, &id, &error);
         }
+    }
+
+    /// Without versions, a delete takes away whatever stands there, also what was written since.
+    fn would_undo(&self, dirty: &Dirty) -> bool {
+        dirty.is_overtaken && self.backend.is_unversioned()
     }
 
     fn unreadable(&self, place: Place, id: &[u8], error: &Error) {
@@ -450,9 +459,9 @@ impl<'a> Replicator<'a> {
         let mut writes = Vec::with_capacity(due.records.len());
         for (place, id) in due.records {
             match self.backend.tier().and_then(|tier| tier.dirty_at(&id, place)) {
-                Ok(Some(dirty)) => writes.push((place, outgoing(dirty, true))),
+                Ok(Some(dirty)) if !self.would_undo(&dirty) => writes.push((place, outgoing(dirty, true))),
                 // Overtaken, or moved: then the tail comes to it.
-                Ok(None) => ledger.overtaken(self.epoch, place),
+                Ok(_) => ledger.overtaken(self.epoch, place),
                 Err(error) => self.unreadable(place, &id, &error),
             }
         }

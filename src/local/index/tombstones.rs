@@ -13,6 +13,14 @@ pub(crate) struct Tombstone {
     pub expires_ms: u64,
     /// The id was written again since: whether it exists, only Redis knows where this node does not hold it.
     pub is_overtaken: bool,
+    /// It was heard that Redis has it.
+    pub is_announced: bool,
+}
+
+impl Tombstone {
+    pub fn new(version: Version, place: Lsn, expires_ms: u64) -> Self {
+        Tombstone { version, place, expires_ms, is_overtaken: false, is_announced: false }
+    }
 }
 
 /// Deleted ids, for a part of all ids. About 120 bytes each, for `tombstone_ttl_seconds`.
@@ -41,6 +49,13 @@ impl Tombstones {
             && let Some(known) = self.0.get_mut(id)
         {
             known.is_overtaken |= version.is_none_or(|version| version > known.version);
+        }
+    }
+
+    /// The event of the delete with this version was heard.
+    pub fn announced(&mut self, id: &[u8], version: Version) {
+        if let Some(known) = self.0.get_mut(id).filter(|known| known.version == version) {
+            known.is_announced = true;
         }
     }
 

@@ -125,7 +125,7 @@ impl LocalTier {
         let Appended { lsn, version } = self.journal.append(&record, Purpose::Delete)?;
         let expires_ms = self.tombstone_expires_ms(outbox);
         let note = |table: &mut Table| {
-            table.tombstones.note(id, Tombstone { version, place: lsn, expires_ms, is_overtaken: false });
+            table.tombstones.note(id, Tombstone::new(version, lsn, expires_ms));
         };
         match old {
             Some(old) => self.liveness.leave(fingerprint, id, old, lsn.into(), note),
@@ -165,7 +165,7 @@ impl LocalTier {
         let here = old.as_ref().map(|old| old.header.version);
         if is_delete && here < Some(version) {
             let expires_ms = self.tombstone_expires_ms(outbox);
-            let tombstone = Tombstone { version, place: Lsn::NONE, expires_ms, is_overtaken: false };
+            let tombstone = Tombstone::new(version, Lsn::NONE, expires_ms);
             shard.table.write().tombstones.note(id, tombstone);
         } else if !is_delete {
             shard.table.write().tombstones.overtake(id, Some(version));
@@ -188,7 +188,13 @@ impl LocalTier {
     }
 
     /// The caller holds the id. Where the journal does not take it, the object does not count all the same, and it is noted later.
-    fn drop_locked(&self, fingerprint: u64, id: &[u8], old: &Standing, version: Version) -> Result<(), Error> {
+    pub(in crate::local) fn drop_locked(
+        &self,
+        fingerprint: u64,
+        id: &[u8],
+        old: &Standing,
+        version: Version,
+    ) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
         match self.note_drop(fingerprint, id, old, version) {
             Ok(()) => outbox.hidden.remove(old.lsn),

@@ -22,9 +22,10 @@ const BUCKET: Duration = Duration::from_millis(100);
 /// What is refused for good is tried again this seldom, ...
 const REFUSED_RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// ... and what breaks the connection again and again, for the sake of all others, still less often.
+/// ... and what breaks the connection again and again, for the sake of all others, still less often: each time, everything else waits for a new
+/// one.
 const SET_ASIDE_RETRY_MAX: Duration = Duration::from_secs(600);
-const SET_ASIDE_RETRY_MIN: Duration = Duration::from_secs(30);
+const SET_ASIDE_RETRY_MIN: Duration = Duration::from_secs(1);
 
 /// Up to which loss a push belongs: what is said of a push that another one has overtaken says nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,3 +5,4 @@ pub(crate) mod hidden;
 pub(crate) mod ledger;
 pub(crate) mod outbox;
 pub(crate) mod tail;
+pub(crate) mod unversioned;

@@ -21,6 +21,8 @@ pub(crate) struct Dirty {
     pub version: Version,
     /// None: a delete.
     pub put: Option<DirtyObject>,
+    /// A delete behind which the id was written again, here or elsewhere.
+    pub is_overtaken: bool,
 }
 
 pub(crate) struct DirtyObject {
@@ -137,8 +139,8 @@ impl LocalTier {
             let _writing = self.index().shard(fingerprint).writing.lock();
             match self.known_locked(fingerprint, id)? {
                 Known::Held { version, place: at, .. } if at == place => (version, self.locate(id)),
-                Known::Deleted(Tombstone { version, place: at, .. }) if at == place => {
-                    return Ok(Some(Dirty { place, id: id.to_vec(), version, put: None }));
+                Known::Deleted(Tombstone { version, place: at, is_overtaken, .. }) if at == place => {
+                    return Ok(Some(Dirty { place, id: id.to_vec(), version, put: None, is_overtaken }));
                 }
                 _ => return Ok(None),
             }
@@ -148,15 +150,15 @@ impl LocalTier {
         };
         let deadline_ms = self.journal.time().settled(deadline_ms);
         let put = Some(DirtyObject { object, body_hash, deadline_ms });
-        Ok(Some(Dirty { place, id: id.to_vec(), version, put }))
+        Ok(Some(Dirty { place, id: id.to_vec(), version, put, is_overtaken: false }))
     }
 
     /// What is known here of an id, as something to push: the object, or that it was deleted.
     pub fn dirty_now(&self, id: &[u8]) -> Result<Option<Dirty>, Error> {
         match self.known(id)? {
             Known::Held { place, .. } => self.dirty_at(id, place),
-            Known::Deleted(Tombstone { version, place, .. }) => {
-                Ok(Some(Dirty { place, id: id.to_vec(), version, put: None }))
+            Known::Deleted(Tombstone { version, place, is_overtaken, .. }) => {
+                Ok(Some(Dirty { place, id: id.to_vec(), version, put: None, is_overtaken }))
             }
             Known::Nothing => Ok(None),
         }
@@ -201,8 +203,7 @@ impl LocalTier {
                 if !is_dirty {
                     table.tombstones.overtake(id, Some(header.version));
                 } else if !table.stands(fingerprint, id, |place| self.record_at(place).is_ok_and(|it| it.id() == id)) {
-                    let (version, is_overtaken) = (header.version, false);
-                    table.tombstones.note(id, Tombstone { version, place, expires_ms, is_overtaken });
+                    table.tombstones.note(id, Tombstone::new(header.version, place, expires_ms));
                 }
             }
         }
