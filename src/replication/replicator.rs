@@ -259,7 +259,7 @@ impl<'a> Replicator<'a> {
 
     /// Everything that is not settled goes again, behind what is heard of the others.
     fn begin_epoch(&mut self, link: &mut Link) -> Result<(), Error> {
-        self.masters = masters(link, &self.backend.keys)?;
+        let before = std::mem::replace(&mut self.masters, masters(link, &self.backend.keys)?);
         let refused = refused_commands(link, &self.backend.keys)?;
         if !refused.is_empty() && self.refused != refused {
             tracing::warn!("{}", refused.join("; "));
@@ -269,7 +269,12 @@ impl<'a> Replicator<'a> {
         if let Some(last) = &last {
             self.backend.tier()?.journal.time().set_floor(last.ms);
         }
-        self.outbox.ledger.push_again();
+        // Where versions decide, it is harmless to push again; otherwise it could undo what others have done since.
+        if self.backend.is_unversioned() && self.masters.are_still(&before) {
+            self.outbox.ledger.resume();
+        } else {
+            self.outbox.ledger.push_again();
+        }
         self.restart();
         self.catching_up = last.map(|last| (last, Instant::now()));
         Ok(())

@@ -229,6 +229,13 @@ impl Ledger {
         state.epoch
     }
 
+    /// What was acknowledged is known not to be forgotten: only what was under way goes again. The epoch that begins so.
+    pub fn resume(&self) -> Epoch {
+        let mut state = self.0.lock();
+        state.epoch.0 += 1;
+        state.epoch
+    }
+
     /// Redis has lost everything: all records below `end` are dirty.
     pub fn lose_everything(&self, end: Lsn) {
         let mut state = self.0.lock();

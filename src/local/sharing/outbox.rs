@@ -28,6 +28,8 @@ pub(crate) struct OutboxOptions {
 pub(crate) struct Outbox {
     pub options: OutboxOptions,
     pub ledger: Ledger,
+    /// Records below are from before this open.
+    pub opened_at: Lsn,
     hearing: Mutex<Hearing>,
     /// Clean objects below this lsn may have changed unheard: see `is_suspect`.
     suspect_below: AtomicU64,
@@ -56,7 +58,7 @@ impl Outbox {
         let suspect_below = AtomicU64::new(cursors.suspect_below.to_u64());
         let hearing = Mutex::new(Hearing { cursors, uncertain: false });
         let (deaf, emptied) = (AtomicBool::new(false), AtomicBool::new(false));
-        Outbox { options, ledger, hearing, suspect_below, deaf, emptied, hidden: Hidden::default() }
+        Outbox { options, opened_at: end, ledger, hearing, suspect_below, deaf, emptied, hidden: Hidden::default() }
     }
 
     /// There is a record to push.

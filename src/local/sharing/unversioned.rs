@@ -24,7 +24,8 @@ impl LocalTier {
         Ok(())
     }
 
-    /// Another node's write or delete was heard: what is here goes, and what was deleted may exist again, unless that is still on its way.
+    /// Another node's write or delete was heard, or this node's own of an earlier open: what is here goes, and what was deleted may exist again,
+    /// unless that is still on its way. Of what an earlier open has written nothing is known but its version.
     pub fn hear_other(&self, id: &[u8], version: Version) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
         let _inside = self.gate.enter()?;
@@ -34,14 +35,20 @@ impl LocalTier {
         let _writing = shard.writing.lock();
         let standing = self.standing(fingerprint, id)?;
         match standing {
+            Some(old) if old.header.version == version => self.trust(old.lsn, || true),
             Some(old) => {
-                if !self.is_on_its_way(outbox, old.lsn, old.header.flags.has(Flags::CLEAN)) {
+                let is_known_older = old.lsn < outbox.opened_at && old.header.version < version;
+                if is_known_older || !self.is_on_its_way(outbox, old.lsn, old.header.flags.has(Flags::CLEAN)) {
                     self.drop_locked(fingerprint, id, &old, version)?;
                 }
             }
             None => {
                 let tombstone = shard.table.read().tombstones.get(id);
-                if tombstone.is_some_and(|tombstone| !self.is_delete_on_its_way(&tombstone)) {
+                let Some(tombstone) = tombstone else { return Ok(()) };
+                let is_known_older = tombstone.place < outbox.opened_at && tombstone.version < version;
+                if tombstone.version == version {
+                    shard.table.write().tombstones.announced(id, version);
+                } else if is_known_older || !self.is_delete_on_its_way(&tombstone) {
                     shard.table.write().tombstones.overtake(id, None);
                 }
             }
