@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use common::redis::{Authority, Nodes, RedisServer};
 use common::{bytes, get, much_later, object};
 use scaler_object_storage::{Durability, Error, ObjectStore, Waited};
-use storm::Storm;
+use storm::{Storm, alone};
 
 /// Objects that stand in a record, in a value of Redis's, and in chunks.
 const SIZES: [usize; 5] = [100, 5_000, 70_000, 1 << 20, 3 << 20];
@@ -78,18 +78,21 @@ fn work_with(server: &RedisServer, stores: &[ObjectStore]) {
 
 #[test]
 fn over_tcp() {
+    let _alone = alone();
     let server = RedisServer::start();
     work_with(&server, &[nodes("redis", server.url()).open()]);
 }
 
 #[test]
 fn over_a_unix_socket() {
+    let _alone = alone();
     let server = RedisServer::start();
     work_with(&server, &[nodes("redis", server.socket_url()).open()]);
 }
 
 #[test]
 fn over_tls() {
+    let _alone = alone();
     let authority = Authority::new();
     let server = RedisServer::settings().user("store", "hush").tls(&authority, true).start();
     let directory = tempfile::tempdir().unwrap();
@@ -102,6 +105,7 @@ fn over_tls() {
 
 #[test]
 fn on_two_nodes() {
+    let _alone = alone();
     let server = RedisServer::start();
     let nodes = nodes("tiered", server.url());
     work_with(&server, &[nodes.open(), nodes.open()]);
@@ -109,6 +113,7 @@ fn on_two_nodes() {
 
 #[test]
 fn without_redis() {
+    let _alone = alone();
     let directory = tempfile::tempdir().unwrap();
     let store =
         ObjectStore::builder().local(directory.path()).max_size_mb(256).durability(Durability::Disk).open().unwrap();
@@ -118,6 +123,7 @@ fn without_redis() {
 /// Opening makes connections, creates files and takes locks.
 #[test]
 fn while_stores_are_opened_and_closed() {
+    let _alone = alone();
     let server = RedisServer::start();
     let sockets = nodes("tiered", server.socket_url());
     let ports = nodes("tiered", server.url());
@@ -137,6 +143,7 @@ fn while_stores_are_opened_and_closed() {
 /// Each signal begins the wait for an answer anew, or for room to send: its time does not begin anew with it.
 #[test]
 fn a_redis_that_hangs_is_still_given_up() {
+    let _alone = alone();
     let server = RedisServer::start();
     for url in [server.url(), server.socket_url()] {
         let nodes = Nodes::new("redis", url).with(|options| {

@@ -9,15 +9,18 @@ const INTERVAL: Duration = Duration::from_millis(1);
 
 static SIGNALS: AtomicU64 = AtomicU64::new(0);
 
-/// One at a time in this process, whose alarm clock it sets.
 static ONE: Mutex<()> = Mutex::new(());
+
+/// For as long as this is held no other test of this process runs: the signals of one would reach what another does before and after.
+pub fn alone() -> MutexGuard<'static, ()> {
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Signals to every thread of this process, until it ends.
 pub struct Storm {
     stopped: Arc<AtomicBool>,
     sender: Option<JoinHandle<()>>,
     before: u64,
-    _one: MutexGuard<'static, ()>,
 }
 
 extern "C" fn count(_: libc::c_int) {
@@ -62,7 +65,6 @@ fn send() {
 
 impl Storm {
     pub fn begin() -> Storm {
-        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         handle();
         set_alarm(INTERVAL);
         let stopped = Arc::new(AtomicBool::new(false));
@@ -73,7 +75,7 @@ impl Storm {
                 sleep(INTERVAL);
             }
         });
-        Storm { stopped, sender: Some(sender), before: SIGNALS.load(Ordering::Relaxed), _one: one }
+        Storm { stopped, sender: Some(sender), before: SIGNALS.load(Ordering::Relaxed) }
     }
 
     /// There were signals.
