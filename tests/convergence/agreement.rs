@@ -157,8 +157,11 @@ impl World {
 
     /// Reads what Redis has and holds nothing itself.
     fn reader(&self) -> Reader {
-        let store =
-            ObjectStore::builder().redis(self.redis.master().url()).redis_options(|to| options(&self.settings, to));
+        let store = ObjectStore::builder().redis(self.redis.master().url()).redis_options(|to| {
+            options(&self.settings, to);
+            // It only looks: that the machine is busy says nothing about nodes.
+            (to.connect_timeout_ms, to.response_timeout_ms) = (60_000, 60_000);
+        });
         Reader(Some(store.open().unwrap()))
     }
 

@@ -41,7 +41,7 @@ impl Extra {
 
     /// Whether worlds have it though `FAULTS` does not say so. What does not pass yet is left out.
     fn is_usual(self) -> bool {
-        !matches!(self, Extra::Python | Extra::Demotion)
+        self != Extra::Python
     }
 
     /// Whether there are worlds that have it: `FAULTS` is `all`, or a list of names.
