@@ -39,6 +39,8 @@ const UNDATED: u64 = 1 << 63;
 pub(crate) struct Reading {
     pub redis_ms: u64,
     pub at: Instant,
+    /// It may have been so much earlier or later.
+    pub give_or_take: Duration,
 }
 
 /// What is known of time when a store is opened. Zeros where nothing is.
@@ -142,13 +144,16 @@ impl RedisTime {
         let mut readings = self.readings.lock();
         let Readings { floor, recent, lifetime } = &mut *readings;
         let base = self.base(reading.redis_ms, reading.at);
+        // A millisecond more for what is cut off of each time.
+        let about = milliseconds(reading.give_or_take).saturating_add(1);
+        let (late, early) = (base.saturating_add(about), base.saturating_sub(about));
         let is_first = recent.is_none();
         let (latest, earliest) = recent.get_or_insert_with(|| {
-            let latest = Extreme::new(SET_BY_ALL, i64::max, base, reading.at);
-            (latest, Extreme::new(*lifetime, i64::min, base, reading.at))
+            let latest = Extreme::new(SET_BY_ALL, i64::max, late, reading.at);
+            (latest, Extreme::new(*lifetime, i64::min, early, reading.at))
         });
-        self.for_setting.store(latest.add(base, reading.at), Ordering::Relaxed);
-        self.for_expiry.store(earliest.add(base, reading.at), Ordering::Relaxed);
+        self.for_setting.store(latest.add(late, reading.at), Ordering::Relaxed);
+        self.for_expiry.store(earliest.add(early, reading.at), Ordering::Relaxed);
         if is_first {
             // In place of the guess, which may have been ahead.
             self.for_versions.store(base.max(*floor), Ordering::Relaxed);
@@ -206,10 +211,10 @@ impl RedisTime {
         self.begun.elapsed().as_millis() as u64
     }
 
-    /// Whether a deadline is over.
+    /// Whether a deadline is over: for Redis as well, unless its clock was set a moment ago.
     #[inline]
     pub fn is_past(&self, deadline_ms: u64) -> bool {
-        deadline_ms != 0 && deadline_ms & UNDATED == 0 && deadline_ms <= self.passed_ms()
+        deadline_ms != 0 && deadline_ms & UNDATED == 0 && deadline_ms < self.passed_ms()
     }
 
     /// The deadline of what is stored now and lives for so long, 0 for ever. For this node's records: see `settled`.
@@ -264,13 +269,16 @@ mod tests {
 
         /// Redis tells the time so long after the open.
         fn tell(&self, redis_ms: u64, after_ms: u64) {
-            self.time.set(Reading { redis_ms, at: after(self.begun, after_ms) });
+            let reading = Reading { redis_ms, at: after(self.begun, after_ms), give_or_take: Duration::ZERO };
+            self.time.set(reading);
         }
 
         /// Times for versions, for setting deadlines, and for their end.
         fn at(&self, after_ms: u64) -> [u64; 3] {
             let now = after(self.begun, after_ms);
-            [&self.time.for_versions, &self.time.for_setting, &self.time.for_expiry].map(|it| self.time.time(it, now))
+            let time = |base: &AtomicI64| self.time.time(base, now);
+            let about = u64::from(self.time.is_known.load(Ordering::Relaxed));
+            [time(&self.time.for_versions), time(&self.time.for_setting) - about, time(&self.time.for_expiry) + about]
         }
     }
 
@@ -289,7 +297,7 @@ mod tests {
             let rig = Rig::new(Past { redis_ms: TODAY, events_ms: TODAY + 7 }, HOUR_MS, wrong);
             assert_eq!(rig.at(10)[0], wrong.clamp(TODAY + 7, MS_MAX) + 10);
             assert_eq!(rig.at(10)[2], TODAY + 10);
-            assert!(!rig.time.is_past(TODAY + HOUR_MS) && rig.time.is_past(TODAY) && !rig.time.is_past(0));
+            assert!(!rig.time.is_past(TODAY + HOUR_MS) && rig.time.is_past(TODAY - 1) && !rig.time.is_past(0));
             rig.tell(TODAY + HOUR_MS, 20);
             assert_eq!(rig.at(20), [TODAY + HOUR_MS; 3], "the guess is over");
         }
@@ -308,6 +316,15 @@ mod tests {
         assert!(rig.time.settled(undated) >= TODAY + 41 * HOUR_MS);
         assert_eq!(rig.time.settled(TODAY), TODAY);
         assert_eq!(rig.time.settled(0), 0);
+    }
+
+    #[test]
+    fn what_is_not_known_exactly_shortens_no_lifetime() {
+        let rig = Rig::new(Past::default(), HOUR_MS, 0);
+        let give_or_take = Duration::from_millis(20);
+        rig.time.set(Reading { redis_ms: TODAY, at: rig.begun, give_or_take });
+        assert_eq!(rig.at(0), [TODAY, TODAY + 20, TODAY - 20]);
+        assert!(rig.time.deadline(HOUR_MS) > TODAY + HOUR_MS + 20);
     }
 
     #[test]
@@ -369,7 +386,7 @@ mod tests {
 
     #[test]
     fn no_time_is_too_large() {
-        for redis_ms in [0, u64::MAX] {
+        for redis_ms in [1, u64::MAX] {
             let rig = Rig::told(redis_ms);
             assert!(rig.at(0).into_iter().all(|ms| ms <= MS_MAX));
             assert!(rig.time.deadline(u64::MAX) < UNDATED && !rig.time.is_past(u64::MAX));

@@ -107,7 +107,7 @@ impl HybridClock {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -116,7 +116,7 @@ mod tests {
     const HOUR_MS: u64 = 3_600_000;
 
     fn tell(clock: &HybridClock, redis_ms: u64) {
-        clock.set_time(Reading { redis_ms, at: Instant::now() });
+        clock.set_time(Reading { redis_ms, at: Instant::now(), give_or_take: Duration::ZERO });
     }
 
     /// Of a node that goes on behind `last`, and to which Redis has told the time.

@@ -248,6 +248,9 @@ impl<'a> Replicator<'a> {
     fn open_link(&mut self) -> Result<Link, Error> {
         let mut link = self.backend.connect(Duration::ZERO)?;
         // First: the writes of a store that has just been opened wait for it.
+        if let Some(last) = last(&mut link, &self.backend.keys)? {
+            self.backend.tier()?.journal.time().set_floor(last.ms);
+        }
         read_clock(self.backend, &mut link)?;
         self.clock_read = Some(Instant::now());
         self.backend.check_epoch(&mut link)?;
@@ -266,9 +269,6 @@ impl<'a> Replicator<'a> {
         }
         self.refused = refused;
         let last = last(link, &self.backend.keys)?;
-        if let Some(last) = &last {
-            self.backend.tier()?.journal.time().set_floor(last.ms);
-        }
         // Where versions decide, it is harmless to push again; otherwise it could undo what others have done since.
         if self.backend.is_unversioned() && self.masters.are_still(&before) {
             self.outbox.ledger.resume();

@@ -40,6 +40,7 @@ fn date_ahead(world: &World, id: &str, seconds: u64) {
 /// Versions: a delete exceeds what stands, however far ahead that is, though the node has never heard of it.
 #[test]
 fn a_blind_delete_beats_a_version_however_far_ahead() {
+    let _wall = Wall::take();
     for ahead in [600, HOUR as u64, 10 * YEAR as u64] {
         let world = World::new(1);
         let redis = reader(&world);
@@ -63,6 +64,7 @@ fn a_blind_delete_beats_a_version_however_far_ahead() {
 /// The same of a put, which would otherwise be gone everywhere though it was acknowledged.
 #[test]
 fn a_blind_put_beats_a_version_that_no_clock_can_have_given() {
+    let _wall = Wall::take();
     for ahead in [600, 10 * YEAR as u64] {
         let world = World::new(1);
         let redis = reader(&world);

@@ -7,6 +7,7 @@ use crate::common::until;
 use crate::liar::Liar;
 use crate::nodes::World;
 use crate::order::{comes_to_have, reader};
+use crate::wall::Wall;
 
 fn living(world: &World, liar: &Liar, node: usize, ttl_seconds: i64) -> ObjectStoreBuilder {
     ObjectStore::builder()
@@ -22,6 +23,7 @@ fn living(world: &World, liar: &Liar, node: usize, ttl_seconds: i64) -> ObjectSt
 /// What is stored before, while and after it is ahead.
 #[test]
 fn a_redis_whose_clock_jumps_ahead_and_back_costs_nothing() {
+    let _wall = Wall::take();
     let world = World::new(2);
     let (liar, redis) = (Liar::to(&world.redis), reader(&world));
     let open = |node| living(&world, &liar, node, HOUR / 2).open().unwrap();
@@ -56,6 +58,7 @@ fn a_redis_whose_clock_jumps_ahead_and_back_costs_nothing() {
 
 #[test]
 fn a_redis_whose_clock_jumps_back_costs_nothing() {
+    let wall = Wall::take();
     let world = World::new(3);
     let (liar, redis) = (Liar::to(&world.redis), reader(&world));
     let open = |node| living(&world, &liar, node, 10 * HOUR).open().unwrap();
@@ -71,13 +74,15 @@ fn a_redis_whose_clock_jumps_back_costs_nothing() {
     b.delete(b"deleted").unwrap();
     comes_to_have(&redis, b"overwritten", Some(b"2"));
     comes_to_have(&redis, b"deleted", None);
-    // Nor does one begin with such, which is opened now.
-    let blind = open(2);
-    blind.put(b"first", b"", b"").unwrap();
-    comes_to_have(&redis, b"first", Some(b""));
-    blind.delete(b"blind").unwrap();
-    blind.put(b"overwritten", b"3", b"").unwrap();
-    comes_to_have(&redis, b"blind", None);
-    comes_to_have(&redis, b"overwritten", Some(b"3"));
+    // Nor does one begin with such, which is opened now, on the same machine as Redis.
+    wall.at(-HOUR, || {
+        let blind = open(2);
+        blind.put(b"first", b"", b"").unwrap();
+        comes_to_have(&redis, b"first", Some(b""));
+        blind.delete(b"blind").unwrap();
+        blind.put(b"overwritten", b"3", b"").unwrap();
+        comes_to_have(&redis, b"blind", None);
+        comes_to_have(&redis, b"overwritten", Some(b"3"));
+    });
     until("it is heard", || a.get(b"overwritten").unwrap().is_some_and(|object| object.data == "3"));
 }

@@ -365,7 +365,7 @@ mod tests {
     }
 
     fn tell(tier: &LocalTier, redis_ms: u64) {
-        tier.journal.set_time(Reading { redis_ms, at: Instant::now() });
+        tier.journal.set_time(Reading { redis_ms, at: Instant::now(), give_or_take: Duration::ZERO });
     }
 
     fn settle(outbox: &Outbox, end: Lsn) {
