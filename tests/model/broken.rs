@@ -111,6 +111,7 @@ broken! {
     no_tombstone_here: [OwnTombstone] => DELETED, two_nodes(Budget { gets: 1, ..PUT_DELETE });
     a_tombstone_forgotten_before_it_settled: [TombstoneUntilSettled] => AGREED, two_nodes(Budget { expiries: 1, ..PUT_DELETE });
     early_waiters_left: [EarlyAnswered] => READABLE, two_nodes(Budget { gets: 1, ..PUT_DELETE });
+    early_waiters_get_what_was_deleted: [EarlyIsNewer] => DELETED, two_nodes(Budget { puts: 1, deletes: 2, gets: 1, ..NONE });
     what_they_get_is_kept: [EarlyNotKept] => FILLS, two_nodes(Budget { gets: 1, ..PUT_DELETE });
     a_delete_that_overtakes_a_fetch: [DeleteAfterFetch] => READABLE, two_nodes(Budget { gets: 1, ..PUT_DELETE });
 

@@ -59,6 +59,11 @@ impl Protocol {
         value != 0 && (self.scope.is_python() || state.write(value).node == FOREIGN)
     }
 
+    /// Whether what Redis has is newer than a version; without one of its own, that is only known where there is none to compare with.
+    pub fn is_newer_than(&self, state: &State, value: Ordinal, known: u8) -> bool {
+        if self.is_versionless(state, value) { known == 0 } else { state.version(value) > known }
+    }
+
     pub fn answer(&self, state: &mut State, node: usize, id: usize, write: Ordinal) {
         if let Some(waiter) = state.place_mut(node, id).waiter.take()
             && waiter.since > write
@@ -124,7 +129,8 @@ impl Protocol {
         }
         let is_deleted = place.tombstone != 0 && (is_versionless || state.version(place.tombstone) >= version);
         if compares && is_deleted {
-            let is_early = flight.deleted != 0 && place.waiter.is_some_and(|it| it.since < flight.deleted);
+            let is_newer = self.is_newer_than(state, value, flight.known) || !self.has(Rule::EarlyIsNewer);
+            let is_early = flight.deleted != 0 && is_newer && place.waiter.is_some_and(|it| it.since < flight.deleted);
             if is_early && self.has(Rule::EarlyAnswered) {
                 self.answer(state, node, id, value);
             }

@@ -110,6 +110,8 @@ rules! {
     TombstoneUntilSettled,
     /// Who asked before a local delete is answered by the fetch already under way.
     EarlyAnswered,
+    /// But not with what the node knew to be deleted before that.
+    EarlyIsNewer,
     /// What that fetch brings stays out of the index.
     EarlyNotKept,
     /// A delete is pushed after the fetch of its id that is under way.

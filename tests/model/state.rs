@@ -88,6 +88,8 @@ pub struct Flight {
     pub is_repeated: bool,
     /// The first delete here since it began.
     pub deleted: Ordinal,
+    /// The version of the delete that the node knew of until then.
+    pub known: u8,
 }
 
 /// A parked get.

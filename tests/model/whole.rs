@@ -34,6 +34,9 @@ whole! {
     nothing_goes_wrong:
         two_nodes(Budget { gets: 1, ..PUT_DELETE }),
         two_nodes(Budget { puts: 2, gets: 1, seeks: 1, evictions: 1, ..PUT_DELETE });
+    an_id_that_is_deleted_twice:
+        two_nodes(Budget { puts: 1, deletes: 2, gets: 1, ..NONE }).apart(),
+        two_nodes(Budget { puts: 1, deletes: 2, gets: 2, evictions: 1, ..NONE });
     three_nodes:
         Scope::new(3, 1, PUT_DELETE),
         Scope::new(3, 1, Budget { gets: 1, ..PUT_DELETE });

@@ -52,15 +52,22 @@ impl Protocol {
     pub fn delete(&self, state: &mut State, node: usize, id: usize) {
         state.left.deletes -= 1;
         let is_held = state.held(node, id).is_some();
-        let is_unread = |read: Option<Ordinal>| read.is_none_or(|read| state.is_put(read));
-        let is_readable = state.redis_has(id) && state.place(node, id).flight.is_some_and(|it| is_unread(it.read));
+        let place = state.place(node, id);
+        let known = state.version(place.tombstone);
+        // What the first delete finds that a fetch brings, or is about to bring.
+        let brought = place.flight.filter(|flight| flight.deleted == 0);
+        let brought = brought.map_or(0, |flight| flight.read.unwrap_or(state.redis.values[id]));
+        let is_brought =
+            state.is_put(brought) && state.redis.values[id] == brought && self.is_newer_than(state, brought, known);
         let write = self.new_write(state, node, id, true);
         let place = state.place_mut(node, id);
         place.reached = write;
         if let Some(flight) = &mut place.flight {
-            flight.deleted = if flight.deleted == 0 { write } else { flight.deleted };
+            if flight.deleted == 0 {
+                (flight.deleted, flight.known) = (write, known);
+            }
             if let Some(waiter) = &mut place.waiter
-                && is_readable
+                && is_brought
                 && waiter.is_registered
             {
                 waiter.is_owed = true;
