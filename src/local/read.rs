@@ -459,3 +459,6 @@ pub(super) fn verify_body(segment: &Segment, mut offset: u64, header: &Header) -
         Err(Unreadable::Damaged("its body's checksum is wrong"))
     }
 }
+
+#[cfg(test)]
+mod tests;

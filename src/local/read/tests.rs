@@ -1,0 +1,139 @@
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::{JoinHandle, sleep, spawn};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::*;
+use crate::local::catalog::hints::Hint;
+use crate::local::disk::{Disk, SystemDisk};
+use crate::local::{LocalBackend, LocalOptions, Underlying};
+use crate::store::Backend;
+
+type Hook = Box<dyn FnMut(&Path) -> io::Result<()> + Send>;
+
+/// A disk that tells a test before it opens a file.
+#[derive(Clone, Default)]
+struct Watched(Arc<Mutex<Option<Hook>>>);
+
+impl Disk for Watched {
+    fn create(&self, path: &Path, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        SystemDisk.create(path, bytes)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        if let Some(before_open) = &mut *self.0.lock() {
+            before_open(path)?;
+        }
+        SystemDisk.open(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        SystemDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.remove(path)
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        SystemDisk.sync_directory(path)
+    }
+}
+
+fn open(place: &Path, disk: &Watched) -> LocalBackend {
+    let options = LocalOptions { path: place.into(), max_size_mb: 64, ..LocalOptions::default() };
+    let under = Underlying { disk: Arc::new(disk.clone()), ..Underlying::default() };
+    LocalBackend::open_with(&options, under, None).unwrap()
+}
+
+/// A store that holds one object, which an earlier process wrote.
+fn with_object(place: &Path, disk: &Watched, data: &[u8]) -> LocalBackend {
+    let backend = open(place, disk);
+    backend.tier().unwrap().put(b"id", data, b"metadata", &mut |_| {}).unwrap();
+    backend.close().unwrap();
+    open(place, disk)
+}
+
+fn place_of(tier: &LocalTier, id: &[u8]) -> Lsn {
+    tier.standing(tier.index().fingerprint(id), id).unwrap().unwrap().lsn
+}
+
+/// Its segment's file is mapped, and not open: who checks the object opens it.
+fn segment_of(tier: &LocalTier, id: &[u8]) -> Arc<Segment> {
+    let segment = tier.segments.get(place_of(tier, id).segment()).unwrap();
+    segment.close_file();
+    segment
+}
+
+#[test]
+fn a_get_that_meets_its_segments_removal_finds_the_object_where_it_has_moved() {
+    for (data_bytes, id) in
+        [(200, &b"id"[..]), (30_000, b"id"), (200_000, b"id"), (200, b"sharer"), (200_000, b"sharer")]
+    {
+        let (place, disk) = (tempfile::tempdir().unwrap(), Watched::default());
+        let data: Vec<u8> = (0..data_bytes).map(|n| n as u8).collect();
+        let backend = with_object(place.path(), &disk, &data);
+        let tier = Arc::clone(backend.tier().unwrap());
+        tier.duplicate(b"id", b"sharer", &mut |_| {}).unwrap();
+        let at = place_of(&tier, b"id");
+        let fingerprint = tier.index().fingerprint(b"id");
+        let hint = Hint::of(&tier.record_at(at).unwrap().header, fingerprint);
+        let segment = segment_of(&tier, b"id");
+        let removing: Arc<Mutex<Option<JoinHandle<()>>>> = Arc::default();
+        *disk.0.lock() = Some(Box::new({
+            let (tier, segment, removing) = (Arc::clone(&tier), Arc::clone(&segment), Arc::clone(&removing));
+            move |path| {
+                if path == segment.path() && removing.lock().is_none() {
+                    // Another get has checked it by now, and all of the segment is copied.
+                    segment.set_verified(at.offset());
+                    let (tier, segment) = (Arc::clone(&tier), Arc::clone(&segment));
+                    *removing.lock() = Some(spawn(move || {
+                        assert!(tier.evacuate(&segment, &[hint]).unwrap());
+                        tier.segments.remove(&segment).unwrap();
+                    }));
+                    while path.exists() {
+                        sleep(Duration::from_millis(1));
+                    }
+                }
+                Ok(())
+            }
+        }));
+        let object = tier.get(id).unwrap().expect("it is there");
+        assert!(object.data == data && object.metadata == "metadata", "{data_bytes} bytes");
+        removing.lock().take().expect("it was removed meanwhile").join().unwrap();
+        assert!(place_of(&tier, b"id").segment() > at.segment());
+        *disk.0.lock() = None;
+        backend.close().unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_is_missing_is_looked_for_a_few_times_and_one_that_cannot_be_opened_once() {
+    for (error, opens_expected) in [(libc::ENOENT, MOVES_MAX + 1), (libc::EACCES, 1)] {
+        let (place, disk) = (tempfile::tempdir().unwrap(), Watched::default());
+        let backend = with_object(place.path(), &disk, b"data");
+        let tier = backend.tier().unwrap();
+        let segment = segment_of(tier, b"id");
+        let opens = Arc::new(AtomicU32::new(0));
+        *disk.0.lock() = Some(Box::new({
+            let (segment, opens) = (Arc::clone(&segment), Arc::clone(&opens));
+            move |path| {
+                if path != segment.path() {
+                    return Ok(());
+                }
+                opens.fetch_add(1, Ordering::SeqCst);
+                Err(io::Error::from_raw_os_error(error))
+            }
+        }));
+        let failed = tier.get(b"id").unwrap_err();
+        let Error::Io { source, .. } = &failed else { panic!("{failed}") };
+        assert_eq!(source.raw_os_error(), Some(error));
+        assert_eq!(opens.load(Ordering::SeqCst), opens_expected);
+        *disk.0.lock() = None;
+        assert_eq!(tier.get(b"id").unwrap().expect("nothing is lost").data, "data");
+        backend.close().unwrap();
+    }
+}
