@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::local::catalog::hints::Hint;
 use crate::local::disk::{Disk, SystemDisk};
+use crate::local::upkeep::room::Eviction;
 use crate::local::{LocalBackend, LocalOptions, Underlying};
 use crate::store::Backend;
 
@@ -91,7 +92,8 @@ fn a_get_that_meets_its_segments_removal_finds_the_object_where_it_has_moved() {
                     segment.set_verified(at.offset());
                     let (tier, segment) = (Arc::clone(&tier), Arc::clone(&segment));
                     *removing.lock() = Some(spawn(move || {
-                        assert!(tier.evacuate(&segment, &[hint]).unwrap());
+                        let eviction = Eviction::ahead_of_need(&tier.room);
+                        assert!(tier.evacuate(&segment, &[hint], &eviction).unwrap());
                         tier.segments.remove(&segment).unwrap();
                     }));
                     while path.exists() {
