@@ -358,7 +358,7 @@ impl TieredBackend {
     }
 
     /// Redis has said what it has of a suspect.
-    fn resolve(&self, id: &[u8], standing: Option<&Standing>) -> Result<Resolved, Error> {
+    pub(super) fn resolve(&self, id: &[u8], standing: Option<&Standing>) -> Result<Resolved, Error> {
         let tier = self.tier()?;
         let (Some((place, version)), Some(outbox)) = (tier.suspect(id)?, &tier.outbox) else {
             return Ok(Resolved::Other);
@@ -391,7 +391,7 @@ impl TieredBackend {
 
 /// What has become of a suspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Resolved {
+pub(super) enum Resolved {
     /// It is what Redis has.
     Newest,
     /// It was dropped, or is not suspect any more, or nothing can be said.

@@ -103,6 +103,9 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
             // It is in step again only now.
             set_deaf(backend, false);
             backend.health.hears();
+            if backend.wants.heard_to_the_end() {
+                backend.wake_replicator();
+            }
             if backend.waiters.is_empty() {
                 backend.attention.rest(GATHER);
             }
@@ -276,15 +279,14 @@ impl TieredBackend {
     /// Another node asks whoever holds an id to push it again.
     fn is_asked_for(&self, id: &[u8], why: Why) -> Result<(), Error> {
         if self.tier()?.known(id)? != Known::Nothing {
-            self.wants.add(id, why);
-            self.wake_replicator();
+            self.wants.asked(id, why);
         }
         Ok(())
     }
 
     /// Has what is known here of an id pushed again, because Redis lacks it.
     pub(super) fn push_again(&self, id: &[u8]) {
-        self.wants.add(id, Why::Lacking);
+        self.wants.lacking(id);
         self.wake_replicator();
     }
 }

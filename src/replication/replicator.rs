@@ -347,7 +347,15 @@ impl<'a> Replicator<'a> {
         let standings = heads(link, &self.backend.keys, &ids)?;
         let mut lacking = Vec::new();
         for ((id, why), standing) in wants.iter().zip(standings) {
-            match self.backend.tier()?.dirty_now(id) {
+            let tier = self.backend.tier()?;
+            // It may have been deleted unheard: that is found out first, and what Redis has lost is pushed by that.
+            if let (Ok(Some(_)), Ok(standing)) = (tier.suspect(id), &standing) {
+                if let Err(error) = self.backend.resolve(id, standing.as_ref()) {
+                    tracing::debug!("object {}: {error}", ObjectId::new(id));
+                }
+                continue;
+            }
+            match tier.dirty_now(id) {
                 Ok(Some(dirty)) if !self.is_needless(&dirty, *why, standing.ok().flatten()) => {
                     lacking.push((*why, dirty))
                 }

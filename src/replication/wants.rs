@@ -20,27 +20,51 @@ pub(super) enum Why {
 
 /// The ids to push again.
 #[derive(Default)]
-pub(super) struct Wants(Mutex<HashMap<Box<[u8]>, Why>>);
+pub(super) struct Wants {
+    ready: Mutex<Ids>,
+    /// Asked for by others, in a stream of which more is to be heard: that the id was deleted since, say.
+    asked: Mutex<Ids>,
+}
+
+type Ids = HashMap<Box<[u8]>, Why>;
+
+/// Where too much is wanted, it is asked for again.
+fn add(ids: &mut Ids, id: &[u8], why: Why) {
+    if let Some(before) = ids.get_mut(id) {
+        *before = why.max(*before);
+    } else if ids.len() < WANTS_MAX {
+        ids.insert(id.into(), why);
+    }
+}
 
 impl Wants {
-    /// Where too much is wanted, it is asked for again.
-    pub fn add(&self, id: &[u8], why: Why) {
-        let mut wants = self.0.lock();
-        if let Some(before) = wants.get_mut(id) {
-            *before = why.max(*before);
-        } else if wants.len() < WANTS_MAX {
-            wants.insert(id.into(), why);
-        }
+    /// Others ask for this id.
+    pub fn asked(&self, id: &[u8], why: Why) {
+        add(&mut self.asked.lock(), id, why);
+    }
+
+    /// Redis lacks this id, as this node has found.
+    pub fn lacking(&self, id: &[u8]) {
+        add(&mut self.ready.lock(), id, Why::Lacking);
     }
 
     /// Another node has pushed the id.
     pub fn satisfied(&self, id: &[u8]) {
-        self.0.lock().remove(id);
+        self.asked.lock().remove(id);
+        self.ready.lock().remove(id);
+    }
+
+    /// The stream was heard to its end: what was asked for may be pushed. Whether there is any.
+    pub fn heard_to_the_end(&self) -> bool {
+        let asked = std::mem::take(&mut *self.asked.lock());
+        let mut ready = self.ready.lock();
+        asked.iter().for_each(|(id, why)| add(&mut ready, id, *why));
+        !asked.is_empty()
     }
 
     /// Takes some of them.
     pub fn take(&self, ids_max: usize) -> Vec<(Box<[u8]>, Why)> {
-        let mut wants = self.0.lock();
+        let mut wants = self.ready.lock();
         let taken: Vec<_> = wants.iter().take(ids_max).map(|(id, why)| (id.clone(), *why)).collect();
         for (id, _) in &taken {
             wants.remove(id);
@@ -56,19 +80,26 @@ mod tests {
     #[test]
     fn what_is_wanted_twice_is_pushed_once_and_what_another_has_pushed_not_at_all() {
         let wants = Wants::default();
-        wants.add(b"a", Why::Wanted);
-        wants.add(b"a", Why::Damaged);
-        wants.add(b"a", Why::Wanted);
-        wants.add(b"b", Why::Wanted);
+        wants.asked(b"a", Why::Wanted);
+        wants.asked(b"a", Why::Damaged);
+        wants.asked(b"a", Why::Wanted);
+        wants.asked(b"b", Why::Wanted);
+        assert!(wants.take(9).is_empty(), "more is to be heard");
         wants.satisfied(b"b");
+        assert!(wants.heard_to_the_end() && !wants.heard_to_the_end());
         assert_eq!(wants.take(9), [(b"a"[..].into(), Why::Damaged)]);
+        wants.lacking(b"c");
+        assert_eq!(wants.take(9), [(b"c"[..].into(), Why::Lacking)]);
         assert!(wants.take(9).is_empty());
     }
 
     #[test]
     fn what_is_wanted_is_bounded() {
         let wants = Wants::default();
-        (0..=WANTS_MAX).for_each(|number| wants.add(&number.to_be_bytes(), Why::Wanted));
-        assert_eq!(wants.0.lock().len(), WANTS_MAX);
+        (0..=WANTS_MAX).for_each(|number| wants.asked(&number.to_be_bytes(), Why::Wanted));
+        wants.heard_to_the_end();
+        (0..=WANTS_MAX).for_each(|number| wants.asked(&(number + WANTS_MAX).to_be_bytes(), Why::Wanted));
+        wants.heard_to_the_end();
+        assert_eq!(wants.take(usize::MAX).len(), WANTS_MAX);
     }
 }
