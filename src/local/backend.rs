@@ -51,14 +51,16 @@ struct Running {
     lock: DirectoryLock,
 }
 
-impl LocalBackend {
-    /// Opens the directory, and makes it where it does not exist.
-    pub fn open(options: &LocalOptions, under: Underlying) -> Result<Self, Error> {
-        Self::open_with(options, under, None)
-    }
+/// A tier that nobody looks after yet, and what those who will do so work with.
+pub(in crate::local) struct Opened {
+    pub tier: Arc<LocalTier>,
+    pub parts: SealerParts,
+    tasks: Sender<Task>,
+    lock: DirectoryLock,
+}
 
-    /// The same, for objects that are shared with other nodes.
-    pub fn open_with(options: &LocalOptions, under: Underlying, outbox: Option<OutboxOptions>) -> Result<Self, Error> {
+impl Opened {
+    pub fn open(options: &LocalOptions, under: Underlying, outbox: Option<OutboxOptions>) -> Result<Self, Error> {
         let Underlying { disk, fingerprint_mask } = under;
         let directory = options.directory();
         let journal_directory = directory.join("journal");
@@ -153,8 +155,23 @@ impl LocalBackend {
         }
         catalog.slim();
         let parts = SealerParts { catalog, missing: outcome.missing, foreign, tasks: to_do, sealing: to_seal };
-        let sealer =
-            Sealer::spawn(Arc::clone(&tier), parts).map_err(Error::io("start the sealer thread of", &directory))?;
+        Ok(Opened { tier, parts, tasks, lock })
+    }
+}
+
+impl LocalBackend {
+    /// Opens the directory, and makes it where it does not exist.
+    pub fn open(options: &LocalOptions, under: Underlying) -> Result<Self, Error> {
+        Self::open_with(options, under, None)
+    }
+
+    /// The same, for objects that are shared with other nodes.
+    pub fn open_with(options: &LocalOptions, under: Underlying, outbox: Option<OutboxOptions>) -> Result<Self, Error> {
+        let directory = options.directory();
+        let Opened { tier, parts, tasks, lock } = Opened::open(options, under, outbox)?;
+        let sealer = Sealer::new(Arc::clone(&tier), parts)
+            .spawn()
+            .map_err(Error::io("start the sealer thread of", &directory))?;
         let (stop_reaper, stopped) = bounded(0);
         let reaper = match reaper::spawn(Arc::clone(&tier), stopped) {
             Ok(reaper) => reaper,

@@ -289,7 +289,7 @@ impl LocalTier {
         let mapping = self.segments.mapping(segment).map_err(Unreadable::Failed)?;
         let offset = u64::from(place.offset());
         let unverified = segment.needs_verification(place.offset()).then(|| Arc::clone(segment));
-        let header = mapping.slice(offset, HEADER_BYTES as u64 + 1).and_then(|fixed| {
+        let header = mapping.slice(offset, HEADER_BYTES as u64).and_then(|fixed| {
             let bytes = mapping.slice(offset, HEADER_BYTES as u64 + Header::id_bytes(fixed)?)?;
             // What an earlier process wrote is not believed unchecked: its lengths and places are acted upon.
             if unverified.is_some() { Header::decode(bytes, segment.nonce, place) } else { Header::parse(bytes) }

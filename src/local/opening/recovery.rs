@@ -393,11 +393,7 @@ impl<'a> Recovery<'a> {
         let offset = u64::from(place.offset());
         let readable = segment.bytes().saturating_sub(offset).min(RECORD_BYTES_MAX as u64);
         let mut bytes = vec![0; readable.min((HEADER_BYTES + crate::ID_BYTES_MAX) as u64) as usize];
-        match file.read_exact_at(&mut bytes, offset) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
-            Err(error) => return Err(Error::io("read", segment.path())(error)),
-        }
+        file.read_exact_at(&mut bytes, offset).map_err(Error::io("read", segment.path()))?;
         Ok(Header::decode(&bytes, segment.nonce, place).map(|(_, id)| ObjectId::new(id)))
     }
 }
@@ -422,3 +418,6 @@ pub(in crate::local) fn hints(
     });
     Ok(records.collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -135,3 +135,6 @@ fn sync_bodies(segments: &Segments, hints: &[Hint]) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,8 @@ use parking_lot::Mutex;
 use super::*;
 use crate::local::catalog::hints::Hint;
 use crate::local::disk::{Disk, SystemDisk};
+use crate::local::sharing::outbox::OutboxOptions;
+use crate::local::upkeep::by_hand::{ByHand, outbox};
 use crate::local::upkeep::room::Eviction;
 use crate::local::{LocalBackend, LocalOptions, Underlying};
 use crate::store::Backend;
@@ -136,6 +138,96 @@ fn a_file_that_is_missing_is_looked_for_a_few_times_and_one_that_cannot_be_opene
         assert_eq!(opens.load(Ordering::SeqCst), opens_expected);
         *disk.0.lock() = None;
         assert_eq!(tier.get(b"id").unwrap().expect("nothing is lost").data, "data");
+        backend.close().unwrap();
+    }
+}
+
+/// Whether the object's bytes are those in the segment's map.
+fn is_mapped(tier: &LocalTier, number: u32, object: &Object) -> bool {
+    let segment = tier.segments.get(number).unwrap();
+    let mapping = tier.segments.mapping(&segment).unwrap();
+    mapping.slice(0, segment.bytes()).unwrap().as_ptr_range().contains(&object.data.as_ptr())
+}
+
+#[test]
+fn large_bodies_are_handed_out_where_they_are_and_small_ones_as_copies() {
+    let least = COPIED_BODY_BYTES_MAX as usize + 1 - b"metadata".len();
+    for (data_bytes, expected) in [(100, false), (least - 1, false), (least, true), (200_000, true)] {
+        for is_pinned_down in [false, true] {
+            let (place, disk) = (tempfile::tempdir().unwrap(), Watched::default());
+            let backend = with_object(place.path(), &disk, &vec![7; data_bytes]);
+            let tier = backend.tier().unwrap();
+            if is_pinned_down {
+                tier.space.add_pinned(7 << 20);
+            }
+            let Standing { lsn, header } = tier.standing(tier.index().fingerprint(b"id"), b"id").unwrap().unwrap();
+            let is_external = header.flags.has(Flags::EXTERNAL);
+            let number = if is_external { header.body_place.segment } else { lsn.segment() };
+            let object = tier.get(b"id").unwrap().unwrap();
+            assert!(object.data == vec![7; data_bytes] && object.metadata == "metadata");
+            let is_mapped = is_mapped(tier, number, &object);
+            assert_eq!(is_mapped, expected && !is_pinned_down, "{data_bytes} bytes, pinned down: {is_pinned_down}");
+            drop(object);
+            backend.close().unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_small_body_that_was_checked_is_read_the_short_way_and_nothing_else_is() {
+    let largest = COPIED_BODY_BYTES_MAX as usize - b"metadata".len();
+    for (data_bytes, expected) in [(1, true), (largest, true), (largest + 1, false), (200_000, false)] {
+        let (place, disk) = (tempfile::tempdir().unwrap(), Watched::default());
+        let backend = with_object(place.path(), &disk, &vec![7; data_bytes]);
+        let tier = backend.tier().unwrap();
+        let at = place_of(tier, b"id");
+        let segment = tier.segments.get(at.segment()).unwrap();
+        assert!(tier.get_small(b"id").is_none(), "nobody has checked it");
+        tier.get(b"id").unwrap().unwrap();
+        let found = tier.get_small(b"id");
+        assert_eq!(found.is_some(), expected, "{data_bytes} bytes");
+        let is_whole = |it: &Object| it.data == vec![7; data_bytes] && it.metadata == "metadata";
+        assert!(found.as_ref().is_none_or(is_whole));
+        assert!(!segment.was_read(at.offset()), "of no use where nobody else has it");
+        assert!(tier.get_small(b"other").is_none());
+        drop(found);
+        backend.close().unwrap();
+    }
+    let collide = Underlying { fingerprint_mask: 0, ..Underlying::default() };
+    let store = ByHand::open_on(collide, None);
+    store.put(b"first", 100);
+    store.put(b"second", 100);
+    assert!(store.tier.get_small(b"first").is_some() && store.tier.get_small(b"second").is_none());
+    let store = ByHand::open(Some(OutboxOptions { object_ttl_ms: 1, ..outbox() }));
+    store.know_time();
+    store.put(b"id", 100);
+    let Standing { lsn, header } = store.standing(b"id").unwrap();
+    while !store.tier.journal.is_over(&header) {
+        sleep(Duration::from_millis(1));
+    }
+    assert!(store.tier.get_small(b"id").is_none(), "it has lived its time");
+    assert!(!store.tier.segments.get(lsn.segment()).unwrap().was_read(lsn.offset()));
+    let store = ByHand::open(Some(outbox()));
+    store.put(b"id", 100);
+    let at = store.place(b"id");
+    assert!(store.tier.get_small(b"id").is_some());
+    assert!(store.tier.segments.get(at.segment()).unwrap().was_read(at.offset()), "so it is not evicted");
+}
+
+#[test]
+fn an_object_whose_file_was_cut_meanwhile_is_damaged() {
+    for data_bytes in [30_000, 200_000] {
+        let (place, disk) = (tempfile::tempdir().unwrap(), Watched::default());
+        let backend = with_object(place.path(), &disk, &vec![7; data_bytes]);
+        let tier = backend.tier().unwrap();
+        let Standing { lsn, header } = tier.standing(tier.index().fingerprint(b"id"), b"id").unwrap().unwrap();
+        let is_external = header.flags.has(Flags::EXTERNAL);
+        let number = if is_external { header.body_place.segment } else { lsn.segment() };
+        let path = tier.segments.get(number).unwrap().path().to_owned();
+        std::fs::File::options().write(true).open(path).unwrap().set_len(1000).unwrap();
+        assert!(tier.get(b"id").unwrap().is_none());
+        assert_eq!(backend.usage().damaged_objects, 1);
+        assert!(!tier.contains(b"id").unwrap());
         backend.close().unwrap();
     }
 }

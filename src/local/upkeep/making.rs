@@ -106,12 +106,10 @@ impl Sealer {
             Patience::Caller => sealer.tier.room.has_room_for(wanted),
             Patience::Background => sealer.tier.room.missing_bytes(wanted) == 0,
         };
-        let mut left_bytes = self.tier.record_bytes();
         let mut is_made = false;
-        // Once around: then everything dead is gone.
-        while !has_room(self) && self.tier.sealed_dead_bytes() > 0 && left_bytes > 0 {
+        // Once around: what copies fill is sealed later.
+        while !has_room(self) && self.tier.sealed_dead_bytes() > 0 {
             let Some(segment) = self.tier.oldest_sealed() else { break };
-            left_bytes = left_bytes.saturating_sub(segment.bytes());
             if self.tier.gate.is_closing() || !self.reclaim_one(&segment, &Eviction::ahead_of_need(&self.tier.room))? {
                 break;
             }
@@ -228,3 +226,6 @@ impl Sealer {
         Ok(self.tier.reap_bodies()? > 0)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! What is done in the background: sealing, reclaiming, preparing files ahead.
 
+#[cfg(test)]
+pub(super) mod by_hand;
 mod making;
 pub(crate) mod pace;
 pub(crate) mod progress;

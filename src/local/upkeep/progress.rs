@@ -76,7 +76,7 @@ pub(crate) enum Looked {
 const FAILED_PASSES_MAX: u64 = 3;
 
 /// What was made so far, before somebody looked for room.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen(u64);
 
 /// How a wait for room ends.

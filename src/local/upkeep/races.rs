@@ -7,11 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{sleep, spawn};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
+use crate::clock::Reading;
 use crate::local::catalog::hints::Hint;
 use crate::local::disk::{Disk, DiskFile, SystemDisk};
 use crate::local::journal::BodyPlace;
@@ -130,6 +131,7 @@ fn a_body_that_is_evicted_while_others_are_freed_stays_until_its_record_is_gone(
     let outbox = OutboxOptions { prefix: "t:".into(), slots: 1, object_ttl_ms: 300, tombstone_ttl_ms: 1000, wake };
     let backend = open(place.path(), &disk, Durability::Process, Some(outbox));
     let tier = Arc::clone(backend.tier().unwrap());
+    tier.journal.set_time(Reading { redis_ms: 1 << 40, at: Instant::now(), give_or_take: Duration::ZERO });
     (0..4).for_each(|n| put(&tier, n, n));
     tier.delete(&[3]).unwrap(); // something to free
     sleep(Duration::from_millis(400));
@@ -143,6 +145,7 @@ fn a_body_that_is_evicted_while_others_are_freed_stays_until_its_record_is_gone(
     let standing = tier.standing(fingerprint, &[1]).unwrap().unwrap();
     let record = tier.record_at(standing.lsn).unwrap();
     tier.evict(&record, &Hint::of(&record.header, fingerprint), &Eviction::ahead_of_need(&tier.room));
+    assert!(tier.standing(fingerprint, &[1]).unwrap().is_none(), "it has lived its time");
     disk.holds_files.store(false, Ordering::SeqCst);
     reaping.join().unwrap();
     assert!(!is_free(&tier, standing.header.body_place));

@@ -31,6 +31,19 @@ struct Records {
     dead_bytes: u64,
 }
 
+impl Records {
+    /// Whether there are so many for what they hold that small ones are merged, or merged further.
+    fn are_scattered(&self, is_merging: bool, segment_bytes: u64) -> bool {
+        let filled = self.live_bytes / segment_bytes;
+        self.count > if is_merging { filled + SEGMENTS_KEPT / 2 } else { 2 * filled + SEGMENTS_KEPT }
+    }
+
+    /// Whether copying what is live is worth it for what is dead. `is_short`: room is; `segment_bytes`: what the copies fill at least.
+    fn are_worth_copying(&self, is_short: bool, segment_bytes: u64) -> bool {
+        self.dead_bytes > self.live_bytes.max(GARBAGE_BYTES_MIN) || (is_short && self.dead_bytes >= segment_bytes)
+    }
+}
+
 /// Why a record was not copied.
 enum NotCopied {
     NoRoom,
@@ -84,20 +97,16 @@ impl LocalTier {
     ///
     /// Only ever the oldest: its deletes may leave with it, because nothing older remains that they could bring back.
     pub fn reclaimable(&self, is_wanted: bool, is_merging: &mut bool) -> Option<Arc<Segment>> {
-        let Records { oldest, count, live_bytes, dead_bytes } = self.records();
-        let oldest = oldest.filter(|segment| segment.is_sealed())?;
-        let filled = live_bytes / self.space.segment_bytes_max();
-        *is_merging = count > if *is_merging { filled + SEGMENTS_KEPT / 2 } else { 2 * filled + SEGMENTS_KEPT };
-        if oldest.live_bytes() == 0 || *is_merging {
-            return Some(oldest);
-        }
-        if self.room.wants_eviction() {
-            return Some(oldest);
-        }
+        let records = self.records();
+        let oldest = records.oldest.as_ref().filter(|segment| segment.is_sealed())?;
+        *is_merging = records.are_scattered(*is_merging, self.space.segment_bytes_max());
         let is_short = is_wanted || self.room.wants_garbage();
-        let is_worth_it = dead_bytes > live_bytes.max(GARBAGE_BYTES_MIN)
-            || (is_short && dead_bytes >= oldest.bytes().min(self.space.segment_bytes_max()));
-        is_worth_it.then_some(oldest)
+        let segment_bytes = oldest.bytes().min(self.space.segment_bytes_max());
+        let is_asked = oldest.live_bytes() == 0
+            || *is_merging
+            || self.room.wants_eviction()
+            || records.are_worth_copying(is_short, segment_bytes);
+        is_asked.then(|| Arc::clone(oldest))
     }
 
     pub fn oldest_sealed(&self) -> Option<Arc<Segment>> {
@@ -155,12 +164,6 @@ impl LocalTier {
             Relocated::Dead => {}
         }
         Ok(())
-    }
-
-    /// Bytes of all record segments: what one round of reclaiming goes through.
-    pub fn record_bytes(&self) -> u64 {
-        let segments = self.segments.load();
-        segments.values().filter(|segment| segment.kind == SegmentKind::Records).map(|segment| segment.bytes()).sum()
     }
 
     /// Copies what is live in a segment forward, but for what is evicted, and makes the copies durable: then the segment may be removed.
@@ -391,3 +394,6 @@ impl LocalTier {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,10 +67,10 @@ pub(in crate::local) struct SealerParts {
 }
 
 impl Sealer {
-    pub fn spawn(tier: Arc<LocalTier>, parts: SealerParts) -> std::io::Result<JoinHandle<()>> {
+    pub fn new(tier: Arc<LocalTier>, parts: SealerParts) -> Self {
         let SealerParts { catalog, missing, foreign, tasks, sealing } = parts;
-        let sealer = Sealer {
-            tier: Arc::clone(&tier),
+        Sealer {
+            tier,
             catalog,
             tasks,
             sealing,
@@ -82,10 +82,13 @@ impl Sealer {
             told: None,
             is_merging: false,
             barren_at: None,
-        };
+        }
+    }
+
+    pub fn spawn(self) -> std::io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("sealer".to_owned()).spawn(move || {
-            let watch = FailIfPanicked(tier);
-            sealer.run();
+            let watch = FailIfPanicked(Arc::clone(&self.tier));
+            self.run();
             drop(watch);
         })
     }

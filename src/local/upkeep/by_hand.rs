@@ -1,0 +1,192 @@
+//! A store whose upkeep is done by hand: it has no threads.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+use tempfile::TempDir;
+
+use super::room::Eviction;
+use super::sealer::Sealer;
+use crate::clock::Reading;
+use crate::error::Error;
+use crate::local::backend::Opened;
+use crate::local::catalog::Catalog;
+use crate::local::catalog::hints::Hint;
+use crate::local::files::space::Lease;
+use crate::local::index::liveness::Standing;
+use crate::local::journal::{Flags, Lsn, Segment};
+use crate::local::sharing::ledger::Lane;
+use crate::local::sharing::outbox::{Outbox, OutboxOptions};
+use crate::local::tier::LocalTier;
+use crate::local::{LocalOptions, Underlying};
+
+/// Of a store of this size, segments have 1 MiB.
+const MAX_SIZE_MB: u64 = 64;
+
+pub const SEGMENT_BYTES: u64 = 1 << 20;
+
+pub struct ByHand {
+    pub tier: Arc<LocalTier>,
+    pub sealer: Sealer,
+    place: TempDir,
+}
+
+/// What of a store is there when it is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    All,
+    /// What can be rebuilt is gone.
+    Journal,
+}
+
+/// Other nodes share the objects, which live for ever.
+pub fn outbox() -> OutboxOptions {
+    let (wake, _) = bounded(1);
+    OutboxOptions { prefix: "t:".into(), slots: 1, object_ttl_ms: 0, tombstone_ttl_ms: 60_000, wake }
+}
+
+impl ByHand {
+    pub fn open(outbox: Option<OutboxOptions>) -> Self {
+        Self::open_on(Underlying::default(), outbox)
+    }
+
+    pub fn open_on(under: Underlying, outbox: Option<OutboxOptions>) -> Self {
+        Self::open_in(tempfile::tempdir().unwrap(), under, outbox)
+    }
+
+    fn open_in(place: TempDir, under: Underlying, outbox: Option<OutboxOptions>) -> Self {
+        let options = LocalOptions { path: place.path().into(), max_size_mb: MAX_SIZE_MB, ..LocalOptions::default() };
+        let Opened { tier, parts, .. } = Opened::open(&options, under, outbox).unwrap();
+        let sealer = Sealer::new(Arc::clone(&tier), parts);
+        assert_eq!(tier.space.segment_bytes_max(), SEGMENT_BYTES);
+        ByHand { tier, sealer, place }
+    }
+
+    pub fn outbox(&self) -> &Outbox {
+        self.tier.outbox.as_ref().unwrap()
+    }
+
+    /// Without it, no object that is stored has lived its time.
+    pub fn know_time(&self) {
+        self.tier.journal.set_time(Reading { redis_ms: 1 << 40, at: Instant::now(), give_or_take: Duration::ZERO });
+    }
+
+    /// Redis has all that was written so far.
+    pub fn settle(&self) {
+        let (ledger, now) = (&self.outbox().ledger, Instant::now());
+        let epoch = ledger.epoch();
+        ledger.advance(epoch, Lane::Tail, self.tier.journal.end());
+        ledger.acknowledge(epoch, now);
+        ledger.settle(epoch, now + Duration::from_secs(1), Duration::ZERO);
+    }
+
+    /// Its bytes say which object it is.
+    pub fn put(&self, id: &[u8], data_bytes: usize) {
+        let data: Vec<u8> = id.iter().copied().cycle().take(data_bytes).collect();
+        self.tier.put(id, &data, b"", &mut |_| {}).unwrap();
+    }
+
+    #[track_caller]
+    pub fn check(&self, id: &[u8], data_bytes: usize) {
+        let data: Vec<u8> = id.iter().copied().cycle().take(data_bytes).collect();
+        assert!(self.tier.get(id).unwrap().is_some_and(|object| object.data == data));
+    }
+
+    /// What was appended so far is in a sealed segment, whose number this is.
+    pub fn seal(&mut self) -> u32 {
+        let number = self.tier.journal.latest().segment();
+        assert!(self.tier.journal.seal_active());
+        self.sealer.seal_pending().unwrap();
+        number
+    }
+
+    pub fn standing(&self, id: &[u8]) -> Option<Standing> {
+        self.tier.standing(self.tier.index().fingerprint(id), id).unwrap()
+    }
+
+    pub fn place(&self, id: &[u8]) -> Lsn {
+        self.standing(id).unwrap().lsn
+    }
+
+    pub fn hints(&self, number: u32) -> Vec<Hint> {
+        self.sealer.hints(&self.segment(number)).unwrap()
+    }
+
+    /// Copies what counts in the segment, as far as these hints tell, and is not evicted ahead of need.
+    pub fn evacuate(&self, number: u32, hints: &[Hint]) -> Result<bool, Error> {
+        self.tier.evacuate(&self.segment(number), hints, &Eviction::ahead_of_need(&self.tier.room))
+    }
+
+    /// The same with all its hints; it is removed.
+
+    pub fn reclaim(&self, number: u32) {
+        let segment = self.segment(number);
+        assert!(self.evacuate(number, &self.hints(number)).unwrap());
+        self.tier.segments.remove(&segment).unwrap();
+    }
+
+    /// What a process that is killed now leaves is opened, with hints of what is sealed.
+    pub fn reopen(self, left: Left, under: Underlying, outbox: Option<OutboxOptions>) -> Self {
+        let ByHand { tier, sealer, place } = self;
+        sealer.catalog.flush().unwrap();
+        sealer.catalog.close();
+        drop((tier, sealer));
+        if left == Left::Journal {
+            std::fs::remove_dir_all(place.path().join("catalog")).unwrap();
+        }
+        Self::open_in(place, under, outbox)
+    }
+
+    pub fn catalog(&self) -> &Catalog {
+        &self.sealer.catalog
+    }
+
+    pub fn segment(&self, number: u32) -> Arc<Segment> {
+        self.tier.segments.get(number).unwrap()
+    }
+
+    /// Makes a byte of a segment's file another one.
+    pub fn flip(&self, number: u32, offset: u64) {
+        let file = File::options().read(true).write(true).open(self.segment(number).path()).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset).unwrap();
+        file.write_all_at(&[!byte[0]], offset).unwrap();
+    }
+
+    /// Damages an object's record: its header, so that nothing is known of it.
+    pub fn flip_header(&self, id: &[u8]) {
+        let place = self.place(id);
+        self.flip(place.segment(), u64::from(place.offset()) + 20);
+    }
+
+    /// Damages an object's body, wherever that is.
+    pub fn flip_body(&self, id: &[u8]) {
+        let Standing { lsn, header } = self.standing(id).unwrap();
+        if header.flags.has(Flags::EXTERNAL) {
+            self.flip(header.body_place.segment, u64::from(header.body_place.offset) + 10);
+        } else {
+            self.flip(lsn.segment(), u64::from(lsn.offset()) + header.body_offset() as u64 + 10);
+        }
+    }
+
+    /// Takes all room but this for files of puts; given back with what is returned.
+    pub fn leave_room(&self, bytes: u64) -> Arc<Lease> {
+        let space = &self.tier.space;
+        let (mut room, mut step) = (0, MAX_SIZE_MB << 20);
+        while step > 0 {
+            room += if space.has_ordinary_room(room + step) { step } else { 0 };
+            step /= 2;
+        }
+        let lease = space.found(room - bytes);
+        assert!(space.has_ordinary_room(bytes) && !space.has_ordinary_room(bytes + 1));
+        lease
+    }
+
+    pub fn damaged_objects(&self) -> u64 {
+        self.tier.liveness.counts.damaged_objects.load(Ordering::Relaxed)
+    }
+}
