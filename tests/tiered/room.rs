@@ -68,8 +68,8 @@ fn what_need_not_go_stays() {
     let store = small(&world, 0, 20);
     fill(&store);
     store.put(b"large", &bytes(99, 4_000_000), b"").unwrap();
-    let held = (0..COUNT).filter(|number| store.get_here(&id(*number)).unwrap().is_some()).count();
-    assert!(held >= 8, "{held} of {COUNT}");
+    let objects = store.info().objects;
+    assert!(objects >= COUNT / 2, "{objects} of {COUNT}");
 }
 
 #[test]
