@@ -122,7 +122,6 @@ impl ByHand {
     }
 
     /// The same with all its hints; it is removed.
-
     pub fn reclaim(&self, number: u32) {
         let segment = self.segment(number);
         assert!(self.evacuate(number, &self.hints(number)).unwrap());
