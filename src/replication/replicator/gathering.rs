@@ -1,0 +1,161 @@
+//! What goes into a batch.
+
+use std::time::Instant;
+
+use super::Replicator;
+use crate::error::Error;
+use crate::local::ledger::Due;
+use crate::local::{Budget, Dirty, Found, Held, Lane, Next, Place, Wanted};
+use crate::object::ObjectId;
+use crate::redis::{Outgoing, What};
+use crate::replication::TieredBackend;
+use crate::replication::caution::{Bounds, Caution};
+
+/// What is pushed in one go.
+pub(super) const BUDGET: Budget = Budget { records: 1024, bytes: 4 << 20 };
+
+/// A batch of so many records is followed by the next one at once.
+const PACKED_MIN: usize = 128;
+
+/// Records apart that go with a batch.
+pub(super) const EXTRA_MAX: usize = 256;
+
+/// Dirty records that follow a place in a lane.
+pub(super) struct ReadAhead {
+    pub next: Next,
+    pub found: Found,
+}
+
+/// Which way a batch leads on.
+#[derive(Clone, Copy)]
+pub(super) enum Step {
+    Walk {
+        lane: Lane,
+        from: Place,
+        to: Place,
+    },
+    Scout(Place),
+    /// Only records apart.
+    Nowhere,
+}
+
+pub(super) struct Batch {
+    pub writes: Vec<(Place, Outgoing)>,
+    pub step: Step,
+}
+
+/// A batch on its way.
+pub(super) struct Sending {
+    pub step: Step,
+    /// Its records that stand apart, and their number among all.
+    pub apart: Vec<(Place, Vec<u8>)>,
+    pub records: usize,
+    pub bytes: usize,
+}
+
+impl Replicator<'_> {
+    /// What is dirty, new before old, with what stands apart and is due.
+    pub(super) fn gather(&mut self) -> Result<Batch, Error> {
+        let apart = self.due_apart();
+        let mut batch = Batch { writes: apart.writes, step: Step::Nowhere };
+        if apart.is_set_aside || (!batch.writes.is_empty() && self.extra_max < EXTRA_MAX) {
+            return Ok(batch); // to be sent alone
+        }
+        let end = self.backend.tier()?.journal.end();
+        if self.outbox.ledger.is_full() || self.full.is_failing() {
+            let from = self.scout.or_else(|| self.outbox.ledger.next(self.epoch, end).map(|next| next.from));
+            let Some(from) = from.filter(|from| *from < end) else { return Ok(batch) };
+            let found = self.backend.tier()?.dirty_records(from, end, Wanted::Deletes, BUDGET)?;
+            batch.step = Step::Scout(found.next);
+            self.add(&mut batch, found, end);
+            return Ok(batch);
+        }
+        let Some(next) = self.outbox.ledger.next(self.epoch, end) else { return Ok(batch) };
+        let now = Instant::now();
+        if now < self.next_batch {
+            return Ok(batch);
+        }
+        let found = match self.ahead.take().filter(|it| it.next.lane == next.lane && it.next.from == next.from) {
+            Some(ahead) => ahead.found,
+            None => read(self.backend, &self.caution, next)?,
+        };
+        batch.step = Step::Walk { lane: next.lane, from: next.from, to: found.next };
+        if found.dirty.len() < PACKED_MIN {
+            self.next_batch = now + self.backend.peers.pause();
+        }
+        self.add(&mut batch, found, next.sent_below);
+        Ok(batch)
+    }
+
+    /// Adds what was found, but for what stands apart; what cannot be read now comes to stand there.
+    pub(super) fn add(&self, batch: &mut Batch, found: Found, sent_below: Place) {
+        let ledger = &self.outbox.ledger;
+        let is_wanted = |dirty: &Dirty| !ledger.is_apart(dirty.place) && !self.would_undo(dirty);
+        for dirty in found.dirty.into_iter().filter(is_wanted) {
+            let place = dirty.place;
+            batch.writes.push((place, outgoing(dirty, place < sent_below)));
+        }
+        for (place, id, error) in found.unreadable {
+            self.unreadable(place, &id, &error);
+        }
+    }
+
+    /// Without versions, a delete takes away whatever stands there, also what was written since.
+    pub(super) fn would_undo(&self, dirty: &Dirty) -> bool {
+        dirty.is_overtaken && self.backend.is_unversioned()
+    }
+
+    pub(super) fn unreadable(&self, place: Place, id: &[u8], error: &Error) {
+        tracing::warn!("{error}; object {} stays here until it can be read, and is pushed then", ObjectId::new(id));
+        self.outbox.ledger.hold(self.epoch, place, id, Held::Unreadable);
+    }
+
+    /// Records apart whose time has come.
+    fn due_apart(&mut self) -> Apart {
+        let ledger = &self.outbox.ledger;
+        let due = match (self.full.is_failing(), self.full.remaining().is_zero()) {
+            (false, _) => ledger.due(self.epoch, Instant::now(), self.extra_max),
+            (true, true) => ledger.oldest_refused(self.epoch),
+            (true, false) => Due::default(),
+        };
+        let mut writes = Vec::with_capacity(due.records.len());
+        for (place, id) in due.records {
+            match self.backend.tier().and_then(|tier| tier.dirty_at(&id, place)) {
+                Ok(Some(dirty)) if !self.would_undo(&dirty) => writes.push((place, outgoing(dirty, true))),
+                // Overtaken, or moved: then the tail comes to it.
+                Ok(_) => ledger.overtaken(self.epoch, place),
+                Err(error) => self.unreadable(place, &id, &error),
+            }
+        }
+        if ledger.held_count() == 0 {
+            self.full.succeeded(); // nothing is left to ask with
+            if self.complained.take().is_some() {
+                tracing::info!("Redis takes again what it has refused");
+            }
+        }
+        Apart { writes, is_set_aside: due.is_set_aside }
+    }
+}
+
+/// What follows in a lane, as much as caution allows to be sent in one go.
+pub(super) fn read(backend: &TieredBackend, caution: &Caution, next: Next) -> Result<Found, Error> {
+    let wanted = if next.lane == Lane::Tail { Wanted::Dirty } else { Wanted::All };
+    let bounds = Bounds { records_max: BUDGET.records, until: next.until };
+    let Bounds { records_max, until } = caution.bound(next.lane, next.from, bounds);
+    backend.tier()?.dirty_records(next.from, until, wanted, Budget { records: records_max, ..BUDGET })
+}
+
+/// Records apart, to be pushed.
+struct Apart {
+    writes: Vec<(Place, Outgoing)>,
+    is_set_aside: bool,
+}
+
+pub(super) fn outgoing(dirty: Dirty, is_repeat: bool) -> Outgoing {
+    let Dirty { id, version, put, .. } = dirty;
+    let what = match put {
+        Some(put) => What::Put { object: put.object, body_hash: put.body_hash, deadline_ms: put.deadline_ms },
+        None => What::Delete,
+    };
+    Outgoing { id, version, what, is_repeat }
+}

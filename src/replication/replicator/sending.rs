@@ -1,0 +1,181 @@
+//! What becomes of a batch.
+
+use std::time::Instant;
+
+use super::gathering::{BUDGET, Batch, EXTRA_MAX, ReadAhead, Sending, Step, read};
+use super::{COMPLAIN_EVERY, IN_FLIGHT_WAIT, Replicator};
+use crate::error::Error;
+use crate::local::{Again, Budget, Held, Lane, Next, Place, Wanted};
+use crate::object::ObjectId;
+use crate::redis::{Outgoing, Pushed, Standing, What};
+use crate::version::Version;
+
+/// What Redis says when it is full.
+const OUT_OF_MEMORY: &str = "OOM";
+
+/// How often a record apart that is sent alone may break the connection.
+const ALONE_TRIES_MAX: u32 = 3;
+
+impl Replicator<'_> {
+    pub(super) fn push(&mut self, Batch { writes: gathered, step }: Batch) -> Result<(), Error> {
+        let (mut places, mut writes) = (Vec::with_capacity(gathered.len()), Vec::with_capacity(gathered.len()));
+        let mut sending = Sending { step, apart: Vec::new(), records: 0, bytes: 0 };
+        for (place, write) in gathered {
+            // Who asked for the object before it was deleted is to get it.
+            if matches!(write.what, What::Delete) && self.backend.flights.is_in_flight(&write.id) {
+                self.outbox.ledger.postpone(self.epoch, place, &write.id, IN_FLIGHT_WAIT);
+                continue;
+            }
+            if self.outbox.ledger.is_apart(place) {
+                sending.apart.push((place, write.id.clone()));
+            }
+            sending.records += 1;
+            sending.bytes += write.bytes();
+            places.push(place);
+            writes.push(write);
+        }
+        if !writes.is_empty() {
+            self.sending = Some(sending);
+            let pushed = self.send(&writes, step)?;
+            self.sending = None;
+            self.extra_max = EXTRA_MAX;
+            for ((place, write), pushed) in places.into_iter().zip(&writes).zip(pushed) {
+                self.pushed(place, write, pushed);
+            }
+        }
+        match step {
+            Step::Walk { lane, to, .. } => {
+                self.outbox.ledger.advance(self.epoch, lane, to);
+                self.caution.passed(lane, to);
+                self.scout = None;
+            }
+            Step::Scout(to) => self.scout = Some(to),
+            Step::Nowhere => {}
+        }
+        Ok(())
+    }
+
+    /// Sends a batch, and reads the next one while Redis is at work.
+    pub(super) fn send(&mut self, writes: &[Outgoing], step: Step) -> Result<Vec<Result<Pushed, String>>, Error> {
+        let Self { backend, pusher, caution, link, ahead, .. } = self;
+        let Some(link) = link else { return Err(Error::Closed) };
+        let until = backend.tier()?.journal.end();
+        pusher.push_while(link, writes, || {
+            if let Step::Walk { lane: Lane::Tail, to, .. } = step
+                && to < until
+            {
+                let next = Next { lane: Lane::Tail, from: to, until, sent_below: to };
+                // What cannot be read is met again when its turn comes.
+                *ahead = read(backend, caution, next).ok().map(|found| ReadAhead { next, found });
+            }
+        })
+    }
+
+    /// What has become of one record.
+    pub(super) fn pushed(&mut self, place: Place, write: &Outgoing, pushed: Result<Pushed, String>) {
+        let ledger = &self.outbox.ledger;
+        match pushed {
+            Ok(Pushed::Applied { .. } | Pushed::Same) => {
+                if matches!(write.what, What::Put { .. }) {
+                    self.full.succeeded();
+                }
+                if place != Place::default() {
+                    ledger.pushed(self.epoch, place, &write.id, Instant::now());
+                }
+            }
+            Ok(Pushed::Older(standing)) => {
+                let learnt =
+                    standing.version().map_or(Ok(()), |version| self.refused_for(place, write, version, &standing));
+                match learnt {
+                    Ok(()) => ledger.overtaken(self.epoch, place),
+                    // It is tried again, and refused again, until the copy that is here can be dropped.
+                    Err(error) => self.unreadable(place, &write.id, &error),
+                }
+                if self.backend.waiters.has_any(&write.id) {
+                    self.backend.fetch(&write.id, None);
+                }
+            }
+            Err(reason) => {
+                ledger.hold(self.epoch, place, &write.id, Held::Refused);
+                if reason.starts_with(OUT_OF_MEMORY) && self.full.remaining().is_zero() {
+                    self.full.failed();
+                }
+                if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
+                    self.complained = Some(Instant::now());
+                    tracing::warn!(
+                        "Redis refuses object {}: {reason}; it stays here and is tried again, as {} others are",
+                        ObjectId::new(&write.id),
+                        ledger.held_count().saturating_sub(1)
+                    );
+                }
+            }
+        }
+    }
+
+    /// A write was refused for what stands there: that is learnt. But a version that no clock which is set like Redis's can have given yet
+    /// says nothing about which write was later: then this one is made again, above that.
+    pub(super) fn refused_for(
+        &self,
+        place: Place,
+        write: &Outgoing,
+        by: Version,
+        standing: &Standing,
+    ) -> Result<(), Error> {
+        let tier = self.backend.tier()?;
+        if !tier.journal.is_too_far_ahead(by) {
+            return self.backend.learn(&write.id, by, !standing.is_object());
+        }
+        match &write.what {
+            What::Delete => tier.delete_above(&write.id, by),
+            What::Put { object, body_hash, deadline_ms } => {
+                let again = Again { place, above: by, deadline_ms: *deadline_ms };
+                tier.put_above(&write.id, object, *body_hash, &again)
+            }
+        }
+    }
+
+    /// A round did not come to its end.
+    pub(super) fn failed(&mut self, error: &Error) {
+        tracing::debug!("replication: {error}");
+        self.backend.health.cannot_push(error);
+        if !matches!(error, Error::Unreachable { .. }) {
+            return; // nothing is wrong with the connection
+        }
+        self.link = None;
+        let Some(Sending { step, apart, records, bytes }) = self.sending.take() else { return };
+        match (step, apart.as_slice()) {
+            (_, [(place, id)]) if records == 1 => self.broke_alone(*place, &id.clone(), bytes, error),
+            (Step::Walk { lane, from, to }, _) if apart.len() < records => {
+                if self.caution.failed(lane, from, to, records)
+                    && let Ok(tier) = self.backend.tier()
+                    && let Ok(found) = tier.dirty_records(from, to, Wanted::All, Budget { records: 1, ..BUDGET })
+                    && let Some(dirty) = found.dirty.into_iter().next()
+                {
+                    self.caution.forget();
+                    self.set_aside(dirty.place, &dirty.id, bytes, error);
+                }
+            }
+            _ => self.extra_max = (records / 8).max(1),
+        }
+    }
+
+    /// The connection broke while this one, which stands apart, was sent alone.
+    pub(super) fn broke_alone(&mut self, place: Place, id: &[u8], bytes: usize, error: &Error) {
+        let tries = if self.alone.0 == place { self.alone.1 + 1 } else { 1 };
+        self.alone = (place, tries);
+        if tries >= ALONE_TRIES_MAX {
+            self.set_aside(place, id, bytes, error);
+        }
+    }
+
+    pub(super) fn set_aside(&mut self, place: Place, id: &[u8], bytes: usize, error: &Error) {
+        tracing::warn!(
+            "object {} with {bytes} bytes breaks the connection each time that it is sent: {error}; it stays here, is left out and tried again \
+             later; look whether something on the way drops large packets, or proto-max-bulk-len is below its size",
+            ObjectId::new(id)
+        );
+        self.alone = (Place::default(), 0);
+        self.extra_max = EXTRA_MAX;
+        self.outbox.ledger.hold(self.outbox.ledger.epoch(), place, id, Held::SetAside);
+    }
+}

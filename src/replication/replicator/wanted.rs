@@ -1,0 +1,94 @@
+//! What other nodes want of this one, and this one of others.
+
+use super::Replicator;
+use super::gathering::outgoing;
+use crate::error::Error;
+use crate::local::{Dirty, Place};
+use crate::object::ObjectId;
+use crate::redis::{Notice, Standing, claim, heads, publish};
+use crate::replication::wants::Why;
+
+/// Wanted ids that are looked at between two batches, and ids that others are asked for.
+const WANTS_MAX: usize = 128;
+
+impl Replicator<'_> {
+    /// Tells other nodes what is waited for here.
+    pub(super) fn ask_for_wanted(&mut self) -> Result<(), Error> {
+        let Some(link) = &mut self.link else { return Ok(()) };
+        let ids: Vec<_> = self.backend.to_ask.try_iter().take(WANTS_MAX).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let notices: Vec<_> = ids.iter().map(|id| Notice::want(id)).collect();
+        publish(link, &self.backend.keys, self.backend.tier()?.journal.node(), &notices).map(drop)
+    }
+
+    /// Pushes what other nodes want and this one has, where Redis really lacks it; whether something was looked at.
+    pub(super) fn satisfy_wants(&mut self) -> Result<bool, Error> {
+        let Some(link) = &mut self.link else { return Ok(false) };
+        let wants = self.backend.wants.take(WANTS_MAX);
+        if wants.is_empty() {
+            return Ok(false);
+        }
+        let ids: Vec<_> = wants.iter().map(|(id, _)| id).collect();
+        let standings = heads(link, &self.backend.keys, &ids)?;
+        let mut lacking = Vec::new();
+        for ((id, why), standing) in wants.iter().zip(standings) {
+            let tier = self.backend.tier()?;
+            // It may have been deleted unheard: that is found out first, and what Redis has lost is pushed by that.
+            if let (Ok(Some(_)), Ok(standing)) = (tier.suspect(id), &standing) {
+                if let Err(error) = self.backend.resolve(id, standing.as_ref()) {
+                    tracing::debug!("object {}: {error}", ObjectId::new(id));
+                }
+                continue;
+            }
+            match tier.dirty_now(id) {
+                Ok(Some(dirty)) if !self.is_needless(&dirty, *why, standing.ok().flatten()) => {
+                    lacking.push((*why, dirty))
+                }
+                Ok(_) => {}
+                // Who wants it asks again.
+                Err(error) => tracing::debug!("object {}: {error}", ObjectId::new(id)),
+            }
+        }
+        self.leave_to_others(&mut lacking)?;
+        for (why, dirty) in lacking {
+            let (place, write) = (dirty.place, outgoing(dirty, false));
+            let Some(link) = &mut self.link else { return Ok(true) };
+            let pushed = match why {
+                Why::Damaged => self.pusher.repair(link, &write)?,
+                Why::Wanted | Why::Lacking => self.pusher.push_one(link, &write)?,
+            };
+            match pushed {
+                // The delete of another node: that one pushes it.
+                Err(reason) if place == Place::default() => {
+                    tracing::debug!("Redis refuses the delete of {}: {reason}", ObjectId::new(&write.id));
+                }
+                pushed => self.pushed(place, &write, pushed),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether it stands in Redis already, or comes there by the journal: a delete that was never pushed comes behind whoever asks Redis about
+    /// its id.
+    pub(super) fn is_needless(&self, dirty: &Dirty, why: Why, standing: Option<Standing>) -> bool {
+        let stands = match standing {
+            Some(Standing::Ours(head)) => head.version >= dirty.version,
+            Some(Standing::Python { .. }) => self.backend.is_unversioned(),
+            Some(Standing::Damaged { .. }) | None => false,
+        };
+        let is_on_its_way = || dirty.place != Place::default() && self.outbox.is_dirty(dirty.place, false);
+        (stands && why != Why::Damaged) || (dirty.put.is_none() && (is_on_its_way() || self.backend.is_unversioned()))
+    }
+
+    /// Of all nodes that are asked for an id, the first to claim it pushes it.
+    pub(super) fn leave_to_others(&mut self, lacking: &mut Vec<(Why, Dirty)>) -> Result<(), Error> {
+        let asked: Vec<_> =
+            lacking.iter().filter(|(why, _)| *why != Why::Lacking).map(|(_, dirty)| &dirty.id).collect();
+        let Some(link) = self.link.as_mut().filter(|_| !asked.is_empty()) else { return Ok(()) };
+        let mut is_ours = claim(link, &self.backend.keys, &asked)?.into_iter();
+        lacking.retain(|(why, _)| *why == Why::Lacking || is_ours.next().unwrap_or(true));
+        Ok(())
+    }
+}
