@@ -1,6 +1,8 @@
 //! Errors as Python's exceptions: one class for each kind, in `scaler_object_storage/exceptions.py`.
 
 use std::io;
+use std::sync::OnceLock;
+use std::thread::ThreadId;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -35,9 +37,28 @@ fn class<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyType>> {
     Ok(module.bind(py).getattr(name)?.cast_into()?)
 }
 
+/// The thread in which the interpreter exits, once it does.
+static EXITING: OnceLock<ThreadId> = OnceLock::new();
+
+/// The interpreter exits in this thread.
+pub(super) fn exiting() {
+    EXITING.get_or_init(|| std::thread::current().id());
+}
+
 impl From<Error> for PyErr {
     fn from(error: Error) -> PyErr {
         Python::attach(|py| {
+            // Only daemon threads are left beside the one that exits. One that was told that its store is closed would print that into a file
+            // which is being closed, and the interpreter would abort. It stays here, and ends with the process.
+            if matches!(error, Error::Closed)
+                && EXITING.get().is_some_and(|exiting| *exiting != std::thread::current().id())
+            {
+                py.detach(|| {
+                    loop {
+                        std::thread::park();
+                    }
+                });
+            }
             let class = match class(py, class_name(&error)) {
                 Ok(class) => class,
                 Err(no_class) => return no_class,

@@ -7,6 +7,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use super::answers::Answers;
 use super::buffer::{BytesLike, copied};
+use super::errors::exiting;
 use super::object::{Info, Object};
 use super::settings::{store_config, store_config_of_file};
 use super::wait::{CancelToken, Ticket, deadline, wait};
@@ -20,6 +21,7 @@ static OPEN: Mutex<Vec<Weak<Opened>>> = Mutex::new(Vec::new());
 /// Closes what is still open.
 #[pyfunction]
 pub(super) fn close_all(py: Python<'_>) {
+    exiting();
     // Locked only by who holds the interpreter's lock, as the one who forks does: never in a forked child.
     let open = std::mem::take(&mut *OPEN.lock());
     open.iter().filter_map(Weak::upgrade).for_each(|opened| opened.close_unasked(py));

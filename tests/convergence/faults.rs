@@ -76,7 +76,14 @@ pub fn schedule(settings: &Settings, length: Duration, random: &mut u64) -> Sche
         let begins = Duration::from_millis(splitmix(random) % length.as_millis() as u64);
         let ends = begins + Duration::from_millis(splitmix(random) % FAULT_MS_MAX);
         let node = splitmix(random) % settings.nodes;
-        let (fault, repairs) = choose(settings, node, random);
+        let (fault, mut repairs) = choose(settings, node, random);
+        if settings.has(Extra::Python) {
+            // What a node cannot hear of any more, it may undo.
+            repairs.retain(|repair| *repair != Fault::TrimEvents);
+            if fault == Fault::TrimEvents {
+                continue;
+            }
+        }
         let ends = if fault == Fault::Note { ends.min(begins + LOST_MAX) } else { ends };
         faults.push((begins, fault));
         faults.extend(repairs.into_iter().map(|repair| (ends, repair)));

@@ -94,6 +94,11 @@ impl Settings {
         if settings.has(Extra::Demotion) {
             settings.losses = Losses::Recent;
         }
+        // Where values have no version, what is pushed again after a loss may undo what the node could not hear of.
+        if settings.has(Extra::Python) {
+            settings.losses = Losses::Nothing;
+            settings.extras &= !(1 << Extra::Demotion as u64);
+        }
         settings
     }
 
