@@ -94,7 +94,8 @@ pub fn run(plan: &Plan) {
         }
     }
     eprintln!("{}: {rounds} rounds, {:?}", plan.test, state.tally);
-    assert!(state.tally.acknowledged > 0, "nothing was acknowledged");
+    // In a few rounds, all may be killed while they open.
+    assert!(rounds < 20 || state.tally.acknowledged > 0, "nothing was acknowledged");
     assert!(rounds < 100 || first_segment(&state.directory) > 1, "nothing was reclaimed");
 }
 
