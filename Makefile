@@ -150,6 +150,10 @@ bench-tiered: needs ## Compare replication, fetching and waking across nodes wit
 	tests/needs.sh redis-client $(BUILD)/redis-client
 	PYTHON=$(BUILD)/redis-client/bin/python cargo bench --locked --bench tiered
 
+.PHONY: bench-fanout
+bench-fanout: needs ## What events of up to 100 nodes cost Redis, and what things take of its memory; MEASURED_SECONDS (3) a line
+	cargo bench --locked --bench fanout
+
 .PHONY: bench-python
 bench-python: needs wheel build ## Compare puts, gets and Scaler runs from Python with redis-py and the stock server
 	tests/needs.sh scaler newest $(BUILD)/bench-python

@@ -1,11 +1,13 @@
 //! The `tiered` backend beside bare redis-rs, a bare TCP echo and, with `PYTHON`, the Python client.
 //!
 //! `make bench-tiered` runs it. All of it on this machine, over loopback, with one redis-server that keeps nothing on disk; what is
-//! compared takes turns. A filter chooses a part: `-- hit`, `-- miss`, `-- throughput`, `-- lag`, `-- wake`.
+//! compared takes turns. A filter chooses a part: `-- hit`, `-- miss`, `-- throughput`, `-- lag`, `-- wake`, `-- large`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "common/large.rs"]
+mod large;
 #[path = "common/mod.rs"]
 mod measuring;
 
@@ -47,6 +49,9 @@ fn main() {
     if wanted("wake") {
         wake();
     }
+    if wanted("large") {
+        large::large();
+    }
     if wanted("python") {
         python();
     }
@@ -54,7 +59,7 @@ fn main() {
 
 /// How well a payload compresses.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Content {
+pub enum Content {
     Random,
     /// Every other 64 bytes are zeros.
     Half,
