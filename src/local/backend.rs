@@ -78,6 +78,7 @@ impl Opened {
         let limit_bytes = directory::limit_bytes(options.max_size_mb, &directory, found.bytes)?;
         let share = outbox.as_ref().map_or(1, |outbox| u64::from(outbox.slots.max(1)));
         let space = Space::new((limit_bytes / share).max(MAX_SIZE_MB_MIN << 20));
+        catalog.set_limit(space.limit_bytes());
         let set_aside = found.damaged;
         let open_files = Arc::default();
         let (map, spares, next_number) = found.into_segments(&space, &disk, &open_files);
@@ -131,7 +132,7 @@ impl Opened {
         let tier = Arc::new(LocalTier {
             journal: Journal::new(Arc::clone(&segments), journal_options, sealing),
             segments,
-            room: Room::new(Arc::clone(&space), outbox.is_some()),
+            room: Room::new(Arc::clone(&space), Arc::clone(index.owed()), outbox.is_some()),
             space,
             bodies,
             liveness: Liveness::new(index, payloads, tally),

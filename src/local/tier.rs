@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::bodies::{Bodies, Superseder};
 use super::files::readers::Readers;
-use super::files::space::{RESERVE_SEGMENTS, Space};
+use super::files::space::{Free, RESERVE_SEGMENTS, Space};
 use super::index::Index;
 use super::index::liveness::{Counts, Liveness, Standing};
 use super::journal::{
@@ -209,7 +209,7 @@ impl LocalTier {
         patience: Patience,
         mut attempt: impl FnMut() -> Result<T, AppendError>,
     ) -> Result<T, Error> {
-        let mut asking = None;
+        let (mut asking, mut contest) = (None, None);
         loop {
             let seen = self.progress.seen();
             let disk_full = match attempt() {
@@ -238,6 +238,9 @@ impl LocalTier {
                 }
                 Verdict::Refuse => return Err(disk_full.unwrap_or_else(|| self.full(id, bytes))),
             }
+            if asking.is_in_vain() {
+                contest.get_or_insert_with(|| self.room.contest());
+            }
             if self.gate.is_closing() {
                 return Err(Error::Closed);
             }
@@ -255,13 +258,14 @@ impl LocalTier {
         self.outbox.as_ref().is_some_and(|outbox| outbox.hidden.has(place))
     }
 
-    /// Holds a put back where room is being used up faster than it is made.
+    /// Holds a write back where room is being used up faster than it is made, or others keep taking what somebody waits for.
     pub fn hold_back(&self, bytes: u64, is_inline: bool) {
+        let free = |holes_bytes| if self.room.is_contested() { Free::Contested } else { self.space.free(holes_bytes) };
         if is_inline {
             // A record takes some bytes besides.
-            self.record_pace.hold_back(bytes + 256, || self.space.free(0));
+            self.record_pace.hold_back(bytes + 256, || free(0));
         } else {
-            self.body_pace.hold_back(bytes, || self.space.free(self.bodies.hole_bytes()));
+            self.body_pace.hold_back(bytes, || free(self.bodies.hole_bytes()));
         }
     }
 

@@ -205,6 +205,9 @@ impl LocalTier {
 
     /// As `delete`; with other nodes, `deleting` is told, under the id's lock, the version that was known until then.
     pub fn delete_telling(&self, id: &[u8], patience: Patience, deleting: &dyn Fn(Version)) -> Result<bool, Error> {
+        if patience == Patience::Caller {
+            self.hold_back(id.len() as u64, true);
+        }
         if let Some(outbox) = &self.outbox {
             return self.delete_everywhere(outbox, id, patience, deleting);
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use scaler_object_storage::{Object, ObjectStore, Parked, RedisOptions, Underlying, Waited};
+use scaler_object_storage::{Error, Object, ObjectStore, Parked, RedisOptions, Underlying, Waited};
 
 use crate::common::{CAPACITY_MB_MIN, bytes, get, much_later, until};
 use crate::disk::{Call, Fault, FaultyDisk};
@@ -219,4 +219,41 @@ fn what_other_nodes_delete_is_gone_here_though_it_cannot_be_noted() {
     let b = open();
     until("it is heard again", || b.get(b"gone").unwrap().is_none());
     assert_eq!(get(&b, b"mine").data, "data");
+}
+
+/// Invariant 14: a delete of what is not here is kept until Redis knows of it, which takes room like a put. When Redis is back, everything
+/// goes on.
+#[test]
+fn deletes_of_what_is_not_here_keep_to_the_limit_while_redis_is_away() {
+    let mut world = World::new(1);
+    let store = small(&world, 0, 20);
+    store.put(b"kept", &bytes(1, 10_000), b"").unwrap();
+    world.redis.kill();
+    let id = |number: u32| format!("{number:0500}").into_bytes();
+    let limit = CAPACITY_MB_MIN << 20;
+    let mut most = 0;
+    let refused = (0..60_000).find_map(|number| {
+        most = most.max(store.info().physical_bytes);
+        store.delete(&id(number)).err()
+    });
+    assert!(matches!(refused, Some(Error::Full { .. })), "{refused:?}");
+    assert!(most <= limit, "{most} of {limit} bytes");
+    // What stands here frees more than it takes.
+    assert!(store.delete(b"kept").unwrap());
+    world.redis.restart();
+    until("it takes deletes again", || store.delete(b"again").is_ok());
+    until("it takes puts again", || store.put(b"large", &bytes(2, 8_000_000), b"").is_ok());
+}
+
+/// Invariant 14: what is dead comes free behind what Redis has yet to get, which is copied.
+#[test]
+fn dead_bytes_behind_dirty_objects_come_free_while_redis_is_away() {
+    let mut world = World::new(1);
+    let store = small(&world, 0, 20);
+    world.redis.kill();
+    (0..3000).for_each(|number| store.put(&id(number), &bytes(number, 900), b"").unwrap());
+    for number in 0..3000 {
+        store.put(b"again", &bytes(number, 20_000), b"").unwrap_or_else(|error| panic!("put {number}: {error}"));
+    }
+    assert!((0..3000).all(|number| get(&store, &id(number)).data == bytes(number, 900)));
 }

@@ -1,7 +1,9 @@
 //! sled: hints, cursors, settings.
 
+mod compaction;
 pub(crate) mod cursors;
 pub(crate) mod hints;
+mod size;
 
 use std::fs::File;
 use std::io;
@@ -19,6 +21,7 @@ use crate::fork;
 use crate::random::random_u64;
 use cursors::Cursors;
 use hints::{Hint, decode_chunk, encode_chunks};
+use size::Size;
 
 /// sled's page cache. What the catalog holds is read once, at open.
 const CACHE_BYTES: u64 = 4 << 20;
@@ -70,6 +73,7 @@ struct State {
     tried: Instant,
     /// Opened anew, and not yet compared with the journal's segments.
     is_fresh: bool,
+    size: Size,
 }
 
 struct Database {
@@ -106,6 +110,7 @@ impl Catalog {
     /// Opens the catalog. One that is damaged is set aside, and an empty one begun. Where it cannot be opened now, that is tried again
     /// when it is used.
     pub fn open(path: &Path) -> Self {
+        Self::clean_up(path);
         let database = match Self::open_database(path) {
             Ok(opened) => Some(opened),
             Err(Unopened::Failed(reason)) => {
@@ -122,7 +127,7 @@ impl Catalog {
             None => (None, random_u64()),
         };
         let bytes = AtomicU64::new(0);
-        let state = State { database, tried: Instant::now(), is_fresh: false };
+        let state = State { database, tried: Instant::now(), is_fresh: false, size: Size::default() };
         let catalog = Catalog { path: path.to_path_buf(), state: Mutex::new(state), seed, bytes };
         if let Err(error) = catalog.with(|database| database.set_seed(seed)) {
             tracing::warn!("{error}; tried again later");
@@ -220,6 +225,7 @@ impl Catalog {
             }
             state.database = Some(database);
             state.is_fresh = true;
+            state.size.forget();
             tracing::info!("the catalog in {} is open again", self.path.display());
         }
         let Some(database) = &state.database else { return Err(failed("it is not open".to_owned())) };
@@ -229,6 +235,11 @@ impl Catalog {
             state.close();
         }
         result.map_err(failed)
+    }
+
+    /// The store's limit is known: the catalog keeps to its share.
+    pub fn set_limit(&self, bytes: u64) {
+        self.state.lock().size.set_limit(bytes);
     }
 
     /// Whether it was opened anew since this was last asked: what it holds may be older than what it was told.
@@ -267,10 +278,15 @@ impl Catalog {
         self.seed
     }
 
-    /// Stores the hints of a sealed segment, all or, as far as `load` can tell, none.
+    /// Stores the hints of a sealed segment, all or, as far as `load` can tell, none: none where they would take more than their share.
     pub fn store(&self, segment: u32, nonce: u64, end: u64, clock: u64, hints: &[Hint]) -> Result<(), Error> {
+        let chunks = encode_chunks(hints);
+        let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+        if !self.state.lock().size.admits(bytes) {
+            tracing::debug!("the hints of segment {segment} would take too much room; the next open walks it");
+            return Ok(());
+        }
         self.with(|it| {
-            let chunks = encode_chunks(hints);
             for (batch_number, batch_chunks) in chunks.chunks(BATCH_ENTRIES_MAX).enumerate() {
                 let mut batch = sled::Batch::default();
                 for (number, chunk) in batch_chunks.iter().enumerate() {
@@ -283,12 +299,15 @@ impl Catalog {
             let value = closing.encode(checksum(chunks.iter().map(Vec::as_slice)));
             it.hints.insert(key(segment, CLOSING), value)?;
             Ok(())
-        })
+        })?;
+        self.state.lock().size.set(segment, bytes);
+        Ok(())
     }
 
     /// The hints of a segment; None where there are none, or they are not whole.
     pub fn load(&self, segment: u32) -> Result<Option<(Closing, Vec<Hint>)>, Error> {
-        self.with(|it| {
+        let mut bytes = 0;
+        let loaded = self.with(|it| {
             let mut hasher = Xxh3::new();
             let mut hints = Vec::new();
             for entry in it.hints.scan_prefix(segment.to_be_bytes()) {
@@ -299,13 +318,16 @@ impl Catalog {
                         .filter(|closing| closing.hint_count == hints.len() as u64)
                         .map(|it| (it, hints)));
                 }
+                bytes += value.len() as u64;
                 hasher.update(&value);
                 if decode_chunk(&value, &mut hints).is_none() {
                     return Ok(None);
                 }
             }
             Ok(None)
-        })
+        })?;
+        self.state.lock().size.set(segment, bytes);
+        Ok(loaded)
     }
 
     /// The segments of which there are hints, whole or not, in ascending order.
@@ -347,7 +369,9 @@ impl Catalog {
                 it.hints.apply_batch(batch)?;
             }
             Ok(())
-        })
+        })?;
+        self.state.lock().size.remove(segment);
+        Ok(())
     }
 
     /// How far replication has come; None where it is not known.
@@ -368,16 +392,7 @@ impl Catalog {
 
     /// Makes the catalog durable.
     pub fn flush(&self) -> Result<(), Error> {
-        self.with(|it| {
-            it.database.flush()?;
-            // sled's own flush only starts the writing of what is in the page cache.
-            loop {
-                match it.file.sync_data() {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    result => return result.map_err(sled::Error::Io),
-                }
-            }
-        })
+        self.with(Database::flush)
     }
 
     /// Bytes on disk; where sled does not say, as it last did.
@@ -412,6 +427,17 @@ impl Drop for Catalog {
 }
 
 impl Database {
+    fn flush(&self) -> Result<(), sled::Error> {
+        self.database.flush()?;
+        // sled's own flush only starts the writing of what is in the page cache.
+        loop {
+            match self.file.sync_data() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result.map_err(sled::Error::Io),
+            }
+        }
+    }
+
     /// Notes what fingerprints are made with; hints with others go.
     fn set_seed(&self, seed: u64) -> Result<(), sled::Error> {
         let settings = self.database.open_tree("settings")?;
@@ -512,7 +538,7 @@ mod tests {
     use super::*;
     use crate::local::journal::{BodyPlace, Flags, Kind, Lsn};
 
-    fn hints(count: u32) -> Vec<Hint> {
+    pub fn hints(count: u32) -> Vec<Hint> {
         let hint = |n: u32| Hint {
             fingerprint: u64::from(n) << 20,
             offset: 64 + n * 104,

@@ -36,6 +36,8 @@ pub(crate) enum Free {
     Less,
     /// So little that puts would have to wait soon.
     Little,
+    /// However much there is, somebody waits for more, and gets none since others take it.
+    Contested,
 }
 
 /// What the directory may take on disk, and takes. Shared by everything that makes or removes files in it.

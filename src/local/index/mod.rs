@@ -1,17 +1,20 @@
 //! Where each object is, who shares whose bytes, and which ids were deleted.
 
 pub(crate) mod liveness;
+pub(crate) mod owed;
 pub(crate) mod payloads;
 pub(crate) mod tombstones;
 
 use std::collections::HashMap;
 use std::mem;
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::local::journal::Lsn;
 use crate::sync::{Mutex, RwLock};
+use owed::Owed;
 use tombstones::Tombstones;
 
 /// Few where a checker goes through the orders of their locks.
@@ -27,6 +30,7 @@ const OBJECTS_RESERVED_MAX: u64 = 64 << 20;
 pub(crate) struct Index {
     fingerprints: Fingerprints,
     shards: Box<[Shard]>,
+    owed: Arc<Owed>,
 }
 
 /// Makes 64 bits of an id, which whoever chooses the ids cannot foresee.
@@ -45,19 +49,23 @@ impl Fingerprints {
 }
 
 /// The part of the index for some of the ids.
-#[derive(Default)]
 pub(crate) struct Shard {
     /// Held while an id of this shard is checked, appended and entered, so that journal order is index order.
     pub writing: Mutex<()>,
     pub table: RwLock<Table>,
 }
 
-#[derive(Default)]
 pub(crate) struct Table {
     entries: HashTable<Entry>,
     collisions: HashMap<Box<[u8]>, Lsn>,
     /// Of ids that were deleted, for as long as other nodes may still offer them.
     pub tombstones: Tombstones,
+}
+
+impl Table {
+    fn new(owed: Arc<Owed>) -> Self {
+        Table { entries: HashTable::default(), collisions: HashMap::default(), tombstones: Tombstones::new(owed) }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -70,7 +78,14 @@ const _: () = assert!(mem::size_of::<Entry>() == 16);
 
 impl Index {
     pub fn new(fingerprints: Fingerprints) -> Self {
-        Index { fingerprints, shards: std::iter::repeat_with(Shard::default).take(SHARD_COUNT).collect() }
+        let owed = Arc::<Owed>::default();
+        let shard = || Shard { writing: Mutex::default(), table: RwLock::new(Table::new(Arc::clone(&owed))) };
+        Index { fingerprints, shards: std::iter::repeat_with(shard).take(SHARD_COUNT).collect(), owed }
+    }
+
+    /// What deletes take that Redis may not know of.
+    pub fn owed(&self) -> &Arc<Owed> {
+        &self.owed
     }
 
     #[inline]
@@ -214,7 +229,7 @@ mod tests {
 
     #[test]
     fn ids_with_one_fingerprint_are_told_apart_by_the_id() {
-        let mut table = Table::default();
+        let mut table = Table::new(Arc::default());
         let (first, second, third) = (Lsn::new(1, 64), Lsn::new(1, 128), Lsn::new(1, 192));
         table.set(5, b"a", None, first);
         table.set(5, b"b", None, second);

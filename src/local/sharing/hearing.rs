@@ -6,7 +6,7 @@ use crate::clock::events_ms;
 use crate::error::Error;
 use crate::local::index::Table;
 use crate::local::index::liveness::Standing;
-use crate::local::index::tombstones::Tombstone;
+use crate::local::index::tombstones::{Tombstone, delete_bytes};
 use crate::local::journal::{AppendError, Appended, Flags, Header, Kind, Lsn, NewRecord, Purpose};
 use crate::local::read::Unreadable;
 use crate::local::sharing::outbox::Outbox;
@@ -72,6 +72,10 @@ impl LocalTier {
         patience: Patience,
         deleting: &dyn Fn(Version),
     ) -> Result<(Lsn, bool), Error> {
+        if patience == Patience::Caller && !self.may_stand(id) {
+            // It frees nothing, and its record takes room until Redis knows of it.
+            self.admit(id, delete_bytes(id), patience)?;
+        }
         self.with_room(id, 0, patience, || {
             let fingerprint = self.index().fingerprint(id);
             let _writing = self.index().shard(fingerprint).writing.lock();
@@ -82,6 +86,13 @@ impl LocalTier {
             let lsn = self.delete_locked(outbox, fingerprint, id, old.as_ref(), known.unwrap_or_default())?;
             Ok((lsn, existed))
         })
+    }
+
+    /// Whether something may stand for the id. Looks at the index alone.
+    fn may_stand(&self, id: &[u8]) -> bool {
+        let fingerprint = self.index().fingerprint(id);
+        let table = self.index().shard(fingerprint).table.read();
+        table.find_fingerprint(fingerprint).is_some() || table.find_collision(id).is_some()
     }
 
     /// Deletes once more, above this version from Redis, what was deleted here with a lower one: however far ahead it is. Does nothing
@@ -122,7 +133,9 @@ impl LocalTier {
             above_clock: above.clock,
             ..NewRecord::bare(id, Kind::Delete, old.map_or(Lsn::NONE, |old| old.lsn))
         };
-        let Appended { lsn, version } = self.journal.append(&record, Purpose::Delete)?;
+        // Where nothing stands it frees nothing: the reserve is for what does. Otherwise deletes could take more than the limit.
+        let purpose = if old.is_some() { Purpose::Delete } else { Purpose::Put };
+        let Appended { lsn, version } = self.journal.append(&record, purpose)?;
         let expires_ms = self.tombstone_expires_ms(outbox);
         let note = |table: &mut Table| {
             table.tombstones.note(id, Tombstone::new(version, lsn, expires_ms));

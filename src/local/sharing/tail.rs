@@ -72,8 +72,13 @@ impl LocalTier {
         let journal_end = self.journal.end().min(until);
         while let Some((segment, end)) = self.segment_from(found.next, journal_end) {
             let mapping = match self.segments.mapping(&segment) {
+                // It was reclaimed meanwhile: what counts of it stands further on.
+                Err(_) if self.segments.get(segment.number).is_none() => {
+                    found.next = found.next.max(Lsn::new(segment.number, end));
+                    continue;
+                }
                 Err(error) if found.dirty.is_empty() && found.unreadable.is_empty() => return Err(error),
-                Err(_) => return Ok(found),
+                Err(_) => return Ok(found), // said when nothing else is left to do
                 Ok(mapping) => mapping,
             };
             let records = mapping.slice(0, u64::from(end)).unwrap_or_default();

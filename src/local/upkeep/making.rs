@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::progress::{Looked, Wanted};
+use super::reclaim::Reason;
 use super::room::{Eviction, Victims};
 use super::sealer::Sealer;
 use crate::error::Error;
@@ -27,12 +28,10 @@ impl Sealer {
         let mut is_merging = self.is_merging;
         while !self.tier.gate.is_closing() && copied_bytes < MERGED_BYTES_MAX {
             let wanted = self.tier.progress.wanted().is_some();
-            let Some(segment) = self.tier.reclaimable(wanted, &mut is_merging).filter(|it| it.number <= end.segment())
-            else {
-                break;
-            };
+            let reclaimable = self.tier.reclaimable(wanted, &mut is_merging);
+            let Some((segment, reason)) = reclaimable.filter(|(it, _)| it.number <= end.segment()) else { break };
             copied_bytes += segment.live_bytes();
-            if !self.reclaim_one(&segment, &Eviction::ahead_of_need(&self.tier.room))? {
+            if !self.reclaim_one(&segment, reason, &Eviction::ahead_of_need(&self.tier.room))? {
                 break;
             }
             if self.tier.room.wants_eviction() {
@@ -49,12 +48,12 @@ impl Sealer {
     }
 
     /// Frees the oldest segment; false where nothing could be gained, or there was no room for its copies.
-    fn reclaim_one(&mut self, segment: &Arc<Segment>, eviction: &Eviction) -> Result<bool, Error> {
+    fn reclaim_one(&mut self, segment: &Arc<Segment>, reason: Reason, eviction: &Eviction) -> Result<bool, Error> {
         if let Err(error) = self.forget_missing(segment.number) {
             tracing::debug!("{error}; hints of missing segments go later");
         }
         let hints = self.hints(segment)?;
-        if !eviction.is_needed() && !self.tier.is_evictable(segment, &hints) {
+        if reason == Reason::Eviction && !self.tier.is_evictable(segment, &hints) {
             return Ok(false);
         }
         if !self.tier.evacuate(segment, &hints, eviction)? {
@@ -82,11 +81,11 @@ impl Sealer {
 
     /// Evicts what is in the last, not yet full segment, too, and frees the bodies of what was evicted at once.
     fn evict(&mut self) -> Result<(), Error> {
-        if self.tier.segments.record_segments() == 1 && self.tier.journal.seal_active() {
+        if self.tier.segments.record_segments() == 1 && self.has_evictable()? && self.tier.journal.seal_active() {
             self.seal_pending()?;
             let mut is_merging = self.is_merging;
-            if let Some(segment) = self.tier.reclaimable(true, &mut is_merging) {
-                self.reclaim_one(&segment, &Eviction::ahead_of_need(&self.tier.room))?;
+            if let Some((segment, reason)) = self.tier.reclaimable(true, &mut is_merging) {
+                self.reclaim_one(&segment, reason, &Eviction::ahead_of_need(&self.tier.room))?;
             }
         }
         self.tier.reap_bodies().map(drop)
@@ -110,7 +109,8 @@ impl Sealer {
         // Once around: what copies fill is sealed later.
         while !has_room(self) && self.tier.sealed_dead_bytes() > 0 {
             let Some(segment) = self.tier.oldest_sealed() else { break };
-            if self.tier.gate.is_closing() || !self.reclaim_one(&segment, &Eviction::ahead_of_need(&self.tier.room))? {
+            let eviction = Eviction::ahead_of_need(&self.tier.room);
+            if self.tier.gate.is_closing() || !self.reclaim_one(&segment, Reason::Dead, &eviction)? {
                 break;
             }
             is_made = true;
@@ -182,7 +182,7 @@ impl Sealer {
                 break;
             }
             copied_bytes += oldest.live_bytes();
-            if !self.reclaim_one(&oldest, &eviction)? {
+            if !self.reclaim_one(&oldest, Reason::Dead, &eviction)? {
                 break;
             }
             self.tier.reap_bodies()?;

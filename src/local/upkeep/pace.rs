@@ -15,6 +15,9 @@ const PRICE_MIN: u64 = 500;
 /// ... and the highest: what a slow disk takes.
 const PRICE_MAX: u64 = 200_000;
 
+/// The highest while somebody waits for room that others take: these go on, but hardly.
+const PRICE_CONTESTED_MAX: u64 = 100_000_000;
+
 /// Shorter waits are not worth a sleep: they add up, and are slept by who comes later.
 const SLEEP_MIN: Duration = Duration::from_micros(50);
 
@@ -74,10 +77,11 @@ impl Pace {
     fn adjust(&self, free: Free) {
         let price = self.price.load(Ordering::Relaxed);
         let adjusted = match free {
+            Free::Contested => (price + price / 4).clamp(PRICE_MIN, PRICE_CONTESTED_MAX),
             Free::Little => (price + price / 4).clamp(PRICE_MIN, PRICE_MAX),
-            Free::Less => price,
+            Free::Less => price.min(PRICE_MAX),
             Free::Enough if price <= PRICE_MIN => 0,
-            Free::Enough => price - price / 4,
+            Free::Enough => price.min(PRICE_MAX) / 4 * 3,
         };
         self.price.store(adjusted, Ordering::Relaxed);
     }
@@ -106,5 +110,17 @@ mod tests {
         }
         assert_eq!(pace.wait(after(200), 1 << 20, || Free::Enough), Duration::ZERO);
         assert_eq!(pace.wait(after(200), 1 << 20, || Free::Enough), Duration::ZERO);
+    }
+
+    /// A large put that waits gets its room in the end, since small ones hardly go on meanwhile.
+    #[test]
+    fn while_somebody_waits_in_vain_even_a_small_put_waits_its_longest() {
+        let pace = Pace::default();
+        for n in 0..80 {
+            pace.wait(after(n), 300, || Free::Contested);
+        }
+        assert_eq!(pace.wait(after(80), 300, || Free::Contested), SLEEP_MAX);
+        pace.wait(after(81), 0, || Free::Less);
+        assert_eq!(pace.price.load(Ordering::Relaxed), PRICE_MAX);
     }
 }

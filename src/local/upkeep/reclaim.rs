@@ -14,8 +14,8 @@ use crate::local::upkeep::room::Eviction;
 /// Dead record bytes up to this much are left alone: copying live ones to free them costs more than they do.
 const GARBAGE_BYTES_MIN: u64 = 128 << 20;
 
-/// A segment with a larger share of dirty records is not evicted from: it would be copied for nothing.
-const DIRTY_PERCENT_MAX: u64 = 90;
+/// A segment is evicted from where that makes so much room, in parts of what it takes: otherwise it would be copied for nothing.
+const GAIN_PERCENT_MIN: u64 = 10;
 
 /// Segments of records that may always be there. Beyond twice as many as the live bytes fill, and these, small ones of many short lives
 /// are merged: copied forward, the oldest first, until there are as many as they fill, and half of these.
@@ -42,6 +42,15 @@ impl Records {
     fn are_worth_copying(&self, is_short: bool, segment_bytes: u64) -> bool {
         self.dead_bytes > self.live_bytes.max(GARBAGE_BYTES_MIN) || (is_short && self.dead_bytes >= segment_bytes)
     }
+}
+
+/// Why a segment is reclaimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// For what is dead in it, or to merge it with others: what counts is copied forward, whatever it is.
+    Dead,
+    /// For what may be evicted from it.
+    Eviction,
 }
 
 /// Why a record was not copied.
@@ -77,13 +86,14 @@ impl From<Unreadable> for NotCopied {
 
 impl LocalTier {
     fn records(&self) -> Records {
-        let segments = self.segments.load();
+        let (segments, owed) = (self.segments.load(), self.index().owed());
         let mut records = Records::default();
         for segment in segments.values().filter(|segment| segment.kind == SegmentKind::Records) {
             records.count += 1;
             records.live_bytes += segment.live_bytes();
             if segment.is_sealed() {
-                records.dead_bytes += segment.bytes().saturating_sub(segment.live_bytes());
+                let used_bytes = segment.live_bytes() + owed.bytes_in(segment.number);
+                records.dead_bytes += segment.bytes().saturating_sub(used_bytes);
             }
             if records.oldest.as_ref().is_none_or(|oldest| segment.number < oldest.number) {
                 records.oldest = Some(Arc::clone(segment));
@@ -96,17 +106,24 @@ impl LocalTier {
     /// `is_merging`: small segments are being merged.
     ///
     /// Only ever the oldest: its deletes may leave with it, because nothing older remains that they could bring back.
-    pub fn reclaimable(&self, is_wanted: bool, is_merging: &mut bool) -> Option<Arc<Segment>> {
+    pub fn reclaimable(&self, is_wanted: bool, is_merging: &mut bool) -> Option<(Arc<Segment>, Reason)> {
         let records = self.records();
         let oldest = records.oldest.as_ref().filter(|segment| segment.is_sealed())?;
         *is_merging = records.are_scattered(*is_merging, self.space.segment_bytes_max());
         let is_short = is_wanted || self.room.wants_garbage();
         let segment_bytes = oldest.bytes().min(self.space.segment_bytes_max());
-        let is_asked = oldest.live_bytes() == 0
+        let owed_bytes = self.index().owed().bytes_in(oldest.number);
+        let reason = if oldest.live_bytes() + owed_bytes == 0
             || *is_merging
-            || self.room.wants_eviction()
-            || records.are_worth_copying(is_short, segment_bytes);
-        is_asked.then(|| Arc::clone(oldest))
+            || records.are_worth_copying(is_short, segment_bytes)
+        {
+            Reason::Dead
+        } else if self.room.wants_eviction() {
+            Reason::Eviction
+        } else {
+            return None;
+        };
+        Some((Arc::clone(oldest), reason))
     }
 
     pub fn oldest_sealed(&self) -> Option<Arc<Segment>> {
@@ -117,7 +134,8 @@ impl LocalTier {
     pub fn has_dead_tail(&self) -> bool {
         let end = self.journal.end();
         let live_bytes = self.segments.get(end.segment()).map_or(0, |segment| segment.live_bytes());
-        u64::from(end.offset()).saturating_sub(live_bytes) > self.space.segment_bytes_max() / 2
+        let used_bytes = live_bytes + self.index().owed().bytes_in(end.segment());
+        u64::from(end.offset()).saturating_sub(used_bytes) > self.space.segment_bytes_max() / 2
     }
 
     /// Dead bytes in sealed record segments; less than a segment's worth is nothing.
@@ -217,17 +235,22 @@ impl LocalTier {
         })
     }
 
-    /// Whether evicting has a chance: with nothing but dirty objects in a segment, copying them makes no room.
+    /// Whether evicting makes room: what is dirty is copied, and to copy nearly everything is of no use.
     pub fn is_evictable(&self, segment: &Segment, hints: &[Hint]) -> bool {
         let Some(outbox) = &self.outbox else { return true };
-        if segment.live_bytes() < segment.bytes() / 100 * DIRTY_PERCENT_MAX {
-            return true;
+        let enough_bytes = segment.bytes() / 100 * GAIN_PERCENT_MIN;
+        let used_bytes = segment.live_bytes() + self.index().owed().bytes_in(segment.number);
+        let mut gain_bytes = segment.bytes().saturating_sub(used_bytes);
+        for hint in hints.iter().filter(|hint| hint.kind.stores()) {
+            if gain_bytes >= enough_bytes {
+                break;
+            }
+            let place = Lsn::new(segment.number, hint.offset);
+            if !outbox.is_dirty(place, hint.flags.has(Flags::CLEAN)) && self.may_count(place, hint) {
+                gain_bytes += hint.stride() + if hint.flags.has(Flags::EXTERNAL) { hint.body_bytes } else { 0 };
+            }
         }
-        let is_dirty = |hint: &&Hint| {
-            hint.kind.stores() && outbox.is_dirty(Lsn::new(segment.number, hint.offset), hint.flags.has(Flags::CLEAN))
-        };
-        let dirty_bytes: u64 = hints.iter().filter(is_dirty).map(Hint::stride).sum();
-        dirty_bytes < segment.bytes() / 100 * DIRTY_PERCENT_MAX
+        gain_bytes >= enough_bytes
     }
 
     /// A delete that Redis may not know of yet is copied forward, if it is still what counts for its id.

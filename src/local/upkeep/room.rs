@@ -11,12 +11,14 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::progress::{Found, Wanted};
 use crate::local::files::space::Space;
+use crate::local::index::owed::Owed;
 use crate::store::Patience;
 
 /// Above this share of the limit in live bytes, puts are refused. The rest is what reclaiming works with: the fuller the store, the
@@ -35,6 +37,9 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// How long it waits where room is made, but others take it, or where Redis takes what will make some when it has settled.
 const ROOM_STRIFE_MAX: Duration = Duration::from_secs(60);
+
+/// After so many looks for room the others are held back.
+const IN_VAIN_MIN: u32 = 4;
 
 /// What records take besides, with the bodies that are asked for.
 const RECORDS_BYTES: u64 = 1 << 16;
@@ -84,12 +89,14 @@ pub(crate) struct Asking {
     begun: Instant,
     deadline: Instant,
     found: Option<Found>,
+    /// How often it looked again for what there was to be by then.
+    in_vain: u32,
 }
 
 impl Asking {
     pub fn new(patience: Patience) -> Self {
         let begun = Instant::now();
-        Asking { patience, begun, deadline: begun + ROOM_WAIT_MAX, found: None }
+        Asking { patience, begun, deadline: begun + ROOM_WAIT_MAX, found: None, in_vain: 0 }
     }
 
     /// How long this look for room may take.
@@ -111,22 +118,41 @@ impl Asking {
         self.extend();
     }
 
+    /// Whether room was made for it again and again, and others took it.
+    pub fn is_in_vain(&self) -> bool {
+        self.in_vain >= IN_VAIN_MIN
+    }
+
     fn extend(&mut self) {
+        self.in_vain += 1;
         self.deadline = (Instant::now() + ROOM_WAIT_MAX).min(self.begun + ROOM_STRIFE_MAX);
     }
 }
 
 pub(crate) struct Room {
     space: Arc<Space>,
+    /// What deletes take that Redis may not know of.
+    owed: Arc<Owed>,
     /// Objects may go because Redis has them.
     is_shared: bool,
     /// What those wanted who did not wait for it.
     wish: Mutex<Option<Wanted>>,
+    /// How many wait whom others take their room from.
+    contests: AtomicUsize,
+}
+
+/// One waits whom others take its room from.
+pub(crate) struct Contest<'a>(&'a Room);
+
+impl Drop for Contest<'_> {
+    fn drop(&mut self) {
+        self.0.contests.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Room {
-    pub fn new(space: Arc<Space>, is_shared: bool) -> Self {
-        Room { space, is_shared, wish: Mutex::default() }
+    pub fn new(space: Arc<Space>, owed: Arc<Owed>, is_shared: bool) -> Self {
+        Room { space, owed, is_shared, wish: Mutex::default(), contests: AtomicUsize::new(0) }
     }
 
     /// What is done for one who tried, and found no room. `replicates`: whether Redis takes what it is sent.
@@ -141,8 +167,18 @@ impl Room {
         })
     }
 
+    /// Until this is dropped, writes are held back.
+    pub fn contest(&self) -> Contest<'_> {
+        self.contests.fetch_add(1, Ordering::Relaxed);
+        Contest(self)
+    }
+
+    pub fn is_contested(&self) -> bool {
+        self.contests.load(Ordering::Relaxed) > 0
+    }
+
     fn used_bytes(&self) -> u64 {
-        self.space.live_bytes() + self.space.catalog_bytes()
+        self.space.live_bytes() + self.owed.bytes() + self.space.catalog_bytes()
     }
 
     fn percent(&self, share: u64) -> u64 {
@@ -273,7 +309,7 @@ mod tests {
 
     fn room(is_shared: bool) -> (Arc<Space>, Room) {
         let space = Space::new(LIMIT);
-        (Arc::clone(&space), Room::new(space, is_shared))
+        (Arc::clone(&space), Room::new(space, Arc::default(), is_shared))
     }
 
     fn wanted(bytes: u64, is_live: bool) -> Wanted {

@@ -118,7 +118,11 @@ impl Sealer {
         self.report("storing hints anew", Self::store_missing_hints);
         self.report("letting damaged records go", |sealer| sealer.tier.release_lost(|place| sealer.hint_at(place)));
         self.report("noting what other nodes deleted", |sealer| sealer.tier.note_hidden());
+        if let Some(outbox) = &self.tier.outbox {
+            self.tier.index().owed().settle_below(outbox.ledger.replicated().segment());
+        }
         self.report("reclaiming", Self::reclaim);
+        self.report("writing the catalog anew", |sealer| sealer.catalog.compact(&sealer.tier.space));
         self.tier.space.set_catalog_bytes(self.catalog.bytes());
         self.report("preparing segments", |sealer| sealer.tier.refill_spares());
         let looked = match self.tier.progress.wanted() {

@@ -76,7 +76,7 @@ fn the_oldest_of_many_segments_is_found() {
 
 #[test]
 fn only_the_oldest_segment_is_reclaimed_and_only_where_there_is_reason_to() {
-    let reclaimable = |store: &ByHand, is_wanted| store.tier.reclaimable(is_wanted, &mut false).map(|it| it.number);
+    let reclaimable = |store: &ByHand, is_wanted| store.tier.reclaimable(is_wanted, &mut false).map(|(it, _)| it.number);
     let (store, [first, second]) = three_segments(None);
     assert_eq!(reclaimable(&store, false), None);
     assert_eq!(reclaimable(&store, true), Some(first), "somebody waits for room");
@@ -114,7 +114,7 @@ fn many_small_segments_are_merged() {
         store.seal();
     }
     assert_eq!(store.tier.segments.record_segments() as u64, SEGMENTS_KEPT + 2);
-    while let Some(oldest) = store.tier.reclaimable(false, &mut is_merging) {
+    while let Some((oldest, _)) = store.tier.reclaimable(false, &mut is_merging) {
         assert!(is_merging);
         store.reclaim(oldest.number);
     }
@@ -290,6 +290,38 @@ fn is_evictable(kept: u8, clean: u8) -> bool {
     (kept..100).for_each(|id| assert!(store.tier.delete(&[id]).unwrap()));
     let segment = store.tier.segments.get(number).unwrap();
     store.tier.is_evictable(&segment, &store.hints(number))
+}
+
+// Invariant 14: to copy them again and again would never let them settle.
+#[test]
+fn a_segment_full_of_deletes_that_redis_may_not_know_of_is_left_alone() {
+    let mut store = ByHand::open(Some(outbox()));
+    (0..100u8).for_each(|id| assert!(!store.tier.delete(&[id]).unwrap()));
+    let number = store.seal();
+    let segment = store.segment(number);
+    store.tier.space.add_live(50 << 20);
+    assert!(store.tier.room.wants_eviction());
+    let is_evictable = |store: &ByHand| store.tier.is_evictable(&segment, &store.hints(number));
+    let reclaimable = |store: &ByHand| store.tier.reclaimable(false, &mut false).map(|(_, reason)| reason);
+    assert!(!is_evictable(&store) && reclaimable(&store) == Some(Reason::Eviction));
+    assert!(store.tier.records().dead_bytes < 1000);
+    store.settle();
+    store.tier.index().owed().settle_below(number + 1);
+    assert!(is_evictable(&store) && reclaimable(&store) == Some(Reason::Dead));
+    assert!(store.tier.records().dead_bytes > 10_000);
+}
+
+#[test]
+fn evicting_one_object_pays_where_it_frees_a_large_body() {
+    let is_evictable = |data_bytes| {
+        let mut store = ByHand::open(Some(outbox()));
+        store.put(b"clean", data_bytes);
+        store.settle();
+        (0..100u8).for_each(|id| store.put(&[id], 1000));
+        let number = store.seal();
+        store.tier.is_evictable(&store.segment(number), &store.hints(number))
+    };
+    assert!(is_evictable(200_000) && !is_evictable(1000));
 }
 
 #[test]

@@ -1,0 +1,209 @@
+//! Writing sled's file anew: what is in it is copied to a new one, which takes the place of the old one at once.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use super::{BATCH_ENTRIES_MAX, Catalog, Database, Unopened, guarded};
+use crate::error::Error;
+use crate::local::files::space::Space;
+
+/// What is copied. sled's own trees are not.
+const TREES: [&str; 3] = ["hints", "settings", "cursors"];
+
+impl Catalog {
+    /// Writes sled's file anew where it has become large for what is in it. Until the new one is whole, the old one stays.
+    pub fn compact(&self, space: &Arc<Space>) -> Result<(), Error> {
+        let file_bytes = self.bytes();
+        let mut state = self.state.lock();
+        if !state.size.is_slack(file_bytes) {
+            return Ok(());
+        }
+        let failed = |reason| Error::Catalog { path: self.path.clone(), reason };
+        let Some(database) = &state.database else { return Ok(()) };
+        // The two stand beside each other for a while, whatever the limit says: more is given back than is taken.
+        let lease = space.found(state.size.compact_bytes());
+        let new = self.path.with_extension("new");
+        let copied = remove(&new).map_err(|error| error.to_string()).and_then(|()| copy(database, &new));
+        if let Err(reason) = copied {
+            state.size.compaction_failed();
+            if let Err(error) = remove(&new) {
+                tracing::debug!("{} cannot be removed: {error}; the next attempt or open does", new.display());
+            }
+            return Err(failed(format!("it cannot be written anew: {reason}")));
+        }
+        // From here on it is opened by whoever uses it next, if it cannot be now.
+        state.close();
+        let replaced = replace(&new, &self.path).and_then(|()| remove(&new));
+        drop(lease);
+        replaced.map_err(Error::io("replace", &self.path))?;
+        let opened = Self::open_database(&self.path);
+        let (database, _) = opened.map_err(|(Unopened::Failed(reason) | Unopened::Damaged(reason))| failed(reason))?;
+        let compact_bytes = guarded(|| database.database.size_on_disk()).map_err(failed)?;
+        state.database = Some(database);
+        state.size.compacted(compact_bytes);
+        tracing::debug!("the catalog was written anew: {file_bytes} bytes before, {compact_bytes} now");
+        Ok(())
+    }
+
+    /// Removes what a compaction left that was cut short; where it had taken the old one away already, puts that back.
+    pub(super) fn clean_up(path: &Path) {
+        let (new, old) = (path.with_extension("new"), path.with_extension("old"));
+        let put_back = if path.exists() { remove(&old) } else { ignore_missing(std::fs::rename(&old, path)) };
+        if let Err(error) = put_back.and_then(|()| remove(&new)) {
+            tracing::warn!("what is left of the catalog beside {} cannot be removed: {error}", path.display());
+        }
+    }
+}
+
+fn copy(from: &Database, path: &Path) -> Result<(), String> {
+    let opened = Catalog::open_database(path);
+    let (to, _) = opened.map_err(|(Unopened::Failed(reason) | Unopened::Damaged(reason))| reason)?;
+    guarded(|| {
+        for name in TREES {
+            let (source, target) = (from.database.open_tree(name)?, to.database.open_tree(name)?);
+            let mut batch = (sled::Batch::default(), 0);
+            for entry in source.iter() {
+                let (key, value) = entry?;
+                batch.0.insert(key, value);
+                batch.1 += 1;
+                if batch.1 == BATCH_ENTRIES_MAX {
+                    target.apply_batch(std::mem::take(&mut batch.0))?;
+                    batch.1 = 0;
+                }
+            }
+            target.apply_batch(batch.0)?;
+        }
+        to.flush()
+    })?;
+    // Names must be durable before the old one goes.
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(|error| error.to_string())?;
+    guarded(|| {
+        drop(to);
+        Ok(())
+    })
+}
+
+/// `new` takes the place of the catalog in `path`, which is left in `new`.
+fn replace(new: &Path, path: &Path) -> std::io::Result<()> {
+    match renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE) {
+        Ok(()) => {}
+        // A file system that cannot exchange names. After a crash in between, the old one is put back.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            let old = path.with_extension("old");
+            std::fs::rename(path, &old)?;
+            std::fs::rename(new, path)?;
+            std::fs::rename(&old, new)?;
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let directory = path.parent().unwrap_or(Path::new("."));
+    File::open(directory).and_then(|directory| directory.sync_all())
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    ignore_missing(std::fs::remove_dir_all(path))
+}
+
+fn ignore_missing(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::catalog::hints::Hint;
+    use crate::local::catalog::tests::hints;
+
+    const LIMIT: u64 = 16 << 20;
+
+    /// The oldest go, as with the segments of a journal. Returns the largest that the file was.
+    fn churn(catalog: &Catalog, space: &Arc<Space>, rounds: u32, kept: u32, hints: &[Hint]) -> u64 {
+        let mut most = 0;
+        for number in 1..=rounds {
+            catalog.store(number, 11, 5000, 99, hints).unwrap();
+            if number > kept {
+                catalog.remove(number - kept).unwrap();
+            }
+            if number % 8 == 0 {
+                catalog.flush().unwrap();
+            }
+            catalog.compact(space).unwrap();
+            most = most.max(catalog.bytes());
+        }
+        most
+    }
+
+    // Invariant 14.
+    #[test]
+    fn a_catalog_takes_a_share_of_the_limit_however_much_goes_through_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let space = Space::new(LIMIT);
+        let catalog = Catalog::open(&directory.path().join("catalog"));
+        catalog.set_limit(LIMIT);
+        let (few, many) = (hints(20), hints(2500));
+        let most = churn(&catalog, &space, 600, 40, &few);
+        assert!(most < 5 << 20, "{most}");
+        assert!((561..=600).all(|number| catalog.load(number).unwrap().unwrap().1 == few));
+        // Here a part of the segments goes without.
+        let most = churn(&catalog, &space, 600, 40, &many);
+        assert!(most < 5 << 20, "{most}");
+        let has_hints = |number: &u32| catalog.load(*number).unwrap().is_some();
+        assert!((561..=600).filter(has_hints).count() >= 8);
+        assert_eq!(space.physical_bytes(), 0, "what was taken meanwhile is given back");
+    }
+
+    #[test]
+    fn what_a_compaction_leaves_that_was_cut_short_is_cleared_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("catalog");
+        let catalog = Catalog::open(&path);
+        catalog.store(7, 11, 5000, 99, &hints(50)).unwrap();
+        drop(catalog);
+        let (new, old) = (path.with_extension("new"), path.with_extension("old"));
+        for has_moved in [false, true] {
+            std::fs::create_dir(&new).unwrap();
+            std::fs::write(new.join("db"), b"half").unwrap();
+            if has_moved {
+                std::fs::rename(&path, &old).unwrap();
+            }
+            let catalog = Catalog::open(&path);
+            assert_eq!(catalog.segments().unwrap(), [7]);
+            assert!(!new.exists() && !old.exists());
+        }
+        std::fs::create_dir(&old).unwrap();
+        assert_eq!(Catalog::open(&path).segments().unwrap(), [7]);
+        assert!(!old.exists());
+    }
+
+    #[test]
+    fn a_catalog_that_cannot_be_written_anew_stays_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("catalog");
+        let (space, catalog) = (Space::new(LIMIT), Catalog::open(&path));
+        let few = hints(50);
+        catalog.store(0, 11, 5000, 99, &few).unwrap();
+        let all: Vec<_> = (1..100).collect();
+        for number in &all {
+            catalog.store(*number, 11, 5000, 99, &hints(2500)).unwrap();
+        }
+        for number in &all {
+            catalog.remove(*number).unwrap();
+        }
+        catalog.flush().unwrap();
+        assert!(catalog.bytes() > 3 << 20);
+        // A file in the place of the new one's directory.
+        std::fs::write(path.with_extension("new"), b"in the way").unwrap();
+        assert!(catalog.compact(&space).unwrap_err().to_string().contains("written anew"));
+        assert_eq!(catalog.load(0).unwrap().unwrap().1, few);
+        catalog.compact(&space).unwrap(); // not tried again at once
+        assert!(catalog.is_open() && space.physical_bytes() == 0);
+    }
+}

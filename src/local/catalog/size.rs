@@ -1,0 +1,78 @@
+//! How large the catalog becomes. sled's file holds several times what is in it and never shrinks, and the store has one limit for
+//! everything: so hints are stored only up to a share of it, and the file is written anew when it has become large for its content.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// The part of the store's limit that hints may take. Segments beyond that are walked by the next open.
+const HINTS_PART: u64 = 32;
+
+/// The file is written anew when it is larger than so many times its hints, ...
+const SLACK_FACTOR: u64 = 3;
+
+/// ... and this: what sled's file takes however little is in it, and what is gained by doing so now and then.
+const SLACK_BYTES: u64 = 3 << 20;
+
+/// How long after an attempt that failed the next one is made.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// What there is of hints, as far as it was read or written since the catalog was opened.
+#[derive(Debug, Default)]
+pub(super) struct Size {
+    /// Bytes of hints, by segment.
+    segments: BTreeMap<u32, u64>,
+    hint_bytes: u64,
+    /// The file's length when it was last written anew.
+    compacted_bytes: u64,
+    /// When writing it anew failed.
+    failed: Option<Instant>,
+    /// The store's limit; unlimited until it is known.
+    limit_bytes: Option<u64>,
+}
+
+impl Size {
+    pub fn set_limit(&mut self, bytes: u64) {
+        self.limit_bytes = Some(bytes);
+    }
+
+    pub fn set(&mut self, segment: u32, bytes: u64) {
+        let before = self.segments.insert(segment, bytes).unwrap_or(0);
+        self.hint_bytes = self.hint_bytes.saturating_sub(before).saturating_add(bytes);
+    }
+
+    pub fn remove(&mut self, segment: u32) {
+        self.hint_bytes = self.hint_bytes.saturating_sub(self.segments.remove(&segment).unwrap_or(0));
+    }
+
+    /// Nothing is known any more of what is there.
+    pub fn forget(&mut self) {
+        self.segments.clear();
+        self.hint_bytes = 0;
+    }
+
+    /// Whether so many bytes of hints are within the share.
+    pub fn admits(&self, bytes: u64) -> bool {
+        self.limit_bytes.is_none_or(|limit| self.hint_bytes.saturating_add(bytes) <= limit / HINTS_PART)
+    }
+
+    /// Whether a file of this length is to be written anew.
+    pub fn is_slack(&self, file_bytes: u64) -> bool {
+        let most = self.hint_bytes.saturating_mul(SLACK_FACTOR).max(self.compacted_bytes.saturating_mul(2));
+        let is_soon = self.failed.is_some_and(|failed| failed.elapsed() < RETRY_AFTER);
+        file_bytes > most.max(SLACK_BYTES) && !is_soon
+    }
+
+    /// The file was written anew, and is so long now.
+    pub fn compacted(&mut self, file_bytes: u64) {
+        (self.compacted_bytes, self.failed) = (file_bytes, None);
+    }
+
+    pub fn compaction_failed(&mut self) {
+        self.failed = Some(Instant::now());
+    }
+
+    /// About what a file takes that is written anew.
+    pub fn compact_bytes(&self) -> u64 {
+        self.hint_bytes.saturating_mul(2).saturating_add(1 << 20)
+    }
+}

@@ -1,0 +1,51 @@
+use std::collections::BTreeMap;
+
+use crate::local::journal::Lsn;
+use crate::sync::Mutex;
+
+/// What the records of deletes take that Redis may not know of, by segment: they are in use until it does, and copied forward with
+/// what is live. A hint, as live bytes are: each record says for itself whether it is still needed.
+#[derive(Debug, Default)]
+pub(crate) struct Owed(Mutex<Bytes>);
+
+#[derive(Debug, Default)]
+struct Bytes {
+    segments: BTreeMap<u32, u64>,
+    total: u64,
+}
+
+impl Owed {
+    pub(super) fn add(&self, place: Lsn, bytes: u64) {
+        let mut owed = self.0.lock();
+        *owed.segments.entry(place.segment()).or_default() += bytes;
+        owed.total += bytes;
+    }
+
+    /// Does nothing where it is settled already.
+    pub(super) fn remove(&self, place: Lsn, bytes: u64) {
+        let mut owed = self.0.lock();
+        let Some(left) = owed.segments.get_mut(&place.segment()) else { return };
+        let removed = bytes.min(*left);
+        *left -= removed;
+        if *left == 0 {
+            owed.segments.remove(&place.segment());
+        }
+        owed.total -= removed;
+    }
+
+    /// Redis knows of all deletes in the segments below this one.
+    pub fn settle_below(&self, segment: u32) {
+        let mut owed = self.0.lock();
+        let kept = owed.segments.split_off(&segment);
+        let settled = std::mem::replace(&mut owed.segments, kept);
+        owed.total -= settled.values().sum::<u64>();
+    }
+
+    pub fn bytes_in(&self, segment: u32) -> u64 {
+        self.0.lock().segments.get(&segment).copied().unwrap_or(0) // what is not listed owes nothing
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.0.lock().total
+    }
+}
