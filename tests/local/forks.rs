@@ -11,7 +11,8 @@ use crate::builder;
 use crate::common::{bytes, get, object};
 use crate::process::{self, Forked, fork, in_its_own, kill_self};
 
-const LIMIT_MB: u64 = 16;
+/// Several bodies share a segment: of a store this large, one has 512 KiB.
+const LIMIT_MB: u64 = 32;
 
 /// Longest first: several of the next share a segment of bodies, and the last are in segments of records.
 const LENGTHS: [usize; 4] = [1_000_000, 100_000, 70_000, 20_000];
@@ -69,7 +70,7 @@ fn lengths() -> impl Iterator<Item = (u64, usize)> {
 
 /// Puts and deletes four times what the store may hold, a little at a time.
 fn refill(store: &ObjectStore) {
-    for round in 0..16_u64 {
+    for round in 0..36_u64 {
         let number = |n: u64| (round * 1000 + n).to_be_bytes();
         let mut count = 0;
         for (n, length) in (0..40).zip(LENGTHS.into_iter().cycle().skip(1).filter(|length| *length < 1_000_000)) {

@@ -231,3 +231,22 @@ fn an_object_whose_file_was_cut_meanwhile_is_damaged() {
         backend.close().unwrap();
     }
 }
+
+// Invariant 15: bytes that somebody can read are not written over.
+#[test]
+fn a_bodys_room_comes_free_with_the_last_who_holds_it() {
+    let store = ByHand::open(None);
+    // Two others keep its segment in use.
+    for id in [b"a", b"b", b"c"] {
+        store.put(id, 200_000);
+    }
+    let held = store.tier.get(b"b").unwrap().unwrap().data;
+    let part = held.slice(100_000..100_010);
+    assert!(store.tier.delete(b"b").unwrap());
+    assert_eq!(store.tier.reap_bodies().unwrap(), 0, "it is held");
+    drop(held);
+    assert_eq!(store.tier.reap_bodies().unwrap(), 0, "a part of it is held");
+    assert_eq!(part, [b'b'; 10][..]);
+    drop(part);
+    assert_eq!(store.tier.reap_bodies().unwrap(), 200_704);
+}
