@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::Level;
 
-use crate::common::redis::RedisServer;
+use crate::common::redis::{Mode, Proxy, RedisServer};
 use crate::common::{bytes, until};
 use crate::log;
 use crate::world::{World, stands};
@@ -82,4 +82,42 @@ fn a_delete_of_what_is_not_here_is_answered_while_redis_hangs() {
     redis.resume();
     store.put(b"awaited", b"data", b"").unwrap();
     waiter.join().unwrap().unwrap();
+}
+
+/// Invariants 5 and 8: an object may be written here, pushed, settled and evicted while a fetch is under way that read what stood before.
+#[test]
+fn a_fetch_that_outlives_a_put_and_its_eviction_installs_nothing_old() {
+    for delay_ms in [2000, 4000, 8000, 16_000] {
+        let world = World::new(2);
+        let redis = RedisServer::start();
+        let proxy = Proxy::to(&redis);
+        let there = world.open(1, &redis.url(), |_| {});
+        there.put(b"id", &bytes(1, 1000), b"").unwrap();
+        until("it is shared", || stands(&redis, "id"));
+        let url = redis.url_at(proxy.port());
+        let here = world.builder(0, &url, |options| options.settle_ms = 10).max_size_mb(16).open().unwrap();
+        here.put(b"first", b"", b"").unwrap();
+        until("it pushes", || stands(&redis, "first"));
+        proxy.set(Mode::Delay(Duration::from_millis(delay_ms)));
+        redis.command::<String>(&["CONFIG", "RESETSTAT"]);
+        let getting = here.clone();
+        let getter = std::thread::spawn(move || getting.get(b"id"));
+        until("Redis was asked", || redis.command::<String>(&["INFO", "commandstats"]).contains("cmdstat_getrange"));
+        std::thread::sleep(Duration::from_millis(20));
+        proxy.set(Mode::Normal);
+        here.put(b"id", &bytes(2, 1000), b"").unwrap();
+        until("it is evicted", || {
+            for number in 0..45_u64 {
+                here.put(format!("other {number}").as_bytes(), &bytes(number, 300_000), b"").unwrap();
+            }
+            here.get_here(b"id").unwrap().is_none()
+        });
+        if getter.is_finished() {
+            continue; // too slow for this delay
+        }
+        getter.join().unwrap().unwrap();
+        assert!(here.get(b"id").unwrap().unwrap().data == bytes(2, 1000), "what stood before came back");
+        return;
+    }
+    panic!("no fetch took long enough");
 }

@@ -79,6 +79,10 @@ impl Replicator<'_> {
                 if matches!(write.what, What::Put { .. }) {
                     self.full.succeeded();
                 }
+                // Before it may settle and be evicted: a fetch that read what stood before is of no use any more.
+                if !self.backend.is_unversioned() {
+                    self.backend.flights.hear(&write.id, write.version);
+                }
                 if place != Place::default() {
                     ledger.pushed(self.epoch, place, &write.id, Instant::now());
                 }
