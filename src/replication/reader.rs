@@ -136,6 +136,10 @@ impl TieredBackend {
             tier.set_heard(cursor);
             // Copies that were fetched before.
             tier.suspect_all();
+            // What an earlier open wrote may have reached Redis, and been overruled there. Versions would tell.
+            if self.is_unversioned() && outbox.has_earlier_records() {
+                self.hear_gathered(link)?;
+            }
         }
         Ok(())
     }
@@ -148,7 +152,8 @@ impl TieredBackend {
             let mut awaited = Vec::new();
             for event in &read.events {
                 // What would cost this node the only copy is left to who names it again.
-                if event.op != Op::Put || !matches!(self.tier()?.known(&event.id)?, Known::Held { .. }) {
+                let is_sure = event.op != Op::Put || self.is_unversioned();
+                if is_sure || !matches!(self.tier()?.known(&event.id)?, Known::Held { .. }) {
                     self.hear(event, false, &mut awaited)?;
                 }
             }

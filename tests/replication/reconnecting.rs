@@ -1,5 +1,7 @@
 //! What happens when a node comes back to a Redis that others have used meanwhile.
 
+use std::path::Path;
+
 use scaler_object_storage::{ObjectStore, RedisOptions, ValueFormat};
 
 use crate::common::redis::{Mode, Proxy, RedisServer};
@@ -51,6 +53,57 @@ fn a_reconnect_undoes_nothing_that_others_did_meanwhile_with_values_without_vers
                 0 => assert!(found.is_none(), "{name} has {number} again, which b has deleted"),
                 _ => assert!(found.is_some_and(|data| data == "of b"), "{name}: {number}"),
             }
+        }
+    }
+}
+
+/// The same for a node that was killed before it noted how far it had heard.
+#[test]
+fn what_a_killed_node_left_undoes_nothing_that_others_did_since_with_values_without_versions() {
+    let world = World::new(3);
+    let redis = RedisServer::start();
+    let change = |options: &mut RedisOptions| {
+        options.value_format = ValueFormat::Python;
+        options.settle_ms = 600_000;
+    };
+    let (a, b) = (world.open(0, &redis.url(), change), world.open(1, &redis.url(), change));
+    for number in 0..COUNT {
+        a.put(id(number).as_bytes(), b"of a", b"").unwrap();
+    }
+    for number in 0..COUNT {
+        until("it is pushed", || b.get(id(number).as_bytes()).unwrap().is_some());
+    }
+    copy(world.directory(0), world.directory(2));
+    drop(a);
+    for number in 0..COUNT {
+        match number % 2 {
+            0 => assert!(b.delete(id(number).as_bytes()).unwrap()),
+            _ => b.put(id(number).as_bytes(), b"of b", b"").unwrap(),
+        }
+    }
+    b.put(b"last", b"of b", b"").unwrap();
+    until("b has pushed all", || stands(&redis, "last") && !stands(&redis, &id(COUNT - 2)));
+    let a = world.open(2, &redis.url(), change);
+    a.put(b"late", b"of a", b"").unwrap();
+    until("a has pushed all", || stands(&redis, "late"));
+    for number in 0..COUNT {
+        for store in [&a, &b] {
+            let found = store.get(id(number).as_bytes()).unwrap().map(|object| object.data);
+            let expected = (number % 2 == 1).then_some("of b");
+            assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{number}");
+        }
+    }
+}
+
+/// What a process leaves that is killed now.
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
         }
     }
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::owed::Owed;
-use crate::local::journal::{Lsn, NewRecord, Kind};
+use crate::local::journal::{Kind, Lsn, NewRecord};
 use crate::version::Version;
 
 /// That an id was deleted, and by which write: copies of it with lower versions are not let in any more.

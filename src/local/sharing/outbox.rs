@@ -68,6 +68,11 @@ impl Outbox {
         let _ = self.options.wake.try_send(());
     }
 
+    /// Whether there may be records of an earlier open that Redis was not seen to have.
+    pub fn has_earlier_records(&self) -> bool {
+        self.ledger.replicated() < self.opened_at
+    }
+
     /// Whether Redis takes what it is sent, so that dirty records become fewer.
     pub fn is_emptied(&self) -> bool {
         self.emptied.load(Ordering::Relaxed)

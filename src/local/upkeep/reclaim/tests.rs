@@ -76,7 +76,8 @@ fn the_oldest_of_many_segments_is_found() {
 
 #[test]
 fn only_the_oldest_segment_is_reclaimed_and_only_where_there_is_reason_to() {
-    let reclaimable = |store: &ByHand, is_wanted| store.tier.reclaimable(is_wanted, &mut false).map(|(it, _)| it.number);
+    let reclaimable =
+        |store: &ByHand, is_wanted| store.tier.reclaimable(is_wanted, &mut false).map(|(it, _)| it.number);
     let (store, [first, second]) = three_segments(None);
     assert_eq!(reclaimable(&store, false), None);
     assert_eq!(reclaimable(&store, true), Some(first), "somebody waits for room");
