@@ -109,6 +109,15 @@ impl From<Lsn> for Superseder {
     }
 }
 
+/// A body on its way in that waits for room.
+pub(crate) struct Waiting<'a>(&'a Bodies);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.reservations.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 impl Bodies {
     pub fn new(segments: Arc<Segments>, space: Arc<Space>) -> Self {
         Bodies {
@@ -222,6 +231,12 @@ impl Bodies {
     pub fn count(&self, stretch: &Stretch) {
         stretch.segment.add_live(stretch.bytes);
         self.space.add_live(stretch.bytes);
+    }
+
+    /// Until this is dropped, one of the bodies on their way in does not count as such: it waits for room.
+    pub fn waiting(&self) -> Waiting<'_> {
+        self.reservations.fetch_sub(1, Ordering::SeqCst);
+        Waiting(self)
     }
 
     /// Whether bodies are on their way in.

@@ -29,8 +29,10 @@ const REPLICATION_WAIT: Duration = Duration::from_millis(20);
 
 /// What room is wanted of: files, or live bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kinds {
+pub(super) enum Kinds {
     Files,
+    /// Files, for a body that has room for a part of it already, or for its record.
+    Body,
     Live,
 }
 
@@ -201,7 +203,8 @@ impl LocalTier {
         self.with_room_of(Kinds::Files, id, bytes, patience, attempt)
     }
 
-    fn with_room_of<T>(
+    /// The same for this kind of room.
+    pub(super) fn with_room_of<T>(
         &self,
         kind: Kinds,
         id: &[u8],
@@ -229,6 +232,8 @@ impl LocalTier {
                     return Err(self.full(id, bytes));
                 }
                 Verdict::Evict => {
+                    // Others are not to wait for what waits itself.
+                    let _waiting = (kind == Kinds::Body).then(|| self.bodies.waiting());
                     let deadline = asking.deadline();
                     asking.looked(self.progress.wait(seen, wanted, deadline, &self.gate, || self.call_sealer()));
                 }

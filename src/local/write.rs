@@ -10,7 +10,7 @@ use super::journal::record::{INLINE_BODY_BYTES_MAX, body_hash};
 use super::journal::{AppendError, Flags, Header, Kind, Lsn, NewRecord, Purpose};
 use super::options::Durability;
 use super::read::Unreadable;
-use super::tier::LocalTier;
+use super::tier::{Kinds, LocalTier};
 use crate::error::Error;
 use crate::object::ObjectId;
 use crate::store::{OnStored, Patience, Writer};
@@ -107,7 +107,8 @@ impl LocalTier {
     fn store(&self, id: &[u8], mut incoming: Incoming<'_>, stored: OnStored<'_>) -> Result<bool, Error> {
         let bytes = incoming.data_bytes + u64::from(incoming.metadata_bytes);
         let patience = incoming.origin.patience();
-        let result = self.with_room(id, bytes, patience, || self.enter(id, &mut incoming, stored));
+        let kind = if matches!(incoming.body, IncomingBody::External(_)) { Kinds::Body } else { Kinds::Files };
+        let result = self.with_room_of(kind, id, bytes, patience, || self.enter(id, &mut incoming, stored));
         if let (Err(_) | Ok(None), IncomingBody::Equal { payload }) = (&result, &incoming.body) {
             self.let_go(*payload);
         }
@@ -371,7 +372,7 @@ impl LocalTier {
         let bytes = (metadata.len() + data.len()) as u64;
         let mut reservation = self.with_room(id, bytes, patience, || Ok(self.bodies.reserve(bytes)?))?;
         for piece in [metadata, data] {
-            self.with_room(id, bytes, patience, || Ok(reservation.write(piece)?))?;
+            self.with_room_of(Kinds::Body, id, bytes, patience, || Ok(reservation.write(piece)?))?;
         }
         self.sync_body(&reservation)?;
         Ok(reservation)
@@ -437,7 +438,8 @@ impl LocalWriter {
         let bytes = self.data_bytes + self.metadata.len() as u64;
         let reservation = self.reservation.as_mut().ok_or(Error::Closed)?;
         self.tier.hold_back(piece.len() as u64, false);
-        self.tier.with_room(&self.id, bytes, Patience::Caller, || Ok(reservation.write(piece)?))?;
+        let written = || Ok(reservation.write(piece)?);
+        self.tier.with_room_of(Kinds::Body, &self.id, bytes, Patience::Caller, written)?;
         self.hasher.update(piece);
         Ok(())
     }

@@ -186,6 +186,11 @@ fn bodies_on_their_way_in_are_waited_for() {
     let reservation = store.tier.bodies.reserve(2 << 20).unwrap();
     let _lease = store.leave_room(0);
     assert_eq!(make_room(&mut store, WANTED), Looked::UnderWay);
+    let waiting = Arc::clone(&store.tier.bodies);
+    let waiting = waiting.waiting();
+    assert_eq!(make_room(&mut store, WANTED), Looked::Barren, "it waits itself");
+    drop(waiting);
+    assert_eq!(make_room(&mut store, WANTED), Looked::UnderWay);
     drop(reservation);
     // It has given its room back.
     let _lease = (store.leave_room(0), _lease);
