@@ -38,6 +38,11 @@ const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
+/// sled's file grows by 512 KiB at a time, and it has one other open beside it.
+const PROBED_BYTES: usize = 1 << 20;
+
+const PROBED_DESCRIPTORS: usize = 4;
+
 /// How often it is tried to open a catalog that failed.
 const REOPEN_EVERY: Duration = Duration::from_millis(500);
 
@@ -160,13 +165,28 @@ impl Catalog {
 
     /// Opens sled; also the seed that its hints were made with.
     fn open_database(path: &Path) -> Result<(Database, Option<u64>), Unopened> {
+        Self::open_by(path, || Self::try_open(path))
+    }
+
+    fn open_by(
+        path: &Path,
+        open: impl Fn() -> Result<(Database, Option<u64>), sled::Error>,
+    ) -> Result<(Database, Option<u64>), Unopened> {
         let deadline = Instant::now() + LOCK_WAIT;
+        let mut has_panicked = false;
         loop {
-            let opened = catch_unwind(AssertUnwindSafe(|| Self::try_open(path)));
+            let opened = catch_unwind(AssertUnwindSafe(&open));
             let error = match opened {
                 Ok(Ok(opened)) => return Ok(opened),
                 Ok(Err(error)) => error,
-                Err(_) => return Err(Unopened::Damaged("sled panicked".to_owned())),
+                // It also panics where it can neither read nor write: what it does twice, with all that it needs, is damage.
+                Err(_) => match probe(path) {
+                    Err(error) => return Err(Unopened::Failed(format!("sled panicked: {error}"))),
+                    Ok(()) if std::mem::replace(&mut has_panicked, true) => {
+                        return Err(Unopened::Damaged("sled panicked".to_owned()));
+                    }
+                    Ok(()) => continue,
+                },
             };
             if !is_lock_error(&error) {
                 return Err(match is_damage(&error) {
@@ -490,6 +510,15 @@ fn checksum<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> u64 {
     hasher.digest()
 }
 
+/// Whether there are room and descriptors for what sled does when it opens its file.
+fn probe(path: &Path) -> io::Result<()> {
+    let probe = path.join("probe");
+    let descriptors: io::Result<Vec<File>> = (0..PROBED_DESCRIPTORS).map(|_| File::open("/dev/null")).collect();
+    let written = std::fs::write(&probe, vec![1; PROBED_BYTES]).and_then(|()| File::open(&probe)?.sync_all());
+    let removed = std::fs::remove_file(&probe);
+    descriptors.and(written).and(removed)
+}
+
 /// sled panics on some kinds of damage, and on some errors: these are errors like any other here.
 fn guarded<T>(call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(call)) {
@@ -583,6 +612,29 @@ mod tests {
         let catalog = Catalog::open(&path);
         assert!(catalog.segments().unwrap().is_empty());
         assert!(directory.path().join("catalog.damaged-1").exists());
+    }
+
+    // Invariants 13 and 14.
+    #[test]
+    fn that_sled_panics_is_damage_only_where_nothing_else_explains_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("catalog");
+        drop(Catalog::open(&path));
+        let attempts = std::cell::Cell::new(0);
+        let open = |panics: u32| {
+            attempts.set(0);
+            let opened = Catalog::open_by(&path, || {
+                attempts.set(attempts.get() + 1);
+                assert!(attempts.get() > panics, "as sled does");
+                Catalog::try_open(&path)
+            });
+            opened.map(|(database, _)| drop(database))
+        };
+        assert!(open(1).is_ok(), "at the second attempt");
+        assert!(matches!(open(2), Err(Unopened::Damaged(_))));
+        // What it needs is not there.
+        std::fs::create_dir(path.join("probe")).unwrap();
+        assert!(matches!(open(2), Err(Unopened::Failed(_))) && attempts.get() == 1);
     }
 
     // Invariant 14.
