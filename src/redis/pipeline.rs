@@ -51,13 +51,17 @@ pub(super) fn send<'a>(
 }
 
 pub(super) fn receive(connection: &mut Connection) -> Result<Reply, String> {
-    match connection.receive() {
-        Ok(Value::ServerError(refusal)) => {
+    connection.receive().map(reply_of).map_err(|error| error.to_string())
+}
+
+/// A value that may be a refusal.
+pub(super) fn reply_of(value: Value) -> Reply {
+    match value {
+        Value::ServerError(refusal) => {
             let details = refusal.details().unwrap_or_default();
-            Ok(Err(format!("{} {details}", refusal.code()).trim_end().to_owned()))
+            Err(format!("{} {details}", refusal.code()).trim_end().to_owned())
         }
-        Ok(value) => Ok(Ok(value)),
-        Err(error) => Err(error.to_string()),
+        value => Ok(value),
     }
 }
 

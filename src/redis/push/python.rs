@@ -2,72 +2,67 @@
 
 use std::io::Write as _;
 
-use redis::{Cmd, RedisWrite as _};
+use redis::{Cmd, RedisWrite as _, Value};
 
 use super::{Outcomes, Outgoing, Pushed, Pusher, What, notice, put_bytes};
 use crate::error::Error;
-use crate::redis::events::{EVENT_OPS_MAX, adding};
+use crate::redis::envelope::Head;
+use crate::redis::events::adding;
 use crate::redis::fetch::{looked, looking};
 use crate::redis::link::Link;
-use crate::redis::pipeline::Reply;
+use crate::redis::pipeline::{Reply, reply_of};
 use crate::redis::python;
 use crate::redis::standing::Standing;
 
 /// Commands for one write: two that look at what stands there, one that overwrites or deletes it.
 const COMMANDS: usize = 3;
 
+/// Writes that are carried out together with their event.
+const GROUP_WRITES: usize = 32;
+
+/// A write, and its number in its batch.
+type Numbered<'a> = (usize, &'a Outgoing);
+
+/// What Redis has said to the commands of each write, and whether their event stands in the stream.
+struct Answers {
+    writes: Vec<[Reply; COMMANDS]>,
+    is_named: bool,
+}
+
 impl Pusher {
+    /// Writes and the event that names them are one transaction: events stand in the stream in the order in which values reached Redis,
+    /// also where the connection breaks in between, or what it carried comes later than anybody expects. Where Redis refuses one write of a
+    /// transaction, each goes by itself; in a cluster, too, as keys and stream are in different places.
     pub(super) fn overwrite(
         &mut self,
         link: &mut Link,
         batch: &[Outgoing],
         outcomes: &mut Outcomes,
     ) -> Result<(), Error> {
-        let mut commands = Vec::with_capacity(batch.len() * COMMANDS);
-        let mut writes = Vec::with_capacity(batch.len());
+        let mut writes: Vec<Numbered<'_>> = Vec::with_capacity(batch.len());
         for (index, write) in batch.iter().enumerate() {
-            match self.overwriting(write) {
-                Ok(command) => {
-                    commands.extend(looking(&self.keys.object(&write.id)));
-                    commands.push(command);
-                    writes.push((index, write));
-                }
+            match check(write) {
+                Ok(()) => writes.push((index, write)),
                 Err(refusal) => outcomes.settle(index, Err(refusal)),
             }
         }
         let off = std::mem::take(&mut self.counters_off);
-        let counted_from = commands.len();
-        commands.extend(off.commands(&self.keys));
-        let named_from = commands.len();
-        let notices: Vec<_> = writes.iter().map(|(_, write)| notice(write)).collect();
-        if !link.is_cluster() {
-            commands.extend(notices.chunks(EVENT_OPS_MAX).map(|notices| adding(&self.keys, self.node, notices)));
-        }
-        if commands.is_empty() {
-            return Ok(());
-        }
-        let mut replies = link.run(&commands)?;
-        let entries = replies.split_off(named_from);
-        self.counted(off, &replies.split_off(counted_from));
-
-        let mut chunked = Vec::new();
-        for (place, ((index, write), replies)) in writes.iter().zip(replies.as_chunks::<COMMANDS>().0).enumerate() {
-            let [head, length, written] = replies;
-            let replaced = looked(&[head.clone(), length.clone()]).unwrap_or(None);
-            match written {
-                Ok(_) => {
-                    self.counters_off.add(put_bytes(write), replaced.and_then(|standing| standing.counted_bytes()));
-                    outcomes.settle(*index, Ok(Pushed::Applied { replaced }));
-                    if let Some(Standing::Ours(head)) = replaced {
-                        chunked.push((*index, head));
-                    }
+        link.send_ahead(off.commands(&self.keys))?;
+        let (mut alone, mut chunked, mut counted) = (Vec::new(), Vec::new(), Vec::new());
+        if link.is_cluster() {
+            alone = writes;
+        } else {
+            let groups: Vec<_> = writes.chunks(GROUP_WRITES).collect();
+            for (group, answers) in groups.iter().zip(self.in_transactions(link, &groups, &mut counted)?) {
+                match answers {
+                    Some(answers) => self.overwritten(group, answers, outcomes, &mut chunked),
+                    None => alone.extend_from_slice(group),
                 }
-                Err(refusal) => outcomes.settle(*index, Err(refusal.clone())),
-            }
-            if entries.get(place / EVENT_OPS_MAX).is_some_and(Reply::is_ok) {
-                outcomes.named_now(*index);
             }
         }
+        let answers = self.one_by_one(link, &alone, &mut counted)?;
+        self.overwritten(&alone, answers, outcomes, &mut chunked);
+        self.counted(off, &counted);
         for (index, head) in chunked {
             if let Some(write) = batch.get(index) {
                 self.expire_chunks(link, &write.id, &head)?;
@@ -76,22 +71,67 @@ impl Pusher {
         Ok(())
     }
 
-    fn overwriting(&self, write: &Outgoing) -> Result<Cmd, String> {
+    fn in_transactions(
+        &self,
+        link: &mut Link,
+        groups: &[&[Numbered<'_>]],
+        ahead: &mut Vec<Reply>,
+    ) -> Result<Vec<Option<Answers>>, Error> {
+        let mut commands = Vec::new();
+        for group in groups {
+            let notices: Vec<_> = group.iter().map(|(_, write)| notice(write)).collect();
+            commands.push(redis::cmd("MULTI"));
+            commands.extend(group.iter().flat_map(|(_, write)| self.overwriting(write)));
+            commands.push(adding(&self.keys, self.node, &notices));
+            commands.push(redis::cmd("EXEC"));
+        }
+        let mut replies = run_behind(link, &commands, ahead)?.into_iter();
+        let of_group =
+            |group: &&[Numbered<'_>]| transaction(replies.by_ref().take(group.len() * COMMANDS + 3).collect());
+        Ok(groups.iter().map(of_group).collect())
+    }
+
+    /// Their events follow.
+    fn one_by_one(&self, link: &mut Link, writes: &[Numbered<'_>], ahead: &mut Vec<Reply>) -> Result<Answers, Error> {
+        let commands: Vec<_> = writes.iter().flat_map(|(_, write)| self.overwriting(write)).collect();
+        Ok(Answers { writes: in_threes(&run_behind(link, &commands, ahead)?), is_named: false })
+    }
+
+    fn overwritten(
+        &mut self,
+        writes: &[Numbered<'_>],
+        answers: Answers,
+        outcomes: &mut Outcomes,
+        chunked: &mut Vec<(usize, Head)>,
+    ) {
+        for ((index, write), [head, length, written]) in writes.iter().zip(answers.writes) {
+            let replaced = looked(&[head, length]).unwrap_or(None); // what is not known is not counted
+            match written {
+                Ok(_) => {
+                    self.counters_off.add(put_bytes(write), replaced.and_then(|standing| standing.counted_bytes()));
+                    outcomes.settle(*index, Ok(Pushed::Applied { replaced }));
+                    if let Some(Standing::Ours(head)) = replaced {
+                        chunked.push((*index, head));
+                    }
+                }
+                Err(refusal) => outcomes.settle(*index, Err(refusal)),
+            }
+            if answers.is_named {
+                outcomes.named_now(*index);
+            }
+        }
+    }
+
+    /// They look at what stands there, and replace it.
+    fn overwriting(&self, write: &Outgoing) -> [Cmd; COMMANDS] {
         let key = self.keys.object(&write.id);
+        let [head, length] = looking(&key);
         let What::Put { object, deadline_ms, .. } = &write.what else {
             let mut delete = redis::cmd("DEL");
             delete.arg(key);
-            return Ok(delete);
+            return [head, length, delete];
         };
-        let value_bytes = python::value_bytes(object);
-        if value_bytes > python::VALUE_BYTES_MAX {
-            return Err(format!(
-                "it has {} bytes, but value_format = \"python\" keeps an object in one value of at most {} bytes",
-                object.len(),
-                python::VALUE_BYTES_MAX
-            ));
-        }
-        let mut set = Cmd::with_capacity(5, 96 + key.len() + value_bytes as usize);
+        let mut set = Cmd::with_capacity(5, 96 + key.len() + python::value_bytes(object) as usize);
         set.arg("SET").arg(key);
         {
             let mut value = set.writer_for_next_arg();
@@ -101,6 +141,47 @@ impl Pusher {
         if *deadline_ms != 0 {
             set.arg("PXAT").arg(*deadline_ms);
         }
-        Ok(set)
+        [head, length, set]
     }
+}
+
+/// The answers to these commands; those to what was sent ahead are added to `ahead`.
+fn run_behind(link: &mut Link, commands: &[Cmd], ahead: &mut Vec<Reply>) -> Result<Vec<Reply>, Error> {
+    let mut replies = link.run(commands)?;
+    let answers = replies.split_off(replies.len().saturating_sub(commands.len()));
+    ahead.extend(replies);
+    Ok(answers)
+}
+
+/// Whether the write can be one value.
+fn check(write: &Outgoing) -> Result<(), String> {
+    let What::Put { object, .. } = &write.what else { return Ok(()) };
+    if python::value_bytes(object) > python::VALUE_BYTES_MAX {
+        return Err(format!(
+            "it has {} bytes, but value_format = \"python\" keeps an object in one value of at most {} bytes",
+            object.len(),
+            python::VALUE_BYTES_MAX
+        ));
+    }
+    Ok(())
+}
+
+/// The answers to MULTI, the commands of a group, its event, and EXEC; None where one of them is refused, so that none is carried out.
+/// Where there are no transactions, they were carried out one by one.
+fn transaction(mut replies: Vec<Reply>) -> Option<Answers> {
+    let executed = replies.pop()?;
+    let begun = (!replies.is_empty()).then(|| replies.remove(0))?;
+    let mut replies = match (begun, executed) {
+        (Err(_), _) => replies,
+        (Ok(_), Ok(Value::Array(values))) if values.len() == replies.len() => {
+            values.into_iter().map(reply_of).collect()
+        }
+        _ => return None,
+    };
+    let event = replies.pop()?;
+    Some(Answers { writes: in_threes(&replies), is_named: event.is_ok() })
+}
+
+fn in_threes(replies: &[Reply]) -> Vec<[Reply; COMMANDS]> {
+    replies.as_chunks().0.to_vec()
 }

@@ -323,6 +323,53 @@ fn with_python_values_the_last_to_reach_redis_wins() {
     assert_eq!(world.heard(), heard);
 }
 
+fn python_world() -> World {
+    world_with(|options| options.value_format = ValueFormat::Python)
+}
+
+fn two_puts() -> [Outgoing; 2] {
+    [put("a", 1, &object("data")), put("b", 1, &object(vec![7; 5000]))]
+}
+
+// With values that have no version, an event in another place of the stream would have nodes drop what is newer.
+#[test]
+fn a_python_value_and_its_event_come_at_once() {
+    let mut world = python_world();
+    call(&mut world.link, &["CONFIG", "RESETSTAT"]).unwrap();
+    let writes: Vec<_> = (0..70).map(|number| put(&format!("id {number}"), 1, &object("data"))).collect();
+    assert!(world.push(&writes).iter().all(|pushed| *pushed == applied(None)));
+    assert_eq!(world.heard().len(), 70);
+    let Ok(Value::BulkString(stats)) = call(&mut world.link, &["INFO", "commandstats"]) else { panic!("no statistics") };
+    let stats = String::from_utf8(stats).unwrap();
+    for calls in ["cmdstat_exec:calls=3", "cmdstat_xadd:calls=3", "cmdstat_set:calls=70"] {
+        assert!(stats.contains(calls), "{stats}");
+    }
+}
+
+#[test]
+fn a_python_value_that_redis_refuses_holds_back_no_other() {
+    let mut world = python_world();
+    let rights = ["ACL", "SETUSER", "default", "resetkeys", "~t:61", "~t:_*", "~t:{*", "%R~*"];
+    call(&mut world.link, &rights).unwrap();
+    let pushed = world.push(&two_puts());
+    call(&mut world.link, &["ACL", "SETUSER", "default", "allkeys"]).unwrap();
+    assert_eq!(pushed[0], applied(None));
+    assert!(pushed[1].as_ref().is_err_and(|refusal| refusal.starts_with("NOPERM")), "{pushed:?}");
+    assert_eq!(world.heard(), [(Op::Put, "a".into(), 1)]);
+    assert_eq!(world.counters(), (1, 12));
+}
+
+#[test]
+fn without_transactions_python_values_come_all_the_same() {
+    let mut world = python_world();
+    call(&mut world.link, &["ACL", "SETUSER", "default", "-multi"]).unwrap();
+    let pushed = world.push(&two_puts());
+    call(&mut world.link, &["ACL", "SETUSER", "default", "+multi"]).unwrap();
+    assert_eq!(pushed, [applied(None), applied(None)]);
+    assert_eq!(world.heard(), [(Op::Put, "a".into(), 1), (Op::Put, "b".into(), 1)]);
+    assert_eq!(world.counters(), (2, 12 + 5008));
+}
+
 #[test]
 fn counters_follow_puts_and_deletes() {
     let mut world = world();
