@@ -254,7 +254,7 @@ impl LocalTier {
 
     /// Whether what is dirty now may go soon, because Redis takes what it is sent.
     fn is_being_emptied(&self) -> bool {
-        self.outbox.as_ref().is_some_and(Outbox::is_emptied)
+        self.outbox.as_ref().is_some_and(|outbox| outbox.is_emptied(self.journal.end()))
     }
 
     /// Whether the record at `place` was overruled by another node, and the journal does not say so yet: it does not count.

@@ -50,6 +50,25 @@ fn no_put_is_refused_beside_what_can_be_evicted() {
     }
 }
 
+/// From the first moment on, before Redis was asked anything.
+#[test]
+fn no_put_is_refused_beside_what_can_be_evicted_just_after_an_open() {
+    let world = World::new(1);
+    fill(&small(&world, 0, 20));
+    for round in 0..8 {
+        let store = world
+            .builder(0)
+            .max_size_mb(CAPACITY_MB_MIN)
+            .redis_options(|options| options.settle_ms = 20)
+            .open()
+            .unwrap();
+        let put = |number: u64| {
+            store.put(format!("{round} {number}").as_bytes(), &bytes(round * 100 + number, 3_000_000), b"")
+        };
+        (0..3).for_each(|number| put(number).unwrap_or_else(|error| panic!("round {round}: {error}")));
+    }
+}
+
 /// The same where all of them are in use, and were read.
 #[test]
 fn no_put_is_refused_beside_what_was_read_and_can_be_evicted() {

@@ -1,4 +1,5 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
@@ -23,6 +24,9 @@ pub(crate) struct OutboxOptions {
     pub wake: Sender<()>,
 }
 
+/// A connection that is made anew is back after less: until then, who waits for Redis goes on waiting.
+const STUCK_MIN: Duration = Duration::from_secs(2);
+
 /// What this node shares with others: the ledger of what Redis has yet to get, and how far the others' events were heard. The records
 /// themselves stay where they are: the journal is the queue.
 pub(crate) struct Outbox {
@@ -35,8 +39,8 @@ pub(crate) struct Outbox {
     suspect_below: AtomicU64,
     /// Nothing is heard, though Redis could be asked: every clean object may have changed.
     deaf: AtomicBool,
-    /// Redis takes what it is sent.
-    emptied: AtomicBool,
+    /// Since when Redis has taken nothing, or not everything.
+    stuck: Mutex<Option<Instant>>,
     /// What was heard of, and could not be noted.
     pub hidden: Hidden,
 }
@@ -57,8 +61,8 @@ impl Outbox {
         let cursors = Cursors { prefix, ..found.unwrap_or_default() };
         let suspect_below = AtomicU64::new(cursors.suspect_below.to_u64());
         let hearing = Mutex::new(Hearing { cursors, uncertain: false });
-        let (deaf, emptied) = (AtomicBool::new(false), AtomicBool::new(false));
-        Outbox { options, opened_at: end, ledger, hearing, suspect_below, deaf, emptied, hidden: Hidden::default() }
+        let (deaf, stuck) = (AtomicBool::new(false), Mutex::new(None));
+        Outbox { options, opened_at: end, ledger, hearing, suspect_below, deaf, stuck, hidden: Hidden::default() }
     }
 
     /// There is a record to push.
@@ -73,13 +77,15 @@ impl Outbox {
         self.ledger.replicated() < self.opened_at
     }
 
-    /// Whether Redis takes what it is sent, so that dirty records become fewer.
-    pub fn is_emptied(&self) -> bool {
-        self.emptied.load(Ordering::Relaxed)
+    /// Whether dirty records become fewer: there are some, and Redis takes what it is sent, or did so a moment ago, as far as is known.
+    pub fn is_emptied(&self, end: Lsn) -> bool {
+        self.ledger.replicated() < end && self.stuck.lock().is_none_or(|since| since.elapsed() < STUCK_MIN)
     }
 
+    /// Redis takes what it is sent, or does not.
     pub fn set_emptied(&self, emptied: bool) {
-        self.emptied.store(emptied, Ordering::Relaxed);
+        let mut stuck = self.stuck.lock();
+        *stuck = if emptied { None } else { stuck.or_else(|| Some(Instant::now())) };
     }
 
     /// Whether Redis may lack the record at `place`, which says of itself whether it `is_clean`.

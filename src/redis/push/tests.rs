@@ -339,7 +339,9 @@ fn a_python_value_and_its_event_come_at_once() {
     let writes: Vec<_> = (0..70).map(|number| put(&format!("id {number}"), 1, &object("data"))).collect();
     assert!(world.push(&writes).iter().all(|pushed| *pushed == applied(None)));
     assert_eq!(world.heard().len(), 70);
-    let Ok(Value::BulkString(stats)) = call(&mut world.link, &["INFO", "commandstats"]) else { panic!("no statistics") };
+    let Ok(Value::BulkString(stats)) = call(&mut world.link, &["INFO", "commandstats"]) else {
+        panic!("no statistics")
+    };
     let stats = String::from_utf8(stats).unwrap();
     for calls in ["cmdstat_exec:calls=3", "cmdstat_xadd:calls=3", "cmdstat_set:calls=70"] {
         assert!(stats.contains(calls), "{stats}");
