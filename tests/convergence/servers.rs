@@ -1,6 +1,7 @@
 //! The Redis of a world: one server, or a master with its replica.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -181,10 +182,17 @@ impl Servers {
     }
 }
 
+/// Redis may be writing its files anew: then what was copied does not belong together.
 fn copy_directory(from: &Path, to: &Path) {
-    fs::remove_dir_all(to).unwrap_or_default();
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    let copy = || -> std::io::Result<()> {
+        fs::remove_dir_all(to).unwrap_or_default();
+        fs::create_dir_all(to)?;
+        fs::read_dir(from)?.try_for_each(|entry| {
+            let entry = entry?;
+            fs::copy(entry.path(), to.join(entry.file_name())).map(drop)
+        })
+    };
+    while let Err(error) = copy() {
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{}: {error}", from.display());
     }
 }
