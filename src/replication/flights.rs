@@ -50,7 +50,7 @@ impl Deleted {
 struct Flight {
     /// The highest version that an event named since the fetch began: an older copy is of no use.
     heard: Option<Version>,
-    /// Events may have been missed since it began.
+    /// Events may have been missed since it began, or one was heard that names a write without a version.
     is_stale: bool,
     /// The id was deleted here meanwhile.
     deleted: Option<Deleted>,
@@ -129,6 +129,15 @@ impl Flights {
         });
     }
 
+    /// The id was written in Redis: what was read of it before is of no use. For values that do not say which write they are of.
+    pub fn doubt(&self, id: &[u8]) {
+        self.with(id, |flights| {
+            if let Some(flight) = flights.get_mut(id) {
+                flight.is_stale = true;
+            }
+        });
+    }
+
     /// Events may have been missed: whatever is on its way is fetched once more.
     pub fn doubt_all(&self) {
         for shard in &self.shards {
@@ -193,5 +202,30 @@ impl Flights {
 impl From<Unanswered> for Error {
     fn from(Unanswered { address, reason }: Unanswered) -> Self {
         Error::Unreachable { address, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Invariant 5, where values have no version.
+    #[test]
+    fn what_was_read_before_a_write_was_heard_of_is_read_once_more() {
+        let flights = Flights::default();
+        assert!(flights.join(b"id", None));
+        flights.begin(b"id");
+        flights.doubt(b"other");
+        assert!(flights.is_current(b"id", Version::default()));
+        flights.doubt(b"id");
+        assert!(!flights.is_current(b"id", Version::default()));
+        assert!(flights.retry(b"id"));
+        assert!(flights.is_current(b"id", Version::default()));
+        for _ in 1..RETRIES_MAX {
+            flights.doubt(b"id");
+            assert!(flights.retry(b"id"));
+        }
+        flights.doubt(b"id");
+        assert!(!flights.retry(b"id"), "it is written all the time");
     }
 }

@@ -242,6 +242,8 @@ impl TieredBackend {
         let is_write = matches!(event.op, Op::Put | Op::Delete);
         if event.node == tier.journal.node() {
             if is_write && self.is_unversioned() {
+                // First: while the delete counts as being on its way, nothing that Redis had is handed out.
+                self.flights.doubt(&event.id);
                 tier.hear_own(&event.id, event.version)?;
             }
             return Ok(());
@@ -252,7 +254,7 @@ impl TieredBackend {
                     self.wants.satisfied(&event.id);
                 }
                 if self.is_unversioned() {
-                    self.flights.hear(&event.id, event.version);
+                    self.flights.doubt(&event.id);
                     tier.hear_other(&event.id, event.version)?;
                 } else if is_unfounded {
                     self.flights.hear(&event.id, event.version);
