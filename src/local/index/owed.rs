@@ -5,10 +5,10 @@ use crate::sync::Mutex;
 
 /// What the records of deletes take that Redis may not know of, by segment: they are in use until it does, and copied forward with
 /// what is live. A hint, as live bytes are: each record says for itself whether it is still needed.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Owed(Mutex<Bytes>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Bytes {
     segments: BTreeMap<u32, u64>,
     total: u64,
