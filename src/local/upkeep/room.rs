@@ -3,8 +3,9 @@
 //! What the files of the directory may take at most is counted by `Space`. Below that, this is what the limits are:
 //!
 //! ```text
-//! live bytes   70 %  what Redis has begins to go, ahead of need        on disk   85 %  the same, and dead records go however few
-//!              80 %  no more is admitted                                        ~ 92 %  no more files of puts and fills
+//! live bytes   70 %  what Redis has begins to go, ahead of need        on disk ~ 80 %  dead records go however few
+//!              80 %  no more is admitted                                         85 %  what Redis has begins to go
+//!                                                                              ~ 92 %  no more files of puts and fills
 //! ```
 //!
 //! Whoever finds no room in between has some made, whatever the shares are at that moment.
@@ -28,9 +29,6 @@ const LIVE_PERCENT_MAX: u64 = 80;
 /// Above this share in live bytes, or on disk, objects that Redis has are evicted: before puts have to wait for it.
 const EVICTION_LIVE_PERCENT: u64 = 70;
 const EVICTION_PHYSICAL_PERCENT: u64 = 85;
-
-/// Above this share of the limit on disk, dead record bytes are reclaimed however few they are.
-const FULL_PERCENT: u64 = 85;
 
 /// How long a put waits for reclaiming that makes no room before it is refused.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -211,7 +209,7 @@ impl Room {
 
     /// Whether dead record bytes are to go, however few they are.
     pub fn wants_garbage(&self) -> bool {
-        self.space.physical_bytes() > self.percent(FULL_PERCENT) || self.space.is_room_short()
+        self.space.is_room_short()
     }
 
     /// Whether there is room for what is wanted, as far as the limit says it: the disk may still refuse it.
@@ -428,7 +426,7 @@ mod tests {
 
         let (alone, alone_room) = room(false);
         alone.add_live(percent(EVICTION_LIVE_PERCENT) + 1);
-        let _full = alone.found(percent(FULL_PERCENT) + 1);
+        let _full = alone.found(percent(EVICTION_PHYSICAL_PERCENT) + 1);
         assert!(!alone_room.wants_eviction() && alone_room.wants_garbage());
     }
 
