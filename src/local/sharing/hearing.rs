@@ -96,14 +96,14 @@ impl LocalTier {
     }
 
     /// Deletes once more, above this version from Redis, what was deleted here with a lower one: however far ahead it is. Does nothing
-    /// where the id was written again since.
+    /// where the id was written again since, here or, as was heard, elsewhere.
     pub fn delete_above(&self, id: &[u8], version: Version) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
         let deleted = self.with_room(id, 0, Patience::Background, || {
             let fingerprint = self.index().fingerprint(id);
             let _writing = self.index().shard(fingerprint).writing.lock();
             match self.known_locked(fingerprint, id)? {
-                Known::Deleted(tombstone) if tombstone.version < version => {}
+                Known::Deleted(tombstone) if tombstone.version < version && !tombstone.is_overtaken => {}
                 _ => return Ok(None),
             }
             let old = self.standing(fingerprint, id)?;
@@ -477,6 +477,12 @@ mod tests {
         assert!(version > above);
         tier.delete_above(b"id", Version { clock: u64::MAX, node: 0 }).unwrap();
         assert!(matches!(tier.known(b"id").unwrap(), Known::Held { .. }));
+        // Another node has written it since, and is not undone by the delete before that.
+        let newer = Version { clock: version.clock + 1, node: 1 };
+        assert!(tier.hear(b"id", newer, false).unwrap());
+        let before = deleted();
+        tier.delete_above(b"id", newer).unwrap();
+        assert_eq!(deleted(), before);
         backend.close().unwrap();
     }
 
