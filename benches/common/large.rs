@@ -31,7 +31,7 @@ pub fn large() {
         "target",
     ]);
     for content in [Content::Random, Content::Half] {
-        for size in [16 << 20, 100 << 20] {
+        for size in [16 << 20, 64 << 20, 100 << 20] {
             let data = content.payload(1, size);
             let (mut puts, mut sets, mut pythons) = (Vec::new(), Vec::new(), Vec::new());
             for number in 0..ROUNDS {

@@ -1,5 +1,6 @@
 //! The `redis` backend: every operation goes to Redis, nothing is kept on the node.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +10,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, MutexGuard};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::envelope::{Kind, body_hash};
+use super::body::{Body, Raw};
+use super::envelope::Kind;
 use super::events::{Notice, publish};
 use super::fetch::{Fetched, Found, fetch, heads};
 use super::keys::Keys;
@@ -133,13 +135,12 @@ impl Shared {
         move |reason| Error::Refused { address, action, id, reason }
     }
 
-    fn store(&self, id: &[u8], object: Object, stored: OnStored<'_>) -> Result<(), Error> {
-        self.options.check_size(id, object.len() as u64)?;
-        let body_hash = body_hash(&object);
+    fn store(&self, id: &[u8], object: Body<'_>, stored: OnStored<'_>) -> Result<(), Error> {
+        self.options.check_size(id, object.raw().len() as u64)?;
         let _writing = self.writing(id);
         let deadline_ms = self.pool.clock().time().deadline(self.options.object_ttl_seconds.saturating_mul(1000));
-        self.write(id, What::Put { object: object.clone(), body_hash, deadline_ms })?;
-        stored(&|| Some(object.clone()));
+        self.write(id, What::Put { object: object.clone(), body_hash: OnceCell::new(), deadline_ms })?;
+        stored(&|| Some(object.to_object()));
         Ok(())
     }
 
@@ -151,7 +152,7 @@ impl Shared {
 
     /// Carries out a write at the present end of the id's history, and returns what it replaced. Its version is drawn once and kept
     /// over a broken connection, so that it is not carried out twice.
-    fn write(&self, id: &[u8], what: What) -> Result<Option<Standing>, Error> {
+    fn write(&self, id: &[u8], what: What<'_>) -> Result<Option<Standing>, Error> {
         let action = if matches!(what, What::Delete) { "delete" } else { "store" };
         let mut write = Outgoing { id: id.to_vec(), version: self.pool.clock().next(), what, is_repeat: false };
         for _ in 0..VERSIONS_MAX {
@@ -223,14 +224,9 @@ impl Shared {
     }
 }
 
-fn copied(data: &[u8], metadata: &[u8]) -> Object {
-    Object { data: Bytes::copy_from_slice(data), metadata: Bytes::copy_from_slice(metadata) }
-}
-
 impl Backend for RedisBackend {
     fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
-        self.shared.options.check_size(id, (data.len() + metadata.len()) as u64)?;
-        self.shared.store(id, copied(data, metadata), stored)
+        self.shared.store(id, Body::Lent(Raw { metadata, data }), stored)
     }
 
     fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Box<dyn Writer>, Error> {
@@ -263,7 +259,7 @@ impl Backend for RedisBackend {
 
     fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {
         match self.shared.read(original)? {
-            Some(object) => self.shared.store(new, object, stored).map(|()| true),
+            Some(object) => self.shared.store(new, Body::Kept(object), stored).map(|()| true),
             None => Ok(false),
         }
     }
@@ -349,7 +345,7 @@ impl Writer for RedisWriter {
 
     fn commit(self: Box<Self>, stored: OnStored<'_>) -> Result<(), Error> {
         let RedisWriter { shared, id, metadata, data } = *self;
-        shared.store(&id, Object { data: data.into(), metadata }, stored)
+        shared.store(&id, Body::Kept(Object { data: data.into(), metadata }), stored)
     }
 }
 

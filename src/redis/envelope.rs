@@ -32,6 +32,7 @@ use bytes::Bytes;
 use lz4_flex::block::CompressTable;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
+use super::body::Raw;
 use crate::object::{METADATA_BYTES_MAX, Object};
 use crate::version::Version;
 
@@ -115,6 +116,12 @@ impl Kind {
     }
 }
 
+/// What stands in chunk `chunk` of a body.
+pub(crate) fn chunk_of(body: Raw<'_>, chunk: u32) -> Raw<'_> {
+    let start = (u64::from(chunk) * CHUNK_BYTES as u64) as usize;
+    body.part(start, start.saturating_add(CHUNK_BYTES))
+}
+
 /// How many chunks a body of this length stands in; None where it stands in the value itself.
 pub(crate) fn chunk_count(body_bytes: u64) -> Option<u64> {
     (body_bytes > CHUNK_BYTES as u64).then(|| body_bytes.div_ceil(CHUNK_BYTES as u64))
@@ -122,16 +129,17 @@ pub(crate) fn chunk_count(body_bytes: u64) -> Option<u64> {
 
 impl Head {
     /// Of an object that is stored; the codec is known only when its body has been encoded.
-    pub fn put(version: Version, object: &Object, body_hash: u128, deadline_ms: u64) -> Head {
-        let chunks = chunk_count(object.len() as u64);
+    pub fn put<'a>(version: Version, body: impl Into<Raw<'a>>, body_hash: u128, deadline_ms: u64) -> Head {
+        let body = body.into();
+        let chunks = chunk_count(body.len() as u64);
         Head {
             kind: if chunks.is_some() { Kind::Manifest } else { Kind::Object },
             codec: Codec::None,
             version,
             deadline_ms,
-            metadata_bytes: object.metadata.len() as u32,
+            metadata_bytes: body.metadata.len() as u32,
             chunk_count: chunks.unwrap_or(0) as u32,
-            data_bytes: object.data.len() as u64,
+            data_bytes: body.data.len() as u64,
             body_hash,
         }
     }
@@ -233,14 +241,6 @@ impl Head {
     }
 }
 
-/// The checksum of a body: metadata, then data.
-pub(crate) fn body_hash(object: &Object) -> u128 {
-    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-    hasher.update(&object.metadata);
-    hasher.update(&object.data);
-    hasher.digest128()
-}
-
 fn checksum(head: &[u8; HEAD_BYTES]) -> u32 {
     let mut head = *head;
     if let Some(place) = head.get_mut(CHECKSUM_OFFSET..CHECKSUM_OFFSET + 4) {
@@ -325,8 +325,8 @@ impl Encoder {
     }
 
     /// Hands the pieces of a value to `write`; its body stands in it.
-    pub fn object(&mut self, mut head: Head, object: &Object, mut write: impl FnMut(&[u8])) {
-        let (metadata, data) = (&object.metadata[..], &object.data[..]);
+    pub fn object<'a>(&mut self, mut head: Head, body: impl Into<Raw<'a>>, mut write: impl FnMut(&[u8])) {
+        let Raw { metadata, data } = body.into();
         let compressed = if !self.compress {
             None
         } else if metadata.is_empty() {
@@ -351,26 +351,40 @@ impl Encoder {
         }
     }
 
-    /// Hands the pieces of a chunk's value to `write`.
-    pub fn chunk(&mut self, object: &Object, chunk: u32, mut write: impl FnMut(&[u8])) {
-        let start = (u64::from(chunk) * CHUNK_BYTES as u64) as usize;
-        let end = (start + CHUNK_BYTES).min(object.len());
-        let split = object.metadata.len();
-        let metadata = object.metadata.get(start..end.min(split)).unwrap_or_default();
-        let data = object.data.get(start.saturating_sub(split)..end.saturating_sub(split)).unwrap_or_default();
-        let raw = if metadata.is_empty() {
-            data
+    /// A chunk's value; whether it has shrunk, which is only tried if so told.
+    pub fn chunk<'a>(&'a mut self, raw: Raw<'a>, tries: bool) -> Chunk<'a> {
+        let Raw { metadata, data } = raw;
+        let compressed = if !(tries && self.compress) {
+            None
+        } else if metadata.is_empty() {
+            compress(data, &mut self.tables, &mut self.compressed)
         } else {
             self.joined.clear();
             self.joined.extend_from_slice(metadata);
             self.joined.extend_from_slice(data);
-            &self.joined
+            compress(&self.joined, &mut self.tables, &mut self.compressed)
         };
-        let compressed = if self.compress { compress(raw, &mut self.tables, &mut self.compressed) } else { None };
         let codec = if compressed.is_some() { Codec::Lz4 } else { Codec::None };
-        write(&[codec as u8, 0, 0, 0]);
-        write(&(raw.len() as u32).to_le_bytes());
-        write(compressed.unwrap_or(raw));
+        let [a, b, c, d] = (raw.len() as u32).to_le_bytes();
+        Chunk {
+            head: [codec as u8, 0, 0, 0, a, b, c, d],
+            has_shrunk: compressed.is_some(),
+            body: compressed.map_or([metadata, data], |compressed| [compressed, &[]]),
+        }
+    }
+}
+
+/// The value of a chunk, in pieces.
+pub(crate) struct Chunk<'a> {
+    head: [u8; CHUNK_HEAD_BYTES],
+    body: [&'a [u8]; 2],
+    pub has_shrunk: bool,
+}
+
+impl Chunk<'_> {
+    pub fn pieces(&self) -> [&[u8]; 3] {
+        let [first, second] = self.body;
+        [&self.head, first, second]
     }
 }
 

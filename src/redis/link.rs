@@ -3,7 +3,7 @@ use redis::Cmd;
 use super::cluster::Cluster;
 use super::connection::Connection;
 use super::keys::Keys;
-use super::pipeline::{Reply, pipeline, receive_all, send};
+use super::pipeline::{Lent, Reply, pipeline, receive_all, send, send_lent};
 use super::target::Target;
 use crate::error::Error;
 
@@ -102,6 +102,35 @@ impl Link {
         })?;
         self.ahead.sent += sent;
         Ok(())
+    }
+
+    /// As `send_ahead` of one command, whose argument number `place`, empty in it, consists of these pieces: they are sent from where they
+    /// stand.
+    pub fn send_lent_ahead(&mut self, command: &Cmd, place: usize, pieces: &[&[u8]]) -> Result<(), Error> {
+        let lent = Lent { place, pieces };
+        if self.is_cluster() {
+            self.ahead.kept.push(lent.filled_in(command));
+            return Ok(());
+        }
+        self.guarded(|nodes, packed| match nodes {
+            Nodes::One(connection) => send_lent(connection, packed, command, &lent),
+            Nodes::Cluster(_) => Ok(()),
+        })?;
+        self.ahead.sent += 1;
+        Ok(())
+    }
+
+    /// Takes in answers to what was sent ahead, until no more than `left` are missing: so much is on its way at a time.
+    pub fn receive_ahead(&mut self, left: usize) -> Result<Vec<Reply>, Error> {
+        if self.is_cluster() {
+            return if self.ahead.kept.len() > left { self.run(&[]) } else { Ok(Vec::new()) };
+        }
+        let count = self.ahead.sent.saturating_sub(left);
+        self.ahead.sent -= count;
+        self.guarded(|nodes, _| match nodes {
+            Nodes::One(connection) => receive_all(connection, count),
+            Nodes::Cluster(_) => Ok(Vec::new()),
+        })
     }
 
     /// As `run`, on the node that holds `key`: for commands that name no key.

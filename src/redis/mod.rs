@@ -1,6 +1,7 @@
 //! The shared tier: how objects stand in Redis, and how Redis is spoken to.
 
 mod backend;
+mod body;
 mod claims;
 mod cluster;
 mod connect;
@@ -34,6 +35,7 @@ mod watch;
 pub use options::{Compression, RedisOptions, ValueFormat};
 
 pub(crate) use backend::RedisBackend;
+pub(crate) use body::Body;
 pub(crate) use claims::claim;
 pub(crate) use events::{EntryId, Event, Notice, Op, gathered, last, publish, read};
 pub(crate) use fetch::{Fetched, Found, fetch, heads};

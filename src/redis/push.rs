@@ -1,12 +1,19 @@
 mod chunks;
+mod counters;
+mod outcomes;
+mod outgoing;
 mod python;
 
 use std::io::Write as _;
 
 use redis::{Cmd, RedisWrite as _, Value};
 
-use super::envelope::{Encoder, HEAD_BYTES, Head, Kind, version_bytes};
-use super::events::{EVENT_OPS_MAX, Notice, Op, adding, announce};
+use self::counters::Counters;
+use self::outcomes::Outcomes;
+pub(crate) use self::outcomes::Pushed;
+pub(crate) use self::outgoing::{Outgoing, What};
+use super::envelope::{Encoder, Head, Kind, version_bytes};
+use super::events::{EVENT_OPS_MAX, Notice, adding, announce};
 use super::fetch::heads;
 use super::keys::Keys;
 use super::link::Link;
@@ -15,8 +22,6 @@ use super::pipeline::Reply;
 use super::scripts::{self, Answer, Guard, Verdict};
 use super::standing::Standing;
 use crate::error::Error;
-use crate::object::Object;
-use crate::version::Version;
 
 /// A pipeline is sent in parts of so many commands, or bytes of data: while one is prepared, Redis works on those before.
 const AHEAD_COMMANDS: usize = 64;
@@ -28,40 +33,6 @@ const LOOKED_FOR_BYTES_MIN: u64 = 1024;
 /// How often a script is called for one write: what stands there may change under it.
 const CALLS_MAX: usize = 8;
 
-/// A write on its way to Redis.
-#[derive(Clone, Debug)]
-pub(crate) struct Outgoing {
-    pub id: Vec<u8>,
-    pub version: Version,
-    pub what: What,
-    /// It may have been sent before: it is looked first whether it stands there.
-    pub is_repeat: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) enum What {
-    Put {
-        object: Object,
-        /// xxh3-128 of metadata and data.
-        body_hash: u128,
-        /// Milliseconds since 1970; 0 never.
-        deadline_ms: u64,
-    },
-    Delete,
-}
-
-/// How a write ended that Redis did not refuse.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Pushed {
-    Applied {
-        replaced: Option<Standing>,
-    },
-    /// It stood there already.
-    Same,
-    /// A newer one stands there: nothing was changed.
-    Older(Standing),
-}
-
 /// Carries writes to Redis, and names them in the event stream.
 pub(crate) struct Pusher {
     keys: Keys,
@@ -71,19 +42,6 @@ pub(crate) struct Pusher {
     encoder: Encoder,
     /// By how much the counters in Redis are off, as far as this pusher knows.
     counters_off: Counters,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Counters {
-    objects: i64,
-    bytes: i64,
-}
-
-/// What has become of each write of a batch.
-struct Outcomes {
-    pushed: Vec<Option<Result<Pushed, String>>>,
-    /// Whether an event that names it was acknowledged after it was carried out.
-    named: Vec<bool>,
 }
 
 /// How writes are carried out.
@@ -127,7 +85,7 @@ impl Pusher {
     /// Carries out the writes; the ones to one id in their order. An answer for each: its outcome, when the event that names it has
     /// been acknowledged as well, or why Redis refuses it. One refusal holds back no other write. An error means that nothing is
     /// known of the whole batch: push it again over another link, which is harmless.
-    pub fn push(&mut self, link: &mut Link, batch: &[Outgoing]) -> Result<Vec<Result<Pushed, String>>, Error> {
+    pub fn push(&mut self, link: &mut Link, batch: &[Outgoing<'_>]) -> Result<Vec<Result<Pushed, String>>, Error> {
         self.push_all(link, batch, false, || {})
     }
 
@@ -135,20 +93,20 @@ impl Pusher {
     pub fn push_while(
         &mut self,
         link: &mut Link,
-        batch: &[Outgoing],
+        batch: &[Outgoing<'_>],
         meanwhile: impl FnOnce(),
     ) -> Result<Vec<Result<Pushed, String>>, Error> {
         self.push_all(link, batch, false, meanwhile)
     }
 
     /// As `push` for one write.
-    pub fn push_one(&mut self, link: &mut Link, write: &Outgoing) -> Result<Result<Pushed, String>, Error> {
+    pub fn push_one(&mut self, link: &mut Link, write: &Outgoing<'_>) -> Result<Result<Pushed, String>, Error> {
         let mut pushed = self.push_all(link, std::slice::from_ref(write), false, || {})?;
         Ok(pushed.pop().unwrap_or_else(|| Err("no answer".into())))
     }
 
     /// As `push` for one write, which also replaces a value of the same version: one that was found damaged, or is wanted.
-    pub fn repair(&mut self, link: &mut Link, write: &Outgoing) -> Result<Result<Pushed, String>, Error> {
+    pub fn repair(&mut self, link: &mut Link, write: &Outgoing<'_>) -> Result<Result<Pushed, String>, Error> {
         let mut pushed = self.push_all(link, std::slice::from_ref(write), true, || {})?;
         Ok(pushed.pop().unwrap_or_else(|| Err("no answer".into())))
     }
@@ -164,7 +122,7 @@ impl Pusher {
     fn push_all(
         &mut self,
         link: &mut Link,
-        batch: &[Outgoing],
+        batch: &[Outgoing<'_>],
         also_same: bool,
         meanwhile: impl FnOnce(),
     ) -> Result<Vec<Result<Pushed, String>>, Error> {
@@ -175,7 +133,7 @@ impl Pusher {
             self.look_first(link, batch, &mut outcomes)?;
             let left = (0..batch.len()).filter(|index| !outcomes.is_settled(*index));
             let (large, small): (Vec<usize>, Vec<usize>) =
-                left.partition(|index| batch.get(*index).is_some_and(is_large));
+                left.partition(|index| batch.get(*index).is_some_and(Outgoing::is_large));
             let how = How { also_same, naming: !link.is_cluster(), meanwhile };
             self.apply(link, batch, &small, how, &mut outcomes)?;
             for index in large {
@@ -187,10 +145,11 @@ impl Pusher {
     }
 
     /// What may have been sent before is not sent again where it stands already, or something newer does.
-    fn look_first(&mut self, link: &mut Link, batch: &[Outgoing], outcomes: &mut Outcomes) -> Result<(), Error> {
-        let is_worth_it =
-            |write: &Outgoing| write.is_repeat && put_bytes(write).is_some_and(|bytes| bytes > LOOKED_FOR_BYTES_MIN);
-        let repeats: Vec<(usize, &Outgoing)> =
+    fn look_first(&mut self, link: &mut Link, batch: &[Outgoing<'_>], outcomes: &mut Outcomes) -> Result<(), Error> {
+        let is_worth_it = |write: &Outgoing<'_>| {
+            write.is_repeat && write.put_bytes().is_some_and(|bytes| bytes > LOOKED_FOR_BYTES_MIN)
+        };
+        let repeats: Vec<(usize, &Outgoing<'_>)> =
             batch.iter().enumerate().filter(|(_, write)| is_worth_it(write)).collect();
         if repeats.is_empty() {
             return Ok(());
@@ -203,10 +162,8 @@ impl Pusher {
             if head.version > write.version {
                 outcomes.settle(index, Ok(Pushed::Older(standing)));
             } else if head.version == write.version {
-                if let What::Put { object, body_hash, deadline_ms } = &write.what
-                    && head.kind == Kind::Manifest
-                    && let head = Head::put(write.version, object, *body_hash, *deadline_ms)
-                    && let Err(refusal) = self.keep_chunks(link, &write.id, &head, object)?
+                if head.kind == Kind::Manifest
+                    && let Err(refusal) = self.keep_chunks(link, write)?
                 {
                     outcomes.settle(index, Err(refusal));
                     continue;
@@ -221,12 +178,12 @@ impl Pusher {
     fn apply(
         &mut self,
         link: &mut Link,
-        batch: &[Outgoing],
+        batch: &[Outgoing<'_>],
         chosen: &[usize],
         How { also_same, naming, meanwhile }: How<impl FnOnce()>,
         outcomes: &mut Outcomes,
     ) -> Result<(), Error> {
-        let writes: Vec<(usize, &Outgoing)> =
+        let writes: Vec<(usize, &Outgoing<'_>)> =
             chosen.iter().filter_map(|index| Some((*index, batch.get(*index)?))).collect();
         if writes.is_empty() {
             return Ok(());
@@ -240,10 +197,10 @@ impl Pusher {
                 bytes = 0;
                 link.send_ahead(std::mem::take(&mut commands))?;
             }
-            bytes += put_bytes(write).unwrap_or_default();
+            bytes += write.put_bytes().unwrap_or_default();
             match write.what {
                 What::Put { ref object, .. } => {
-                    expected.add(Some(object.len() as u64), None);
+                    expected.add(Some(object.raw().len() as u64), None);
                     commands.push(self.set_where_nothing_stands(write));
                 }
                 What::Delete => commands.push(self.script(write, &Unsettled::new(*index, false), also_same)),
@@ -253,7 +210,7 @@ impl Pusher {
         let counted_from = sent + commands.len();
         commands.extend(counting);
         let named_from = sent + commands.len();
-        let notices: Vec<Notice<'_>> = writes.iter().map(|(_, write)| notice(write)).collect();
+        let notices: Vec<Notice<'_>> = writes.iter().map(|(_, write)| write.notice()).collect();
         if naming {
             commands.extend(notices.chunks(EVENT_OPS_MAX).map(|notices| adding(&self.keys, self.node, notices)));
         }
@@ -265,7 +222,7 @@ impl Pusher {
 
         let mut unsettled = Vec::new();
         for (place, ((index, write), reply)) in writes.iter().zip(replies).enumerate() {
-            let put_bytes = put_bytes(write);
+            let put_bytes = write.put_bytes();
             match reply {
                 Ok(Value::Nil) => unsettled.push(Unsettled::new(*index, false)),
                 Ok(Value::Okay) => outcomes.settle(*index, Ok(Pushed::Applied { replaced: None })),
@@ -289,7 +246,7 @@ impl Pusher {
     fn settle(
         &mut self,
         link: &mut Link,
-        batch: &[Outgoing],
+        batch: &[Outgoing<'_>],
         mut unsettled: Vec<Unsettled>,
         also_same: bool,
         outcomes: &mut Outcomes,
@@ -333,7 +290,7 @@ impl Pusher {
     /// Takes in a script's answer; Some where it has to be called again.
     fn understand(
         &mut self,
-        outgoing: &Outgoing,
+        outgoing: &Outgoing<'_>,
         write: Unsettled,
         reply: Reply,
         outcomes: &mut Outcomes,
@@ -352,7 +309,7 @@ impl Pusher {
         let standing = Standing::read(&answer.head, answer.bytes);
         let pushed = match (answer.verdict, standing) {
             (Verdict::Applied, replaced) => {
-                self.counters_off.add(put_bytes(outgoing), replaced.and_then(|standing| standing.counted_bytes()));
+                self.counters_off.add(outgoing.put_bytes(), replaced.and_then(|standing| standing.counted_bytes()));
                 Pushed::Applied { replaced }
             }
             (Verdict::Chunks, Some(Standing::Ours(head))) => {
@@ -370,12 +327,12 @@ impl Pusher {
     }
 
     /// Names in the stream what was not yet named after it was carried out.
-    fn name_the_rest(&mut self, link: &mut Link, batch: &[Outgoing], outcomes: &mut Outcomes) -> Result<(), Error> {
+    fn name_the_rest(&mut self, link: &mut Link, batch: &[Outgoing<'_>], outcomes: &mut Outcomes) -> Result<(), Error> {
         let unnamed: Vec<(usize, Notice<'_>)> = batch
             .iter()
             .enumerate()
             .filter(|(index, _)| outcomes.is_unnamed(*index))
-            .map(|(index, write)| (index, notice(write)))
+            .map(|(index, write)| (index, write.notice()))
             .collect();
         if unnamed.is_empty() {
             return Ok(());
@@ -393,9 +350,9 @@ impl Pusher {
         Ok(())
     }
 
-    fn set_where_nothing_stands(&mut self, write: &Outgoing) -> Cmd {
+    fn set_where_nothing_stands(&mut self, write: &Outgoing<'_>) -> Cmd {
         let key = self.keys.object(&write.id);
-        let mut set = Cmd::with_capacity(6, 96 + key.len() + value_bytes_max(write));
+        let mut set = Cmd::with_capacity(6, 96 + key.len() + write.value_bytes_max());
         set.arg("SET").arg(key);
         let deadline_ms = self.add_value(&mut set, write);
         set.arg("NX");
@@ -405,12 +362,12 @@ impl Pusher {
         set
     }
 
-    fn script(&mut self, outgoing: &Outgoing, write: &Unsettled, also_same: bool) -> Cmd {
+    fn script(&mut self, outgoing: &Outgoing<'_>, write: &Unsettled, also_same: bool) -> Cmd {
         let key = self.keys.object(&outgoing.id);
         let guard = Guard { version: version_bytes(outgoing.version), named: &write.named, also_same };
         let mut call = match &outgoing.what {
             What::Put { deadline_ms, .. } => {
-                let mut call = scripts::put(&key, &guard, write.whole_script, value_bytes_max(outgoing));
+                let mut call = scripts::put(&key, &guard, write.whole_script, outgoing.value_bytes_max());
                 call.arg(*deadline_ms);
                 call
             }
@@ -425,24 +382,17 @@ impl Pusher {
     }
 
     /// Appends the value as an argument; returns the deadline.
-    fn add_value(&mut self, command: &mut Cmd, write: &Outgoing) -> u64 {
+    fn add_value(&mut self, command: &mut Cmd, write: &Outgoing<'_>) -> u64 {
+        let head = write.head();
         match &write.what {
-            What::Put { object, body_hash, deadline_ms } => {
-                let head = Head::put(write.version, object, *body_hash, *deadline_ms);
-                if head.kind == Kind::Manifest {
-                    command.arg(&head.encode()[..]);
-                } else {
-                    let mut value = command.writer_for_next_arg();
-                    // Writing to memory does not fail.
-                    self.encoder.object(head, object, |bytes| drop(value.write_all(bytes)));
-                }
-                *deadline_ms
+            What::Put { object, .. } if head.kind == Kind::Object => {
+                let mut value = command.writer_for_next_arg();
+                // Writing to memory does not fail.
+                self.encoder.object(head, object, |bytes| drop(value.write_all(bytes)));
             }
-            What::Delete => {
-                command.arg(&Head::tombstone(write.version).encode()[..]);
-                0
-            }
+            What::Put { .. } | What::Delete => drop(command.arg(&head.encode()[..])),
         }
+        head.deadline_ms
     }
 
     /// Where the counters could not be changed, they are off by so much.
@@ -454,106 +404,6 @@ impl Pusher {
         if refused(1) {
             self.counters_off.bytes += by.bytes;
         }
-    }
-}
-
-impl Outgoing {
-    /// Bytes of metadata and data.
-    pub fn bytes(&self) -> usize {
-        put_bytes(self).unwrap_or(0) as usize
-    }
-}
-
-fn is_large(write: &Outgoing) -> bool {
-    put_bytes(write).is_some_and(|bytes| super::envelope::chunk_count(bytes).is_some())
-}
-
-/// Bytes of metadata and data; None for a delete.
-fn put_bytes(write: &Outgoing) -> Option<u64> {
-    match &write.what {
-        What::Put { object, .. } => Some(object.len() as u64),
-        What::Delete => None,
-    }
-}
-
-fn value_bytes_max(write: &Outgoing) -> usize {
-    HEAD_BYTES + if is_large(write) { 0 } else { put_bytes(write).unwrap_or(0) as usize }
-}
-
-fn notice(write: &Outgoing) -> Notice<'_> {
-    let op = if matches!(write.what, What::Put { .. }) { Op::Put } else { Op::Delete };
-    Notice { op, id: &write.id, version: write.version }
-}
-
-impl Counters {
-    fn add(&mut self, came: Option<u64>, went: Option<u64>) {
-        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        if let Some(bytes) = came {
-            self.objects = self.objects.saturating_add(1);
-            self.bytes = self.bytes.saturating_add(signed(bytes));
-        }
-        if let Some(bytes) = went {
-            self.objects = self.objects.saturating_sub(1);
-            self.bytes = self.bytes.saturating_sub(signed(bytes));
-        }
-    }
-
-    /// Nothing, or one command for each counter.
-    fn commands(self, keys: &Keys) -> Vec<Cmd> {
-        if self == Counters::default() {
-            return Vec::new();
-        }
-        let by = |key: String, amount: i64| {
-            let mut add = redis::cmd("INCRBY");
-            add.arg(key).arg(amount);
-            add
-        };
-        vec![by(keys.object_count(), self.objects), by(keys.total_size(), self.bytes)]
-    }
-}
-
-impl Outcomes {
-    fn new(count: usize) -> Outcomes {
-        Outcomes { pushed: vec![None; count], named: vec![false; count] }
-    }
-
-    fn settle(&mut self, index: usize, outcome: Result<Pushed, String>) {
-        if let Some(place) = self.pushed.get_mut(index) {
-            *place = Some(outcome);
-        }
-    }
-
-    fn named_now(&mut self, index: usize) {
-        if let Some(place) = self.named.get_mut(index) {
-            *place = true;
-        }
-    }
-
-    fn get(&self, index: usize) -> Option<&Result<Pushed, String>> {
-        self.pushed.get(index).and_then(Option::as_ref)
-    }
-
-    fn is_settled(&self, index: usize) -> bool {
-        self.get(index).is_some()
-    }
-
-    fn is_applied(&self, index: usize) -> bool {
-        matches!(self.get(index), Some(Ok(Pushed::Applied { .. })))
-    }
-
-    /// Whether it was carried out where nothing stood.
-    fn is_new(&self, index: usize) -> bool {
-        matches!(self.get(index), Some(Ok(Pushed::Applied { replaced: None })))
-    }
-
-    /// A write that was refused as older needs no event: who wrote the newer one sent it.
-    fn is_unnamed(&self, index: usize) -> bool {
-        let succeeded = matches!(self.get(index), Some(Ok(Pushed::Applied { .. } | Pushed::Same)));
-        succeeded && !self.named.get(index).copied().unwrap_or(false)
-    }
-
-    fn into_results(self) -> Vec<Result<Pushed, String>> {
-        self.pushed.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err("no answer".into()))).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::body::Raw;
 use super::envelope::MAGIC;
 use crate::object::{METADATA_BYTES_MAX, Object};
 
@@ -11,14 +12,15 @@ const HEAD_BYTES: usize = 4;
 pub(crate) const VALUE_BYTES_MAX: u64 = 512 << 20;
 
 /// How long the value of this object is.
-pub(crate) fn value_bytes(object: &Object) -> u64 {
-    HEAD_BYTES as u64 + object.len() as u64
+pub(crate) fn value_bytes<'a>(body: impl Into<Raw<'a>>) -> u64 {
+    HEAD_BYTES as u64 + body.into().len() as u64
 }
 
-pub(crate) fn encode(object: &Object, mut write: impl FnMut(&[u8])) {
-    write(&(object.metadata.len() as u32).to_le_bytes());
-    write(&object.metadata);
-    write(&object.data);
+pub(crate) fn encode<'a>(body: impl Into<Raw<'a>>, mut write: impl FnMut(&[u8])) {
+    let Raw { metadata, data } = body.into();
+    write(&(metadata.len() as u32).to_le_bytes());
+    write(metadata);
+    write(data);
 }
 
 /// Reads a value that is not one of ours.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, Value};
 use tempfile::TempDir;
 
+use super::body::Body;
 use super::keys::Keys;
 use super::link::Link;
 use super::options::RedisOptions;
@@ -107,17 +108,17 @@ pub(super) fn object(data: impl Into<Vec<u8>>) -> Object {
     Object { data: data.into().into(), metadata: "metadata".into() }
 }
 
-pub(super) fn put(id: &str, clock: u64, object: &Object) -> Outgoing {
+pub(super) fn put(id: &str, clock: u64, object: &Object) -> Outgoing<'static> {
     let body = [&object.metadata[..], &object.data[..]].concat();
     let body_hash = xxhash_rust::xxh3::xxh3_128(&body);
     Outgoing {
         id: id.into(),
         version: version(clock),
-        what: What::Put { object: object.clone(), body_hash, deadline_ms: 0 },
+        what: What::Put { object: Body::Kept(object.clone()), body_hash: body_hash.into(), deadline_ms: 0 },
         is_repeat: false,
     }
 }
 
-pub(super) fn delete(id: &str, clock: u64) -> Outgoing {
+pub(super) fn delete(id: &str, clock: u64) -> Outgoing<'static> {
     Outgoing { id: id.into(), version: version(clock), what: What::Delete, is_repeat: false }
 }

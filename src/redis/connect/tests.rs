@@ -23,7 +23,7 @@ fn ids(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("id{n}")).collect()
 }
 
-fn puts(ids: &[String], clock: u64) -> Vec<Outgoing> {
+fn puts(ids: &[String], clock: u64) -> Vec<Outgoing<'static>> {
     ids.iter().map(|id| put(id, clock, &object(format!("{id} {clock}")))).collect()
 }
 

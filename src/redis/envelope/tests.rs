@@ -116,8 +116,7 @@ fn a_large_body_stands_in_chunks() {
     let mut body = Vec::new();
     let mut encoder = Encoder::new(true);
     for chunk in 0..head.chunk_count {
-        let mut value = Vec::new();
-        encoder.chunk(&object, chunk, |bytes| value.extend_from_slice(bytes));
+        let value = encoder.chunk(chunk_of((&object).into(), chunk), true).pieces().concat();
         assert!(value.len() < CHUNK_BYTES / 2, "compressed");
         assert_eq!(value[..4], [1, 0, 0, 0]);
         assert_eq!(value[4..8], (head.chunk_bytes(chunk) as u32).to_le_bytes());

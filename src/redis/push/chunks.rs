@@ -1,21 +1,26 @@
 //! Objects too large for one value. A crash at any point leaves neither half an object nor chunks that stay for ever: they expire until
 //! the manifest that names them stands.
 
-use std::io::Write as _;
-
-use redis::{Cmd, RedisWrite as _, Value};
+use redis::{Cmd, Value};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::{How, Outcomes, Outgoing, Pushed, Pusher, What};
 use crate::error::Error;
-use crate::object::Object;
-use crate::redis::envelope::{CHUNK_BYTES, CHUNK_HEAD_BYTES, Head, Kind};
+use crate::redis::body::Raw;
+use crate::redis::envelope::{Head, Kind, chunk_of};
 use crate::redis::fetch::{looked, looking};
 use crate::redis::link::Link;
 use crate::redis::pipeline::Reply;
 use crate::redis::standing::Standing;
 
-/// Chunks sent in one pipeline: 4 MiB.
-const CHUNKS_SENT_MAX: u32 = 4;
+/// Chunks that are on their way at a time, 4 MiB: while Redis takes them, the next one is prepared.
+const CHUNKS_AHEAD_MAX: usize = 4;
+
+/// `SET key value ...`.
+const VALUE_OF_SET: usize = 2;
+
+/// Where a chunk has not shrunk, those behind it will not either; but for what is joined of several things, every so many it is tried again.
+const SHRINKING_TRIED_EVERY: u32 = 16;
 
 /// Expiries changed in one pipeline.
 const EXPIRIES_MAX: u32 = 512;
@@ -40,24 +45,20 @@ impl Pusher {
     pub(super) fn push_large(
         &mut self,
         link: &mut Link,
-        batch: &[Outgoing],
+        batch: &[Outgoing<'_>],
         index: usize,
         also_same: bool,
         outcomes: &mut Outcomes,
     ) -> Result<(), Error> {
-        let Some(Outgoing { id, version, what: What::Put { object, body_hash, deadline_ms }, .. }) = batch.get(index)
-        else {
-            return Ok(());
-        };
-        let head = Head::put(*version, object, *body_hash, *deadline_ms);
-        if let Err(refusal) = self.send_chunks(link, id, &head, object, also_same)? {
+        let Some(write) = batch.get(index) else { return Ok(()) };
+        if let Err(refusal) = self.send_chunks(link, write, also_same)? {
             outcomes.settle(index, Err(refusal));
             return Ok(());
         }
         let how = How { also_same, naming: false, meanwhile: || {} };
         self.apply(link, batch, &[index], how, outcomes)?;
         if let Some(Ok(Pushed::Applied { .. } | Pushed::Same)) = outcomes.get(index)
-            && let Err(refusal) = self.keep_chunks(link, id, &head, object)?
+            && let Err(refusal) = self.keep_chunks(link, write)?
         {
             outcomes.settle(index, Err(refusal));
         }
@@ -67,42 +68,53 @@ impl Pusher {
     pub(super) fn send_chunks(
         &mut self,
         link: &mut Link,
-        id: &[u8],
-        head: &Head,
-        object: &Object,
+        write: &Outgoing<'_>,
         also_same: bool,
     ) -> Result<Result<(), String>, Error> {
-        for first in (0..head.chunk_count).step_by(CHUNKS_SENT_MAX as usize) {
-            let last = head.chunk_count.min(first + CHUNKS_SENT_MAX);
-            let sets: Vec<Cmd> =
-                (first..last).map(|chunk| self.set_chunk(id, head, object, chunk, Stay::Waiting, also_same)).collect();
-            for reply in link.run(&sets)? {
-                if let Err(refusal) = reply {
-                    return Ok(Err(refusal));
-                }
+        let (Some(head), What::Put { object, body_hash, .. }) = (write.manifest(), &write.what) else {
+            return Ok(Ok(()));
+        };
+        let mut hasher = body_hash.get().is_none().then(Xxh3::new);
+        let mut shrinks = true;
+        for chunk in 0..head.chunk_count {
+            let raw = chunk_of(object.raw(), chunk);
+            if let Some(hasher) = &mut hasher {
+                raw.add_to(hasher);
+            }
+            let tries = shrinks || chunk.is_multiple_of(SHRINKING_TRIED_EVERY);
+            let key = self.keys.chunk(&write.id, head.version, chunk);
+            shrinks = self.send_chunk(link, key, raw, tries, Stay::Waiting, also_same)?;
+            let answers = link.receive_ahead(CHUNKS_AHEAD_MAX)?;
+            if let Some(refusal) = answers.into_iter().find_map(Reply::err) {
+                link.run(&[])?; // what is on its way is answered as well
+                return Ok(Err(refusal));
             }
         }
-        Ok(Ok(()))
+        if let Some(hasher) = hasher {
+            body_hash.get_or_init(|| hasher.digest128());
+        }
+        Ok(link.run(&[])?.into_iter().find_map(Reply::err).map_or(Ok(()), Err))
     }
 
     /// Takes the expiry from the chunks, or sets the object's; those that are gone are sent again.
-    pub(super) fn keep_chunks(
-        &mut self,
-        link: &mut Link,
-        id: &[u8],
-        head: &Head,
-        object: &Object,
-    ) -> Result<Result<(), String>, Error> {
+    pub(super) fn keep_chunks(&mut self, link: &mut Link, write: &Outgoing<'_>) -> Result<Result<(), String>, Error> {
+        let (Some(head), What::Put { object, .. }, id) = (write.manifest(), &write.what, &write.id) else {
+            return Ok(Ok(()));
+        };
         let stay = Stay::Until(head.deadline_ms);
         for first in (0..head.chunk_count).step_by(EXPIRIES_MAX as usize) {
             let chunks = first..head.chunk_count.min(first + EXPIRIES_MAX);
             let keeps: Vec<Cmd> =
-                chunks.clone().map(|chunk| keep(self.keys.chunk(id, head.version, chunk), head)).collect();
+                chunks.clone().map(|chunk| keep(self.keys.chunk(id, head.version, chunk), &head)).collect();
             for (chunk, reply) in chunks.zip(link.run(&keeps)?) {
                 let reply: Reply = match reply {
                     // Gone, or it stays already: PERSIST does not tell which.
                     Ok(Value::Int(0)) => match link.run_one(length(self.keys.chunk(id, head.version, chunk)))? {
-                        Ok(Value::Int(0)) => link.run_one(self.set_chunk(id, head, object, chunk, stay, false))?,
+                        Ok(Value::Int(0)) => {
+                            let (key, raw) = (self.keys.chunk(id, head.version, chunk), chunk_of(object.raw(), chunk));
+                            self.send_chunk(link, key, raw, true, stay, false)?;
+                            link.run(&[])?.pop().unwrap_or_else(|| Err("no answer".into()))
+                        }
                         stands => stands,
                     },
                     reply => reply,
@@ -116,20 +128,23 @@ impl Pusher {
         let replies = link.run(&looking(&self.keys.object(id)))?;
         let standing = replies.first_chunk::<2>().map(looked);
         if !matches!(standing, Some(Ok(Some(Standing::Ours(standing)))) if standing.version == head.version) {
-            self.expire_chunks(link, id, head)?;
+            self.expire_chunks(link, id, &head)?;
         }
         Ok(Ok(()))
     }
 
-    fn set_chunk(&mut self, id: &[u8], head: &Head, object: &Object, chunk: u32, stay: Stay, also_same: bool) -> Cmd {
-        let key = self.keys.chunk(id, head.version, chunk);
-        let mut set = Cmd::with_capacity(6, 96 + key.len() + CHUNK_HEAD_BYTES + CHUNK_BYTES.min(object.len()));
-        set.arg("SET").arg(key);
-        {
-            let mut value = set.writer_for_next_arg();
-            // Writing to memory does not fail.
-            self.encoder.chunk(object, chunk, |bytes| drop(value.write_all(bytes)));
-        }
+    /// Begins to set a chunk; whether it has shrunk.
+    fn send_chunk(
+        &mut self,
+        link: &mut Link,
+        key: String,
+        raw: Raw<'_>,
+        tries: bool,
+        stay: Stay,
+        also_same: bool,
+    ) -> Result<bool, Error> {
+        let mut set = redis::cmd("SET");
+        set.arg(key).arg("");
         if !also_same {
             set.arg("NX");
         }
@@ -138,7 +153,9 @@ impl Pusher {
             Stay::Until(0) => {}
             Stay::Until(deadline_ms) => drop(set.arg("PXAT").arg(deadline_ms)),
         }
-        set
+        let chunk = self.encoder.chunk(raw, tries);
+        link.send_lent_ahead(&set, VALUE_OF_SET, &chunk.pieces())?;
+        Ok(chunk.has_shrunk)
     }
 
     /// Lets the chunks of a manifest that is being replaced go, when who reads them has had time to finish.

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use redis::{Cmd, RedisWrite as _, Value};
 
-use super::{Outcomes, Outgoing, Pushed, Pusher, What, notice, put_bytes};
+use super::{Outcomes, Outgoing, Pushed, Pusher, What};
 use crate::error::Error;
 use crate::redis::envelope::Head;
 use crate::redis::events::adding;
@@ -21,7 +21,7 @@ const COMMANDS: usize = 3;
 const GROUP_WRITES: usize = 32;
 
 /// A write, and its number in its batch.
-type Numbered<'a> = (usize, &'a Outgoing);
+type Numbered<'a> = (usize, &'a Outgoing<'a>);
 
 /// What Redis has said to the commands of each write, and whether their event stands in the stream.
 struct Answers {
@@ -36,7 +36,7 @@ impl Pusher {
     pub(super) fn overwrite(
         &mut self,
         link: &mut Link,
-        batch: &[Outgoing],
+        batch: &[Outgoing<'_>],
         outcomes: &mut Outcomes,
     ) -> Result<(), Error> {
         let mut writes: Vec<Numbered<'_>> = Vec::with_capacity(batch.len());
@@ -79,7 +79,7 @@ impl Pusher {
     ) -> Result<Vec<Option<Answers>>, Error> {
         let mut commands = Vec::new();
         for group in groups {
-            let notices: Vec<_> = group.iter().map(|(_, write)| notice(write)).collect();
+            let notices: Vec<_> = group.iter().map(|(_, write)| write.notice()).collect();
             commands.push(redis::cmd("MULTI"));
             commands.extend(group.iter().flat_map(|(_, write)| self.overwriting(write)));
             commands.push(adding(&self.keys, self.node, &notices));
@@ -108,7 +108,7 @@ impl Pusher {
             let replaced = looked(&[head, length]).unwrap_or(None); // what is not known is not counted
             match written {
                 Ok(_) => {
-                    self.counters_off.add(put_bytes(write), replaced.and_then(|standing| standing.counted_bytes()));
+                    self.counters_off.add(write.put_bytes(), replaced.and_then(|standing| standing.counted_bytes()));
                     outcomes.settle(*index, Ok(Pushed::Applied { replaced }));
                     if let Some(Standing::Ours(head)) = replaced {
                         chunked.push((*index, head));
@@ -123,7 +123,7 @@ impl Pusher {
     }
 
     /// They look at what stands there, and replace it.
-    fn overwriting(&self, write: &Outgoing) -> [Cmd; COMMANDS] {
+    fn overwriting(&self, write: &Outgoing<'_>) -> [Cmd; COMMANDS] {
         let key = self.keys.object(&write.id);
         let [head, length] = looking(&key);
         let What::Put { object, deadline_ms, .. } = &write.what else {
@@ -154,12 +154,12 @@ fn run_behind(link: &mut Link, commands: &[Cmd], ahead: &mut Vec<Reply>) -> Resu
 }
 
 /// Whether the write can be one value.
-fn check(write: &Outgoing) -> Result<(), String> {
+fn check(write: &Outgoing<'_>) -> Result<(), String> {
     let What::Put { object, .. } = &write.what else { return Ok(()) };
     if python::value_bytes(object) > python::VALUE_BYTES_MAX {
         return Err(format!(
             "it has {} bytes, but value_format = \"python\" keeps an object in one value of at most {} bytes",
-            object.len(),
+            object.raw().len(),
             python::VALUE_BYTES_MAX
         ));
     }

@@ -1,9 +1,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::redis::events::{self, Event};
+use crate::object::Object;
+use crate::redis::events::{self, Event, Op};
 use crate::redis::fetch::{Fetched, Found, fetch};
 use crate::redis::testing::*;
+use crate::version::Version;
 
 /// A server, a link, a pusher, and where the event stream stood at the beginning.
 struct World {
@@ -77,9 +79,11 @@ fn applied(replaced: Option<Standing>) -> Result<Pushed, String> {
     Ok(Pushed::Applied { replaced })
 }
 
-fn head_of(write: &Outgoing) -> Head {
+fn head_of(write: &Outgoing<'_>) -> Head {
     match &write.what {
-        What::Put { object, body_hash, deadline_ms } => Head::put(write.version, object, *body_hash, *deadline_ms),
+        What::Put { object, body_hash, deadline_ms } => {
+            Head::put(write.version, object, *body_hash.get().unwrap(), *deadline_ms)
+        }
         What::Delete => Head::tombstone(write.version),
     }
 }
@@ -327,7 +331,7 @@ fn python_world() -> World {
     world_with(|options| options.value_format = ValueFormat::Python)
 }
 
-fn two_puts() -> [Outgoing; 2] {
+fn two_puts() -> [Outgoing<'static>; 2] {
     [put("a", 1, &object("data")), put("b", 1, &object(vec![7; 5000]))]
 }
 

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::local::ledger::Due;
 use crate::local::{Budget, Dirty, Found, Held, Lane, Next, Place, Wanted};
 use crate::object::ObjectId;
-use crate::redis::{Outgoing, What};
+use crate::redis::{Body, Outgoing, What};
 use crate::replication::TieredBackend;
 use crate::replication::caution::{Bounds, Caution};
 
@@ -40,7 +40,7 @@ pub(super) enum Step {
 }
 
 pub(super) struct Batch {
-    pub writes: Vec<(Place, Outgoing)>,
+    pub writes: Vec<(Place, Outgoing<'static>)>,
     pub step: Step,
 }
 
@@ -147,14 +147,17 @@ pub(super) fn read(backend: &TieredBackend, caution: &Caution, next: Next) -> Re
 
 /// Records apart, to be pushed.
 struct Apart {
-    writes: Vec<(Place, Outgoing)>,
+    writes: Vec<(Place, Outgoing<'static>)>,
     is_set_aside: bool,
 }
 
-pub(super) fn outgoing(dirty: Dirty, is_repeat: bool) -> Outgoing {
+pub(super) fn outgoing(dirty: Dirty, is_repeat: bool) -> Outgoing<'static> {
     let Dirty { id, version, put, .. } = dirty;
     let what = match put {
-        Some(put) => What::Put { object: put.object, body_hash: put.body_hash, deadline_ms: put.deadline_ms },
+        Some(put) => {
+            let (object, body_hash) = (Body::Kept(put.object), put.body_hash.into());
+            What::Put { object, body_hash, deadline_ms: put.deadline_ms }
+        }
         None => What::Delete,
     };
     Outgoing { id, version, what, is_repeat }

@@ -56,7 +56,7 @@ impl Replicator<'_> {
     }
 
     /// Sends a batch, and reads the next one while Redis is at work.
-    pub(super) fn send(&mut self, writes: &[Outgoing], step: Step) -> Result<Vec<Result<Pushed, String>>, Error> {
+    pub(super) fn send(&mut self, writes: &[Outgoing<'_>], step: Step) -> Result<Vec<Result<Pushed, String>>, Error> {
         let Self { backend, pusher, caution, link, ahead, .. } = self;
         let Some(link) = link else { return Err(Error::Closed) };
         let until = backend.tier()?.journal.end();
@@ -72,7 +72,7 @@ impl Replicator<'_> {
     }
 
     /// What has become of one record.
-    pub(super) fn pushed(&mut self, place: Place, write: &Outgoing, pushed: Result<Pushed, String>) {
+    pub(super) fn pushed(&mut self, place: Place, write: &Outgoing<'_>, pushed: Result<Pushed, String>) {
         let ledger = &self.outbox.ledger;
         match pushed {
             Ok(Pushed::Applied { .. } | Pushed::Same) => {
@@ -121,7 +121,7 @@ impl Replicator<'_> {
     pub(super) fn refused_for(
         &self,
         place: Place,
-        write: &Outgoing,
+        write: &Outgoing<'_>,
         by: Version,
         standing: &Standing,
     ) -> Result<(), Error> {
@@ -133,7 +133,8 @@ impl Replicator<'_> {
             What::Delete => tier.delete_above(&write.id, by),
             What::Put { object, body_hash, deadline_ms } => {
                 let again = Again { place, above: by, deadline_ms: *deadline_ms };
-                tier.put_above(&write.id, object, *body_hash, &again)
+                let body_hash = *body_hash.get_or_init(|| object.raw().hash());
+                tier.put_above(&write.id, &object.to_object(), body_hash, &again)
             }
         }
     }

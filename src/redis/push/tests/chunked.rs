@@ -1,5 +1,8 @@
+use std::cell::OnceCell;
+
 use super::*;
-use crate::redis::envelope::CHUNK_BYTES;
+use crate::redis::body::{Body, Raw};
+use crate::redis::envelope::{CHUNK_BYTES, HEAD_BYTES};
 
 fn large(fill: u8) -> Object {
     object(vec![fill; 2 * CHUNK_BYTES + 77])
@@ -36,7 +39,7 @@ fn the_chunks_of_a_replaced_manifest_expire() {
             assert!((1..=60).contains(&ttl), "{key}: {ttl}");
         }
         match &write.what {
-            What::Put { object, .. } => assert_eq!(world.object("id").as_ref(), Some(object)),
+            What::Put { object, .. } => assert_eq!(world.object("id"), Some(object.to_object())),
             What::Delete => assert_eq!(world.fetch("id"), Fetched::Tombstone(version(2))),
         }
     }
@@ -46,12 +49,11 @@ fn the_chunks_of_a_replaced_manifest_expire() {
 #[test]
 fn a_push_that_stops_anywhere_leaves_nothing_for_ever() {
     let write = put("id", 1, &large(1));
-    let head = head_of(&write);
     let What::Put { object, .. } = &write.what else { unreachable!() };
 
     // Stopped after the chunks: they expire by themselves, and the object does not exist.
     let mut world = world();
-    world.pusher.send_chunks(&mut world.link, b"id", &head, object, false).unwrap().unwrap();
+    world.pusher.send_chunks(&mut world.link, &write, false).unwrap().unwrap();
     assert!(ttls(&mut world).iter().all(|ttl| (1..=3600).contains(ttl)));
     assert_eq!(world.fetch("id"), Fetched::Missing);
 
@@ -59,9 +61,9 @@ fn a_push_that_stops_anywhere_leaves_nothing_for_ever() {
     let mut outcomes = Outcomes::new(1);
     let how = How { also_same: false, naming: false, meanwhile: || {} };
     world.pusher.apply(&mut world.link, std::slice::from_ref(&write), &[0], how, &mut outcomes).unwrap();
-    assert_eq!(world.object("id").as_ref(), Some(object));
+    assert_eq!(world.object("id"), Some(object.to_object()));
     assert!(ttls(&mut world).iter().all(|ttl| (1..=3600).contains(ttl)));
-    assert_eq!(world.push_one(write), Ok(Pushed::Same));
+    assert_eq!(world.push_one(write.clone()), Ok(Pushed::Same));
     assert_eq!(ttls(&mut world), [-1, -1, -1]);
 }
 
@@ -78,9 +80,8 @@ fn a_chunk_that_expired_meanwhile_is_sent_again() {
     assert_eq!(ttls(&mut world), [-1, -1, -1]);
     // Also when it is lost after it was sent: whether it is there is asked when it is made to stay.
     call(&mut world.link, &["DEL", &lost]).unwrap();
-    let (head, What::Put { object, .. }) = (head_of(&write), &write.what) else { unreachable!() };
-    world.pusher.keep_chunks(&mut world.link, b"id", &head, object).unwrap().unwrap();
-    assert_eq!(world.object("id").as_ref(), Some(object));
+    world.pusher.keep_chunks(&mut world.link, &write).unwrap().unwrap();
+    assert_eq!(world.object("id"), Some(large(1)));
     assert_eq!(ttls(&mut world), [-1, -1, -1]);
 }
 
@@ -89,10 +90,9 @@ fn a_chunk_that_expired_meanwhile_is_sent_again() {
 fn chunks_kept_for_a_manifest_that_is_gone_expire_again() {
     let mut world = world();
     let write = put("id", 1, &large(1));
-    let (head, What::Put { object, .. }) = (head_of(&write), &write.what) else { unreachable!() };
     world.push_one(write.clone()).unwrap();
     world.push_one(put("id", 2, &super::object("small"))).unwrap();
-    world.pusher.keep_chunks(&mut world.link, b"id", &head, object).unwrap().unwrap();
+    world.pusher.keep_chunks(&mut world.link, &write).unwrap().unwrap();
     let ttls = ttls(&mut world);
     assert!(ttls.iter().all(|ttl| (1..=60).contains(ttl)), "{ttls:?}");
 }
@@ -138,4 +138,47 @@ fn object_and_chunks_end_with_the_deadline() {
     }
     world.push_one(past).unwrap();
     assert_eq!(world.fetch("past"), Fetched::Missing);
+}
+
+// What does not shrink goes as it is; where that changes within an object, it is noticed.
+#[test]
+fn a_large_object_is_lent_hashed_while_it_is_sent_and_compressed_where_that_helps() {
+    let mut world = world();
+    let noise = |bytes: usize| -> Vec<u8> {
+        (0..bytes as u64 / 8).flat_map(|word| xxhash_rust::xxh3::xxh3_64(&word.to_le_bytes()).to_le_bytes()).collect()
+    };
+    let data = [noise(3 << 20), vec![0; 20 << 20], noise(1 << 20)].concat();
+    for (clock, metadata) in [(1, &b"metadata"[..]), (2, b"")] {
+        let what =
+            What::Put { object: Body::Lent(Raw { metadata, data: &data }), body_hash: OnceCell::new(), deadline_ms: 0 };
+        let write = Outgoing { id: b"large".to_vec(), version: version(clock), what, is_repeat: false };
+        let pushed = world.pusher.push_one(&mut world.link, &write).unwrap();
+        assert!(matches!(pushed, Ok(Pushed::Applied { .. })), "{pushed:?}");
+        let stored = world.object("large").unwrap();
+        assert!(stored.data == data && stored.metadata == metadata);
+        assert_eq!(head_of(&write).body_hash, Raw { metadata, data: &data }.hash());
+        let keys = world.pusher.keys.clone();
+        let mut bytes = |chunk| {
+            let mut length = redis::cmd("STRLEN");
+            length.arg(keys.chunk(b"large", version(clock), chunk));
+            world.link.run_one(length).unwrap()
+        };
+        assert_eq!(bytes(1), Ok(Value::Int((1 << 20) + 8)));
+        assert!(matches!(bytes(18), Ok(Value::Int(10..20_000))));
+    }
+}
+
+#[test]
+fn an_object_with_a_refused_chunk_is_refused_and_the_connection_goes_on() {
+    let mut world = world();
+    let data = vec![7; 12 << 20];
+    set_raw(&mut world.link, "other", b"value");
+    let mut full = redis::cmd("CONFIG");
+    full.arg(&["SET", "maxmemory", "1"]);
+    world.link.run_one(full).unwrap().unwrap();
+    let refusal = world.push_one(put("large", 1, &Object { data: data.into(), metadata: "".into() })).unwrap_err();
+    assert!(refusal.starts_with("OOM"), "{refusal}");
+    let mut get = redis::cmd("GET");
+    get.arg("other");
+    assert_eq!(world.link.run_one(get).unwrap(), Ok(Value::BulkString(b"value".to_vec())));
 }

@@ -1,0 +1,37 @@
+use redis::Cmd;
+
+use crate::redis::keys::Keys;
+
+/// By how much the counters in Redis have to change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counters {
+    pub objects: i64,
+    pub bytes: i64,
+}
+
+impl Counters {
+    pub fn add(&mut self, came: Option<u64>, went: Option<u64>) {
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        if let Some(bytes) = came {
+            self.objects = self.objects.saturating_add(1);
+            self.bytes = self.bytes.saturating_add(signed(bytes));
+        }
+        if let Some(bytes) = went {
+            self.objects = self.objects.saturating_sub(1);
+            self.bytes = self.bytes.saturating_sub(signed(bytes));
+        }
+    }
+
+    /// Nothing, or one command for each counter.
+    pub fn commands(self, keys: &Keys) -> Vec<Cmd> {
+        if self == Counters::default() {
+            return Vec::new();
+        }
+        let by = |key: String, amount: i64| {
+            let mut add = redis::cmd("INCRBY");
+            add.arg(key).arg(amount);
+            add
+        };
+        vec![by(keys.object_count(), self.objects), by(keys.total_size(), self.bytes)]
+    }
+}
