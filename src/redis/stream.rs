@@ -66,8 +66,7 @@ impl Stream {
             Stream::Tls(tls) => &mut tls.sock,
         };
         wire.timeout = timeout.max(TIMEOUT_MIN);
-        wire.socket.set_read_timeout(Some(wire.timeout))?;
-        wire.socket.set_write_timeout(Some(wire.timeout))
+        wire.socket.set_read_timeout(Some(wire.timeout))
     }
 }
 
@@ -97,13 +96,12 @@ impl Write for Stream {
 }
 
 impl Wire {
-    /// Makes a call that waits for the socket until it is answered or the time is over, which runs from here on.
+    /// Makes a call until the socket is ready for it or the time is over, which runs from here on.
     fn call(&self, awaited: PollFlags, mut call: impl FnMut(&Socket) -> io::Result<usize>) -> io::Result<usize> {
         let until = Instant::now() + self.timeout;
         loop {
             match call(&self.socket) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(no_answer()),
+                Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
                 called => return called,
             }
             // The socket's own timeout begins anew with each call, so the rest of the time is waited for here.
@@ -125,8 +123,9 @@ impl Read for Wire {
 
 impl Write for Wire {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // A process that does not ignore SIGPIPE would be ended by a connection that was cut.
-        self.call(PollFlags::OUT, |socket| socket.send_with_flags(bytes, libc::MSG_NOSIGNAL))
+        // A call that waits would send as much as it can of what is large, and say so only when nothing has moved for all of the timeout. A
+        // process that does not ignore SIGPIPE would be ended by a connection that was cut.
+        self.call(PollFlags::OUT, |socket| socket.send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -1,6 +1,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::Value;
 
@@ -130,6 +130,35 @@ fn a_silent_server_is_unreachable() {
     let mut blocking = redis::cmd("BLPOP");
     blocking.arg("nothing").arg(0);
     assert!(matches!(link.run(&[blocking]), Err(Error::Unreachable { .. })));
+}
+
+// Invariant 10: also in the middle of what is large, sent ahead of the answers.
+#[test]
+fn a_server_that_stops_reading_is_given_up_after_the_response_timeout() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://:hunter2@{}", listener.local_addr().unwrap());
+    let (stopping, stopped) = std::sync::mpsc::channel();
+    let server = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        until(&mut client, b"hunter2\r\n");
+        client.write_all(b"+OK\r\n").unwrap();
+        until(&mut client, b"PING\r\n");
+        client.write_all(b"+PONG\r\n").unwrap();
+        client.read_exact(&mut vec![0; 20 << 20]).unwrap();
+        stopping.send(Instant::now()).unwrap();
+        client
+    });
+    let timeout = Duration::from_secs(2);
+    let mut link = Target::new(&RedisOptions { url, ..RedisOptions::default() }).unwrap().connect(timeout).unwrap();
+    let mut set = redis::cmd("SET");
+    set.arg("k").arg("");
+    let large = vec![7; 100 << 20];
+    let sent = link.send_lent_ahead(&set, 2, &[b"head", &large]);
+    assert!(matches!(sent, Err(Error::Unreachable { .. })), "{sent:?}");
+    let waited = stopped.recv().unwrap().elapsed();
+    assert!(waited >= timeout - Duration::from_millis(50) && waited < timeout * 7 / 4, "{waited:?}");
+    assert!(matches!(link.receive_ahead(0), Err(Error::Unreachable { .. })));
+    drop(server.join());
 }
 
 // Invariant 12.
