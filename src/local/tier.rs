@@ -224,7 +224,7 @@ impl LocalTier {
             self.journal.check_writable()?;
             let wanted = Wanted { bytes, is_disk_full: disk_full.is_some(), is_live: kind == Kinds::Live };
             let asking = asking.get_or_insert_with(|| Asking::new(patience));
-            match self.room.ask(wanted, asking, || self.is_being_emptied()) {
+            match self.room.ask(wanted, asking) {
                 Verdict::Admit => {}
                 Verdict::Evict if patience == Patience::Background => {
                     self.room.wish(wanted);
@@ -234,8 +234,9 @@ impl LocalTier {
                 Verdict::Evict => {
                     // Others are not to wait for what waits itself.
                     let _waiting = (kind == Kinds::Body).then(|| self.bodies.waiting());
-                    let deadline = asking.deadline();
-                    asking.looked(self.progress.wait(seen, wanted, deadline, &self.gate, || self.call_sealer()));
+                    let (deadline, is_emptied) = (asking.deadline(), self.is_being_emptied());
+                    let found = self.progress.wait(seen, wanted, deadline, &self.gate, || self.call_sealer());
+                    asking.looked(found, is_emptied || self.is_being_emptied());
                 }
                 Verdict::Wait => {
                     std::thread::sleep(REPLICATION_WAIT);

@@ -87,6 +87,8 @@ pub(crate) struct Asking {
     begun: Instant,
     deadline: Instant,
     found: Option<Found>,
+    /// Redis took what it is sent, before the last look or after it.
+    replicates: bool,
     /// How often it looked again for what there was to be by then.
     in_vain: u32,
 }
@@ -94,7 +96,7 @@ pub(crate) struct Asking {
 impl Asking {
     pub fn new(patience: Patience) -> Self {
         let begun = Instant::now();
-        Asking { patience, begun, deadline: begun + ROOM_WAIT_MAX, found: None, in_vain: 0 }
+        Asking { patience, begun, deadline: begun + ROOM_WAIT_MAX, found: None, replicates: false, in_vain: 0 }
     }
 
     /// How long this look for room may take.
@@ -102,9 +104,10 @@ impl Asking {
         self.deadline
     }
 
-    /// This is what a look has brought.
-    pub fn looked(&mut self, found: Found) {
-        self.found = Some(found);
+    /// This is what a look has brought. `replicates`: whether Redis took what it is sent, before the look or after it: what settles while it
+    /// is looked may go, though the look did not see it.
+    pub fn looked(&mut self, found: Found, replicates: bool) {
+        (self.found, self.replicates) = (Some(found), replicates);
         if found == Found::Room {
             self.extend();
         }
@@ -153,15 +156,15 @@ impl Room {
         Room { space, owed, is_shared, wish: Mutex::default(), contests: AtomicUsize::new(0) }
     }
 
-    /// What is done for one who tried, and found no room. `replicates`: whether Redis takes what it is sent.
-    pub fn ask(&self, wanted: Wanted, asking: &Asking, replicates: impl FnOnce() -> bool) -> Verdict {
+    /// What is done for one who tried, and found no room.
+    pub fn ask(&self, wanted: Wanted, asking: &Asking) -> Verdict {
         decide(Case {
             has_room: wanted.is_live && self.admits(wanted.bytes),
             could_fit: !wanted.is_live || (self.is_shared && self.could_admit(wanted.bytes)),
             patience: asking.patience,
             found: asking.found,
             is_overdue: Instant::now() >= asking.deadline,
-            replicates: replicates(),
+            replicates: asking.replicates,
         })
     }
 
@@ -362,7 +365,7 @@ mod tests {
         let most = percent(LIVE_PERCENT_MAX);
         for is_shared in [false, true] {
             let (space, room) = room(is_shared);
-            let ask = |wanted| room.ask(wanted, &asking, || false);
+            let ask = |wanted| room.ask(wanted, &asking);
             let unless_shared = if is_shared { Verdict::Evict } else { Verdict::Refuse };
             space.add_live(most);
             assert_eq!(ask(wanted(0, true)), Verdict::Admit);
@@ -377,12 +380,12 @@ mod tests {
     fn room_that_is_made_and_redis_give_one_who_waits_more_time_but_not_for_ever() {
         let mut asking = Asking::new(Patience::Caller);
         assert_eq!(asking.deadline(), asking.begun + ROOM_WAIT_MAX);
-        asking.looked(Found::Nothing);
+        asking.looked(Found::Nothing, true);
         assert_eq!(asking.deadline(), asking.begun + ROOM_WAIT_MAX);
-        asking.looked(Found::Room);
+        asking.looked(Found::Room, true);
         let extended = asking.deadline();
         assert!(extended > asking.begun + ROOM_WAIT_MAX);
-        asking.looked(Found::Nothing);
+        asking.looked(Found::Nothing, true);
         asking.waited();
         assert!(asking.deadline() > extended && asking.found.is_none());
         asking.begun -= ROOM_STRIFE_MAX;
