@@ -138,7 +138,9 @@ impl TieredBackend {
             tier.suspect_all();
             // What an earlier open wrote may have reached Redis, and been overruled there. Versions would tell.
             if self.is_unversioned() && outbox.has_earlier_records() {
-                self.hear_gathered(link)?;
+                let in_step_ms = outbox.heard().1;
+                // Otherwise nobody would hear it any more.
+                self.hear_gathered(link).inspect_err(|_| outbox.set_heard(String::new(), in_step_ms))?;
             }
         }
         Ok(())
