@@ -166,11 +166,18 @@ fn check(write: &Outgoing<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// The answers to MULTI, the commands of a group, its event, and EXEC; None where one of them is refused, so that none is carried out.
-/// Where there are no transactions, they were carried out one by one.
+/// The answers to MULTI, the commands of a group, its event, and EXEC; None where one of the writes is refused, so that none is carried
+/// out. Where the event is, all writes count as refused: each time that they were pushed again unheard, they would undo what others have
+/// written since. Where there are no transactions, they were carried out one by one.
 fn transaction(mut replies: Vec<Reply>) -> Option<Answers> {
     let executed = replies.pop()?;
     let begun = (!replies.is_empty()).then(|| replies.remove(0))?;
+    if begun.is_ok()
+        && let Some(Err(refusal)) = replies.last()
+    {
+        let refused = [Ok(Value::Nil), Ok(Value::Nil), Err(refusal.clone())];
+        return Some(Answers { writes: vec![refused; replies.len() / COMMANDS], is_named: false });
+    }
     let mut replies = match (begun, executed) {
         (Err(_), _) => replies,
         (Ok(_), Ok(Value::Array(values))) if values.len() == replies.len() => {

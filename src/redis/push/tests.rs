@@ -366,6 +366,20 @@ fn a_python_value_that_redis_refuses_holds_back_no_other() {
 }
 
 #[test]
+fn without_the_right_to_send_events_no_python_value_is_written() {
+    let mut world = python_world();
+    call(&mut world.link, &["ACL", "SETUSER", "default", "-xadd"]).unwrap();
+    let pushed = world.push(&two_puts());
+    call(&mut world.link, &["ACL", "SETUSER", "default", "+xadd"]).unwrap();
+    assert!(
+        pushed.iter().all(|pushed| pushed.as_ref().is_err_and(|refusal| refusal.starts_with("NOPERM"))),
+        "{pushed:?}"
+    );
+    assert_eq!(world.fetch("a"), Fetched::Missing);
+    assert_eq!(world.push(&two_puts()), [applied(None), applied(None)]);
+}
+
+#[test]
 fn without_transactions_python_values_come_all_the_same() {
     let mut world = python_world();
     call(&mut world.link, &["ACL", "SETUSER", "default", "-multi"]).unwrap();
