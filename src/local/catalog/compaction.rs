@@ -16,11 +16,12 @@ use crate::local::files::space::Space;
 const TREES: [&str; 3] = ["hints", "settings", "cursors"];
 
 impl Catalog {
-    /// Writes sled's file anew where it has become large for what is in it. Until the new one is whole, the old one stays.
-    pub fn compact(&self, space: &Arc<Space>) -> Result<(), Error> {
+    /// Writes sled's file anew where it has become large for what is in it. Until the new one is whole, the old one stays; also where
+    /// `is_pressed`, as somebody waits for something else: then it is tried again later.
+    pub fn compact(&self, space: &Arc<Space>, is_pressed: impl Fn() -> bool) -> Result<(), Error> {
         let file_bytes = self.bytes();
         let mut state = self.state.lock();
-        if !state.size.is_slack(file_bytes) {
+        if !state.size.is_slack(file_bytes) || is_pressed() {
             return Ok(());
         }
         let failed = |reason| Error::Catalog { path: self.path.clone(), reason };
@@ -28,13 +29,16 @@ impl Catalog {
         // The two stand beside each other for a while, whatever the limit says: more is given back than is taken.
         let lease = space.found(state.size.compact_bytes());
         let new = self.path.with_extension("new");
-        let copied = remove(&new).map_err(|error| error.to_string()).and_then(|()| copy(database, &new));
-        if let Err(reason) = copied {
+        let copied = remove(&new).map_err(|error| error.to_string()).and_then(|()| copy(database, &new, is_pressed));
+        if copied != Ok(true) {
             state.size.compaction_failed();
             if let Err(error) = remove(&new) {
                 tracing::debug!("{} cannot be removed: {error}; the next attempt or open does", new.display());
             }
-            return Err(failed(format!("it cannot be written anew: {reason}")));
+            return match copied {
+                Ok(_) => Ok(()),
+                Err(reason) => Err(failed(format!("it cannot be written anew: {reason}"))),
+            };
         }
         // From here on it is opened by whoever uses it next, if it cannot be now.
         state.close();
@@ -60,15 +64,19 @@ impl Catalog {
     }
 }
 
-fn copy(from: &Database, path: &Path) -> Result<(), String> {
+/// Whether it came to its end.
+fn copy(from: &Database, path: &Path, is_pressed: impl Fn() -> bool) -> Result<bool, String> {
     let opened = Catalog::open_database(path);
     let (to, _) = opened.map_err(|(Unopened::Failed(reason) | Unopened::Damaged(reason))| reason)?;
-    guarded(|| {
+    let is_whole = guarded(|| {
         for name in TREES {
             let (source, target) = (from.database.open_tree(name)?, to.database.open_tree(name)?);
             let mut batch = (sled::Batch::default(), 0);
             for entry in source.iter() {
                 let (key, value) = entry?;
+                if is_pressed() {
+                    return Ok(false);
+                }
                 batch.0.insert(key, value);
                 batch.1 += 1;
                 if batch.1 == BATCH_ENTRIES_MAX {
@@ -78,13 +86,14 @@ fn copy(from: &Database, path: &Path) -> Result<(), String> {
             }
             target.apply_batch(batch.0)?;
         }
-        to.flush()
+        to.flush()?;
+        Ok(true)
     })?;
     // Names must be durable before the old one goes.
     File::open(path).and_then(|directory| directory.sync_all()).map_err(|error| error.to_string())?;
     guarded(|| {
         drop(to);
-        Ok(())
+        Ok(is_whole)
     })
 }
 
@@ -135,7 +144,7 @@ mod tests {
             if number % 8 == 0 {
                 catalog.flush().unwrap();
             }
-            catalog.compact(space).unwrap();
+            catalog.compact(space, || false).unwrap();
             most = most.max(catalog.bytes());
         }
         most
@@ -199,11 +208,19 @@ mod tests {
         }
         catalog.flush().unwrap();
         assert!(catalog.bytes() > 3 << 20);
+        // Somebody waits, at once or in the middle.
+        for calls in [0, 1] {
+            let left = std::cell::Cell::<u32>::new(calls);
+            let is_pressed = || left.replace(left.get().saturating_sub(1)) == 0;
+            catalog.compact(&space, is_pressed).unwrap();
+            assert!(catalog.bytes() > 3 << 20 && !path.with_extension("new").exists());
+            catalog.state.lock().size.compacted(0);
+        }
         // A file in the place of the new one's directory.
         std::fs::write(path.with_extension("new"), b"in the way").unwrap();
-        assert!(catalog.compact(&space).unwrap_err().to_string().contains("written anew"));
+        assert!(catalog.compact(&space, || false).unwrap_err().to_string().contains("written anew"));
         assert_eq!(catalog.load(0).unwrap().unwrap().1, few);
-        catalog.compact(&space).unwrap(); // not tried again at once
+        catalog.compact(&space, || false).unwrap(); // not tried again at once
         assert!(catalog.is_open() && space.physical_bytes() == 0);
     }
 }

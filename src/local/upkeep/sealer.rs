@@ -122,7 +122,10 @@ impl Sealer {
             self.tier.index().owed().settle_below(outbox.ledger.replicated().segment());
         }
         self.report("reclaiming", Self::reclaim);
-        self.report("writing the catalog anew", |sealer| sealer.catalog.compact(&sealer.tier.space));
+        self.report("writing the catalog anew", |sealer| {
+            let progress = &sealer.tier.progress;
+            sealer.catalog.compact(&sealer.tier.space, || !progress.is_quiet() || sealer.tier.gate.is_closing())
+        });
         self.tier.space.set_catalog_bytes(self.catalog.bytes());
         self.report("preparing segments", |sealer| sealer.tier.refill_spares());
         let looked = match self.tier.progress.wanted() {
