@@ -14,6 +14,28 @@ fn id(number: usize) -> String {
     format!("id-{number}")
 }
 
+/// Objects of `a`, which `b` reads.
+fn share(a: &ObjectStore, b: &ObjectStore) {
+    for number in 0..COUNT {
+        a.put(id(number).as_bytes(), b"of a", b"").unwrap();
+    }
+    for number in 0..COUNT {
+        until("it is pushed", || b.get(id(number).as_bytes()).unwrap().is_some());
+    }
+}
+
+/// Every second object is deleted, the others are written anew.
+fn overrule(b: &ObjectStore, redis: &RedisServer) {
+    for number in 0..COUNT {
+        match number % 2 {
+            0 => assert!(b.delete(id(number).as_bytes()).unwrap()),
+            _ => b.put(id(number).as_bytes(), b"of b", b"").unwrap(),
+        }
+    }
+    b.put(b"last", b"of b", b"").unwrap();
+    until("b has pushed all", || stands(redis, "last") && !stands(redis, &id(COUNT - 2)));
+}
+
 /// Values of the Python backend have no version: what is pushed again without having heard of the others undoes what they did.
 #[test]
 fn a_reconnect_undoes_nothing_that_others_did_meanwhile_with_values_without_versions() {
@@ -26,21 +48,9 @@ fn a_reconnect_undoes_nothing_that_others_did_meanwhile_with_values_without_vers
     };
     let a = world.open(0, &redis.url_at(proxy.port()), change);
     let b = world.open(1, &redis.url(), change);
-    for number in 0..COUNT {
-        a.put(id(number).as_bytes(), b"of a", b"").unwrap();
-    }
-    for number in 0..COUNT {
-        until("it is pushed", || b.get(id(number).as_bytes()).unwrap().is_some());
-    }
+    share(&a, &b);
     proxy.set(Mode::Refuse);
-    for number in 0..COUNT {
-        match number % 2 {
-            0 => assert!(b.delete(id(number).as_bytes()).unwrap()),
-            _ => b.put(id(number).as_bytes(), b"of b", b"").unwrap(),
-        }
-    }
-    b.put(b"last", b"of b", b"").unwrap();
-    until("b has pushed all", || stands(&redis, "last") && !stands(&redis, &id(COUNT - 2)));
+    overrule(&b, &redis);
     a.put(b"late", b"of a", b"").unwrap();
     proxy.set(Mode::Normal);
     until("a has pushed all", || stands(&redis, "late"));
@@ -67,22 +77,10 @@ fn what_a_killed_node_left_undoes_nothing_that_others_did_since_with_values_with
         options.settle_ms = 600_000;
     };
     let (a, b) = (world.open(0, &redis.url(), change), world.open(1, &redis.url(), change));
-    for number in 0..COUNT {
-        a.put(id(number).as_bytes(), b"of a", b"").unwrap();
-    }
-    for number in 0..COUNT {
-        until("it is pushed", || b.get(id(number).as_bytes()).unwrap().is_some());
-    }
+    share(&a, &b);
     copy(world.directory(0), world.directory(2));
     drop(a);
-    for number in 0..COUNT {
-        match number % 2 {
-            0 => assert!(b.delete(id(number).as_bytes()).unwrap()),
-            _ => b.put(id(number).as_bytes(), b"of b", b"").unwrap(),
-        }
-    }
-    b.put(b"last", b"of b", b"").unwrap();
-    until("b has pushed all", || stands(&redis, "last") && !stands(&redis, &id(COUNT - 2)));
+    overrule(&b, &redis);
     let a = world.open(2, &redis.url(), change);
     a.put(b"late", b"of a", b"").unwrap();
     until("a has pushed all", || stands(&redis, "late"));
