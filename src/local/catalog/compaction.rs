@@ -12,26 +12,24 @@ use super::{BATCH_ENTRIES_MAX, Catalog, Database, Unopened, guarded};
 use crate::error::Error;
 use crate::local::files::space::Space;
 
-/// What is copied. sled's own trees are not.
-const TREES: [&str; 3] = ["hints", "settings", "cursors"];
-
 impl Catalog {
     /// Writes sled's file anew where it has become large for what is in it. Until the new one is whole, the old one stays; also where
     /// `is_pressed`, as somebody waits for something else: then it is tried again later.
     pub fn compact(&self, space: &Arc<Space>, is_pressed: impl Fn() -> bool) -> Result<(), Error> {
         let file_bytes = self.bytes();
         let mut state = self.state.lock();
-        if !state.size.is_slack(file_bytes) || is_pressed() {
-            return Ok(());
+        if state.database.is_none() || !state.size.is_slack(file_bytes) || is_pressed() {
+            return Ok(()); // one that is not open is opened by whoever uses it next
         }
         let failed = |reason| Error::Catalog { path: self.path.clone(), reason };
-        let Some(database) = &state.database else { return Ok(()) };
         // The two stand beside each other for a while, whatever the limit says: more is given back than is taken.
         let lease = space.found(state.size.compact_bytes());
         let new = self.path.with_extension("new");
+        // Until it has come to its end.
+        state.size.compaction_failed();
+        let Some(database) = &state.database else { return Ok(()) };
         let copied = remove(&new).map_err(|error| error.to_string()).and_then(|()| copy(database, &new, is_pressed));
         if copied != Ok(true) {
-            state.size.compaction_failed();
             if let Err(error) = remove(&new) {
                 tracing::debug!("{} cannot be removed: {error}; the next attempt or open does", new.display());
             }
@@ -42,7 +40,7 @@ impl Catalog {
         }
         // From here on it is opened by whoever uses it next, if it cannot be now.
         state.close();
-        let replaced = replace(&new, &self.path).and_then(|()| remove(&new));
+        let replaced = exchange(&new, &self.path).and_then(|()| remove(&new));
         drop(lease);
         replaced.map_err(Error::io("replace", &self.path))?;
         let opened = Self::open_database(&self.path);
@@ -69,8 +67,8 @@ fn copy(from: &Database, path: &Path, is_pressed: impl Fn() -> bool) -> Result<b
     let opened = Catalog::open_database(path);
     let (to, _) = opened.map_err(|(Unopened::Failed(reason) | Unopened::Damaged(reason))| reason)?;
     let is_whole = guarded(|| {
-        for name in TREES {
-            let (source, target) = (from.database.open_tree(name)?, to.database.open_tree(name)?);
+        for name in from.database.tree_names() {
+            let (source, target) = (from.database.open_tree(&name)?, to.database.open_tree(&name)?);
             let mut batch = (sled::Batch::default(), 0);
             for entry in source.iter() {
                 let (key, value) = entry?;
@@ -98,7 +96,7 @@ fn copy(from: &Database, path: &Path, is_pressed: impl Fn() -> bool) -> Result<b
 }
 
 /// `new` takes the place of the catalog in `path`, which is left in `new`.
-fn replace(new: &Path, path: &Path) -> std::io::Result<()> {
+fn exchange(new: &Path, path: &Path) -> std::io::Result<()> {
     match renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE) {
         Ok(()) => {}
         // A file system that cannot exchange names. After a crash in between, the old one is put back.
