@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -70,7 +71,7 @@ pub enum Error {
     #[error("cannot {action} {path}: {source}")]
     Io {
         /// What was tried: `write`, `open`, ...
-        action: &'static str,
+        action: Cow<'static, str>,
         /// The file or directory.
         path: PathBuf,
         /// The operating system's reason.
@@ -109,10 +110,30 @@ pub enum Error {
         /// Where Redis is, without its password.
         address: String,
         /// What was tried: `store`, `read`, `delete`.
-        action: &'static str,
+        action: Cow<'static, str>,
         /// The object.
         id: ObjectId,
         /// What Redis says.
+        reason: String,
+    },
+    /// The process that keeps the store (the keeper) cannot be reached, or is not what this one expects. Nothing was changed.
+    #[error("the store in {path} cannot be reached: {reason}")]
+    Detached {
+        /// The directory.
+        path: PathBuf,
+        /// What happened, and what to do.
+        reason: String,
+    },
+    /// The keeper ended, or does not answer, in the middle of a call: it may have been carried out.
+    #[error(
+        "the keeper of {path} was asked to {action}, and has not answered ({reason}): it may have been done; look before it is repeated"
+    )]
+    Unanswered {
+        /// The directory.
+        path: PathBuf,
+        /// What it was asked to do: `put`, `delete`, ...
+        action: &'static str,
+        /// What happened.
         reason: String,
     },
     /// The store was closed.
@@ -148,6 +169,6 @@ impl Error {
     /// For `map_err` on a call that concerns one path.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();
-        move |source| Error::Io { action, path, source }
+        move |source| Error::Io { action: action.into(), path, source }
     }
 }

@@ -39,6 +39,7 @@ mod error;
 mod fork;
 mod local;
 mod memory;
+mod node;
 mod object;
 #[cfg(feature = "python")]
 mod python;
@@ -57,6 +58,7 @@ pub use error::Error;
 pub use local::{Durability, LocalOptions};
 #[doc(hidden)]
 pub use local::{Underlying, disk};
+pub use node::{InheritedTurn, Keeper, KeeperOptions, inherit_turn};
 pub use object::{ID_BYTES_MAX, METADATA_BYTES_MAX, Object, ObjectId, REDIS_ID_BYTES_MAX};
 pub use redis::{Compression, RedisOptions, ValueFormat};
 pub use store::{

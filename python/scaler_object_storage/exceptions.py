@@ -7,6 +7,7 @@ __all__ = [
     "CatalogError",
     "ClosedError",
     "ConfigError",
+    "DetachedError",
     "ForkedError",
     "FullError",
     "InvalidIdError",
@@ -16,6 +17,7 @@ __all__ = [
     "ObjectStoreError",
     "RefusedError",
     "TooLargeError",
+    "UnansweredError",
     "UnknownFormatError",
     "UnreachableError",
     "WriteFailedError",
@@ -65,6 +67,14 @@ class UnreachableError(ObjectStoreError, ConnectionError):
 
 class RefusedError(ObjectStoreError):
     """Redis answers, but refuses a command: out of memory, no permission, a key of another type."""
+
+
+class DetachedError(ObjectStoreError, ConnectionError):
+    """The process that keeps the store cannot be reached, or is not what this one expects. Nothing was changed."""
+
+
+class UnansweredError(ObjectStoreError, ConnectionError):
+    """The process that keeps the store ended, or does not answer, in the middle of a call: it may have been carried out."""
 
 
 class ClosedError(ObjectStoreError):

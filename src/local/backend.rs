@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
@@ -20,6 +21,7 @@ use super::journal::{Journal, JournalOptions, Lsn, SegmentKind, Segments};
 use super::opening::directory;
 use super::opening::recovery::{self, Recovery};
 use super::options::{Durability, LocalOptions};
+use super::shared::{Placed, Reserved};
 use super::sharing::outbox::{Outbox, OutboxOptions};
 use super::tier::{Gate, LocalTier, Tally};
 use super::upkeep::pace::Pace;
@@ -83,7 +85,7 @@ impl Opened {
         let open_files = Arc::default();
         let (map, spares, next_number) = found.into_segments(&space, &disk, &open_files);
         for segment in map.values().filter(|segment| segment.kind != SegmentKind::Records) {
-            segment.set_withheld(foreign.iter().any(|session| session.reads(segment.number)));
+            segment.set_withheld(foreign.iter().any(|session| session.uses(segment.number)));
         }
         let cursors = if catalog.is_open() { catalog.cursors()? } else { None };
         let next_number = next_number.max(cursors.as_ref().map_or(0, |found| found.replicated.segment() + 1));
@@ -145,6 +147,7 @@ impl Opened {
             outbox: outbox.map(|options| Outbox::new(options, cursors, end)),
             wake: tasks.clone(),
             lost: Mutex::default(),
+            before_reaping: Mutex::default(),
             reaping: Mutex::default(),
         });
         tier.adopt_spares(spares);
@@ -223,6 +226,18 @@ impl Backend for LocalBackend {
         let tier = self.tier()?;
         let _inside = tier.gate.enter()?;
         tier.duplicate(original, new, stored)
+    }
+
+    fn placed(&self, data: &Bytes) -> Result<Option<Placed>, Error> {
+        self.tier()?.placed(data)
+    }
+
+    fn before_reaping(&self, release: Box<dyn Fn() + Send + Sync>) {
+        *self.tier.before_reaping.lock() = Some(release);
+    }
+
+    fn reserve(&self, id: &[u8], data_bytes: u64, metadata_bytes: u32) -> Result<Reserved, Error> {
+        self.tier()?.reserve(id, data_bytes, metadata_bytes)
     }
 
     fn usage(&self) -> Usage {

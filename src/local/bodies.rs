@@ -157,8 +157,13 @@ impl Bodies {
         stretch.segment.body_came();
         stretch.segment.stretch_came();
         self.reservations.fetch_add(1, Ordering::SeqCst);
-        let mut reservation =
-            Reservation { bodies: Arc::clone(self), stretch: Some(Arc::new(stretch)), file: None, written: 0 };
+        let mut reservation = Reservation {
+            bodies: Arc::clone(self),
+            stretch: Some(Arc::new(stretch)),
+            file: None,
+            written: 0,
+            is_awaited: true,
+        };
         let segment = Arc::clone(&reservation.stretch().map_err(NoFile::Failed)?.segment);
         // Open from here to the end: a write must not fail half-way for want of a descriptor.
         let file = segment.file().map_err(|error| NoFile::Failed(Error::io("open", segment.path())(error)))?;
@@ -375,9 +380,13 @@ impl Bodies {
         self.stretches.lock().restored = BTreeMap::new();
         let segments: Vec<_> = self.segments.load().values().map(Arc::clone).collect();
         for segment in segments.iter().filter(|segment| segment.kind != SegmentKind::Records) {
+            if segment.is_withheld() {
+                // Somebody may read what is dead in it, or write to it: it stays as it is, and counts.
+                continue;
+            }
             if !segment.has_stretches() {
                 self.segments.remove(segment)?;
-            } else if !segment.is_withheld() {
+            } else {
                 self.stretches.lock().restore_free_in(segment);
             }
         }
@@ -531,9 +540,22 @@ pub(crate) struct Reservation {
     stretch: Option<Arc<Stretch>>,
     file: Option<Arc<dyn DiskFile>>,
     written: u64,
+    /// Whether others may wait for it to end.
+    is_awaited: bool,
 }
 
 impl Reservation {
+    /// Whether others may wait for it to end, which is for who writes it to say: another process may have been stopped.
+    pub fn set_awaited(&mut self, is_awaited: bool) {
+        if std::mem::replace(&mut self.is_awaited, is_awaited) != is_awaited {
+            if is_awaited {
+                self.bodies.reservations.fetch_add(1, Ordering::SeqCst);
+            } else {
+                self.bodies.reservations.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    }
+
     fn stretch(&self) -> Result<&Arc<Stretch>, Error> {
         self.stretch.as_ref().ok_or(Error::Closed)
     }
@@ -542,27 +564,57 @@ impl Reservation {
         self.stretch.as_ref().map(|stretch| stretch.place).unwrap_or_default()
     }
 
+    /// Has the segment hold the whole body, before another process writes it.
+    pub fn grow_whole(&self) -> Result<(), NoFile> {
+        let stretch = self.stretch().map_err(NoFile::Failed)?;
+        self.grow_to(u64::from(stretch.place.offset) + stretch.bytes)
+    }
+
+    /// Another process has written so many bytes of it. Before its record is appended, as with `write`.
+    pub fn set_written(&mut self, bytes: u64) {
+        let Some(stretch) = &self.stretch else { return };
+        self.written = bytes;
+        let segment = &stretch.segment;
+        self.bodies.written.lock().entry(segment.number).or_insert_with(|| Arc::clone(segment));
+    }
+
+    /// The file, to which another process may write within the stretch.
+    pub fn file(&self) -> Option<&Arc<dyn DiskFile>> {
+        self.file.as_ref()
+    }
+
+    /// Lengthens the file, where it is shorter.
+    fn grow_to(&self, bytes: u64) -> Result<(), NoFile> {
+        let stretch = self.stretch().map_err(NoFile::Failed)?;
+        let file = self.file.as_ref().ok_or(NoFile::Failed(Error::Closed))?;
+        let segment = &stretch.segment;
+        let present = segment.bytes();
+        if bytes <= present {
+            return Ok(());
+        }
+        if !segment.lease().grow(bytes) {
+            return Err(NoFile::NoRoom);
+        }
+        if let Err(error) = file.grow(bytes) {
+            segment.lease().shrink(present);
+            return Err(NoFile::Failed(Error::io("grow", segment.path())(error)));
+        }
+        Ok(())
+    }
+
     /// Appends a piece of the body. One that fails may be written again.
     pub fn write(&mut self, piece: &[u8]) -> Result<(), NoFile> {
         let stretch = Arc::clone(self.stretch().map_err(NoFile::Failed)?);
         let file = self.file.as_ref().ok_or(NoFile::Failed(Error::Closed))?;
         let segment = &stretch.segment;
-        let failed = |action, error| NoFile::Failed(Error::io(action, segment.path())(error));
         let offset = u64::from(stretch.place.offset) + self.written;
         let end = offset + piece.len() as u64;
-        let present = segment.bytes();
-        if end > present {
+        if end > segment.bytes() {
             let whole = u64::from(stretch.place.offset) + stretch.bytes;
-            let grown = (end + GROWTH_BYTES).min(whole).max(end);
-            if !segment.lease().grow(grown) {
-                return Err(NoFile::NoRoom);
-            }
-            if let Err(error) = file.grow(grown) {
-                segment.lease().shrink(present);
-                return Err(failed("grow", error));
-            }
+            self.grow_to((end + GROWTH_BYTES).min(whole).max(end))?;
         }
-        file.write_all_at(&mut [IoSlice::new(piece)], offset).map_err(|error| failed("write", error))?;
+        let written = file.write_all_at(&mut [IoSlice::new(piece)], offset);
+        written.map_err(|error| NoFile::Failed(Error::io("write", segment.path())(error)))?;
         self.written = self.written.saturating_add(piece.len() as u64);
         // Before its record is appended: who makes that durable makes this durable first.
         self.bodies.written.lock().entry(segment.number).or_insert_with(|| Arc::clone(segment));
@@ -601,7 +653,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.bodies.reservations.fetch_sub(1, Ordering::SeqCst);
+        self.set_awaited(false);
         let Some(stretch) = self.stretch.take() else { return };
         stretch.segment.body_went();
         let emptied = self.bodies.stretches.lock().give_back(&stretch);

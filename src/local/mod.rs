@@ -9,6 +9,7 @@
 //!                     N.spare    preallocated, for deletes and copies, or prepared for puts
 //!             NUMBERS          which segment numbers are given and which are over (files/numbers.rs)
 //!             readers/N        locked while somebody may read what was handed out (files/readers.rs)
+//!             sessions/N       what attached processes hold of the files, by slots (files/slots.rs)
 //!             catalog/         sled                        (catalog/)
 //! ```
 
@@ -23,6 +24,7 @@ mod journal;
 mod opening;
 mod options;
 mod read;
+mod shared;
 mod sharing;
 mod tier;
 mod upkeep;
@@ -34,8 +36,11 @@ use files::disk::{Disk, SystemDisk};
 
 pub(crate) use backend::LocalBackend;
 pub use files::disk;
+pub(crate) use files::readers::is_locked;
+pub(crate) use files::slots;
 pub(crate) use journal::Lsn as Place;
 pub use options::{Durability, LocalOptions};
+pub(crate) use shared::{Placed, Reserved, UNSHARED_BYTES_MAX};
 pub(crate) use sharing::hearing::Known;
 pub(crate) use sharing::ledger::{self, Held, Lane, Next};
 pub(crate) use sharing::outbox::{Outbox, OutboxOptions};

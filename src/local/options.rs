@@ -14,6 +14,16 @@ pub enum Durability {
     Disk,
 }
 
+impl Durability {
+    /// Its name in the config.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Durability::Process => "process",
+            Durability::Disk => "disk",
+        }
+    }
+}
+
 /// Settings of the `local` backend.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -28,6 +38,11 @@ pub struct LocalOptions {
     pub durability: Durability,
     /// How long to wait, in milliseconds, for another process to release the directory. Default: 10 000.
     pub lock_wait_ms: u64,
+    /// The program that keeps the directory for attached processes where nobody does. Default (empty): `scaler_object_storage_server`
+    /// beside this program, or in the `PATH`.
+    pub keeper_command: PathBuf,
+    /// How long, in seconds, such a keeper stays when nobody is attached any more. Default: 60.
+    pub keeper_idle_seconds: u64,
     /// `tiered` only: how many processes of this node may have a local tier of their own in the directory, each with its part of
     /// `max_size_mb`; further ones run without. Default: 1.
     pub slots: u32,
@@ -40,6 +55,8 @@ impl Default for LocalOptions {
             max_size_mb: 0,
             durability: Durability::default(),
             lock_wait_ms: 10_000,
+            keeper_command: PathBuf::new(),
+            keeper_idle_seconds: 60,
             slots: 1,
         }
     }

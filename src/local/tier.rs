@@ -60,6 +60,8 @@ pub(crate) struct LocalTier {
     pub wake: Sender<Task>,
     /// Damaged records of which only the hints can tell what they took, with their fingerprints.
     pub lost: Mutex<Vec<(u64, Lsn)>>,
+    /// Drops what attached processes have given back: they cannot tell.
+    pub before_reaping: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
     /// Held while dead bodies are freed.
     pub reaping: Mutex<()>,
 }
@@ -304,11 +306,19 @@ impl LocalTier {
         }
     }
 
+    /// Drops what attached processes have given back.
+    pub fn release_given_back(&self) {
+        if let Some(release) = &*self.before_reaping.lock() {
+            release();
+        }
+    }
+
     /// Frees bodies that are dead: their superseding records are made durable first, a few pages, and nothing else.
     pub fn reap_bodies(&self) -> Result<u64, Error> {
         self.journal.check_writable()?;
         // Who finds nothing left to free may not go on before what others free is free, and told.
         let _reaping = self.reaping.lock();
+        self.release_given_back();
         self.bodies.sync_superseders().map_err(|error| self.sync_failed(error))?;
         let durable = self.journal.sync()?;
         let (freed_bytes, removed) = self.bodies.reap(durable);

@@ -13,7 +13,7 @@ use super::read::Unreadable;
 use super::tier::{Kinds, LocalTier};
 use crate::error::Error;
 use crate::object::ObjectId;
-use crate::store::{OnStored, Patience, Writer};
+use crate::store::{OnStored, Patience, Stored, Writer};
 use crate::version::Version;
 
 /// An object's content on its way into the journal.
@@ -160,7 +160,7 @@ impl LocalTier {
         if let Some(kept) = kept {
             self.bodies.count(&kept);
         }
-        stored(&|| self.get_locked(id));
+        stored(Stored::now(&|| self.get_locked(id)));
         Ok(Some(lsn))
     }
 
@@ -276,7 +276,7 @@ impl LocalTier {
         let lsn = self.journal.append(&record, Purpose::Put).inspect_err(|_| self.let_go(payload))?.lsn;
         let header = record.header(lsn);
         self.liveness.enter(fingerprint, new, old.as_ref(), &header, self.superseder(&header));
-        stored(&|| self.get_locked(new));
+        stored(Stored::now(&|| self.get_locked(new)));
         Ok(Some(lsn))
     }
 
@@ -365,6 +365,27 @@ impl LocalTier {
         let mapping = self.segments.mapping(segment).ok()?;
         let (metadata, data) = mapping.slice(offset, bytes)?.split_at_checked(metadata_bytes)?;
         self.find_equal(body_hash, metadata, data)
+    }
+
+    /// Stores an object whose body, with data and metadata of these lengths, is written.
+    pub(super) fn store_written(
+        &self,
+        id: &[u8],
+        reservation: Reservation,
+        (data_bytes, metadata_bytes): (u64, u32),
+        body_hash: u128,
+        stored: OnStored<'_>,
+    ) -> Result<(), Error> {
+        let bytes = data_bytes + u64::from(metadata_bytes);
+        let equal = self.find_equal_written(body_hash, metadata_bytes as usize, bytes, &reservation);
+        let body = if let Some(payload) = equal {
+            IncomingBody::Equal { payload }
+        } else {
+            self.sync_body(&reservation)?;
+            IncomingBody::External(Some(reservation))
+        };
+        let origin = Origin::Write;
+        self.store(id, Incoming { data_bytes, metadata_bytes, body_hash, body, origin }, stored).map(drop)
     }
 
     /// Reserves a place for a large body and writes it there.
@@ -472,17 +493,7 @@ impl Writer for LocalWriter {
         let Some(reservation) = self.reservation.take() else {
             return tier.put(&self.id, &self.gathered, &self.metadata, stored);
         };
-        let (data_bytes, metadata_bytes) = (self.data_bytes, self.metadata.len() as u32);
-        let bytes = data_bytes + u64::from(metadata_bytes);
-        let body_hash = self.hasher.digest128();
-        let equal = tier.find_equal_written(body_hash, metadata_bytes as usize, bytes, &reservation);
-        let body = if let Some(payload) = equal {
-            IncomingBody::Equal { payload }
-        } else {
-            tier.sync_body(&reservation)?;
-            IncomingBody::External(Some(reservation))
-        };
-        let origin = Origin::Write;
-        tier.store(&self.id, Incoming { data_bytes, metadata_bytes, body_hash, body, origin }, stored).map(drop)
+        let lengths = (self.data_bytes, self.metadata.len() as u32);
+        tier.store_written(&self.id, reservation, lengths, self.hasher.digest128(), stored)
     }
 }

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Error;
 use crate::object::Object;
-use crate::store::{Backend, MemoryOptions, OnStored, Usage, Writer};
+use crate::store::{Backend, MemoryOptions, OnStored, Stored, Usage, Writer};
 use payloads::{Incoming, Payload, Payloads, Room};
 
 /// Enough that threads on different ids rarely meet.
@@ -62,7 +62,7 @@ impl Objects {
         let payload = Arc::clone(&entry.payload);
         let mut shard = self.shard(id).write();
         let replaced = shard.insert(id.into(), entry);
-        stored(&|| Some(payload.object.clone()));
+        stored(Stored::now(&|| Some(payload.object.clone())));
         drop(shard);
         drop(replaced); // frees its bytes outside the lock
     }

@@ -23,6 +23,8 @@ fn class_name(error: &Error) -> &'static str {
         Error::WritesRefused { .. } => "WritesRefusedError",
         Error::Unreachable { .. } => "UnreachableError",
         Error::Refused { .. } => "RefusedError",
+        Error::Detached { .. } => "DetachedError",
+        Error::Unanswered { .. } => "UnansweredError",
         Error::Closed => "ClosedError",
         Error::Forked => "ForkedError",
         Error::Config(_) => "ConfigError",

@@ -27,7 +27,7 @@ use crate::clock::events_ms;
 use crate::error::Error;
 use crate::object::{Object, ObjectId};
 use crate::random::random_u64;
-use crate::store::{Backend, OnStored, Usage, Waiters, Writer};
+use crate::store::{Backend, OnStored, Stored, Usage, Waiters, Writer};
 
 /// How often a write takes a version above the one that it met: each time, another node was faster.
 const VERSIONS_MAX: usize = 100;
@@ -118,7 +118,7 @@ impl RedisBackend {
     pub(super) fn tell(&self, id: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
         let _writing = self.shared.writing(id);
         if let Some(object) = self.shared.read(id)? {
-            stored(&|| Some(object.clone()));
+            stored(Stored::now(&|| Some(object.clone())));
         }
         Ok(())
     }
@@ -132,7 +132,7 @@ impl Shared {
 
     fn refused(&self, action: &'static str, id: &[u8]) -> impl FnOnce(String) -> Error {
         let (address, id) = (self.pool.target().address().to_owned(), ObjectId::new(id));
-        move |reason| Error::Refused { address, action, id, reason }
+        move |reason| Error::Refused { address, action: action.into(), id, reason }
     }
 
     fn store(&self, id: &[u8], object: Body<'_>, stored: OnStored<'_>) -> Result<(), Error> {
@@ -140,7 +140,7 @@ impl Shared {
         let _writing = self.writing(id);
         let deadline_ms = self.pool.clock().time().deadline(self.options.object_ttl_seconds.saturating_mul(1000));
         self.write(id, What::Put { object: object.clone(), body_hash: OnceCell::new(), deadline_ms })?;
-        stored(&|| Some(object.to_object()));
+        stored(Stored::now(&|| Some(object.to_object())));
         Ok(())
     }
 

@@ -17,6 +17,16 @@ pub enum Compression {
     None,
 }
 
+impl Compression {
+    /// Its name in the config.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Compression::Lz4 => "lz4",
+            Compression::None => "none",
+        }
+    }
+}
+
 /// How a value is laid out in Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,6 +36,16 @@ pub enum ValueFormat {
     Tiered,
     /// As the Python Redis backend writes it, so that it can read what is stored here: the last write to reach Redis wins.
     Python,
+}
+
+impl ValueFormat {
+    /// Its name in the config.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            ValueFormat::Tiered => "tiered",
+            ValueFormat::Python => "python",
+        }
+    }
 }
 
 /// Settings of the `redis` backend, and of the shared tier of the `tiered` one.

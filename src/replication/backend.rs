@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
@@ -17,13 +18,16 @@ use super::peers::Peers;
 use super::wants::Wants;
 use super::{fetchers, reader, replicator, slots, watcher};
 use crate::error::Error;
-use crate::local::{Known, LocalBackend, OutboxOptions, Underlying};
+use crate::local::{Known, LocalBackend, OutboxOptions, Placed, Reserved, Underlying};
 use crate::object::{IdBytes, Object};
 use crate::redis::{Keys, Target, server};
 use crate::store::{Backend, OnDeleted, OnStored, StoreConfig, Usage, Waiters, Writer};
 
 /// How long a delete of an id that is not held here waits for Redis to say whether it existed.
 const EXISTS_WAIT_MAX: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether everything is pushed.
+const DRAIN_LOOK: Duration = Duration::from_millis(2);
 
 const NO_ANSWER: &str = "no answer in time";
 
@@ -216,9 +220,36 @@ impl Backend for TieredBackend {
         self.local.duplicate(original, new, stored)
     }
 
+    fn placed(&self, data: &Bytes) -> Result<Option<Placed>, Error> {
+        self.local.placed(data)
+    }
+
+    fn before_reaping(&self, release: Box<dyn Fn() + Send + Sync>) {
+        self.local.before_reaping(release);
+    }
+
+    fn reserve(&self, id: &[u8], data_bytes: u64, metadata_bytes: u32) -> Result<Reserved, Error> {
+        self.options.check_size(id, data_bytes.saturating_add(u64::from(metadata_bytes)))?;
+        self.local.reserve(id, data_bytes, metadata_bytes)
+    }
+
     fn usage(&self) -> Usage {
         let usage = self.local.usage();
         Usage { damaged_objects: usage.damaged_objects + self.health.damaged(), ..usage }
+    }
+
+    fn drain(&self, limit: Duration) -> Result<bool, Error> {
+        let tier = self.tier()?;
+        let Some(outbox) = &tier.outbox else { return Ok(true) };
+        let (end, limit) = (tier.journal.end(), Instant::now() + limit);
+        outbox.wake();
+        while !outbox.ledger.is_pushed(end) {
+            if Instant::now() >= limit || self.is_closing() {
+                return Ok(false);
+            }
+            std::thread::sleep(DRAIN_LOOK);
+        }
+        Ok(true)
     }
 
     fn flush(&self) -> Result<(), Error> {

@@ -1,15 +1,35 @@
-use crate::error::Error;
-use crate::object::Object;
+use std::time::{Duration, Instant};
 
-/// Called by a backend inside the critical section in which an object came to exist, with a way to read it. Whoever waits for the
-/// id takes the object there, so that a delete that follows at once cannot leave them waiting for ever.
-pub(crate) type OnStored<'a> = &'a mut dyn FnMut(&dyn Fn() -> Option<Object>);
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::local::{Placed, Reserved};
+use crate::object::{Object, ObjectId};
+
+/// Called by a backend inside the critical section in which an object came to exist. Whoever waits for the id takes the object there,
+/// so that a delete that follows at once cannot leave them waiting for ever.
+pub(crate) type OnStored<'a> = &'a mut dyn FnMut(Stored<'_>);
+
+/// An object that has come to exist.
+pub(crate) struct Stored<'a> {
+    /// Reads it; None where that cannot be done.
+    pub object: &'a dyn Fn() -> Option<Object>,
+    /// Only who has waited since before then may have it: whoever began later may have begun after it was deleted again. None: everybody.
+    pub since_before: Option<Instant>,
+}
+
+impl<'a> Stored<'a> {
+    /// For everybody who waits.
+    pub fn now(object: &'a dyn Fn() -> Option<Object>) -> Self {
+        Stored { object, since_before: None }
+    }
+}
 
 /// Told whether a deleted object had existed.
 pub(crate) type OnDeleted = Box<dyn FnOnce(bool) + Send>;
 
 /// What a backend holds, for [`Info`](super::Info).
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub objects: u64,
     pub payloads: u64,
@@ -52,6 +72,20 @@ pub(crate) trait Backend: Send + Sync {
         self.delete(id).map(Some)
     }
 
+    /// Where these bytes, which the backend has handed out, stand in a file that other processes can map; None where they are a copy.
+    fn placed(&self, _data: &Bytes) -> Result<Option<Placed>, Error> {
+        Ok(None)
+    }
+
+    /// Has `release` called before room is looked for: it drops what others have given back.
+    fn before_reaping(&self, _release: Box<dyn Fn() + Send + Sync>) {}
+
+    /// Room in such a file for an object that another process writes there.
+    fn reserve(&self, id: &[u8], _data_bytes: u64, _metadata_bytes: u32) -> Result<Reserved, Error> {
+        let reason = format!("the {} backend has no files to write it to", self.name());
+        Err(Error::WriteFailed { id: ObjectId::new(id), reason })
+    }
+
     /// Makes `new` share the content of `original`, overwriting; false, and nothing changed, where `original` is not here.
     fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error>;
 
@@ -61,6 +95,11 @@ pub(crate) trait Backend: Send + Sync {
     fn count(&self) -> Result<(u64, u64), Error> {
         let usage = self.usage();
         Ok((usage.objects, usage.payload_bytes))
+    }
+
+    /// Waits until Redis has everything that is dirty now; false where it has not within this time.
+    fn drain(&self, _limit: Duration) -> Result<bool, Error> {
+        Ok(true)
     }
 
     /// Makes everything acknowledged so far durable.

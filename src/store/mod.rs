@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
-pub(crate) use backend::{Backend, OnDeleted, OnStored, Usage, Writer};
+pub(crate) use backend::{Backend, OnDeleted, OnStored, Stored, Usage, Writer};
 pub use options::{BackendKind, MemoryOptions, ObjectStoreBuilder, StoreConfig};
 pub(crate) use patience::Patience;
 #[cfg(feature = "python")]
@@ -31,8 +32,9 @@ pub use writer::ObjectWriter;
 
 use crate::error::Error;
 use crate::fork;
-use crate::local::{LocalBackend, Underlying};
+use crate::local::{LocalBackend, Placed, Reserved, Underlying};
 use crate::memory::MemoryBackend;
+use crate::node;
 use crate::object::{IdBytes, METADATA_BYTES_MAX, Object, ObjectId};
 use crate::redis::RedisBackend;
 use crate::replication::TieredBackend;
@@ -126,9 +128,20 @@ impl ObjectStore {
         };
         // Also without a local tier: nodes with one could not hold the others.
         let id_bytes = if config.backend == BackendKind::Redis { IdBytes::REDIS } else { IdBytes::ORDINARY };
-        let duplicator = match config.backend {
-            BackendKind::Memory | BackendKind::Local => None,
-            BackendKind::Redis | BackendKind::Tiered => match spawn_duplicator(&waiters, &backend) {
+        let may_not_wait = matches!(config.backend, BackendKind::Redis | BackendKind::Tiered);
+        Self::assembled(backend, waiters, id_bytes, may_not_wait)
+    }
+
+    /// A store of these parts; with a thread that makes duplicates, where threads of the backend may not wait for them.
+    fn assembled(
+        backend: Arc<dyn Backend>,
+        waiters: Arc<Waiters>,
+        id_bytes: IdBytes,
+        may_not_wait: bool,
+    ) -> Result<Self, Error> {
+        let duplicator = match may_not_wait {
+            false => None,
+            true => match spawn_duplicator(&waiters, &backend) {
                 Ok(thread) => Some(thread),
                 Err(error) => {
                     let _ = backend.close();
@@ -138,6 +151,53 @@ impl ObjectStore {
         };
         let (closed, duplicator, generation) = (AtomicBool::new(false), Mutex::new(duplicator), fork::generation());
         Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters, id_bytes, closed, duplicator, generation }) })
+    }
+
+    /// Attaches to the store in the config's directory that another process of this machine keeps open (backends `local` and `tiered`): a
+    /// server, or a keeper, which is started where there is none. All processes that attach share one store: one copy of each object, one
+    /// presence in Redis. Large objects are read and written where they stand, without a copy.
+    ///
+    /// The keeper may be killed and replaced: calls go to the next one, bytes that were handed out stay valid and unchanged.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Detached`] where no keeper can be reached or started, [`Error::Config`] where its settings are others than the config's.
+    pub fn attach(config: &StoreConfig) -> Result<Self, Error> {
+        fork::watch();
+        let waiters = Arc::<Waiters>::default();
+        let backend: Arc<dyn Backend> = node::attach(config, Arc::clone(&waiters))?;
+        Self::assembled(backend, waiters, IdBytes::ORDINARY, true)
+    }
+
+    pub(crate) fn placed(&self, data: &Bytes) -> Result<Option<Placed>, Error> {
+        self.backend()?.placed(data)
+    }
+
+    pub(crate) fn before_reaping(&self, release: Box<dyn Fn() + Send + Sync>) {
+        self.inner.backend.before_reaping(release);
+    }
+
+    /// Room for an object that another process writes; `commit_reserved` makes it exist.
+    pub(crate) fn reserve(&self, id: &[u8], data_bytes: u64, metadata_bytes: u32) -> Result<Reserved, Error> {
+        self.inner.id_bytes.check(id)?;
+        if metadata_bytes as usize > METADATA_BYTES_MAX {
+            let (bytes, bytes_max) = (u64::from(metadata_bytes), METADATA_BYTES_MAX as u64);
+            return Err(Error::TooLarge { id: ObjectId::new(id), bytes, bytes_max });
+        }
+        self.backend()?.reserve(id, data_bytes, metadata_bytes)
+    }
+
+    pub(crate) fn commit_reserved(&self, reserved: Reserved, body_hash: u128) -> Result<(), Error> {
+        let id = reserved.id().to_vec();
+        self.waking(&id, |stored| reserved.commit(body_hash, stored))
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        self.inner.backend.usage()
+    }
+
+    pub(crate) fn drain(&self, limit: Duration) -> Result<bool, Error> {
+        self.backend()?.drain(limit)
     }
 
     /// Whether this is a forked child of the process that opened the store.

@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -23,6 +23,19 @@ pub enum BackendKind {
     Tiered,
 }
 
+impl BackendKind {
+    /// Its name in the config.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            BackendKind::Memory => "memory",
+            BackendKind::Local => "local",
+            BackendKind::Redis => "redis",
+            BackendKind::Tiered => "tiered",
+        }
+    }
+}
+
 /// Settings of the `memory` backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -43,6 +56,16 @@ pub struct StoreConfig {
     pub local: LocalOptions,
     /// Settings of the `redis` backend, and of the shared tier of the `tiered` one.
     pub redis: RedisOptions,
+}
+
+impl StoreConfig {
+    /// The directory of the store, where its backend has one.
+    pub(crate) fn directory(&self) -> Option<PathBuf> {
+        match self.backend {
+            BackendKind::Local | BackendKind::Tiered => Some(self.local.directory()),
+            BackendKind::Memory | BackendKind::Redis => None,
+        }
+    }
 }
 
 /// Opens an [`ObjectStore`], one setting at a time. Made by [`ObjectStore::builder`].
@@ -128,5 +151,20 @@ impl ObjectStoreBuilder {
     /// [`Error::Io`] where the operating system refuses, [`Error::Config`] where a setting is out of range.
     pub fn open(self) -> Result<ObjectStore, Error> {
         ObjectStore::open_under(&self.config, self.under)
+    }
+
+    /// Attaches to the store that another process of this machine keeps open, or has one started that does: see
+    /// [`ObjectStore::attach`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStore::attach`].
+    pub fn attach(self) -> Result<ObjectStore, Error> {
+        ObjectStore::attach(&self.config)
+    }
+
+    /// The settings so far, as [`Keeper::listen`](crate::Keeper::listen) wants them.
+    pub fn config(&self) -> &StoreConfig {
+        &self.config
     }
 }

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, unbounded};
 
 use super::patience::Patience;
 use super::waiters::{Then, Waiter, Waiters};
-use super::{Backend, OnStored};
+use super::{Backend, OnStored, Stored};
 use crate::error::Error;
 use crate::object::Object;
 
@@ -28,7 +28,7 @@ pub(crate) fn waking<T>(
     write: impl FnOnce(OnStored<'_>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     let mut woken = VecDeque::new();
-    let result = write(&mut |object| collect(id, waiters, object, &mut woken));
+    let result = write(&mut |stored| collect(id, waiters, &stored, &mut woken));
     // Also after an error: an object that was stored and could not be made durable is there, so it is what they waited for.
     answer(waiters, backend, patience, woken);
     result
@@ -95,7 +95,7 @@ fn duplicate(
     if original == new {
         return Ok(()); // storing it again could undo a write that came in between
     }
-    let stored: OnStored<'_> = &mut |object| collect(new, waiters, object, woken);
+    let stored: OnStored<'_> = &mut |stored| collect(new, waiters, &stored, woken);
     if backend.duplicate(original, new, stored)? {
         return Ok(());
     }
@@ -103,11 +103,15 @@ fn duplicate(
 }
 
 /// Takes those who wait for `id`; where it cannot be read back, they wait on.
-fn collect(id: &[u8], waiters: &Waiters, object: &dyn Fn() -> Option<Object>, woken: &mut VecDeque<Woken>) {
+fn collect(id: &[u8], waiters: &Waiters, stored: &Stored<'_>, woken: &mut VecDeque<Woken>) {
     if waiters.has_any(id)
-        && let Some(object) = object()
+        && let Some(object) = (stored.object)()
     {
-        let taken = waiters.take(id).into_iter();
+        let taken = match stored.since_before {
+            Some(moment) => waiters.take_since_before(id, moment),
+            None => waiters.take(id),
+        };
+        let taken = taken.into_iter();
         woken.extend(taken.map(|waiter| Woken { id: id.into(), object: object.clone(), waiter }));
     }
 }

@@ -3,9 +3,10 @@
 
 pub mod redis;
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use scaler_object_storage::{Object, ObjectStore, ObjectStoreBuilder};
+use scaler_object_storage::{Keeper, KeeperOptions, Object, ObjectStore, ObjectStoreBuilder};
 use tempfile::TempDir;
 
 use self::redis::RedisServer;
@@ -26,12 +27,14 @@ pub struct Fixture {
     backend: &'static str,
     directory: TempDir,
     redis: Option<RedisServer>,
+    /// Keeps the store of an attached one.
+    keeper: OnceLock<(Keeper, ObjectStore)>,
 }
 
 impl Fixture {
     pub fn new(backend: &'static str) -> Self {
         let redis = matches!(backend, "redis" | "tiered").then(RedisServer::start);
-        Fixture { backend, directory: tempfile::tempdir().unwrap(), redis }
+        Fixture { backend, directory: tempfile::tempdir().unwrap(), redis, keeper: OnceLock::new() }
     }
 
     /// How many payloads the store counts for so many objects of `distinct` contents: in Redis each object has its own.
@@ -42,7 +45,7 @@ impl Fixture {
     pub fn builder(&self) -> ObjectStoreBuilder {
         match self.backend {
             "memory" => ObjectStore::builder().memory(),
-            "local" => ObjectStore::builder().local(self.directory.path()).max_size_mb(1024),
+            "local" | "attached" => ObjectStore::builder().local(self.directory.path()).max_size_mb(1024),
             "redis" => ObjectStore::builder().redis(self.url()),
             "tiered" => ObjectStore::builder()
                 .tiered(self.directory.path(), self.url())
@@ -57,11 +60,22 @@ impl Fixture {
     }
 
     pub fn open(&self) -> ObjectStore {
-        self.builder().open().unwrap()
+        self.open_built(self.builder())
     }
 
     pub fn open_smallest(&self) -> ObjectStore {
-        self.builder().max_size_mb(CAPACITY_MB_MIN).open().unwrap()
+        self.open_built(self.builder().max_size_mb(CAPACITY_MB_MIN))
+    }
+
+    fn open_built(&self, builder: ObjectStoreBuilder) -> ObjectStore {
+        if self.backend != "attached" {
+            return builder.open().unwrap();
+        }
+        self.keeper.get_or_init(|| {
+            let store = builder.clone().open().unwrap();
+            (Keeper::listen(&store, builder.config(), KeeperOptions::default()).unwrap(), store)
+        });
+        builder.attach().unwrap()
     }
 }
 

@@ -19,6 +19,7 @@ macro_rules! bounded_contract {
     ($($promise:ident),* $(,)?) => {
         mod memory { $(#[test] fn $promise() { super::$promise(&crate::common::Fixture::new("memory")); })* }
         mod local { $(#[test] fn $promise() { super::$promise(&crate::common::Fixture::new("local")); })* }
+        mod attached { $(#[test] fn $promise() { super::$promise(&crate::common::Fixture::new("attached")); })* }
     };
 }
 

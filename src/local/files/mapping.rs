@@ -1,16 +1,35 @@
 //! Read-only maps of segment files: the one place where the local tier needs `unsafe`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
 use memmap2::{MmapOptions, MmapRaw};
+use parking_lot::RwLock;
 
 use super::space::Lease;
+
+/// Maps of body segments, by the address at which they begin: length, and the segment's number.
+#[derive(Default)]
+pub(crate) struct BodyMaps(RwLock<BTreeMap<usize, (usize, u32)>>);
+
+impl BodyMaps {
+    /// The body segment in whose map these bytes are, and where. Who asks holds them, so that the map stays.
+    pub fn find(&self, bytes: &[u8]) -> Option<(u32, u64)> {
+        let address = bytes.as_ptr() as usize;
+        let maps = self.0.read();
+        let (begin, (length, number)) = maps.range(..=address).next_back()?;
+        let offset = address - begin;
+        (offset.checked_add(bytes.len())? <= *length).then_some((*number, offset as u64))
+    }
+}
 
 /// A segment file's bytes, as the page cache has them. Unmapped, and its space given back if the file is gone, when dropped.
 pub(crate) struct Mapping {
     map: MmapRaw,
+    /// Where it is listed.
+    listed: Option<Arc<BodyMaps>>,
     /// Space counts as taken for as long as someone can read it.
     _lease: Arc<Lease>,
 }
@@ -20,7 +39,14 @@ impl Mapping {
     pub fn new(file: &File, bytes: u64, lease: Arc<Lease>) -> io::Result<Mapping> {
         let length = usize::try_from(bytes).map_err(io::Error::other)?;
         let map = MmapOptions::new().len(length).map_raw_read_only(file)?;
-        Ok(Mapping { map, _lease: lease })
+        Ok(Mapping { map, listed: None, _lease: lease })
+    }
+
+    /// Lists it as the map of this body segment.
+    pub fn listed(mut self, number: u32, maps: &Arc<BodyMaps>) -> Self {
+        maps.0.write().insert(self.map.as_ptr() as usize, (self.map.len(), number));
+        self.listed = Some(Arc::clone(maps));
+        self
     }
 
     /// Bytes that are written and stay as they are: of a record below the segment's published end, or of a body that a live record
@@ -36,5 +62,14 @@ impl Mapping {
         // in a forked one, holds bytes of it (`readers`). The files are this store's alone (directory lock) and are never shortened
         // below a published byte.
         Some(unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(offset as usize), length as usize) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if let Some(maps) = &self.listed {
+            // Before it is unmapped: then the address may be another map's.
+            maps.0.write().remove(&(self.map.as_ptr() as usize));
+        }
     }
 }

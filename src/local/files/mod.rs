@@ -6,4 +6,5 @@ pub(crate) mod mapping;
 pub(crate) mod numbers;
 pub(crate) mod open_files;
 pub(crate) mod readers;
+pub(crate) mod slots;
 pub(crate) mod space;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::disk::DiskFile;
+use super::mapping::BodyMaps;
 
 /// Files of segments that are kept open, at most. A process may have 1024 descriptors by default, and most of them belong to
 /// connections. A store has these, one for each thread that reads or writes at the moment, and fewer than 32 besides: the segment that
@@ -26,6 +27,7 @@ pub(crate) struct FileSlot {
 #[derive(Default)]
 pub(crate) struct OpenFiles {
     slots: Mutex<VecDeque<Weak<FileSlot>>>,
+    body_maps: Arc<BodyMaps>,
 }
 
 impl FileSlot {
@@ -61,6 +63,11 @@ impl OpenFiles {
         };
         self.note(slot);
         Ok(opened)
+    }
+
+    /// The maps of body segments, which outlive their files' descriptors.
+    pub fn body_maps(&self) -> &Arc<BodyMaps> {
+        &self.body_maps
     }
 
     /// The slot's file is open: closes others where there are too many now.

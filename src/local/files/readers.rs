@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, retry_on_intr};
 
+use super::slots::{self, Slots};
 use crate::error::Error;
 use crate::fork;
 use crate::random::random_u64;
@@ -54,11 +55,19 @@ struct Sessions {
     ended: Vec<Arc<Session>>,
 }
 
-/// A session that an earlier open left, somebody may read from.
+/// A session that an earlier open left: somebody may read through it, or write.
 pub(crate) struct Foreign {
     path: PathBuf,
-    /// Body segments that it reads from; None: any.
-    segments: Option<Vec<u32>>,
+    uses: Uses,
+}
+
+/// Which body segments a session uses.
+enum Uses {
+    /// What it said when the store was closed.
+    Noted(Vec<u32>),
+    /// What the slots say at the moment of an attached process.
+    Slots(Slots),
+    Any,
 }
 
 impl Session {
@@ -74,21 +83,18 @@ impl Session {
 }
 
 impl Readers {
-    /// The directory's readers, and the sessions of earlier opens that are not over.
+    /// The directory's readers, and the sessions of earlier opens that are not over, those of attached processes among them.
     pub fn open(directory: &Path) -> Result<(Self, Vec<Foreign>), Error> {
+        let attached = files_in(&directory.join(slots::DIRECTORY))?.into_iter().flatten().map(Foreign::find_attached);
+        let mut foreign = attached.filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>()?;
         let directory = directory.join("readers");
-        let mut foreign = Vec::new();
-        match std::fs::read_dir(&directory) {
-            Ok(entries) => {
-                for entry in entries {
-                    let path = entry.map_err(Error::io("list", &directory))?.path();
+        match files_in(&directory)? {
+            Some(paths) => {
+                for path in paths {
                     foreign.extend(Foreign::find(path)?);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                std::fs::create_dir(&directory).map_err(Error::io("make", &directory))?;
-            }
-            Err(error) => return Err(Error::io("list", &directory)(error)),
+            None => std::fs::create_dir(&directory).map_err(Error::io("make", &directory))?,
         }
         Ok((Readers { directory, sessions: Mutex::default() }, foreign))
     }
@@ -190,7 +196,7 @@ impl Readers {
 }
 
 /// Whether anybody has the file locked.
-fn is_locked(path: &Path) -> io::Result<bool> {
+pub(crate) fn is_locked(path: &Path) -> io::Result<bool> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -203,24 +209,63 @@ fn is_locked(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// The files of a directory; None where there is no such directory.
+fn files_in(directory: &Path) -> Result<Option<Vec<PathBuf>>, Error> {
+    match std::fs::read_dir(directory) {
+        Ok(entries) => {
+            let paths = entries.map(|entry| Ok(entry.map_err(Error::io("list", directory))?.path()));
+            paths.collect::<Result<Vec<_>, Error>>().map(Some)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("list", directory)(error)),
+    }
+}
+
 impl Foreign {
+    /// Whether the session is over: then its file is removed.
+    fn is_removed(path: &Path) -> Result<bool, Error> {
+        if is_locked(path).map_err(Error::io("look at", path))? {
+            return Ok(false);
+        }
+        std::fs::remove_file(path).map_err(Error::io("remove", path))?;
+        Ok(true)
+    }
+
+    /// The session of an attached process.
+    fn find_attached(path: PathBuf) -> Result<Option<Foreign>, Error> {
+        if Self::is_removed(&path)? {
+            return Ok(None);
+        }
+        let file = File::options().read(true).write(true).open(&path).map_err(Error::io("open", &path))?;
+        let uses = match Slots::map(&file) {
+            Ok(slots) => Uses::Slots(slots),
+            // What is locked and no such file says nothing of what it uses.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Uses::Any,
+            Err(error) => return Err(Error::io("map", &path)(error)),
+        };
+        Ok(Some(Foreign { path, uses }))
+    }
+
     fn find(path: PathBuf) -> Result<Option<Foreign>, Error> {
-        if !is_locked(&path).map_err(Error::io("look at", &path))? {
-            std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+        if Self::is_removed(&path)? {
             return Ok(None);
         }
         let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-        let segments =
-            text.strip_prefix(CLOSED).map(|numbers| numbers.lines().filter_map(|it| it.parse().ok()).collect());
-        Ok(Some(Foreign { path, segments }))
+        let segments = text.strip_prefix(CLOSED).map(|numbers| numbers.lines().filter_map(|it| it.parse().ok()));
+        let uses = segments.map_or(Uses::Any, |segments| Uses::Noted(segments.collect()));
+        Ok(Some(Foreign { path, uses }))
     }
 
-    /// Whether somebody may read from this body segment.
-    pub fn reads(&self, segment: u32) -> bool {
-        self.segments.as_ref().is_none_or(|segments| segments.contains(&segment))
+    /// Whether somebody may use this body segment.
+    pub fn uses(&self, segment: u32) -> bool {
+        match &self.uses {
+            Uses::Noted(segments) => segments.contains(&segment),
+            Uses::Slots(slots) => slots.has(segment),
+            Uses::Any => true,
+        }
     }
 
-    /// Whether nobody can read from it any more. What cannot be said now is asked again later.
+    /// Whether nobody can use it any more. What cannot be said now is asked again later.
     pub fn is_over(&self) -> bool {
         match is_locked(&self.path) {
             Ok(true) => false,

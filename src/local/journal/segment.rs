@@ -338,7 +338,11 @@ impl Segment {
     /// Maps the file as long as it is now.
     pub fn map(&self) -> io::Result<Arc<Mapping>> {
         let file = self.file()?;
-        let mapping = Arc::new(Mapping::new(file.file(), self.bytes(), Arc::clone(&self.lease))?);
+        let mapping = Mapping::new(file.file(), self.bytes(), Arc::clone(&self.lease))?;
+        let mapping = Arc::new(match self.kind {
+            SegmentKind::Records => mapping,
+            SegmentKind::Bodies | SegmentKind::Body => mapping.listed(self.number, self.open_files.body_maps()),
+        });
         self.mapping.store(Some(Arc::clone(&mapping)));
         Ok(mapping)
     }

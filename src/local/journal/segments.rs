@@ -135,6 +135,12 @@ impl Segments {
         records.map(|segment| segment.live_bytes()).max().unwrap_or(0).min(bytes_max)
     }
 
+    /// The body segment in whose map these bytes are, and where in it.
+    pub fn find_body(&self, bytes: &[u8]) -> Option<(Arc<Segment>, u64)> {
+        let (number, offset) = self.open_files.body_maps().find(bytes)?;
+        Some((self.get(number)?, offset))
+    }
+
     /// The segment's map, made if there is none.
     pub fn mapping(&self, segment: &Segment) -> Result<Arc<Mapping>, Error> {
         if let Some(mapping) = &*segment.mapping() {

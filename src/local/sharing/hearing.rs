@@ -13,7 +13,7 @@ use crate::local::sharing::outbox::Outbox;
 use crate::local::tier::LocalTier;
 use crate::local::write::{Again, Fill, Origin};
 use crate::object::{Object, ObjectId};
-use crate::store::{OnStored, Patience};
+use crate::store::{OnStored, Patience, Stored};
 use crate::version::Version;
 
 /// What this node knows of an id.
@@ -267,7 +267,7 @@ impl LocalTier {
     pub fn tell(&self, id: &[u8], stored: OnStored<'_>) -> Option<Object> {
         let _writing = self.index().shard(self.index().fingerprint(id)).writing.lock();
         let object = self.get_locked(id)?;
-        stored(&|| Some(object.clone()));
+        stored(Stored::now(&|| Some(object.clone())));
         Some(object)
     }
 

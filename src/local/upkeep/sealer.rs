@@ -303,7 +303,7 @@ impl Sealer {
         }
         self.foreign.retain(|session| !session.is_over());
         let segments = self.tier.segments.load();
-        let is_read = |number: u32| self.foreign.iter().any(|session| session.reads(number));
+        let is_read = |number: u32| self.foreign.iter().any(|session| session.uses(number));
         for segment in segments.values().filter(|segment| segment.is_withheld() && !is_read(segment.number)) {
             self.tier.bodies.stop_withholding(segment)?;
         }

@@ -1,0 +1,166 @@
+//! What an attached process holds of a store's files: a file of slots that it shares with the keeper.
+//!
+//! ```text
+//! <directory>/sessions/<random>   4096 slots of 8 bytes, each a u64 in the machine's byte order:
+//!
+//!   bits  0..3    state     0 free, 1 asked, 2 held, 3 writing
+//!   bits  3..32   place     held, writing: the byte at which it begins in its segment, divided by 8
+//!   bits 32..64   segment   held, writing: the number of the body segment
+//!   bits  3..64   ticket    asked: a number that the process has made up for this one question
+//! ```
+//!
+//! The process asks (free to asked), the keeper answers (asked to held or writing), the process gives back (to free), and nobody else
+//! changes a slot. So an answer that comes late finds another ticket, and a process that gives up finds out whether it was answered.
+//! A slot only withholds room: nothing else is ever believed of it. Segment numbers are never used again, so no slot can name the wrong one.
+//!
+//! The file is locked (`flock`) through a descriptor that the keeper has made and sent to the process, and keeps no copy of: the lock ends with
+//! the last descriptor and map that came from it, which is when nobody can read or write through a slot any more. Nobody ever
+//! unlocks it: a forked child would take its parent's lock away.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::retry_on_intr;
+
+use crate::random::random_u64;
+
+/// Slots of one session: objects that one process holds at a time without a copy. Those beyond are copies.
+pub(crate) const SLOTS: u16 = 4096;
+
+const FILE_BYTES: usize = SLOTS as usize * size_of::<u64>();
+
+/// The directory of these files, within the store's.
+pub(crate) const DIRECTORY: &str = "sessions";
+
+const STATE_BITS: u32 = 3;
+const STATE_MASK: u64 = (1 << STATE_BITS) - 1;
+const ASKED: u64 = 1;
+const HELD: u64 = 2;
+const WRITING: u64 = 3;
+
+pub(crate) const FREE: u64 = 0;
+
+/// A slot in which a question is waited for.
+pub(crate) fn asked(ticket: u64) -> u64 {
+    ticket << STATE_BITS | ASKED
+}
+
+/// A slot that keeps bytes as they are that begin here.
+pub(crate) fn held(segment: u32, offset: u64) -> u64 {
+    place(segment, offset) | HELD
+}
+
+/// A slot that keeps a place for bytes that are being written there.
+pub(crate) fn writing(segment: u32, offset: u64) -> u64 {
+    place(segment, offset) | WRITING
+}
+
+/// Offsets in a segment are below 2 to the power of 32.
+fn place(segment: u32, offset: u64) -> u64 {
+    let offset = (offset / 8) & ((1 << (32 - STATE_BITS)) - 1);
+    u64::from(segment) << 32 | offset << STATE_BITS
+}
+
+/// The segment that a slot withholds room of, if any.
+fn segment(word: u64) -> Option<u32> {
+    matches!(word & STATE_MASK, HELD | WRITING).then_some((word >> 32) as u32)
+}
+
+/// A file of slots, mapped.
+pub(crate) struct Slots {
+    map: MmapRaw,
+}
+
+impl Slots {
+    /// Makes a session's file in this directory, and locks it. The file is for the process to keep, the slots are for the keeper.
+    pub fn create(directory: &Path) -> io::Result<(PathBuf, File, Slots)> {
+        let path = directory.join(format!("{:016x}", random_u64()));
+        let made = Self::create_at(&path);
+        match made {
+            Ok((file, slots)) => Ok((path, file, slots)),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::AlreadyExists {
+                    let removed = std::fs::remove_file(&path);
+                    removed
+                        .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn create_at(path: &Path) -> io::Result<(File, Slots)> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        // Written, and not only made so long: a full disk may refuse to fill a hole when it is written to through a map.
+        file.write_all_at(&[0; FILE_BYTES], 0)?;
+        retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive))?;
+        // Through a descriptor of its own: a map that came from the locked one would keep the lock.
+        let own = OpenOptions::new().read(true).write(true).open(path)?;
+        let slots = Slots::map(&own)?;
+        Ok((file, slots))
+    }
+
+    /// Maps the slots of a file that has the right length.
+    pub fn map(file: &File) -> io::Result<Slots> {
+        if file.metadata()?.len() != FILE_BYTES as u64 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not as long as a file of slots"));
+        }
+        Ok(Slots { map: MmapOptions::new().len(FILE_BYTES).map_raw(file)? })
+    }
+
+    pub fn get(&self, slot: u16) -> Option<&AtomicU64> {
+        if slot >= SLOTS {
+            return None;
+        }
+        // Sound: within the map, which lives as long as `self`, and aligned, as the map begins at a page. Every process uses the words
+        // as atomics only. The file is never cut while it is mapped.
+        Some(unsafe { &*self.map.as_ptr().cast::<AtomicU64>().add(usize::from(slot)) })
+    }
+
+    /// Whether a slot withholds room of this segment.
+    pub fn has(&self, number: u32) -> bool {
+        let words = (0..SLOTS).filter_map(|slot| self.get(slot));
+        words.map(|word| word.load(Ordering::Acquire)).any(|word| segment(word) == Some(number))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layout_of_a_slot() {
+        assert_eq!(asked(5), 0x29);
+        assert_eq!(held(7, 4096), 0x0000_0007_0000_1002);
+        assert_eq!(writing(u32::MAX, 0xffff_f000), 0xffff_ffff_ffff_f003);
+        assert_eq!(segment(held(7, 4100)), Some(7));
+        assert_eq!((segment(asked(u64::MAX >> 3)), segment(FREE)), (None, None));
+    }
+
+    #[test]
+    fn slots_are_seen_through_every_map_and_the_lock_ends_with_the_file_handed_out() {
+        let place = tempfile::tempdir().unwrap();
+        let (path, file, slots) = Slots::create(place.path()).unwrap();
+        let other = Slots::map(&file).unwrap();
+        other.get(SLOTS - 1).unwrap().store(held(9, 4096), Ordering::Release);
+        assert!(slots.has(9) && !slots.has(8) && other.get(SLOTS).is_none());
+        assert!(super::super::readers::is_locked(&path).unwrap());
+        drop(file);
+        assert!(super::super::readers::is_locked(&path).unwrap(), "its map keeps the lock");
+        drop(other);
+        assert!(!super::super::readers::is_locked(&path).unwrap(), "the keeper's own map does not");
+    }
+
+    #[test]
+    fn a_file_of_another_length_is_no_file_of_slots() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("short");
+        std::fs::write(&path, [0; FILE_BYTES - 1]).unwrap();
+        assert!(Slots::map(&File::open(&path).unwrap()).is_err());
+    }
+}

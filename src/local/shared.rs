@@ -1,0 +1,82 @@
+//! Bodies that other processes of the machine read and write themselves.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::bodies::Reservation;
+use super::disk::DiskFile;
+use super::journal::record::INLINE_BODY_BYTES_MAX;
+use super::tier::{Kinds, LocalTier};
+use crate::error::Error;
+use crate::store::{OnStored, Patience};
+
+/// Objects of at most so many bytes of data and metadata stand in their records: no other process maps those.
+pub(crate) const UNSHARED_BYTES_MAX: u64 = INLINE_BODY_BYTES_MAX as u64;
+
+/// Where bytes stand in a body segment. Whoever has this made holds the bytes.
+pub(crate) struct Placed {
+    pub segment: u32,
+    pub offset: u64,
+    /// Length of the segment's file.
+    pub file_bytes: u64,
+    file: Arc<dyn DiskFile>,
+}
+
+impl AsFd for Placed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.file().as_fd()
+    }
+}
+
+/// Room for a body that another process writes: metadata, then data. Given back when dropped; the other process has ended then, or has
+/// said that it writes no more.
+pub(crate) struct Reserved {
+    tier: Arc<LocalTier>,
+    reservation: Reservation,
+    id: Box<[u8]>,
+    data_bytes: u64,
+    metadata_bytes: u32,
+    /// Where the body goes.
+    pub place: Placed,
+}
+
+impl LocalTier {
+    /// Where these bytes stand, if it is in a body segment. An error where its file cannot be opened now.
+    pub fn placed(&self, data: &Bytes) -> Result<Option<Placed>, Error> {
+        let Some((segment, offset)) = self.segments.find_body(data) else { return Ok(None) };
+        let file = segment.file().map_err(Error::io("open", segment.path()))?;
+        Ok(Some(Placed { segment: segment.number, offset, file_bytes: segment.bytes(), file }))
+    }
+
+    /// Room for a body of these lengths.
+    pub fn reserve(self: &Arc<Self>, id: &[u8], data_bytes: u64, metadata_bytes: u32) -> Result<Reserved, Error> {
+        let _inside = self.gate.enter()?;
+        let bytes = data_bytes.saturating_add(u64::from(metadata_bytes));
+        self.admit(id, bytes, Patience::Caller)?;
+        self.hold_back(bytes, false);
+        let mut reservation = self.with_room(id, bytes, Patience::Caller, || Ok(self.bodies.reserve(bytes)?))?;
+        self.with_room_of(Kinds::Body, id, bytes, Patience::Caller, || Ok(reservation.grow_whole()?))?;
+        reservation.set_awaited(false);
+        let (segment, offset) = reservation.location().ok_or(Error::Closed)?;
+        let file = Arc::clone(reservation.file().ok_or(Error::Closed)?);
+        let place = Placed { segment: segment.number, offset, file_bytes: segment.bytes(), file };
+        Ok(Reserved { tier: Arc::clone(self), reservation, id: id.into(), data_bytes, metadata_bytes, place })
+    }
+}
+
+impl Reserved {
+    pub fn id(&self) -> &[u8] {
+        &self.id
+    }
+
+    /// The other process has written everything; `body_hash` is that of metadata and data (xxh3, 128 bits).
+    pub fn commit(self, body_hash: u128, stored: OnStored<'_>) -> Result<(), Error> {
+        let Reserved { tier, mut reservation, id, data_bytes, metadata_bytes, .. } = self;
+        let _inside = tier.gate.enter()?;
+        reservation.set_awaited(true);
+        reservation.set_written(data_bytes + u64::from(metadata_bytes));
+        tier.store_written(&id, reservation, (data_bytes, metadata_bytes), body_hash, stored)
+    }
+}

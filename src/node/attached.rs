@@ -1,0 +1,598 @@
+//! The backend of an attached process: every operation is the keeper's, large bodies are read and written where they stand.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::listening::Waits;
+use super::messages::{Manner, NAMES_MAX, Reply, Request, SLICE};
+use super::session::{Answered, Greeted, Session, Slot, Unanswered};
+use super::socket;
+use super::starting::Starter;
+use crate::error::Error;
+use crate::fork;
+use crate::local::UNSHARED_BYTES_MAX;
+use crate::object::{Object, ObjectId};
+use crate::store::{Backend, OnDeleted, OnStored, Stored, Usage, Waiters, Writer};
+
+/// How long a keeper may take to answer what does not wait for Redis, for room, or for the disk.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// The same for what looks at everything that is stored.
+const LONG_ANSWER_MAX: Duration = Duration::from_secs(600);
+
+pub(crate) struct Attached {
+    this: Weak<Attached>,
+    pub(super) directory: PathBuf,
+    pub(super) options: AttachOptions,
+    starter: Starter,
+    pub(super) waiters: Arc<Waiters>,
+    current: Mutex<Option<Arc<Session>>>,
+    pub(super) waits: Waits,
+    pub(super) closed: AtomicBool,
+    next_name: AtomicU64,
+    /// What the keeper said last, for `usage`, which cannot fail.
+    usage: Mutex<Usage>,
+    place: Mutex<String>,
+    backend: &'static str,
+}
+
+/// How a process attaches.
+pub(crate) struct AttachOptions {
+    /// What the keeper must be like, by name.
+    pub expected: Vec<(String, String)>,
+    /// Whether each write is to survive a power loss before it is acknowledged.
+    pub is_durable: bool,
+    /// How long a process looks for a keeper, or for one to take the place of another.
+    pub keeper_wait: Duration,
+    /// How long closing waits for what Redis does not have yet.
+    pub drain_limit: Duration,
+}
+
+/// A call: what is asked, and how often that may be done.
+pub(super) struct Call<'a> {
+    action: &'static str,
+    /// Whether it may be repeated where the keeper is lost in the middle of it.
+    is_repeatable: bool,
+    data: &'a [u8],
+    limit: Duration,
+    manner: Manner,
+}
+
+impl Call<'_> {
+    pub(super) fn new(action: &'static str) -> Self {
+        Call { action, is_repeatable: true, data: &[], limit: ANSWER_MAX, manner: Manner::default() }
+    }
+}
+
+impl Attached {
+    /// Attaches to the keeper of the directory, or starts one.
+    pub fn attach(
+        directory: PathBuf,
+        options: AttachOptions,
+        starter: Starter,
+        waiters: Arc<Waiters>,
+        backend: &'static str,
+    ) -> Result<Arc<Attached>, Error> {
+        let place = directory.display().to_string();
+        let attached = Arc::new_cyclic(|this| Attached {
+            this: Weak::clone(this),
+            directory,
+            options,
+            starter,
+            waiters,
+            current: Mutex::new(None),
+            waits: Waits::default(),
+            closed: AtomicBool::new(false),
+            next_name: AtomicU64::new(1),
+            usage: Mutex::default(),
+            place: Mutex::new(place),
+            backend,
+        });
+        attached.session(Instant::now() + attached.options.keeper_wait)?;
+        Ok(attached)
+    }
+
+    pub(super) fn this(&self) -> Result<Arc<Attached>, Error> {
+        self.this.upgrade().ok_or(Error::Closed)
+    }
+
+    pub(super) fn name(&self) -> u64 {
+        self.next_name.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn keeper_limit(&self) -> Instant {
+        Instant::now() + self.options.keeper_wait
+    }
+
+    /// The session with today's keeper, made where there is none: at the latest by `limit`.
+    pub(super) fn session(&self, limit: Instant) -> Result<Arc<Session>, Error> {
+        let mut current = self.current.lock();
+        if let Some(session) = &*current
+            && session.is_current()
+        {
+            return Ok(Arc::clone(session));
+        }
+        *current = None;
+        let session = self.begin(limit)?;
+        self.place.lock().clone_from(&session.place);
+        *current = Some(Arc::clone(&session));
+        Ok(session)
+    }
+
+    fn begin(&self, limit: Instant) -> Result<Arc<Session>, Error> {
+        let mut reason = String::new();
+        loop {
+            if self.closed.load(Ordering::Acquire) {
+                return Err(Error::Closed);
+            }
+            let greeting_limit = limit.max(Instant::now() + SLICE);
+            // A session that begins while a fork is under way would belong to both processes.
+            let begun = match fork::is_under_way(fork::count()) {
+                true => Ok(Ok(Greeted::NotYet("a fork is under way".to_owned()))),
+                false => Session::begin(&self.directory, &self.options.expected, greeting_limit),
+            };
+            match begun {
+                Ok(Ok(Greeted::Session(session))) => return Ok(session),
+                Ok(Ok(Greeted::NotYet(why))) => reason = why,
+                Ok(Err(Error::Closed)) => "the keeper is closing".clone_into(&mut reason),
+                Ok(Err(error)) => return Err(error),
+                Err(error) if socket::is_nobody(&error) => match self.starter.start(limit)? {
+                    true => continue,
+                    false => "nobody keeps it, and another process is about to".clone_into(&mut reason),
+                },
+                Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Interrupted) => {
+                    return Err(self.detached(&error.to_string()));
+                }
+                Err(error) => reason = error.to_string(),
+            }
+            if Instant::now() >= limit {
+                return Err(self.detached(&reason));
+            }
+            std::thread::sleep(SLICE / 5);
+        }
+    }
+
+    pub(super) fn detached(&self, reason: &str) -> Error {
+        Error::Detached { path: self.directory.clone(), reason: reason.to_owned() }
+    }
+
+    /// Asks the keeper, and the next one where that one is lost. `build` makes the request, in a slot where it wants one.
+    pub(super) fn call<'q>(
+        &self,
+        call: &Call<'_>,
+        take_slot: fn(&Arc<Session>) -> Option<Slot>,
+        build: impl Fn(u64) -> Request<'q>,
+    ) -> Result<Called, Error> {
+        let keeper_limit = self.keeper_limit();
+        loop {
+            let session = self.session(keeper_limit)?;
+            let slot = take_slot(&session);
+            let request = build(slot.as_ref().map_or(0, |slot| slot.ticket));
+            match self.ask(&session, call, &request, slot.as_ref())? {
+                Some(answered) => return Ok(Called { session, slot, answered }),
+                None if Instant::now() >= keeper_limit => return Err(self.detached("its keeper cannot take the call")),
+                None => std::thread::sleep(SLICE / 10),
+            }
+        }
+    }
+
+    /// One question to one keeper; None where it is to be asked again, or the next one.
+    pub(super) fn ask(
+        &self,
+        session: &Arc<Session>,
+        call: &Call<'_>,
+        request: &Request<'_>,
+        slot: Option<&Slot>,
+    ) -> Result<Option<Answered>, Error> {
+        let manner = Manner { is_durable: self.options.is_durable, ..call.manner };
+        let limit = Instant::now() + call.limit;
+        let asked = session.ask(&self.directory, (request, manner, slot, call.data), limit);
+        match asked {
+            Ok(answered) => {
+                match answered.reply().map_err(|malformed| self.unanswered(call.action, &malformed.into()))? {
+                    Reply::Busy => Ok(None),
+                    // Nothing is done once a store is closed; another keeper may have it soon.
+                    Reply::Failed(Error::Closed) => {
+                        session.set_lost();
+                        Ok(None)
+                    }
+                    Reply::Failed(error) => Err(error),
+                    _ => Ok(Some(answered)),
+                }
+            }
+            Err(Unanswered::NotSent(error)) => match error.kind() {
+                io::ErrorKind::Interrupted | io::ErrorKind::TimedOut => Err(self.detached(&error.to_string())),
+                io::ErrorKind::WouldBlock => Ok(None),
+                _ => {
+                    session.set_lost();
+                    Ok(None)
+                }
+            },
+            Err(Unanswered::Lost(error)) => {
+                let is_there = matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::Interrupted);
+                if !is_there {
+                    session.set_lost();
+                }
+                match call.is_repeatable {
+                    false => Err(self.unanswered(call.action, &error)),
+                    true if is_there => Err(self.detached(&error.to_string())),
+                    true => Ok(None),
+                }
+            }
+        }
+    }
+
+    pub(super) fn unanswered(&self, action: &'static str, error: &io::Error) -> Error {
+        Error::Unanswered { path: self.directory.clone(), action, reason: error.to_string() }
+    }
+
+    fn nonsense<T>(&self, action: &'static str) -> Result<T, Error> {
+        Err(self.unanswered(action, &io::Error::new(io::ErrorKind::InvalidData, "its answer makes no sense")))
+    }
+
+    /// The object that was asked for.
+    fn object(&self, action: &'static str, called: Called) -> Result<Taken, Error> {
+        let Called { session, slot, answered } = called;
+        let reply = answered.reply().map_err(|malformed| self.unanswered(action, &malformed.into()))?;
+        match reply {
+            Reply::Absent => Ok(Taken::Absent),
+            Reply::Inline { metadata } => {
+                let metadata = Bytes::copy_from_slice(metadata);
+                Ok(Taken::Object(Object { data: answered.frame.data.into(), metadata }))
+            }
+            Reply::Placed { metadata, segment, offset, data_bytes, file_bytes } => {
+                // Without a descriptor or a map left, a copy does as well.
+                let (Some(slot), Some(file)) = (slot, &answered.frame.file) else { return Ok(Taken::AsCopy) };
+                let held = session.held(slot, (segment, file_bytes), file, (offset, data_bytes));
+                match held {
+                    Ok(data) => Ok(Taken::Object(Object { data, metadata: Bytes::copy_from_slice(metadata) })),
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(self.unanswered(action, &error)),
+                    Err(_) => Ok(Taken::AsCopy),
+                }
+            }
+            _ => self.nonsense(action),
+        }
+    }
+
+    fn get_object(&self, id: &[u8], is_here: bool) -> Result<Option<Object>, Error> {
+        let call = Call { manner: Manner { is_here, ..Manner::default() }, ..Call::new("get") };
+        let build = |ticket| Request::Get { ticket, id };
+        match self.object("get", self.call(&call, Session::slot, build)?)? {
+            Taken::Absent => Ok(None),
+            Taken::Object(object) => Ok(Some(object)),
+            Taken::AsCopy => match self.object("get", self.call(&call, |_| None, build)?)? {
+                Taken::Absent => Ok(None),
+                Taken::Object(object) => Ok(Some(object)),
+                Taken::AsCopy => self.nonsense("get"),
+            },
+        }
+    }
+
+    /// The object that woke those who waited under these names, in this session; None where the keeper has it no more.
+    pub(super) fn claim(&self, session: &Arc<Session>, names: &[u64]) -> Result<Option<Object>, Error> {
+        let call = Call::new("claim");
+        let slot = session.slot();
+        let names = names.get(..NAMES_MAX).unwrap_or(names);
+        let request = Request::Claim { ticket: slot.as_ref().map_or(0, |slot| slot.ticket), names: names.to_vec() };
+        let Some(answered) = self.ask(session, &call, &request, slot.as_ref())? else { return Ok(None) };
+        match self.object("claim", Called { session: Arc::clone(session), slot, answered })? {
+            Taken::Object(object) => Ok(Some(object)),
+            Taken::Absent | Taken::AsCopy => Ok(None),
+        }
+    }
+
+    /// A write's answer, and those in this process whom it has woken.
+    fn done(&self, action: &'static str, called: Called, stored: OnStored<'_>) -> Result<bool, Error> {
+        let reply = called.answered.reply().map_err(|malformed| self.unanswered(action, &malformed.into()))?;
+        let Reply::Done { is_so, woken } = reply else { return self.nonsense(action) };
+        if !woken.is_empty() {
+            self.wake(&called.session, &woken, stored);
+        }
+        Ok(is_so)
+    }
+
+    /// Answers those who waited under these names. What cannot be had is waited for anew.
+    fn wake(&self, session: &Arc<Session>, names: &[u64], stored: OnStored<'_>) {
+        match self.claim(session, names) {
+            Ok(Some(object)) => {
+                if let Some(since_before) = self.waits.told(names) {
+                    stored(Stored { object: &|| Some(object.clone()), since_before: Some(since_before) });
+                }
+            }
+            Ok(None) => self.waits.unregister(names),
+            Err(error) => {
+                tracing::debug!("{}: {error}; waiting anew", self.directory.display());
+                self.waits.unregister(names);
+            }
+        }
+    }
+
+    /// Writes a large object to its place, and has the keeper store it.
+    fn put_large(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
+        let mut hasher = Xxh3::new();
+        hasher.update(metadata);
+        hasher.update(data);
+        let body_hash = hasher.digest128();
+        loop {
+            let room = self.reserve_room("put", id, data.len() as u64, metadata.len() as u32)?;
+            room.write(metadata, 0)?;
+            room.write(data, metadata.len() as u64)?;
+            if self.commit(room, "put", body_hash, stored)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn reserve_room(
+        &self,
+        action: &'static str,
+        id: &[u8],
+        data_bytes: u64,
+        metadata_bytes: u32,
+    ) -> Result<Room, Error> {
+        let call = Call { limit: LONG_ANSWER_MAX, ..Call::new(action) };
+        let build = |ticket| Request::Reserve { ticket, id, data_bytes, metadata_bytes };
+        let Called { session, slot, answered } = self.call(&call, Session::slot_to_write, build)?;
+        let failed = |reason: &str| Error::WriteFailed { id: ObjectId::new(id), reason: reason.to_owned() };
+        let reply = answered.reply().map_err(|malformed| self.unanswered(action, &malformed.into()))?;
+        let Reply::Reserved { offset, .. } = reply else { return self.nonsense(action) };
+        let slot = slot.ok_or_else(|| failed("this process writes too many objects at the same time"))?;
+        let file = answered.frame.file.ok_or_else(|| failed("no descriptor is left for the file that it goes to"))?;
+        Ok(Room { session, slot, file, offset, id: id.into(), directory: self.directory.clone() })
+    }
+
+    /// Whether the object is stored now; false where the keeper that had the room is gone, which has changed nothing.
+    fn commit(&self, room: Room, action: &'static str, body_hash: u128, stored: OnStored<'_>) -> Result<bool, Error> {
+        let session = Arc::clone(&room.session);
+        if !session.is_current() {
+            return Ok(false);
+        }
+        self.announce(&room.id);
+        let call = Call { is_repeatable: false, limit: LONG_ANSWER_MAX, ..Call::new(action) };
+        let request = Request::Commit { body_hash };
+        let Some(answered) = self.ask(&session, &call, &request, Some(&room.slot))? else { return Ok(false) };
+        self.done(action, Called { session, slot: Some(room.slot), answered }, stored)
+    }
+}
+
+/// An answered call.
+pub(super) struct Called {
+    pub session: Arc<Session>,
+    slot: Option<Slot>,
+    pub answered: Answered,
+}
+
+/// What a keeper has answered to a question about an object.
+enum Taken {
+    Absent,
+    Object(Object),
+    /// It could not be taken where it stands: to be asked for as a copy.
+    AsCopy,
+}
+
+/// A place in a segment that this process writes to. The slot goes last: until then the keeper lets nobody else have the place.
+struct Room {
+    session: Arc<Session>,
+    file: File,
+    offset: u64,
+    id: Box<[u8]>,
+    directory: PathBuf,
+    slot: Slot,
+}
+
+impl Room {
+    fn write(&self, piece: &[u8], at: u64) -> Result<(), Error> {
+        let written = self.file.write_all_at(piece, self.offset + at);
+        written.map_err(Error::io("write a body in", &self.directory))
+    }
+}
+
+/// An object whose data arrives in pieces: gathered while it may be sent at the end, from then on written to its place.
+struct AttachedWriter {
+    attached: Arc<Attached>,
+    id: Box<[u8]>,
+    data_bytes: u64,
+    metadata: Box<[u8]>,
+    gathered: Vec<u8>,
+    placed: Option<PlacedWriter>,
+}
+
+struct PlacedWriter {
+    room: Room,
+    at: u64,
+    hasher: Box<Xxh3>,
+}
+
+impl PlacedWriter {
+    fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
+        self.room.write(piece, self.at)?;
+        self.hasher.update(piece);
+        self.at += piece.len() as u64;
+        Ok(())
+    }
+}
+
+impl Writer for AttachedWriter {
+    fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
+        if let Some(placed) = &mut self.placed {
+            return placed.write(piece);
+        }
+        let bytes = (self.metadata.len() + self.gathered.len() + piece.len()) as u64;
+        if bytes <= UNSHARED_BYTES_MAX {
+            self.gathered.extend_from_slice(piece);
+            return Ok(());
+        }
+        let room = self.attached.reserve_room("writer", &self.id, self.data_bytes, self.metadata.len() as u32)?;
+        let mut placed = PlacedWriter { room, at: 0, hasher: Box::default() };
+        placed.write(&self.metadata)?;
+        placed.write(&std::mem::take(&mut self.gathered))?;
+        placed.write(piece)?;
+        self.placed = Some(placed);
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>, stored: OnStored<'_>) -> Result<(), Error> {
+        let AttachedWriter { attached, id, metadata, gathered, placed, .. } = *self;
+        let Some(PlacedWriter { room, hasher, .. }) = placed else {
+            return attached.put(&id, &gathered, &metadata, stored);
+        };
+        match attached.commit(room, "commit", hasher.digest128(), stored)? {
+            true => Ok(()),
+            false => {
+                let reason = "its keeper has ended meanwhile".to_owned();
+                Err(Error::WriteFailed { id: ObjectId::new(&id), reason })
+            }
+        }
+    }
+}
+
+fn no_slot(_: &Arc<Session>) -> Option<Slot> {
+    None
+}
+
+impl Backend for Attached {
+    fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
+        if (data.len() + metadata.len()) as u64 > UNSHARED_BYTES_MAX {
+            return self.put_large(id, data, metadata, stored);
+        }
+        self.announce(id);
+        let call = Call { is_repeatable: false, data, limit: LONG_ANSWER_MAX, ..Call::new("put") };
+        let called = self.call(&call, no_slot, |_| Request::Put { id, metadata })?;
+        self.done("put", called, stored).map(drop)
+    }
+
+    fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Box<dyn Writer>, Error> {
+        let bytes = data_bytes.saturating_add(metadata.len() as u64);
+        if bytes > UNSHARED_BYTES_MAX {
+            let called = self.call(&Call::new("writer"), no_slot, |_| Request::Admit { id, bytes })?;
+            self.done("writer", called, &mut |_| {})?;
+        }
+        Ok(Box::new(AttachedWriter {
+            attached: self.this()?,
+            id: id.into(),
+            data_bytes,
+            metadata: metadata.into(),
+            gathered: Vec::new(),
+            placed: None,
+        }))
+    }
+
+    fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+        self.get_object(id, false)
+    }
+
+    fn get_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+        self.get_object(id, true)
+    }
+
+    fn seek(&self, id: &[u8]) {
+        self.wait_for(id);
+    }
+
+    fn contains(&self, id: &[u8]) -> Result<bool, Error> {
+        let called = self.call(&Call::new("contains"), no_slot, |_| Request::Contains { id })?;
+        self.done("contains", called, &mut |_| {})
+    }
+
+    fn delete(&self, id: &[u8]) -> Result<bool, Error> {
+        let call = Call { is_repeatable: false, limit: LONG_ANSWER_MAX, ..Call::new("delete") };
+        let called = self.call(&call, no_slot, |_| Request::Delete { name: 0, id })?;
+        self.done("delete", called, &mut |_| {})
+    }
+
+    fn delete_later(&self, id: &[u8], answer: OnDeleted) -> Result<Option<bool>, Error> {
+        let name = self.name();
+        self.expect_delete(name, answer)?;
+        let call = Call { is_repeatable: false, limit: LONG_ANSWER_MAX, ..Call::new("delete") };
+        let called = self.call(&call, no_slot, |_| Request::Delete { name, id });
+        let called = called.inspect_err(|_| drop(self.waits.take_delete(name)))?;
+        if matches!(called.answered.reply(), Ok(Reply::Later)) {
+            self.waits.delete_is_later(name, called.session.id);
+            return Ok(None);
+        }
+        self.waits.take_delete(name);
+        self.done("delete", called, &mut |_| {}).map(Some)
+    }
+
+    fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {
+        self.announce(new);
+        let call = Call { is_repeatable: false, limit: LONG_ANSWER_MAX, ..Call::new("duplicate") };
+        let called = self.call(&call, no_slot, |_| Request::Duplicate { original, new })?;
+        self.done("duplicate", called, stored)
+    }
+
+    fn usage(&self) -> Usage {
+        let asked = self.call(&Call::new("info"), no_slot, |_| Request::Usage);
+        let mut usage = self.usage.lock();
+        match asked.as_ref().map(|called| called.answered.reply()) {
+            Ok(Ok(Reply::Usage(now))) => *usage = now,
+            Ok(_) => tracing::warn!("the keeper of {} has not said what it holds", self.directory.display()),
+            Err(error) => tracing::warn!("{error}; what the store holds is not known, info tells what it was"),
+        }
+        *usage
+    }
+
+    fn count(&self) -> Result<(u64, u64), Error> {
+        let call = Call { limit: LONG_ANSWER_MAX, ..Call::new("count") };
+        let called = self.call(&call, no_slot, |_| Request::Count)?;
+        match called.answered.reply() {
+            Ok(Reply::Count { objects, bytes }) => Ok((objects, bytes)),
+            _ => self.nonsense("count"),
+        }
+    }
+
+    fn flush(&self) -> Result<(), Error> {
+        let call = Call { limit: LONG_ANSWER_MAX, ..Call::new("flush") };
+        let called = self.call(&call, no_slot, |_| Request::Flush)?;
+        self.done("flush", called, &mut |_| {}).map(drop)
+    }
+
+    fn clear(&self) -> Result<(), Error> {
+        let call = Call { is_repeatable: false, limit: LONG_ANSWER_MAX, ..Call::new("clear") };
+        let called = self.call(&call, no_slot, |_| Request::Clear)?;
+        self.done("clear", called, &mut |_| {}).map(drop)
+    }
+
+    fn close(&self) -> Result<(), Error> {
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let drained = self.drain();
+        self.closed.store(true, Ordering::Release);
+        self.waits.close();
+        // Slots that are held keep the session.
+        if let Some(session) = self.current.lock().take() {
+            session.set_lost();
+        }
+        drained
+    }
+
+    fn place(&self) -> String {
+        self.place.lock().clone()
+    }
+
+    fn name(&self) -> &'static str {
+        self.backend
+    }
+}
+
+impl Attached {
+    /// Waits until Redis has what is dirty now, within the limit; the rest is the keeper's to push. A keeper that is gone has left it in the
+    /// journal, for the next one.
+    fn drain(&self) -> Result<(), Error> {
+        let limit_ms = u64::try_from(self.options.drain_limit.as_millis()).unwrap_or(u64::MAX);
+        let current = self.current.lock().clone();
+        let Some(session) = current.filter(|session| session.is_current()) else { return Ok(()) };
+        let call = Call { limit: self.options.drain_limit + ANSWER_MAX, ..Call::new("close") };
+        self.ask(&session, &call, &Request::Drain { limit_ms }, None).map(drop)
+    }
+}

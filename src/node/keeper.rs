@@ -1,0 +1,315 @@
+//! The keeper: the process that has the directory open, in the service of all others on the machine.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::messages::Reply;
+use super::sessions::Session;
+use super::socket::{self, Connection};
+use super::{expectations, serving};
+use crate::error::Error;
+use crate::store::{ObjectStore, StoreConfig};
+
+/// How often it is looked for processes that have ended.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long accepting waits before it looks whether it is to end.
+const ACCEPT_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// How long accepting rests where no descriptor is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long closing waits for calls under way.
+const CALLS_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Threads that serve connections do not call deep.
+const STACK_BYTES: usize = 512 << 10;
+
+/// How a keeper behaves.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct KeeperOptions {
+    /// Whether it ends when a server wants the directory: one that was started for attached processes alone does. Default: false.
+    pub yields: bool,
+}
+
+impl KeeperOptions {
+    /// Ends when a server wants the directory.
+    #[must_use]
+    pub fn yielding(mut self) -> Self {
+        self.yields = true;
+        self
+    }
+}
+
+/// Lets other processes of the machine attach to a store: [`ObjectStore::attach`].
+pub struct Keeper {
+    shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+pub(super) struct Shared {
+    pub store: ObjectStore,
+    pub directory: PathBuf,
+    pub expected: Vec<(String, String)>,
+    pub options: KeeperOptions,
+    sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    streams: Mutex<HashMap<u64, Arc<UnixStream>>>,
+    threads: AtomicUsize,
+    closing: AtomicBool,
+    pub yielding: AtomicBool,
+    /// When the last process ended, or since when there was none.
+    empty_since: Mutex<Instant>,
+}
+
+impl Keeper {
+    /// Listens on the socket in the store's directory. `config` is what the store was opened with.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] where the store has no directory (`memory`, `redis`); [`Error::Io`] where the socket cannot be made.
+    pub fn listen(store: &ObjectStore, config: &StoreConfig, options: KeeperOptions) -> Result<Keeper, Error> {
+        let directory = config.directory().ok_or_else(|| {
+            let backend = config.backend.name();
+            Error::Config(format!("the {backend} backend has no directory that processes could share"))
+        })?;
+        let listener = socket::listen(&directory).map_err(Error::io("listen in", &directory))?;
+        let failed = Error::io("listen in", &directory);
+        listener.set_nonblocking(true).map_err(failed)?;
+        let shared = Arc::new(Shared {
+            store: store.clone(),
+            expected: expectations(config),
+            directory,
+            options,
+            sessions: Mutex::default(),
+            streams: Mutex::default(),
+            threads: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
+            yielding: AtomicBool::new(false),
+            empty_since: Mutex::new(Instant::now()),
+        });
+        let weak = Arc::downgrade(&shared);
+        store.before_reaping(Box::new(move || release(&weak)));
+        let accepting = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || accept(&accepting, &listener));
+        match thread {
+            Ok(thread) => Ok(Keeper { shared, accepting: Some(thread) }),
+            Err(error) => {
+                let failed = Error::io("start a thread that listens in", &shared.directory)(error);
+                shared.unlink();
+                Err(failed)
+            }
+        }
+    }
+
+    /// Processes that are attached now.
+    #[must_use]
+    pub fn attached(&self) -> usize {
+        self.shared.sessions.lock().len()
+    }
+
+    /// Whether a server has asked for the directory: the keeper is to be closed, and the store.
+    #[must_use]
+    pub fn is_asked_to_yield(&self) -> bool {
+        self.shared.yielding.load(Ordering::Acquire)
+    }
+
+    /// How long nobody has been attached; zero while somebody is.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        if self.attached() > 0 { Duration::ZERO } else { self.shared.empty_since.lock().elapsed() }
+    }
+
+    /// Ends the service, before the store is closed: calls under way are finished, bytes that processes hold stay as they are.
+    pub fn close(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let Some(accepting) = self.accepting.take() else { return };
+        self.shared.closing.store(true, Ordering::Release);
+        // Nobody finds it any more.
+        self.shared.unlink();
+        if accepting.join().is_err() {
+            tracing::error!("the thread that listens in {} panicked", self.shared.directory.display());
+        }
+        for stream in self.shared.streams.lock().values() {
+            // One that has ended already.
+            let _ = stream.shutdown(Shutdown::Read);
+        }
+        let limit = Instant::now() + CALLS_WAIT_MAX;
+        while self.shared.threads.load(Ordering::SeqCst) > 0 && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for stream in self.shared.streams.lock().values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        let sessions = std::mem::take(&mut *self.shared.sessions.lock());
+        drop(sessions);
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Shared {
+    fn unlink(&self) {
+        if let Err(error) = socket::unlink(&self.directory) {
+            tracing::warn!("removing the socket in {}: {error}", self.directory.display());
+        }
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    pub fn add(&self, session: &Arc<Session>) {
+        self.sessions.lock().insert(session.id, Arc::clone(session));
+    }
+
+    pub fn find(&self, id: u64) -> Option<Arc<Session>> {
+        self.sessions.lock().get(&id).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<Session>> {
+        self.sessions.lock().values().cloned().collect()
+    }
+
+    /// Ends the sessions of processes that have.
+    pub fn look_after_sessions(&self) {
+        for session in self.all() {
+            session.release();
+            if session.is_over() {
+                let ended = {
+                    let mut sessions = self.sessions.lock();
+                    let ended = sessions.remove(&session.id);
+                    if sessions.is_empty() {
+                        *self.empty_since.lock() = Instant::now();
+                    }
+                    ended
+                };
+                drop(ended);
+            }
+        }
+    }
+}
+
+/// Drops what processes have given back, before room is looked for.
+fn release(shared: &Weak<Shared>) {
+    if let Some(shared) = shared.upgrade() {
+        shared.all().iter().for_each(|session| session.release());
+    }
+}
+
+fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
+    let mut looked = Instant::now();
+    let mut number = 0;
+    while !shared.is_closing() {
+        if looked.elapsed() >= LOOK_EVERY {
+            looked = Instant::now();
+            shared.look_after_sessions();
+        }
+        match poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&ACCEPT_WAIT)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!("waiting for processes in {}: {error}", shared.directory.display());
+                std::thread::sleep(ACCEPT_PAUSE);
+                continue;
+            }
+        }
+        match listener.accept() {
+            Ok((stream, _)) => {
+                number += 1;
+                serve(shared, stream, number);
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => {
+                tracing::warn!("accepting a process in {}: {error}", shared.directory.display());
+                std::thread::sleep(ACCEPT_PAUSE);
+            }
+        }
+    }
+}
+
+/// Gives the connection a thread; where there is none to be had, the process is told to come again.
+fn serve(shared: &Arc<Shared>, stream: UnixStream, number: u64) {
+    let stream = Arc::new(stream);
+    if let Err(error) = socket::check_peer(&stream).and_then(|()| stream.set_nonblocking(false)) {
+        tracing::warn!("a process that connected in {} is refused: {error}", shared.directory.display());
+        return;
+    }
+    shared.streams.lock().insert(number, Arc::clone(&stream));
+    shared.threads.fetch_add(1, Ordering::SeqCst);
+    let (serving, served) = (Arc::clone(shared), Arc::clone(&stream));
+    let run = move || {
+        let _ended = Ended { shared: &serving, number };
+        if let Err(error) = serving::run(&serving, served)
+            && !serving.is_closing()
+        {
+            tracing::info!("an attached process of {} is cut off: {error}", serving.directory.display());
+        }
+    };
+    let spawned = std::thread::Builder::new().name("keeper call".to_owned()).stack_size(STACK_BYTES).spawn(run);
+    if let Err(error) = spawned {
+        tracing::warn!("no thread for one more call in {}: {error}", shared.directory.display());
+        drop(Ended { shared, number });
+        let mut connection = Connection::new(stream);
+        Reply::Busy.encode(0, &mut connection.output);
+        // It sees the end of the connection as well.
+        let _ = connection.send(&[], None, || Err(io::ErrorKind::WouldBlock.into()));
+    }
+}
+
+struct Ended<'a> {
+    shared: &'a Shared,
+    number: u64,
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.shared.streams.lock().remove(&self.number);
+        self.shared.threads.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Asks a keeper that was started for attached processes to leave the directory to this one; whether there is one that will.
+pub(crate) fn ask_to_yield(directory: &Path, limit: Duration) -> Result<bool, Error> {
+    use super::messages::{Head, Manner, NO_SLOT, Request, SLICE, VERSION};
+    let failed = |error: io::Error| Error::Detached { path: directory.to_owned(), reason: error.to_string() };
+    let stream = match socket::connect(directory) {
+        Ok(stream) => stream,
+        Err(error) if socket::is_nobody(&error) => return Ok(false),
+        Err(error) => return Err(failed(error)),
+    };
+    stream.set_read_timeout(Some(SLICE)).map_err(failed)?;
+    let limit = Instant::now() + limit;
+    let rest = || if Instant::now() < limit { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) };
+    let mut connection = Connection::new(Arc::new(stream));
+    let greeting = Request::Greet { version: VERSION, session: serving::NO_SESSION, expected: Vec::new() };
+    for request in [greeting, Request::Yield] {
+        request.encode(Manner::default(), NO_SLOT, 0, &mut connection.output);
+        connection.send(&[], None, rest).map_err(failed)?;
+        let Some(frame) = connection.receive(Head::check_reply, rest).map_err(failed)? else { return Ok(false) };
+        match Reply::decode(frame.head, connection.fields()).map_err(|malformed| failed(malformed.into()))? {
+            Reply::Done { is_so, .. } => return Ok(is_so),
+            Reply::Welcome { .. } => {}
+            Reply::Failed(error) => return Err(error),
+            _ => return Ok(false),
+        }
+    }
+    Ok(false)
+}

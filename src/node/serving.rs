@@ -1,0 +1,386 @@
+//! One connection of an attached process, in a thread of its own: greeting, then question and answer.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::RecvTimeoutError;
+
+use super::keeper::Shared;
+use super::messages::{Head, Manner, NAMES_MAX, NO_SLOT, Reply, Request, VERSION};
+use super::sessions::{Connected, Notice, Session};
+use super::socket::{Connection, Frame};
+use crate::error::Error;
+use crate::local::Reserved;
+use crate::object::Object;
+use crate::store::Parked;
+
+/// Shorter objects are sent, which costs less than to map them.
+const SENT_BYTES_MAX: usize = 32 << 10;
+
+/// A greeting that belongs to no session: it may ask the keeper to leave, and nothing else.
+pub(super) const NO_SESSION: u64 = u64::MAX;
+
+/// How often who listens is looked at while there is nothing to tell.
+const LISTENER_LOOK: Duration = Duration::from_millis(200);
+
+thread_local! {
+    /// While this thread carries out a write: whose it is, and under which names it has woken others of the same process.
+    static WRITING: RefCell<Option<(u64, Vec<u64>)>> = const { RefCell::new(None) };
+}
+
+/// Serves the connection until it ends. An error is the other side's fault, or the connection's.
+pub(super) fn run(shared: &Arc<Shared>, stream: Arc<UnixStream>) -> io::Result<()> {
+    let mut connection = Connection::new(stream);
+    let Some(connected) = greet(shared, &mut connection)? else { return Ok(()) };
+    let session = Arc::clone(&connected.0);
+    while let Some(frame) = receive(&mut connection)? {
+        let (request, manner) = Request::decode(frame.head, connection.fields())?;
+        if request == Request::Listen {
+            answer(&mut connection, &Reply::Done { is_so: true, woken: Vec::new() })?;
+            return listen(shared, &session, &mut connection);
+        }
+        let call = Call { shared, session: &session, manner, slot: frame.head.slot };
+        let answered = call.carry_out(request, &frame)?;
+        answered.send(&mut connection)?;
+        if shared.is_closing() {
+            break;
+        }
+    }
+    drop(connected);
+    shared.look_after_sessions();
+    Ok(())
+}
+
+fn receive(connection: &mut Connection) -> io::Result<Option<Frame>> {
+    connection.receive(Head::check_request, || Ok(()))
+}
+
+fn answer(connection: &mut Connection, reply: &Reply<'_>) -> io::Result<()> {
+    reply.encode(0, &mut connection.output);
+    connection.send(&[], None, || Ok(()))
+}
+
+fn refuse(connection: &mut Connection, reason: String) -> io::Result<Option<Connected>> {
+    answer(connection, &Reply::Failed(Error::Config(reason)))?;
+    Ok(None)
+}
+
+/// Compares what the process expects with what there is; the session that the connection belongs to, or none where it ends here.
+fn greet(shared: &Arc<Shared>, connection: &mut Connection) -> io::Result<Option<Connected>> {
+    let Some(frame) = receive(connection)? else { return Ok(None) };
+    let (request, _) = Request::decode(frame.head, connection.fields())?;
+    let Request::Greet { version, session, expected } = request else {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not begin with a greeting"));
+    };
+    if version != VERSION {
+        let reason = format!(
+            "{}: the keeper's program speaks version {VERSION} of the node's language, this one {version}: \
+             use one version of it on a machine",
+            shared.directory.display()
+        );
+        return refuse(connection, reason);
+    }
+    if session == NO_SESSION {
+        return yield_to(shared, connection).map(|()| None);
+    }
+    let info = shared.store.info();
+    let welcome = |session: &Session| Reply::Welcome {
+        session: session.id,
+        backend: info.backend.to_owned(),
+        place: info.place.clone(),
+    };
+    if session != 0 {
+        let Some(session) = shared.find(session) else {
+            answer(connection, &Reply::Failed(Error::Closed))?;
+            return Ok(None);
+        };
+        let connected = session.connect();
+        answer(connection, &welcome(&session))?;
+        return Ok(Some(connected));
+    }
+    for (name, value) in &expected {
+        let kept = shared.expected.iter().find(|(kept, _)| kept == name).map(|(_, value)| value.as_str());
+        if kept != Some(value.as_str()) {
+            let reason = format!(
+                "{}: {name} is {value:?} in this process and {:?} in the one that keeps the store: make them equal, or use another directory",
+                shared.directory.display(),
+                kept.unwrap_or_default()
+            );
+            return refuse(connection, reason);
+        }
+    }
+    let (session, file) = match Session::begin(&shared.directory) {
+        Ok(begun) => begun,
+        Err(error) => {
+            answer(connection, &Reply::Failed(error))?;
+            return Ok(None);
+        }
+    };
+    let connected = session.connect();
+    shared.add(&session);
+    welcome(&session).encode(0, &mut connection.output);
+    connection.send(&[], Some(file.as_fd()), || Ok(()))?;
+    // From here on only the process has it: with it, the lock ends.
+    drop(file);
+    Ok(Some(connected))
+}
+
+/// A server asks for the directory.
+fn yield_to(shared: &Shared, connection: &mut Connection) -> io::Result<()> {
+    let welcome = Reply::Welcome { session: NO_SESSION, backend: String::new(), place: String::new() };
+    answer(connection, &welcome)?;
+    let Some(frame) = receive(connection)? else { return Ok(()) };
+    let (request, _) = Request::decode(frame.head, connection.fields())?;
+    if request != Request::Yield {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "without a session there is nothing to ask for"));
+    }
+    let is_so = shared.options.yields;
+    answer(connection, &Reply::Done { is_so, woken: Vec::new() })?;
+    if is_so {
+        shared.yielding.store(true, std::sync::atomic::Ordering::Release);
+    }
+    Ok(())
+}
+
+/// Tells what the session waits for, until the connection ends.
+fn listen(shared: &Shared, session: &Arc<Session>, connection: &mut Connection) -> io::Result<()> {
+    loop {
+        match session.to_tell.recv_timeout(LISTENER_LOOK) {
+            Ok(notice) => tell(connection, notice)?,
+            Err(RecvTimeoutError::Timeout) if connection.is_ended() || shared.is_closing() => return Ok(()),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+fn tell(connection: &mut Connection, notice: Notice) -> io::Result<()> {
+    match notice {
+        Notice::Exists { name, object } => {
+            let reply = Reply::Exists { name, is_held: false, metadata: &object.metadata };
+            reply.encode(object.data.len() as u64, &mut connection.output);
+            connection.send(&object.data, None, || Ok(()))
+        }
+        Notice::ToClaim { name } => answer(connection, &Reply::Exists { name, is_held: true, metadata: &[] }),
+        Notice::Deleted { name, existed } => answer(connection, &Reply::Deleted { name, existed }),
+    }
+}
+
+/// A question that is being answered.
+struct Call<'a> {
+    shared: &'a Arc<Shared>,
+    session: &'a Arc<Session>,
+    manner: Manner,
+    slot: u16,
+}
+
+/// What goes back.
+enum Answer {
+    Reply(Reply<'static>),
+    Sent(Object),
+    /// The slot holds it.
+    Placed(Object, crate::local::Placed),
+    Room {
+        segment: u32,
+        offset: u64,
+        file_bytes: u64,
+        file: std::fs::File,
+    },
+}
+
+impl Answer {
+    fn send(self, connection: &mut Connection) -> io::Result<()> {
+        let rest = || Ok(());
+        match self {
+            Answer::Reply(reply) => answer(connection, &reply),
+            Answer::Sent(object) => {
+                Reply::Inline { metadata: &object.metadata }.encode(object.data.len() as u64, &mut connection.output);
+                connection.send(&object.data, None, rest)
+            }
+            Answer::Placed(object, placed) => {
+                let reply = Reply::Placed {
+                    metadata: &object.metadata,
+                    segment: placed.segment,
+                    offset: placed.offset,
+                    data_bytes: object.data.len() as u64,
+                    file_bytes: placed.file_bytes,
+                };
+                reply.encode(0, &mut connection.output);
+                connection.send(&[], Some(placed.as_fd()), rest)
+            }
+            Answer::Room { segment, offset, file_bytes, file } => {
+                Reply::Reserved { segment, offset, file_bytes }.encode(0, &mut connection.output);
+                let descriptor: BorrowedFd<'_> = file.as_fd();
+                connection.send(&[], Some(descriptor), rest)
+            }
+        }
+    }
+}
+
+impl From<Result<Reply<'static>, Error>> for Answer {
+    fn from(result: Result<Reply<'static>, Error>) -> Self {
+        Answer::Reply(result.unwrap_or_else(Reply::Failed))
+    }
+}
+
+impl Call<'_> {
+    fn carry_out(&self, request: Request<'_>, frame: &Frame) -> io::Result<Answer> {
+        let store = &self.shared.store;
+        let answered: Result<Reply<'static>, Error> = match request {
+            Request::Get { ticket, id } => {
+                let found = if self.manner.is_here { store.get_here(id) } else { store.get(id) };
+                return Ok(self.object(found, ticket));
+            }
+            Request::Claim { ticket, names } => return Ok(self.object(Ok(self.session.claim(&names)), ticket)),
+            Request::Contains { id } => store.contains(id).map(is_so),
+            Request::Put { id, metadata } => self.write(|| store.put(id, &frame.data, metadata).map(|()| true)),
+            Request::Delete { name: 0, id } => self.write(|| store.delete(id)),
+            Request::Delete { name, id } => {
+                let session = Arc::clone(self.session);
+                let answer = move |existed| session.tell(Notice::Deleted { name, existed });
+                match store.delete_later(id, answer) {
+                    Ok(None) => Ok(Reply::Later),
+                    Ok(Some(existed)) => self.write(|| Ok(existed)),
+                    Err(error) => Err(error),
+                }
+            }
+            Request::Duplicate { original, new } => self.write(|| store.duplicate_here(original, new)),
+            Request::Admit { id, bytes } => store.writer(id, bytes, &[]).map(|_admitted| is_so(true)),
+            Request::Reserve { ticket, id, data_bytes, metadata_bytes } => {
+                return Ok(self.reserve(store.reserve(id, data_bytes, metadata_bytes), ticket));
+            }
+            Request::Commit { body_hash } => match self.session.take_room(self.slot) {
+                Some(reserved) => self.write(|| store.commit_reserved(reserved, body_hash).map(|()| true)),
+                None => return Err(io::Error::new(io::ErrorKind::InvalidData, "nothing was reserved in that slot")),
+            },
+            Request::Wait { name, id } => self.wait(name, id),
+            Request::Forget { name } => {
+                self.session.forget(name);
+                Ok(is_so(true))
+            }
+            Request::Usage => Ok(Reply::Usage(store.usage())),
+            Request::Count => store.count().map(|(objects, bytes)| Reply::Count { objects, bytes }),
+            Request::Flush => store.flush().map(|()| is_so(true)),
+            Request::Clear => self.write(|| store.clear().map(|()| true)),
+            Request::Drain { limit_ms } => store.drain(Duration::from_millis(limit_ms)).map(is_so),
+            Request::Greet { .. } | Request::Listen | Request::Yield => {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "it has begun already"));
+            }
+        };
+        Ok(answered.into())
+    }
+
+    /// Carries out a write, durably where that was asked for; tells whom of the same process it has woken.
+    fn write(&self, write: impl FnOnce() -> Result<bool, Error>) -> Result<Reply<'static>, Error> {
+        WRITING.set(Some((self.session.id, Vec::new())));
+        let written = write();
+        let woken = WRITING.take().map(|(_, woken)| woken).unwrap_or_default();
+        let written = match written {
+            Ok(is_so) if self.manner.is_durable => self.shared.store.flush().map(|()| is_so),
+            written => written,
+        };
+        match written {
+            Ok(is_so) => Ok(Reply::Done { is_so, woken }),
+            Err(error) => {
+                // They are told by the connection that listens: an error has no room for them.
+                woken.into_iter().for_each(|name| self.session.tell(Notice::ToClaim { name }));
+                Err(error)
+            }
+        }
+    }
+
+    fn object(&self, found: Result<Option<Object>, Error>, ticket: u64) -> Answer {
+        let object = match found {
+            Ok(Some(object)) => object,
+            Ok(None) => return Answer::Reply(Reply::Absent),
+            Err(error) => return Answer::Reply(Reply::Failed(error)),
+        };
+        if object.data.len() <= SENT_BYTES_MAX || self.slot == NO_SLOT {
+            return Answer::Sent(object);
+        }
+        match self.shared.store.placed(&object.data) {
+            Ok(Some(placed)) if self.session.hold(self.slot, ticket, object.clone(), &placed) => {
+                Answer::Placed(object, placed)
+            }
+            // It stands in no such file, or that cannot be opened now, or nobody asks any more: a copy is as good.
+            Ok(_) | Err(_) => Answer::Sent(object),
+        }
+    }
+
+    fn reserve(&self, reserved: Result<Reserved, Error>, ticket: u64) -> Answer {
+        let reserved = match reserved {
+            Ok(reserved) => reserved,
+            Err(error) => return Answer::Reply(Reply::Failed(error)),
+        };
+        let place = &reserved.place;
+        let (segment, offset, file_bytes) = (place.segment, place.offset, place.file_bytes);
+        // Of its own: the process may have written, and the room be gone, before this one goes on.
+        let file = match place.as_fd().try_clone_to_owned() {
+            Ok(file) => file.into(),
+            Err(error) => {
+                let failed = Error::io("open a segment of", &self.shared.directory)(error);
+                return Answer::Reply(Reply::Failed(failed));
+            }
+        };
+        if !self.session.hold_room(self.slot, ticket, reserved) {
+            return Answer::Reply(Reply::Busy);
+        }
+        Answer::Room { segment, offset, file_bytes, file }
+    }
+
+    fn wait(&self, name: u64, id: &[u8]) -> Result<Reply<'static>, Error> {
+        if !self.session.may_wait(name) {
+            return Ok(Reply::Busy);
+        }
+        let session = Arc::downgrade(self.session);
+        let answer = move |object| {
+            if let Some(session) = session.upgrade() {
+                exists(&session, name, object);
+            }
+        };
+        match self.shared.store.get_or_park(id, answer) {
+            Ok(Parked::Waiting(ticket)) => {
+                self.session.parked(name, ticket);
+                Ok(Reply::Later)
+            }
+            Ok(Parked::Ready(object)) => {
+                self.session.forget(name);
+                self.session.keep_for(name, object);
+                Ok(Reply::Done { is_so: true, woken: vec![name] })
+            }
+            Err(error) => {
+                self.session.forget(name);
+                Err(error)
+            }
+        }
+    }
+}
+
+fn is_so(is_so: bool) -> Reply<'static> {
+    Reply::Done { is_so, woken: Vec::new() }
+}
+
+/// What a session waited for exists. Where a write of the same process has made it, that write's answer says so; otherwise the connection
+/// that listens does.
+fn exists(session: &Arc<Session>, name: u64, object: Object) {
+    session.answered(name);
+    let is_own = WRITING.with_borrow_mut(|writing| match writing {
+        Some((id, woken)) if *id == session.id && woken.len() < NAMES_MAX => {
+            woken.push(name);
+            true
+        }
+        _ => false,
+    });
+    if is_own {
+        session.keep_for(name, object);
+    } else if object.len() <= SENT_BYTES_MAX {
+        session.tell(Notice::Exists { name, object });
+    } else {
+        session.keep_for(name, object);
+        session.tell(Notice::ToClaim { name });
+    }
+}

@@ -1,0 +1,335 @@
+//! One attachment of this process to one keeper: its slots, its connections, and what it has mapped.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use memmap2::{MmapOptions, MmapRaw};
+use parking_lot::{Condvar, Mutex};
+
+use super::messages::{Head, Malformed, Manner, NO_SLOT, Reply, Request, SLICE, VERSION};
+use super::socket::{self, Connection, Frame};
+use crate::error::Error;
+use crate::fork;
+use crate::local::slots::{self, FREE, SLOTS, Slots};
+
+/// Calls of one process at a time; further ones wait for a connection.
+const CONNECTIONS_MAX: usize = 16;
+
+/// Slots that are kept for writes, of which each is soon over.
+const SLOTS_FOR_WRITES: usize = 64;
+
+/// Segments that stay mapped though nothing in them is held, so that the next object in one of them needs no map of its own.
+const MAPS_KEPT: usize = 16;
+
+/// Until its last `Bytes` is dropped: those that it handed out keep it.
+pub(super) struct Session {
+    pub id: u64,
+    /// The backend that the keeper has, and where its objects are.
+    pub backend: String,
+    pub place: String,
+    /// `fork::count` when it was made. With a fork it ends for new questions: a child may hold what the parent gives back.
+    count: u64,
+    slots: Slots,
+    /// Keeps the lock.
+    _file: File,
+    free: Mutex<Vec<u16>>,
+    next_ticket: AtomicU64,
+    pool: Mutex<Pool>,
+    returned: Condvar,
+    maps: Mutex<VecDeque<(u32, Arc<SegmentMap>)>>,
+    lost: AtomicBool,
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: Vec<Connection>,
+    open: usize,
+}
+
+/// A segment's file in this process.
+struct SegmentMap {
+    map: MmapRaw,
+}
+
+/// A slot of this process, until dropped.
+pub(super) struct Slot {
+    session: Arc<Session>,
+    number: u16,
+    pub ticket: u64,
+}
+
+/// Bytes of a segment that a slot holds.
+struct Held {
+    map: Arc<SegmentMap>,
+    offset: usize,
+    bytes: usize,
+    _slot: Slot,
+}
+
+/// What the keeper said.
+pub(super) struct Answered {
+    fields: Vec<u8>,
+    pub frame: Frame,
+}
+
+impl Answered {
+    pub fn reply(&self) -> Result<Reply<'_>, Malformed> {
+        Reply::decode(self.frame.head, &self.fields)
+    }
+}
+
+/// Why a call has no answer.
+pub(super) enum Unanswered {
+    /// The keeper cannot have seen it.
+    NotSent(io::Error),
+    /// It may have been carried out.
+    Lost(io::Error),
+}
+
+/// How attaching ended.
+pub(super) enum Greeted {
+    Session(Arc<Session>),
+    /// The keeper is there, and cannot take one more now, or reads its journal.
+    NotYet(String),
+}
+
+impl Session {
+    /// Attaches to whoever keeps the directory. An io error where nobody can be reached.
+    pub fn begin(
+        directory: &Path,
+        expected: &[(String, String)],
+        limit: Instant,
+    ) -> io::Result<Result<Greeted, Error>> {
+        let count = fork::count();
+        let stream = timed(socket::connect(directory)?)?;
+        let mut connection = Connection::new(Arc::new(stream));
+        let greeting = Request::Greet { version: VERSION, session: 0, expected: expected.to_vec() };
+        greeting.encode(Manner::default(), NO_SLOT, 0, &mut connection.output);
+        let frame = exchange(&mut connection, &[], limit).map_err(Unanswered::into_io)?;
+        match Reply::decode(frame.head, connection.fields())? {
+            Reply::Welcome { session, backend, place } => {
+                let file =
+                    frame.file.ok_or_else(|| io::Error::other("no descriptor is left for the session's file"))?;
+                let slots = Slots::map(&file)?;
+                let pool = Pool { idle: vec![connection], open: 1 };
+                Ok(Ok(Greeted::Session(Arc::new(Session {
+                    id: session,
+                    backend,
+                    place,
+                    count,
+                    slots,
+                    _file: file,
+                    free: Mutex::new((0..SLOTS).rev().collect()),
+                    next_ticket: AtomicU64::new(1),
+                    pool: Mutex::new(pool),
+                    returned: Condvar::new(),
+                    maps: Mutex::default(),
+                    lost: AtomicBool::new(false),
+                }))))
+            }
+            Reply::Busy => Ok(Ok(Greeted::NotYet("it has no thread or descriptor left".to_owned()))),
+            Reply::Opening { done } => {
+                Ok(Ok(Greeted::NotYet(format!("it is opening the store, {} % are done", done / 10))))
+            }
+            Reply::Failed(error) => Ok(Err(error)),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the answer to a greeting is none")),
+        }
+    }
+
+    /// Whether it is of use for another question.
+    pub fn is_current(&self) -> bool {
+        !self.lost.load(Ordering::Acquire) && self.count == fork::count()
+    }
+
+    /// Its keeper is gone.
+    pub fn set_lost(&self) {
+        self.lost.store(true, Ordering::Release);
+        let mut pool = self.pool.lock();
+        pool.open -= pool.idle.len();
+        pool.idle.clear();
+        self.returned.notify_all();
+    }
+
+    /// A slot to ask in for an object; None where all are taken: the answer is a copy then.
+    pub fn slot(self: &Arc<Self>) -> Option<Slot> {
+        self.slot_beyond(SLOTS_FOR_WRITES)
+    }
+
+    /// A slot to write through: there are some that objects do not take.
+    pub fn slot_to_write(self: &Arc<Self>) -> Option<Slot> {
+        self.slot_beyond(0)
+    }
+
+    fn slot_beyond(self: &Arc<Self>, kept: usize) -> Option<Slot> {
+        let mut free = self.free.lock();
+        if free.len() <= kept {
+            return None;
+        }
+        let number = free.pop()?;
+        drop(free);
+        let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
+        self.slots.get(number)?.store(slots::asked(ticket), Ordering::Release);
+        Some(Slot { session: Arc::clone(self), number, ticket })
+    }
+
+    /// Sends a question and waits for its answer.
+    pub fn ask(
+        &self,
+        directory: &Path,
+        (request, manner, slot, data): (&Request<'_>, Manner, Option<&Slot>, &[u8]),
+        limit: Instant,
+    ) -> Result<Answered, Unanswered> {
+        let mut connection = self.connection(directory, limit).map_err(Unanswered::NotSent)?;
+        let number = slot.map_or(NO_SLOT, |slot| slot.number);
+        request.encode(manner, number, data.len() as u64, &mut connection.output);
+        let answered = exchange(&mut connection, data, limit);
+        let answered = answered.map(|frame| Answered { fields: connection.fields().to_vec(), frame });
+        // One without an answer is closed: its late answer would be taken for the next one's.
+        self.give_back(answered.is_ok().then_some(connection));
+        answered
+    }
+
+    /// A connection of its own that belongs to this session, for whoever listens.
+    pub fn listener(&self, directory: &Path, limit: Instant) -> io::Result<Connection> {
+        let mut connection = self.greet(directory, limit)?;
+        Request::Listen.encode(Manner::default(), NO_SLOT, 0, &mut connection.output);
+        exchange(&mut connection, &[], limit).map_err(Unanswered::into_io)?;
+        Ok(connection)
+    }
+
+    fn greet(&self, directory: &Path, limit: Instant) -> io::Result<Connection> {
+        let mut connection = Connection::new(Arc::new(timed(socket::connect(directory)?)?));
+        let greeting = Request::Greet { version: VERSION, session: self.id, expected: Vec::new() };
+        greeting.encode(Manner::default(), NO_SLOT, 0, &mut connection.output);
+        let frame = exchange(&mut connection, &[], limit).map_err(Unanswered::into_io)?;
+        match Reply::decode(frame.head, connection.fields())? {
+            Reply::Welcome { .. } => Ok(connection),
+            Reply::Busy => Err(io::ErrorKind::WouldBlock.into()),
+            Reply::Failed(error) => Err(io::Error::other(error.to_string())),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the answer to a greeting is none")),
+        }
+    }
+
+    fn connection(&self, directory: &Path, limit: Instant) -> io::Result<Connection> {
+        {
+            let mut pool = self.pool.lock();
+            loop {
+                if let Some(connection) = pool.idle.pop() {
+                    if connection.is_ended() {
+                        pool.open -= 1;
+                        continue;
+                    }
+                    return Ok(connection);
+                }
+                if pool.open < CONNECTIONS_MAX {
+                    pool.open += 1;
+                    break;
+                }
+                if self.returned.wait_until(&mut pool, limit).timed_out() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
+        }
+        self.greet(directory, limit).inspect_err(|_| self.give_back(None))
+    }
+
+    fn give_back(&self, connection: Option<Connection>) {
+        let mut pool = self.pool.lock();
+        match connection {
+            Some(connection) if !self.lost.load(Ordering::Acquire) => pool.idle.push(connection),
+            _ => pool.open -= 1,
+        }
+        drop(pool);
+        self.returned.notify_one();
+    }
+
+    /// The bytes that a slot holds, in the file that came with the answer.
+    pub fn held(
+        &self,
+        slot: Slot,
+        (segment, file_bytes): (u32, u64),
+        file: &File,
+        (offset, bytes): (u64, u64),
+    ) -> io::Result<Bytes> {
+        let map = self.map(segment, file_bytes, file)?;
+        let place = usize::try_from(offset).ok().zip(usize::try_from(bytes).ok());
+        let (offset, bytes) = place.ok_or_else(|| io::Error::other("an object is longer than memory"))?;
+        if offset.checked_add(bytes).is_none_or(|end| end > map.map.len()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "an object goes past its file's end"));
+        }
+        Ok(Bytes::from_owner(Held { map, offset, bytes, _slot: slot }))
+    }
+
+    fn map(&self, segment: u32, file_bytes: u64, file: &File) -> io::Result<Arc<SegmentMap>> {
+        let mut maps = self.maps.lock();
+        let found = maps.iter().position(|(number, map)| *number == segment && map.map.len() as u64 >= file_bytes);
+        if let Some((number, map)) = found.and_then(|place| maps.remove(place)) {
+            maps.push_front((number, Arc::clone(&map)));
+            return Ok(map);
+        }
+        let length = usize::try_from(file_bytes).map_err(io::Error::other)?;
+        if file.metadata()?.len() < file_bytes {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a segment is shorter than the keeper says"));
+        }
+        let map = Arc::new(SegmentMap { map: MmapOptions::new().len(length).map_raw_read_only(file)? });
+        maps.push_front((segment, Arc::clone(&map)));
+        maps.truncate(MAPS_KEPT);
+        Ok(map)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // After a fork a child may use what this holds: the lock tells when nobody does any more.
+        if self.session.count != fork::count() {
+            return;
+        }
+        if let Some(word) = self.session.slots.get(self.number) {
+            // Whatever the keeper has made of it: held, or not yet.
+            word.store(FREE, Ordering::Release);
+            self.session.free.lock().push(self.number);
+        }
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        // Sound: within the map, which lives as long as `self`; `held` has looked. The keeper lets nobody write there and does not cut the file
+        // while the slot holds it.
+        unsafe { std::slice::from_raw_parts(self.map.map.as_ptr().add(self.offset), self.bytes) }
+    }
+}
+
+impl Unanswered {
+    pub fn into_io(self) -> io::Error {
+        match self {
+            Unanswered::NotSent(error) | Unanswered::Lost(error) => error,
+        }
+    }
+}
+
+/// With reads and writes that return after a slice of time, so that whoever waits can look up.
+fn timed(stream: UnixStream) -> io::Result<UnixStream> {
+    stream.set_read_timeout(Some(SLICE))?;
+    stream.set_write_timeout(Some(SLICE))?;
+    Ok(stream)
+}
+
+/// Sends the frame that is encoded, and receives one.
+fn exchange(connection: &mut Connection, data: &[u8], limit: Instant) -> Result<Frame, Unanswered> {
+    let look_up = move || match limit.checked_duration_since(Instant::now()) {
+        Some(left) if left > Duration::ZERO => super::interrupt::look(),
+        _ => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer in time")),
+    };
+    // What is not wholly sent is not carried out.
+    connection.send(data, None, look_up).map_err(Unanswered::NotSent)?;
+    let received = connection.receive(Head::check_reply, look_up).map_err(Unanswered::Lost)?;
+    received.ok_or_else(|| Unanswered::Lost(io::Error::new(io::ErrorKind::UnexpectedEof, "it has ended")))
+}

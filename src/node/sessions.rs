@@ -1,0 +1,223 @@
+//! What the keeper knows of each attached process: what it holds, and what it waits for.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use parking_lot::Mutex;
+
+use crate::error::Error;
+use crate::local::slots::{self, Slots};
+use crate::local::{Placed, Reserved, is_locked};
+use crate::object::Object;
+use crate::store::Ticket;
+
+/// What one process may wait for at a time.
+const WAITS_MAX: usize = 1 << 16;
+
+/// From its first greeting until its lock is free.
+pub(super) struct Session {
+    pub id: u64,
+    path: PathBuf,
+    slots: Slots,
+    pins: Mutex<HashMap<u16, Pin>>,
+    /// Objects that were waited for, until the process takes them.
+    claims: Mutex<HashMap<u64, Object>>,
+    waits: Mutex<HashMap<u64, Wait>>,
+    /// What is to be told; as many as there are waits, so it has their bound.
+    tell: Sender<Notice>,
+    pub to_tell: Receiver<Notice>,
+    connections: AtomicUsize,
+}
+
+/// What a slot holds. The slot says whether it still does; what it holds, only this.
+struct Pin {
+    /// The slot as it is while it holds this, before the process has the answer and after.
+    words: [u64; 2],
+    held: Held,
+}
+
+enum Held {
+    #[expect(dead_code, reason = "it is held, not read")]
+    Object(Object),
+    Room(Box<Reserved>),
+}
+
+enum Wait {
+    /// It is being parked.
+    Parking,
+    Parked(#[expect(dead_code, reason = "dropping it takes the wait back")] Ticket),
+}
+
+/// What the connection that listens is told.
+pub(super) enum Notice {
+    Exists { name: u64, object: Object },
+    ToClaim { name: u64 },
+    Deleted { name: u64, existed: bool },
+}
+
+/// Counts a connection of the session, until dropped.
+pub(super) struct Connected(pub Arc<Session>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Session {
+    /// Begins one; its file is for the process, which must get the only copy.
+    pub fn begin(directory: &Path) -> Result<(Arc<Session>, File), Error> {
+        let sessions = directory.join(slots::DIRECTORY);
+        match std::fs::create_dir(&sessions) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(Error::io("make", &sessions)(error));
+            }
+            _ => {}
+        }
+        let (path, file, slots) = Slots::create(&sessions).map_err(Error::io("begin a session in", &sessions))?;
+        let name = path.file_name().and_then(|name| name.to_str());
+        let id = name.and_then(|name| u64::from_str_radix(name, 16).ok()).unwrap_or_default();
+        let (tell, to_tell) = unbounded();
+        let session = Session {
+            id,
+            path,
+            slots,
+            pins: Mutex::default(),
+            claims: Mutex::default(),
+            waits: Mutex::default(),
+            tell,
+            to_tell,
+            connections: AtomicUsize::new(0),
+        };
+        Ok((Arc::new(session), file))
+    }
+
+    pub fn connect(self: &Arc<Self>) -> Connected {
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        Connected(Arc::clone(self))
+    }
+
+    /// Has the slot hold the object; false where the process has given up asking in it.
+    pub fn hold(&self, slot: u16, ticket: u64, object: Object, place: &Placed) -> bool {
+        self.pin(slot, ticket, slots::held(place.segment, place.offset), Held::Object(object))
+    }
+
+    /// Has the slot hold a place to write to.
+    pub fn hold_room(&self, slot: u16, ticket: u64, reserved: Reserved) -> bool {
+        let word = slots::writing(reserved.place.segment, reserved.place.offset);
+        self.pin(slot, ticket, word, Held::Room(Box::new(reserved)))
+    }
+
+    fn pin(&self, slot: u16, ticket: u64, word: u64, held: Held) -> bool {
+        let Some(cell) = self.slots.get(slot) else { return false };
+        let asked = slots::asked(ticket);
+        let mut pins = self.pins.lock();
+        // Before the slot says so: from then on the process may read.
+        let before = pins.insert(slot, Pin { words: [asked, word], held });
+        let is_held = cell.compare_exchange(asked, word, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let dropped = if is_held { None } else { pins.remove(&slot) };
+        drop(pins);
+        drop((before, dropped));
+        is_held
+    }
+
+    /// The place that was written to through the slot.
+    pub fn take_room(&self, slot: u16) -> Option<Reserved> {
+        let mut pins = self.pins.lock();
+        if !matches!(pins.get(&slot)?.held, Held::Room(_)) {
+            return None;
+        }
+        match pins.remove(&slot)?.held {
+            Held::Room(reserved) => Some(*reserved),
+            Held::Object(_) => None,
+        }
+    }
+
+    /// Drops what the process has given back.
+    pub fn release(&self) {
+        let mut pins = self.pins.lock();
+        let is_given_back = |slot: &u16, pin: &mut Pin| {
+            let word = self.slots.get(*slot).map(|cell| cell.load(Ordering::Acquire));
+            word.is_none_or(|word| !pin.words.contains(&word))
+        };
+        let given_back: Vec<_> = pins.extract_if(is_given_back).collect();
+        drop(pins);
+        drop(given_back);
+    }
+
+    /// Whether no process can use it any more: then its file is removed.
+    pub fn is_over(&self) -> bool {
+        if self.connections.load(Ordering::SeqCst) > 0 {
+            return false;
+        }
+        match is_locked(&self.path) {
+            Ok(is_locked) if is_locked => return false,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!("{}: {error}; looked at again later", self.path.display());
+                return false;
+            }
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!("{}: {error}; the next open removes it", self.path.display());
+        }
+        true
+    }
+
+    /// Whether it may wait for one more, under this name.
+    pub fn may_wait(&self, name: u64) -> bool {
+        if self.claims.lock().len() >= WAITS_MAX {
+            return false;
+        }
+        let mut waits = self.waits.lock();
+        let may_wait = waits.len() < WAITS_MAX;
+        let before = if may_wait { waits.insert(name, Wait::Parking) } else { None };
+        drop(waits);
+        drop(before);
+        may_wait
+    }
+
+    /// What was begun with `may_wait` is parked, unless it was answered meanwhile.
+    pub fn parked(&self, name: u64, ticket: Ticket) {
+        let mut ticket = Some(ticket);
+        if let Some(wait) = self.waits.lock().get_mut(&name)
+            && let Some(ticket) = ticket.take()
+        {
+            *wait = Wait::Parked(ticket);
+        }
+        drop(ticket);
+    }
+
+    /// It is not waited for any more.
+    pub fn forget(&self, name: u64) {
+        let wait = self.waits.lock().remove(&name);
+        let claim = self.claims.lock().remove(&name);
+        drop((wait, claim));
+    }
+
+    /// The object that was waited for under this name exists.
+    pub fn answered(&self, name: u64) {
+        let wait = self.waits.lock().remove(&name);
+        drop(wait);
+    }
+
+    pub fn keep_for(&self, name: u64, object: Object) {
+        self.claims.lock().insert(name, object);
+    }
+
+    pub fn claim(&self, names: &[u64]) -> Option<Object> {
+        let mut claims = self.claims.lock();
+        let claimed: Vec<Option<Object>> = names.iter().map(|name| claims.remove(name)).collect();
+        drop(claims);
+        claimed.into_iter().flatten().next()
+    }
+
+    pub fn tell(&self, notice: Notice) {
+        // Both ends are here.
+        let _ = self.tell.send(notice);
+    }
+}

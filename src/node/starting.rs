@@ -1,0 +1,314 @@
+//! Who keeps a directory: one process at a time, and one at a time on its way to that.
+//!
+//! ```text
+//! <directory>/starting     locked (`flock`) by who is about to keep the directory, until it listens
+//!             keeper.log   what a keeper that was started for attached processes has to say
+//! ```
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::socket;
+use crate::error::Error;
+use crate::fork;
+use crate::store::{BackendKind, StoreConfig};
+
+/// Names the descriptor that a keeper inherits.
+pub(crate) const KEEPER_FLAG: &str = "--keeper";
+
+/// The program that a keeper is, where nothing else is said.
+pub(crate) const PROGRAM: &str = "scaler_object_storage_server";
+
+const VARIABLE_PREFIX: &str = "SCALER_OBJECT_STORAGE_";
+
+const RETRY: Duration = Duration::from_millis(5);
+
+/// How much of the log an error quotes.
+const QUOTED_BYTES_MAX: u64 = 2000;
+
+/// The right to become the directory's keeper, until dropped.
+pub(crate) struct Turn {
+    file: File,
+}
+
+/// How a keeper is started.
+pub(crate) struct Starter {
+    pub directory: PathBuf,
+    /// The program; empty: `PROGRAM`, beside this one or in the path.
+    pub command: PathBuf,
+    /// The settings, as environment variables.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Turn {
+    /// Takes it if nobody has it.
+    fn try_take(directory: &Path) -> Result<Option<Turn>, Error> {
+        let path = directory.join("starting");
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = opened.map_err(Error::io("open", &path))?;
+        // A child that is forked meanwhile must not have it.
+        fork::close_in_child(file.as_raw_fd());
+        let turn = Turn { file };
+        loop {
+            match flock(&turn.file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(turn)),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(error) => return Err(Error::io("lock", path)(error.into())),
+            }
+        }
+    }
+
+    /// Waits for it.
+    pub fn take(directory: &Path, limit: Instant) -> Result<Option<Turn>, Error> {
+        loop {
+            if let Some(turn) = Turn::try_take(directory)? {
+                return Ok(Some(turn));
+            }
+            if Instant::now() >= limit {
+                return Ok(None);
+            }
+            std::thread::sleep(RETRY);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        fork::keep_in_child(self.file.as_raw_fd());
+    }
+}
+
+impl Starter {
+    /// Has the directory get a keeper, or finds that it has one by now; false where another process is about to, or the time is over.
+    pub fn start(&self, limit: Instant) -> Result<bool, Error> {
+        make_directory(&self.directory)?;
+        let Some(turn) = Turn::try_take(&self.directory)? else { return Ok(false) };
+        if socket::connect(&self.directory).is_ok() {
+            return Ok(true);
+        }
+        let log = self.spawn(&turn)?;
+        drop(turn);
+        // The keeper holds the turn until it listens.
+        loop {
+            match socket::connect(&self.directory) {
+                Ok(_) => return Ok(true),
+                Err(error) if socket::is_nobody(&error) => {}
+                Err(error) => return Err(Error::io("connect to the keeper of", &self.directory)(error)),
+            }
+            if let Some(_turn) = Turn::try_take(&self.directory)?
+                && socket::connect(&self.directory).is_err()
+            {
+                return Err(self.failed(&log.said()));
+            }
+            if Instant::now() >= limit {
+                return Ok(false);
+            }
+            std::thread::sleep(RETRY);
+        }
+    }
+
+    fn failed(&self, reason: &str) -> Error {
+        let reason = format!("the keeper that was started for it has ended: {reason}");
+        Error::Detached { path: self.directory.clone(), reason }
+    }
+
+    /// Starts the program so that it outlives this process and has nothing of it but the turn.
+    fn spawn(&self, turn: &Turn) -> Result<Log, Error> {
+        let log = Log::open(&self.directory)?;
+        let program = self.program();
+        let output = |file: &File| file.try_clone().map(Stdio::from).map_err(Error::io("open", &log.path));
+        // A copy, as a forked child closes the turn itself.
+        let copy = turn.file.try_clone().map_err(Error::io("open", &self.directory))?;
+        let inherited = copy.as_raw_fd();
+        let mut command = Command::new(&program);
+        command.arg(KEEPER_FLAG).arg(inherited.to_string()).current_dir("/");
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with(VARIABLE_PREFIX) {
+                command.env_remove(name);
+            }
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(output(&log.file)?).stderr(output(&log.file)?);
+        // Sound: between fork and exec only async-signal-safe calls are made.
+        unsafe {
+            command.pre_exec(move || detach(inherited));
+        }
+        let status = command.status().map_err(|error| {
+            let reason = format!(
+                "there is no keeper, and none can be started: {}: {error}; set local.keeper_command to the path of {PROGRAM}",
+                program.display()
+            );
+            Error::Detached { path: self.directory.clone(), reason }
+        })?;
+        if status.success() { Ok(log) } else { Err(self.failed(&log.said())) }
+    }
+
+    fn program(&self) -> PathBuf {
+        if !self.command.as_os_str().is_empty() {
+            return self.command.clone();
+        }
+        // Without it, the path is searched.
+        let here = std::env::current_exe().ok();
+        let beside = here.as_deref().and_then(Path::parent).map(|directory| directory.join(PROGRAM));
+        beside.filter(|path| path.is_file()).unwrap_or_else(|| PROGRAM.into())
+    }
+}
+
+/// The config as environment variables, as the server's program reads them. Not on its command line, which everybody on the machine may
+/// read: there may be a password in it.
+pub(super) fn environment(config: &StoreConfig) -> Vec<(String, String)> {
+    let StoreConfig { backend, memory: _, local, redis } = config;
+    let path = |path: &Path| path.display().to_string();
+    let mut settings = vec![
+        ("BACKEND", backend.name().to_owned()),
+        ("LOCAL_PATH", path(&local.directory())),
+        ("LOCAL_MAX_SIZE_MB", local.max_size_mb.to_string()),
+        ("LOCAL_DURABILITY", local.durability.name().to_owned()),
+        ("LOCAL_LOCK_WAIT_MS", local.lock_wait_ms.to_string()),
+        ("LOCAL_KEEPER_COMMAND", path(&local.keeper_command)),
+        ("LOCAL_KEEPER_IDLE_SECONDS", local.keeper_idle_seconds.to_string()),
+    ];
+    if *backend == BackendKind::Tiered {
+        let optional = |file: &Option<PathBuf>| file.as_deref().map(path).unwrap_or_default();
+        settings.extend([
+            ("REDIS_URL", redis.url.clone()),
+            ("REDIS_MAX_OBJECT_SIZE_MB", redis.max_object_size_mb.to_string()),
+            ("REDIS_KEY_PREFIX", redis.key_prefix.clone()),
+            ("REDIS_CONNECTION_POOL_SIZE", redis.connection_pool_size.to_string()),
+            ("REDIS_COMPRESSION", redis.compression.name().to_owned()),
+            ("REDIS_VALUE_FORMAT", redis.value_format.name().to_owned()),
+            ("REDIS_CONNECT_TIMEOUT_MS", redis.connect_timeout_ms.to_string()),
+            ("REDIS_RESPONSE_TIMEOUT_MS", redis.response_timeout_ms.to_string()),
+            ("REDIS_OBJECT_TTL_SECONDS", redis.object_ttl_seconds.to_string()),
+            ("REDIS_TOMBSTONE_TTL_SECONDS", redis.tombstone_ttl_seconds.to_string()),
+            ("REDIS_WAIT_REPLICAS", redis.wait_replicas.to_string()),
+            ("REDIS_DRAIN_TIMEOUT_MS", redis.drain_timeout_ms.to_string()),
+            ("REDIS_SETTLE_MS", redis.settle_ms.to_string()),
+            ("REDIS_TLS_CA", optional(&redis.tls_ca)),
+            ("REDIS_TLS_CERT", optional(&redis.tls_cert)),
+            ("REDIS_TLS_KEY", optional(&redis.tls_key)),
+        ]);
+    }
+    settings.into_iter().map(|(name, value)| (format!("{VARIABLE_PREFIX}{name}"), value)).collect()
+}
+
+/// What a keeper says before it can be asked.
+struct Log {
+    path: PathBuf,
+    file: File,
+    begin: u64,
+}
+
+impl Log {
+    fn open(directory: &Path) -> Result<Log, Error> {
+        let path = directory.join("keeper.log");
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
+        let begin = file.metadata().map_err(Error::io("look at", &path))?.len();
+        Ok(Log { path, file, begin })
+    }
+
+    /// Its last words, for an error.
+    fn said(&self) -> String {
+        let text = std::fs::read(&self.path).map(|bytes| {
+            let new = bytes.get(self.begin as usize..).unwrap_or_default();
+            let last = new.len().saturating_sub(QUOTED_BYTES_MAX as usize);
+            String::from_utf8_lossy(new.get(last..).unwrap_or_default()).trim().replace('\n', "; ")
+        });
+        match text {
+            Ok(text) if !text.is_empty() => text,
+            Ok(_) => format!("it has said nothing; see {}", self.path.display()),
+            Err(error) => format!("its log {} cannot be read: {error}", self.path.display()),
+        }
+    }
+}
+
+/// Runs in the child that becomes the keeper: it leaves the session of its parent, and keeps no descriptor but this one.
+fn detach(inherited: RawFd) -> io::Result<()> {
+    // Sound: calls that are async-signal-safe, on values of this function.
+    unsafe {
+        if libc::setsid() < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        // Whatever this process has open that would stay open, pipes among it. Closed on exec, as the one through which the result of
+        // exec is told must stay until then.
+        let (first, cloexec) = (3, 1 << 2);
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, cloexec);
+        if libc::fcntl(inherited, libc::F_SETFD, 0) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Makes the directory for its owner alone; one that is there has to be this user's.
+fn make_directory(directory: &Path) -> Result<(), Error> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(Error::io("make", directory))?;
+    let found = std::fs::metadata(directory).map_err(Error::io("look at", directory))?;
+    let user = rustix::process::geteuid().as_raw();
+    if found.uid() != user {
+        let reason = format!(
+            "it belongs to user {}, and this is user {user}: a store is for the processes of one user; use another directory",
+            found.uid()
+        );
+        return Err(Error::Detached { path: directory.to_owned(), reason });
+    }
+    if found.permissions().mode() & 0o077 != 0 {
+        let private = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(directory, private).map_err(Error::io("make private", directory))?;
+    }
+    Ok(())
+}
+
+/// Takes over the turn that a keeper has inherited, and leaves the process that has started it. To be called before any thread is.
+///
+/// # Errors
+///
+/// Where the descriptor is not there.
+pub fn inherit_turn(descriptor: RawFd) -> io::Result<InheritedTurn> {
+    use std::os::fd::FromRawFd;
+    // Sound: asks about a number.
+    if unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Sound: it was inherited for this, and nobody else knows of it.
+    let file = unsafe { File::from_raw_fd(descriptor) };
+    // Sound: there is one thread.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(InheritedTurn { file }),
+        // Sound: who waits for this process learns that the keeper is on its way.
+        _ => unsafe { libc::_exit(0) },
+    }
+}
+
+/// What a keeper holds until it listens.
+pub struct InheritedTurn {
+    file: File,
+}
+
+impl Drop for InheritedTurn {
+    fn drop(&mut self) {
+        unlock(&self.file);
+    }
+}
+
+/// A copy of the descriptor that another child has got by chance does not keep the turn.
+fn unlock(file: &File) {
+    if let Err(error) = flock(file, FlockOperation::Unlock) {
+        tracing::debug!("giving up the turn: {error}; it goes with the descriptor");
+    }
+}
