@@ -39,6 +39,14 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> CommandLine {
     command_line
 }
 
+/// The descriptor that a keeper is started with, by an attached process and by nobody else.
+pub fn keeper_descriptor(arguments: impl IntoIterator<Item = OsString>) -> Option<i32> {
+    let mut arguments = arguments.into_iter().skip(1);
+    let is_keeper = arguments.next()? == "--keeper";
+    let descriptor = arguments.next()?.to_str()?.parse().ok()?;
+    is_keeper.then_some(descriptor)
+}
+
 fn command() -> Command {
     let config = Arg::new("config")
         .long("config")

@@ -6,15 +6,20 @@ mod logging;
 use std::env;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use scaler_object_storage::config::{ServerConfig, misspelt_variables};
+use scaler_object_storage::config::{CommandLine, ServerConfig, misspelt_variables};
 use scaler_object_storage::server::{Server, ServerOptions, TlsFiles};
-use scaler_object_storage::{BackendKind, ObjectStore};
+use scaler_object_storage::{BackendKind, InheritedTurn, Keeper, KeeperOptions, ObjectStore, inherit_turn};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
 
 /// With the `redis` backend, a thread waits for Redis on behalf of its connections: so many of them can do so at a time.
 const WAITING_WORKER_THREADS: usize = 64;
+
+/// How often a keeper looks whether it is still needed.
+const KEEPER_LOOK: Duration = Duration::from_millis(50);
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -25,9 +30,14 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
+fn environment() -> impl Iterator<Item = (String, String)> {
+    env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()))
+}
+
 fn serve() -> Result<(), Failure> {
-    let environment =
-        || env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
+    if let Some(descriptor) = cli::keeper_descriptor(env::args_os()) {
+        return keep(inherit_turn(descriptor)?);
+    }
     let config = ServerConfig::load(&cli::parse(env::args_os()), environment())?;
     let options = options(&config)?;
     let _written_at_exit = logging::start(&config.logging_paths, config.logging_level)?;
@@ -59,7 +69,12 @@ fn options(config: &ServerConfig) -> Result<ServerOptions, Failure> {
 async fn run(options: ServerOptions, config: &ServerConfig) -> Result<(), Failure> {
     // Before the line that says that it listens: who reads that line may send a signal at once.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let store = ObjectStore::open(&config.store)?;
+    let (store, keeper) = match config.store.backend {
+        BackendKind::Local | BackendKind::Tiered => {
+            Keeper::open(&config.store).map(|(store, keeper)| (store, Some(keeper)))?
+        }
+        _ => (ObjectStore::open(&config.store)?, None),
+    };
     let server = Server::bind(options, store.clone()).await?;
     let found = store.info();
     tracing::info!(
@@ -77,7 +92,42 @@ async fn run(options: ServerOptions, config: &ServerConfig) -> Result<(), Failur
         tracing::info!("{name}: finishing the replies in flight");
     };
     server.run(stopped).await;
+    if let Some(keeper) = keeper {
+        keeper.close();
+    }
     store.close()?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Keeps a directory for processes that attach, without serving anybody else, as long as there are any.
+fn keep(turn: InheritedTurn) -> Result<(), Failure> {
+    let config = ServerConfig::load(&CommandLine::default(), environment())?;
+    let _written_at_exit = logging::start(&config.logging_paths, config.logging_level)?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let store = ObjectStore::open(&config.store)?;
+        let keeper = Keeper::listen(&store, &config.store, KeeperOptions::default().yielding())?;
+        drop(turn);
+        tracing::info!("keeping {} for the processes that attach", store.info().place);
+        let idle = Duration::from_secs(config.store.local.keeper_idle_seconds);
+        let reason = loop {
+            tokio::select! {
+                _ = terminate.recv() => break "SIGTERM",
+                _ = interrupt.recv() => break "SIGINT",
+                () = sleep(KEEPER_LOOK) => {}
+            }
+            if keeper.is_asked_to_yield() {
+                break "a server takes over";
+            }
+            if keeper.may_end(idle)? {
+                break "nobody is attached any more";
+            }
+        };
+        tracing::info!("ending: {reason}");
+        keeper.close();
+        store.close()?;
+        Ok(())
+    })
 }

@@ -85,7 +85,7 @@ pub const SERVER_SETTINGS: [Setting; 7] = [
 ];
 
 /// The settings of the store: the fields of [`StoreConfig`](crate::StoreConfig).
-pub const STORE_SETTINGS: [Setting; 23] = [
+pub const STORE_SETTINGS: [Setting; 26] = [
     Setting {
         key: "backend",
         kind: Kind::Choice(&["local", "memory", "redis", "tiered"]),
@@ -122,6 +122,27 @@ pub const STORE_SETTINGS: [Setting; 23] = [
         value_name: "MILLISECONDS",
         help: "How long to wait at start for another process to release the directory, in milliseconds",
         default: "10000",
+    },
+    Setting {
+        key: "local.keeper_command",
+        kind: Kind::Path,
+        value_name: "PROGRAM",
+        help: "The program that keeps the directory for attached processes where no server does",
+        default: "scaler_object_storage_server beside the attaching program, or in the PATH",
+    },
+    Setting {
+        key: "local.keeper_response_timeout_ms",
+        kind: Kind::Number,
+        value_name: "MILLISECONDS",
+        help: "How long an attached process waits for the keeper's answer before a call fails",
+        default: "30000",
+    },
+    Setting {
+        key: "local.keeper_idle_seconds",
+        kind: Kind::Number,
+        value_name: "SECONDS",
+        help: "How long such a keeper stays when no process is attached any more",
+        default: "60",
     },
     Setting {
         key: "local.slots",

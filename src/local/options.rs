@@ -41,6 +41,9 @@ pub struct LocalOptions {
     /// The program that keeps the directory for attached processes where nobody does. Default (empty): `scaler_object_storage_server`
     /// beside this program, or in the `PATH`.
     pub keeper_command: PathBuf,
+    /// How long an attached process waits for the keeper's answer before a call fails, in milliseconds; calls that wait for Redis, or for
+    /// room, wait as long as these may take besides. Default: 30 000.
+    pub keeper_response_timeout_ms: u64,
     /// How long, in seconds, such a keeper stays when nobody is attached any more. Default: 60.
     pub keeper_idle_seconds: u64,
     /// `tiered` only: how many processes of this node may have a local tier of their own in the directory, each with its part of
@@ -56,6 +59,7 @@ impl Default for LocalOptions {
             durability: Durability::default(),
             lock_wait_ms: 10_000,
             keeper_command: PathBuf::new(),
+            keeper_response_timeout_ms: 30_000,
             keeper_idle_seconds: 60,
             slots: 1,
         }

@@ -23,11 +23,11 @@ use crate::local::UNSHARED_BYTES_MAX;
 use crate::object::{Object, ObjectId};
 use crate::store::{Backend, OnDeleted, OnStored, Stored, Usage, Waiters, Writer};
 
-/// How long a keeper may take to answer what does not wait for Redis, for room, or for the disk.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// How long a put may wait for room, and what is written for the disk.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(90);
 
-/// The same for what looks at everything that is stored.
-const LONG_ANSWER_MAX: Duration = Duration::from_secs(600);
+/// How long a look at everything that is stored may take.
+const ALL_WAIT_MAX: Duration = Duration::from_secs(600);
 
 pub(crate) struct Attached {
     this: Weak<Attached>,
@@ -53,6 +53,10 @@ pub(crate) struct AttachOptions {
     pub is_durable: bool,
     /// How long a process looks for a keeper, or for one to take the place of another.
     pub keeper_wait: Duration,
+    /// How long the keeper may take to answer, besides what it has to wait for itself.
+    pub response_timeout: Duration,
+    /// How long it may wait for Redis.
+    pub redis_wait: Duration,
     /// How long closing waits for what Redis does not have yet.
     pub drain_limit: Duration,
 }
@@ -63,13 +67,14 @@ pub(super) struct Call<'a> {
     /// Whether it may be repeated where the keeper is lost in the middle of it.
     is_repeatable: bool,
     data: &'a [u8],
-    limit: Duration,
+    /// How long the keeper itself may have to wait for something.
+    wait: Duration,
     manner: Manner,
 }
 
 impl Call<'_> {
     pub(super) fn new(action: &'static str) -> Self {
-        Call { action, is_repeatable: true, data: &[], limit: ANSWER_MAX, manner: Manner::default() }
+        Call { action, is_repeatable: true, data: &[], wait: Duration::ZERO, manner: Manner::default() }
     }
 }
 
@@ -194,7 +199,7 @@ impl Attached {
         slot: Option<&Slot>,
     ) -> Result<Option<Answered>, Error> {
         let manner = Manner { is_durable: self.options.is_durable, ..call.manner };
-        let limit = Instant::now() + call.limit;
+        let limit = Instant::now() + self.options.response_timeout + self.options.redis_wait + call.wait;
         let asked = session.ask(&self.directory, (request, manner, slot, call.data), limit);
         match asked {
             Ok(answered) => {
@@ -339,7 +344,7 @@ impl Attached {
         data_bytes: u64,
         metadata_bytes: u32,
     ) -> Result<Room, Error> {
-        let call = Call { limit: LONG_ANSWER_MAX, ..Call::new(action) };
+        let call = Call { wait: ROOM_WAIT_MAX, ..Call::new(action) };
         let build = |ticket| Request::Reserve { ticket, id, data_bytes, metadata_bytes };
         let Called { session, slot, answered } = self.call(&call, Session::slot_to_write, build)?;
         let failed = |reason: &str| Error::WriteFailed { id: ObjectId::new(id), reason: reason.to_owned() };
@@ -357,7 +362,7 @@ impl Attached {
             return Ok(false);
         }
         self.announce(&room.id);
-        let call = Call { is_repeatable: false, limit: LONG_ANSWER_MAX, ..Call::new(action) };
+        let call = Call { is_repeatable: false, wait: ROOM_WAIT_MAX, ..Call::new(action) };
         let request = Request::Commit { body_hash };
         let Some(answered) = self.ask(&session, &call, &request, Some(&room.slot))? else { return Ok(false) };
         self.done(action, Called { session, slot: Some(room.slot), answered }, stored)
@@ -465,7 +470,7 @@ impl Backend for Attached {
             return self.put_large(id, data, metadata, stored);
         }
         self.announce(id);
-        let call = Call { is_repeatable: false, data, limit: LONG_ANSWER_MAX, ..Call::new("put") };
+        let call = Call { is_repeatable: false, data, wait: ROOM_WAIT_MAX, ..Call::new("put") };
         let called = self.call(&call, no_slot, |_| Request::Put { id, metadata })?;
         self.done("put", called, stored).map(drop)
     }
@@ -504,7 +509,7 @@ impl Backend for Attached {
     }
 
     fn delete(&self, id: &[u8]) -> Result<bool, Error> {
-        let call = Call { is_repeatable: false, limit: LONG_ANSWER_MAX, ..Call::new("delete") };
+        let call = Call { is_repeatable: false, wait: ROOM_WAIT_MAX, ..Call::new("delete") };
         let called = self.call(&call, no_slot, |_| Request::Delete { name: 0, id })?;
         self.done("delete", called, &mut |_| {})
     }
@@ -512,7 +517,7 @@ impl Backend for Attached {
     fn delete_later(&self, id: &[u8], answer: OnDeleted) -> Result<Option<bool>, Error> {
         let name = self.name();
         self.expect_delete(name, answer)?;
-        let call = Call { is_repeatable: false, limit: LONG_ANSWER_MAX, ..Call::new("delete") };
+        let call = Call { is_repeatable: false, wait: ROOM_WAIT_MAX, ..Call::new("delete") };
         let called = self.call(&call, no_slot, |_| Request::Delete { name, id });
         let called = called.inspect_err(|_| drop(self.waits.take_delete(name)))?;
         if matches!(called.answered.reply(), Ok(Reply::Later)) {
@@ -525,7 +530,7 @@ impl Backend for Attached {
 
     fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {
         self.announce(new);
-        let call = Call { is_repeatable: false, limit: LONG_ANSWER_MAX, ..Call::new("duplicate") };
+        let call = Call { is_repeatable: false, wait: ROOM_WAIT_MAX, ..Call::new("duplicate") };
         let called = self.call(&call, no_slot, |_| Request::Duplicate { original, new })?;
         self.done("duplicate", called, stored)
     }
@@ -542,7 +547,7 @@ impl Backend for Attached {
     }
 
     fn count(&self) -> Result<(u64, u64), Error> {
-        let call = Call { limit: LONG_ANSWER_MAX, ..Call::new("count") };
+        let call = Call { wait: ALL_WAIT_MAX, ..Call::new("count") };
         let called = self.call(&call, no_slot, |_| Request::Count)?;
         match called.answered.reply() {
             Ok(Reply::Count { objects, bytes }) => Ok((objects, bytes)),
@@ -551,13 +556,13 @@ impl Backend for Attached {
     }
 
     fn flush(&self) -> Result<(), Error> {
-        let call = Call { limit: LONG_ANSWER_MAX, ..Call::new("flush") };
+        let call = Call { wait: ROOM_WAIT_MAX, ..Call::new("flush") };
         let called = self.call(&call, no_slot, |_| Request::Flush)?;
         self.done("flush", called, &mut |_| {}).map(drop)
     }
 
     fn clear(&self) -> Result<(), Error> {
-        let call = Call { is_repeatable: false, limit: LONG_ANSWER_MAX, ..Call::new("clear") };
+        let call = Call { is_repeatable: false, wait: ALL_WAIT_MAX, ..Call::new("clear") };
         let called = self.call(&call, no_slot, |_| Request::Clear)?;
         self.done("clear", called, &mut |_| {}).map(drop)
     }
@@ -592,7 +597,7 @@ impl Attached {
         let limit_ms = u64::try_from(self.options.drain_limit.as_millis()).unwrap_or(u64::MAX);
         let current = self.current.lock().clone();
         let Some(session) = current.filter(|session| session.is_current()) else { return Ok(()) };
-        let call = Call { limit: self.options.drain_limit + ANSWER_MAX, ..Call::new("close") };
+        let call = Call { wait: self.options.drain_limit, ..Call::new("close") };
         self.ask(&session, &call, &Request::Drain { limit_ms }, None).map(drop)
     }
 }

@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::messages::Reply;
 use super::sessions::Session;
 use super::socket::{self, Connection};
+use super::starting::{self, Turn};
 use super::{expectations, serving};
 use crate::error::Error;
 use crate::store::{ObjectStore, StoreConfig};
@@ -73,16 +74,45 @@ pub(super) struct Shared {
 }
 
 impl Keeper {
+    /// Opens the store, and keeps it for all processes of the machine. A keeper that was started for attached processes alone leaves the directory to
+    /// this one.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStore::open`] and [`listen`](Self::listen); [`Error::Detached`] where another process is on its way to keep the directory
+    /// and does not get there within [`lock_wait_ms`](crate::LocalOptions::lock_wait_ms).
+    pub fn open(config: &StoreConfig) -> Result<(ObjectStore, Keeper), Error> {
+        let directory = directory(config)?;
+        starting::make_directory(&directory)?;
+        let patience = Duration::from_millis(config.local.lock_wait_ms);
+        let Some(_turn) = Turn::take(&directory, Instant::now() + patience)? else {
+            let reason = "another process is about to keep it, and has not got there in time".to_owned();
+            return Err(Error::Detached { path: directory, reason });
+        };
+        ask_to_yield(&directory, patience)?;
+        let store = ObjectStore::open(config)?;
+        let keeper = Keeper::listen(&store, config, KeeperOptions::default())?;
+        Ok((store, keeper))
+    }
+
+    /// Whether a keeper that was started for attached processes may end: nobody has been attached for this long, and everything is in Redis that
+    /// should be.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStore::get`].
+    pub fn may_end(&self, idle: Duration) -> Result<bool, Error> {
+        let is_idle = self.idle() >= idle && self.shared.threads.load(Ordering::SeqCst) == 0;
+        Ok(is_idle && self.shared.store.drain(Duration::ZERO)?)
+    }
+
     /// Listens on the socket in the store's directory. `config` is what the store was opened with.
     ///
     /// # Errors
     ///
     /// [`Error::Config`] where the store has no directory (`memory`, `redis`); [`Error::Io`] where the socket cannot be made.
     pub fn listen(store: &ObjectStore, config: &StoreConfig, options: KeeperOptions) -> Result<Keeper, Error> {
-        let directory = config.directory().ok_or_else(|| {
-            let backend = config.backend.name();
-            Error::Config(format!("the {backend} backend has no directory that processes could share"))
-        })?;
+        let directory = directory(config)?;
         let listener = socket::listen(&directory).map_err(Error::io("listen in", &directory))?;
         let failed = Error::io("listen in", &directory);
         listener.set_nonblocking(true).map_err(failed)?;
@@ -214,6 +244,13 @@ fn release(shared: &Weak<Shared>) {
     }
 }
 
+fn directory(config: &StoreConfig) -> Result<PathBuf, Error> {
+    config.directory().ok_or_else(|| {
+        let backend = config.backend.name();
+        Error::Config(format!("the {backend} backend has no directory that processes could share"))
+    })
+}
+
 fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
     let mut looked = Instant::now();
     let mut number = 0;
@@ -287,7 +324,7 @@ impl Drop for Ended<'_> {
 }
 
 /// Asks a keeper that was started for attached processes to leave the directory to this one; whether there is one that will.
-pub(crate) fn ask_to_yield(directory: &Path, limit: Duration) -> Result<bool, Error> {
+fn ask_to_yield(directory: &Path, limit: Duration) -> Result<bool, Error> {
     use super::messages::{Head, Manner, NO_SLOT, Request, SLICE, VERSION};
     let failed = |error: io::Error| Error::Detached { path: directory.to_owned(), reason: error.to_string() };
     let stream = match socket::connect(directory) {

@@ -184,7 +184,6 @@ pub(crate) enum Reply<'a> {
     /// The session, and where the keeper's objects are.
     Welcome {
         session: u64,
-        backend: String,
         place: String,
     },
     /// It is so, or it is not; and under which names those waited whom this has woken.
@@ -493,8 +492,8 @@ impl<'a> Reply<'a> {
     pub fn encode(&self, data_bytes: u64, buffer: &mut Vec<u8>) {
         let mut fields = begin(buffer);
         let kind = match self {
-            Reply::Welcome { session, backend, place } => {
-                fields.u32(VERSION).u64(*session).text(backend).text(place);
+            Reply::Welcome { session, place } => {
+                fields.u32(VERSION).u64(*session).text(place);
                 1
             }
             Reply::Done { is_so, woken } => {
@@ -554,7 +553,7 @@ impl<'a> Reply<'a> {
                 if reader.u32()? != VERSION {
                     return Err(Malformed("the keeper is of another version"));
                 }
-                Reply::Welcome { session: reader.u64()?, backend: reader.text()?, place: reader.text()? }
+                Reply::Welcome { session: reader.u64()?, place: reader.text()? }
             }
             2 => Reply::Done { is_so: reader.bool()?, woken: reader.names()? },
             3 => Reply::Absent,

@@ -33,10 +33,21 @@ pub(crate) fn attach(config: &StoreConfig, waiters: Arc<Waiters>) -> Result<Arc<
     let directory = config.directory().ok_or_else(|| {
         Error::Config(format!("the {backend} backend has no directory that processes could share; use local or tiered"))
     })?;
+    if directory.to_str().is_none() {
+        let shown = directory.display();
+        return Err(Error::Config(format!("{shown}: a directory that processes share has a name that is UTF-8")));
+    }
     let options = AttachOptions {
         expected: expectations(config),
         is_durable: config.local.durability == Durability::Disk,
         keeper_wait: Duration::from_millis(config.local.lock_wait_ms),
+        response_timeout: Duration::from_millis(config.local.keeper_response_timeout_ms),
+        redis_wait: match config.backend {
+            BackendKind::Tiered => {
+                Duration::from_millis(config.redis.response_timeout_ms.saturating_add(config.redis.connect_timeout_ms))
+            }
+            _ => Duration::ZERO,
+        },
         drain_limit: Duration::from_millis(config.redis.drain_timeout_ms),
     };
     let starter = Starter {

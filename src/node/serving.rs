@@ -88,11 +88,7 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection) -> io::Result<Option
         return yield_to(shared, connection).map(|()| None);
     }
     let info = shared.store.info();
-    let welcome = |session: &Session| Reply::Welcome {
-        session: session.id,
-        backend: info.backend.to_owned(),
-        place: info.place.clone(),
-    };
+    let welcome = |session: &Session| Reply::Welcome { session: session.id, place: info.place.clone() };
     if session != 0 {
         let Some(session) = shared.find(session) else {
             answer(connection, &Reply::Failed(Error::Closed))?;
@@ -131,7 +127,7 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection) -> io::Result<Option
 
 /// A server asks for the directory.
 fn yield_to(shared: &Shared, connection: &mut Connection) -> io::Result<()> {
-    let welcome = Reply::Welcome { session: NO_SESSION, backend: String::new(), place: String::new() };
+    let welcome = Reply::Welcome { session: NO_SESSION, place: String::new() };
     answer(connection, &welcome)?;
     let Some(frame) = receive(connection)? else { return Ok(()) };
     let (request, _) = Request::decode(frame.head, connection.fields())?;

@@ -31,8 +31,7 @@ const MAPS_KEPT: usize = 16;
 /// Until its last `Bytes` is dropped: those that it handed out keep it.
 pub(super) struct Session {
     pub id: u64,
-    /// The backend that the keeper has, and where its objects are.
-    pub backend: String,
+    /// Where the keeper's objects are.
     pub place: String,
     /// `fork::count` when it was made. With a fork it ends for new questions: a child may hold what the parent gives back.
     count: u64,
@@ -114,14 +113,13 @@ impl Session {
         greeting.encode(Manner::default(), NO_SLOT, 0, &mut connection.output);
         let frame = exchange(&mut connection, &[], limit).map_err(Unanswered::into_io)?;
         match Reply::decode(frame.head, connection.fields())? {
-            Reply::Welcome { session, backend, place } => {
+            Reply::Welcome { session, place } => {
                 let file =
                     frame.file.ok_or_else(|| io::Error::other("no descriptor is left for the session's file"))?;
                 let slots = Slots::map(&file)?;
                 let pool = Pool { idle: vec![connection], open: 1 };
                 Ok(Ok(Greeted::Session(Arc::new(Session {
                     id: session,
-                    backend,
                     place,
                     count,
                     slots,

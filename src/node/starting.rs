@@ -36,7 +36,7 @@ const RETRY: Duration = Duration::from_millis(5);
 const QUOTED_BYTES_MAX: u64 = 2000;
 
 /// The right to become the directory's keeper, until dropped.
-pub(crate) struct Turn {
+pub(super) struct Turn {
     file: File,
 }
 
@@ -84,6 +84,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        // Not unlocked: a keeper may have inherited it.
         fork::keep_in_child(self.file.as_raw_fd());
     }
 }
@@ -176,6 +177,7 @@ pub(super) fn environment(config: &StoreConfig) -> Vec<(String, String)> {
         ("LOCAL_DURABILITY", local.durability.name().to_owned()),
         ("LOCAL_LOCK_WAIT_MS", local.lock_wait_ms.to_string()),
         ("LOCAL_KEEPER_COMMAND", path(&local.keeper_command)),
+        ("LOCAL_KEEPER_RESPONSE_TIMEOUT_MS", local.keeper_response_timeout_ms.to_string()),
         ("LOCAL_KEEPER_IDLE_SECONDS", local.keeper_idle_seconds.to_string()),
     ];
     if *backend == BackendKind::Tiered {
@@ -254,7 +256,7 @@ fn detach(inherited: RawFd) -> io::Result<()> {
 }
 
 /// Makes the directory for its owner alone; one that is there has to be this user's.
-fn make_directory(directory: &Path) -> Result<(), Error> {
+pub(super) fn make_directory(directory: &Path) -> Result<(), Error> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(Error::io("make", directory))?;
     let found = std::fs::metadata(directory).map_err(Error::io("look at", directory))?;

@@ -136,6 +136,24 @@ impl ObjectStoreBuilder {
         self
     }
 
+    /// The program that keeps the directory for attached processes where nobody does: see [`LocalOptions::keeper_command`].
+    pub fn keeper_command(mut self, command: impl AsRef<Path>) -> Self {
+        self.config.local.keeper_command = command.as_ref().to_path_buf();
+        self
+    }
+
+    /// How long such a keeper stays when nobody is attached any more, in whole seconds. Default: 60 seconds.
+    pub fn keeper_idle(mut self, idle: Duration) -> Self {
+        self.config.local.keeper_idle_seconds = idle.as_secs();
+        self
+    }
+
+    /// How long an attached process waits for an answer before the call fails: see [`LocalOptions::keeper_response_timeout_ms`].
+    pub fn keeper_response_timeout(mut self, timeout: Duration) -> Self {
+        self.config.local.keeper_response_timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        self
+    }
+
     /// For tests: replaces what is underneath the `local` backend.
     #[doc(hidden)]
     pub fn under(mut self, under: Underlying) -> Self {

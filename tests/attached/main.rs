@@ -1,0 +1,8 @@
+//! Processes of one machine that share a store: real ones, with keepers that are started, killed and replaced.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod keepers;
+mod place;

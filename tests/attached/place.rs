@@ -1,0 +1,110 @@
+//! A directory whose keepers are known, and ended with the test.
+
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use scaler_object_storage::{ObjectStore, ObjectStoreBuilder};
+
+use crate::common::until;
+
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_scaler_object_storage_server");
+
+pub struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        Place { directory: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join("store")
+    }
+
+    pub fn builder(&self) -> ObjectStoreBuilder {
+        ObjectStore::builder()
+            .local(self.path())
+            .max_size_mb(256)
+            .keeper_command(PROGRAM)
+            .keeper_idle(Duration::from_secs(1))
+            .keeper_response_timeout(Duration::from_secs(3))
+    }
+
+    pub fn attach(&self) -> ObjectStore {
+        self.builder().attach().unwrap()
+    }
+
+    /// A server that keeps the directory.
+    pub fn serve(&self) -> Server {
+        let path = self.path();
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["tcp://127.0.0.1:0", "--backend", "local", "--local-max-size-mb", "256", "--local-path"])
+            .arg(&path);
+        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let number = process.id();
+        until("the server keeps the directory", || keeper(&path) == Some(number));
+        Server { process }
+    }
+
+    /// The process that keeps the directory, and listens.
+    pub fn keeper(&self) -> Option<u32> {
+        keeper(&self.path())
+    }
+
+    pub fn kill_keeper(&self) -> u32 {
+        let number = self.keeper().expect("somebody keeps it");
+        signal(number, libc::SIGKILL);
+        number
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(number) = keeper(&self.path()) {
+            signal(number, libc::SIGKILL);
+        }
+    }
+}
+
+pub fn keeper(path: &Path) -> Option<u32> {
+    UnixStream::connect(path.join("socket")).ok()?;
+    let text = std::fs::read_to_string(path.join("LOCK")).ok()?;
+    text.lines().next()?.trim().parse().ok()
+}
+
+pub fn signal(process: u32, signal: i32) {
+    // Sound: sends a signal.
+    unsafe { libc::kill(process as i32, signal) };
+}
+
+pub fn is_alive(process: u32) -> bool {
+    // A zombie is none: it only waits to be looked at.
+    let status = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    !status.is_empty() && !status.contains(") Z ")
+}
+
+pub struct Server {
+    process: Child,
+}
+
+impl Server {
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn end(mut self) {
+        signal(self.process.id(), libc::SIGTERM);
+        assert!(self.process.wait().unwrap().success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
