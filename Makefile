@@ -140,6 +140,11 @@ bench-churn: needs ## Latencies in a store where all is overwritten and deleted,
 	tests/needs.sh scaler newest $(BUILD)/scaler/newest
 	SECONDS=$(SECONDS) STOCK_SERVER=$(BUILD)/scaler/newest/bin/scaler_object_storage_server cargo bench --locked --bench churn
 
+.PHONY: bench-attached
+bench-attached: needs ## Compare an attached process with a store in the process, a bare echo, the stock server and Redis
+	tests/needs.sh scaler newest $(BUILD)/scaler/newest
+	STOCK_SERVER=$(BUILD)/scaler/newest/bin/scaler_object_storage_server cargo bench --locked --bench attached
+
 .PHONY: bench-server
 bench-server: needs ## Compare the server with the stock server and a bare echo
 	tests/needs.sh scaler newest $(BUILD)/scaler/newest

@@ -233,6 +233,7 @@ impl Backend for LocalBackend {
     }
 
     fn before_reaping(&self, release: Box<dyn Fn() + Send + Sync>) {
+        self.tier.segments.set_shared();
         *self.tier.before_reaping.lock() = Some(release);
     }
 

@@ -1,6 +1,6 @@
 //! One attachment of this process to one keeper: its slots, its connections, and what it has mapped.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -25,8 +25,9 @@ const CONNECTIONS_MAX: usize = 16;
 /// Slots that are kept for writes, of which each is soon over.
 const SLOTS_FOR_WRITES: usize = 64;
 
-/// Segments that stay mapped though nothing in them is held, so that the next object in one of them needs no map of its own.
-const MAPS_KEPT: usize = 16;
+/// Segments that stay mapped though nothing in them is held, so that the next object in one of them needs no map of its own, and none is
+/// unmapped by a get. A map keeps no blocks of a file that is gone: the keeper empties it.
+const MAPS_KEPT: usize = 1024;
 
 /// Until its last `Bytes` is dropped: those that it handed out keep it.
 pub(super) struct Session {
@@ -42,7 +43,7 @@ pub(super) struct Session {
     next_ticket: AtomicU64,
     pool: Mutex<Pool>,
     returned: Condvar,
-    maps: Mutex<VecDeque<(u32, Arc<SegmentMap>)>>,
+    maps: Mutex<Maps>,
     lost: AtomicBool,
 }
 
@@ -55,6 +56,30 @@ struct Pool {
 /// A segment's file in this process.
 struct SegmentMap {
     map: MmapRaw,
+}
+
+/// The segments that are mapped, by number, and the order in which they were.
+#[derive(Default)]
+struct Maps {
+    by_segment: HashMap<u32, Arc<SegmentMap>>,
+    order: VecDeque<u32>,
+}
+
+impl Maps {
+    /// The segment's map, if it is as long as its file is now.
+    fn get(&self, segment: u32, file_bytes: u64) -> Option<Arc<SegmentMap>> {
+        self.by_segment.get(&segment).filter(|map| map.map.len() as u64 >= file_bytes).map(Arc::clone)
+    }
+
+    /// What it takes the place of, to be unmapped.
+    fn insert(&mut self, segment: u32, map: &Arc<SegmentMap>) -> [Option<Arc<SegmentMap>>; 2] {
+        let replaced = self.by_segment.insert(segment, Arc::clone(map));
+        if replaced.is_none() {
+            self.order.push_back(segment);
+        }
+        let oldest = if self.order.len() > MAPS_KEPT { self.order.pop_front() } else { None };
+        [replaced, oldest.and_then(|oldest| self.by_segment.remove(&oldest))]
+    }
 }
 
 /// A slot of this process, until dropped.
@@ -266,10 +291,7 @@ impl Session {
     }
 
     fn map(&self, segment: u32, file_bytes: u64, file: &File) -> io::Result<Arc<SegmentMap>> {
-        let mut maps = self.maps.lock();
-        let found = maps.iter().position(|(number, map)| *number == segment && map.map.len() as u64 >= file_bytes);
-        if let Some((number, map)) = found.and_then(|place| maps.remove(place)) {
-            maps.push_front((number, Arc::clone(&map)));
+        if let Some(map) = self.maps.lock().get(segment, file_bytes) {
             return Ok(map);
         }
         let length = usize::try_from(file_bytes).map_err(io::Error::other)?;
@@ -277,8 +299,8 @@ impl Session {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a segment is shorter than the keeper says"));
         }
         let map = Arc::new(SegmentMap { map: MmapOptions::new().len(length).map_raw_read_only(file)? });
-        maps.push_front((segment, Arc::clone(&map)));
-        maps.truncate(MAPS_KEPT);
+        let replaced = self.maps.lock().insert(segment, &map);
+        drop(replaced);
         Ok(map)
     }
 }

@@ -473,6 +473,15 @@ impl Segment {
         Ok(())
     }
 
+    /// Gives the bodies' blocks back before the file is removed: a map that an attached process has kept, though it holds nothing of the segment
+    /// any more, would keep them. The header stays, so that a file which cannot be removed is known for what it is.
+    pub fn empty(&self) {
+        let emptied = self.file().and_then(|file| file.truncate(BODY_ALIGNMENT));
+        if let Err(error) = emptied {
+            tracing::debug!("{}: {error}; its blocks come back when nobody maps them", self.path.display());
+        }
+    }
+
     /// Removes the file. Its space comes back when nobody reads it any more.
     pub fn remove(&self) -> io::Result<()> {
         self.disk.remove(&self.path)?;
