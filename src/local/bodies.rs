@@ -444,7 +444,10 @@ impl Stretches {
     fn give_back(&mut self, stretch: &Stretch) -> Option<Arc<Segment>> {
         let segment = &stretch.segment;
         segment.stretch_went();
-        if segment.is_withheld() || segment.kind == SegmentKind::Body {
+        if segment.is_withheld() {
+            return None; // somebody may read it, or write to it: it goes when that is over
+        }
+        if segment.kind == SegmentKind::Body {
             return (!segment.has_stretches()).then(|| Arc::clone(segment));
         }
         self.free.insert(stretch.place.segment, stretch.place.offset, stretch.bytes);
