@@ -1,4 +1,3 @@
-use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -71,7 +70,7 @@ pub enum Error {
     #[error("cannot {action} {path}: {source}")]
     Io {
         /// What was tried: `write`, `open`, ...
-        action: Cow<'static, str>,
+        action: &'static str,
         /// The file or directory.
         path: PathBuf,
         /// The operating system's reason.
@@ -110,7 +109,7 @@ pub enum Error {
         /// Where Redis is, without its password.
         address: String,
         /// What was tried: `store`, `read`, `delete`.
-        action: Cow<'static, str>,
+        action: &'static str,
         /// The object.
         id: ObjectId,
         /// What Redis says.
@@ -169,6 +168,6 @@ impl Error {
     /// For `map_err` on a call that concerns one path.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();
-        move |source| Error::Io { action: action.into(), path, source }
+        move |source| Error::Io { action, path, source }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use scaler_object_storage::config::{CommandLine, ServerConfig, misspelt_variables};
 use scaler_object_storage::server::{Server, ServerOptions, TlsFiles};
-use scaler_object_storage::{BackendKind, InheritedTurn, Keeper, KeeperOptions, ObjectStore, inherit_turn};
+use scaler_object_storage::{BackendKind, InheritedTurn, Keeper, ObjectStore, inherit_turn};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
@@ -107,9 +107,7 @@ fn keep(turn: InheritedTurn) -> Result<(), Failure> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let store = ObjectStore::open(&config.store)?;
-        let keeper = Keeper::listen(&store, &config.store, KeeperOptions::default().yielding())?;
-        drop(turn);
+        let (store, keeper) = Keeper::open_started(&config.store, turn)?;
         tracing::info!("keeping {} for the processes that attach", store.info().place);
         let idle = Duration::from_secs(config.store.local.keeper_idle_seconds);
         let reason = loop {

@@ -1,8 +1,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded, unbounded};
@@ -15,6 +15,7 @@ use super::files::lock::DirectoryLock;
 use super::files::numbers::Numbers;
 use super::files::readers::Readers;
 use super::files::space::Space;
+use super::files::turn::Turn;
 use super::index::liveness::Liveness;
 use super::index::payloads::Payloads;
 use super::journal::{Journal, JournalOptions, Lsn, SegmentKind, Segments};
@@ -63,12 +64,20 @@ pub(in crate::local) struct Opened {
 
 impl Opened {
     pub fn open(options: &LocalOptions, under: Underlying, outbox: Option<OutboxOptions>) -> Result<Self, Error> {
-        let Underlying { disk, fingerprint_mask } = under;
+        let Underlying { disk, fingerprint_mask, on_locked } = under;
         let directory = options.directory();
         let journal_directory = directory.join("journal");
         directory::check_format(&directory)?;
         directory::make(&journal_directory)?;
-        let mut lock = DirectoryLock::acquire(&directory, Duration::from_millis(options.lock_wait_ms))?;
+        let limit = Instant::now() + Duration::from_millis(options.lock_wait_ms);
+        // Who keeps the directory for others has the turn already.
+        let turn = if on_locked.is_none() { Turn::take(&directory, limit)? } else { None };
+        let mut lock = DirectoryLock::acquire(&directory, limit.saturating_duration_since(Instant::now()))?;
+        drop(turn);
+        let opened = Arc::new(AtomicU32::new(0));
+        if let Some(on_locked) = on_locked {
+            on_locked(Arc::clone(&opened))?;
+        }
         lock.check_mapping()?;
         let numbers = Numbers::open(&directory)?;
         let (readers, foreign) = Readers::open(&directory)?;
@@ -102,7 +111,7 @@ impl Opened {
         let bodies = Arc::new(Bodies::new(Arc::clone(&segments), Arc::clone(&space)));
         let payloads = Payloads::default();
         let recovery = Recovery::new(&segments, &space, &catalog, &bodies, &payloads, fingerprint_mask);
-        let recovery = recovery.from(noted.from);
+        let recovery = recovery.from(noted.from).telling(opened);
         let (index, outcome) = recovery.run(lock.rebooted)?;
         lock.set_recovered()?;
 

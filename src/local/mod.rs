@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <directory>/FORMAT           format version, in words
+//!             starting         locked by who opens the directory next (files/turn.rs)
 //!             LOCK             held by the process that has the store open; its id
 //!             journal/N.records  segments of records      (journal/segment.rs, journal/record.rs)
 //!                     N.bodies   segments of large bodies
@@ -31,6 +32,7 @@ mod upkeep;
 mod write;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use files::disk::{Disk, SystemDisk};
 
@@ -38,6 +40,7 @@ pub(crate) use backend::LocalBackend;
 pub use files::disk;
 pub(crate) use files::readers::is_locked;
 pub(crate) use files::slots;
+pub(crate) use files::turn::Turn;
 pub(crate) use journal::Lsn as Place;
 pub use options::{Durability, LocalOptions};
 pub(crate) use shared::{Placed, Reserved, UNSHARED_BYTES_MAX};
@@ -51,17 +54,23 @@ pub(crate) use write::{Again, Fill};
 /// The smallest limit that leaves room for the segments kept in reserve.
 const MAX_SIZE_MB_MIN: u64 = 16;
 
-/// What tests replace underneath a store.
+/// Listens for other processes while the store is opened.
+pub type OnLocked = Arc<dyn Fn(Arc<AtomicU32>) -> Result<(), crate::Error> + Send + Sync>;
+
+/// What tests replace underneath a store, and keepers do while they open it.
 #[derive(Clone)]
 pub struct Underlying {
     /// The file system.
     pub disk: Arc<dyn Disk>,
+    /// Called when the directory is this store's, before it is recovered, by a keeper: it has taken its turn to open it. Told, by then and
+    /// from then on, how far recovery is, in parts of a thousand.
+    pub on_locked: Option<OnLocked>,
     /// Bits of an id's fingerprint that are used: all of them, but where a test wants different ids to have the same.
     pub fingerprint_mask: u64,
 }
 
 impl Default for Underlying {
     fn default() -> Self {
-        Underlying { disk: Arc::new(SystemDisk), fingerprint_mask: u64::MAX }
+        Underlying { disk: Arc::new(SystemDisk), on_locked: None, fingerprint_mask: u64::MAX }
     }
 }

@@ -133,8 +133,8 @@ impl Attached {
         Ok(session)
     }
 
-    fn begin(&self, limit: Instant) -> Result<Arc<Session>, Error> {
-        let mut reason = String::new();
+    fn begin(&self, mut limit: Instant) -> Result<Arc<Session>, Error> {
+        let (mut reason, mut opened) = (String::new(), 0);
         loop {
             if self.closed.load(Ordering::Acquire) {
                 return Err(Error::Closed);
@@ -148,6 +148,13 @@ impl Attached {
             match begun {
                 Ok(Ok(Greeted::Session(session))) => return Ok(session),
                 Ok(Ok(Greeted::NotYet(why))) => reason = why,
+                Ok(Ok(Greeted::Opening { done })) => {
+                    reason = format!("its keeper is opening it, {} % are done", done / 10);
+                    // A keeper that gets on is waited for.
+                    if done > opened {
+                        (opened, limit) = (done, self.keeper_limit());
+                    }
+                }
                 Ok(Err(Error::Closed)) => "the keeper is closing".clone_into(&mut reason),
                 Ok(Err(error)) => return Err(error),
                 Err(error) if socket::is_nobody(&error) => match self.starter.start(limit)? {

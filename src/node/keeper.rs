@@ -5,8 +5,8 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::messages::Reply;
 use super::sessions::Session;
 use super::socket::{self, Connection};
-use super::starting::{self, Turn};
+use super::starting::{self, InheritedTurn};
 use super::{expectations, serving};
 use crate::error::Error;
+use crate::local::{Turn, Underlying};
 use crate::store::{ObjectStore, StoreConfig};
 
 /// How often it is looked for processes that have ended.
@@ -60,8 +61,12 @@ pub struct Keeper {
 }
 
 pub(super) struct Shared {
-    pub store: ObjectStore,
+    /// Present once it is open.
+    pub store: OnceLock<ObjectStore>,
+    /// How far opening is, in parts of a thousand.
+    pub opened: Arc<AtomicU32>,
     pub directory: PathBuf,
+    socket: (u64, u64),
     pub expected: Vec<(String, String)>,
     pub options: KeeperOptions,
     sessions: Mutex<HashMap<u64, Arc<Session>>>,
@@ -85,13 +90,41 @@ impl Keeper {
         let directory = directory(config)?;
         starting::make_directory(&directory)?;
         let patience = Duration::from_millis(config.local.lock_wait_ms);
-        let Some(_turn) = Turn::take(&directory, Instant::now() + patience)? else {
+        let Some(turn) = Turn::take(&directory, Instant::now() + patience)? else {
             let reason = "another process is about to keep it, and has not got there in time".to_owned();
             return Err(Error::Detached { path: directory, reason });
         };
         ask_to_yield(&directory, patience)?;
-        let store = ObjectStore::open(config)?;
-        let keeper = Keeper::listen(&store, config, KeeperOptions::default())?;
+        Self::open_in_turn(config, KeeperOptions::default(), Box::new(turn))
+    }
+
+    /// The same for a keeper that was started for attached processes, in the turn of the process that started it.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStore::open`] and [`listen`](Self::listen).
+    pub fn open_started(config: &StoreConfig, turn: InheritedTurn) -> Result<(ObjectStore, Keeper), Error> {
+        Self::open_in_turn(config, KeeperOptions::default().yielding(), Box::new(turn))
+    }
+
+    /// Listens as soon as the directory is this process's, and tells whoever asks how far opening is.
+    fn open_in_turn(
+        config: &StoreConfig,
+        options: KeeperOptions,
+        turn: Box<dyn Send>,
+    ) -> Result<(ObjectStore, Keeper), Error> {
+        let (turn, listening) = (Mutex::new(Some(turn)), Arc::new(Mutex::new(None)));
+        let (kept, to_listen) = (Arc::clone(&listening), config.clone());
+        let on_locked = move |opened| {
+            let keeper = Keeper::listen_with(&to_listen, options, opened)?;
+            *kept.lock() = Some(keeper);
+            turn.lock().take();
+            Ok(())
+        };
+        let under = Underlying { on_locked: Some(Arc::new(on_locked)), ..Underlying::default() };
+        let store = ObjectStore::open_under(config, under)?;
+        let keeper = listening.lock().take().ok_or(Error::Closed)?;
+        keeper.serve(&store);
         Ok((store, keeper))
     }
 
@@ -103,7 +136,8 @@ impl Keeper {
     /// As [`ObjectStore::get`].
     pub fn may_end(&self, idle: Duration) -> Result<bool, Error> {
         let is_idle = self.idle() >= idle && self.shared.threads.load(Ordering::SeqCst) == 0;
-        Ok(is_idle && self.shared.store.drain(Duration::ZERO)?)
+        let store = self.shared.store.get().filter(|_| is_idle);
+        store.map_or(Ok(false), |store| store.drain(Duration::ZERO))
     }
 
     /// Listens on the socket in the store's directory. `config` is what the store was opened with.
@@ -112,14 +146,22 @@ impl Keeper {
     ///
     /// [`Error::Config`] where the store has no directory (`memory`, `redis`); [`Error::Io`] where the socket cannot be made.
     pub fn listen(store: &ObjectStore, config: &StoreConfig, options: KeeperOptions) -> Result<Keeper, Error> {
+        let keeper = Self::listen_with(config, options, Arc::default())?;
+        keeper.serve(store);
+        Ok(keeper)
+    }
+
+    fn listen_with(config: &StoreConfig, options: KeeperOptions, opened: Arc<AtomicU32>) -> Result<Keeper, Error> {
         let directory = directory(config)?;
         let listener = socket::listen(&directory).map_err(Error::io("listen in", &directory))?;
-        let failed = Error::io("listen in", &directory);
-        listener.set_nonblocking(true).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(Error::io("listen in", &directory))?;
+        let own = socket::identity(&directory).map_err(Error::io("look at the socket in", &directory))?;
         let shared = Arc::new(Shared {
-            store: store.clone(),
+            store: OnceLock::new(),
+            opened,
             expected: expectations(config),
             directory,
+            socket: own,
             options,
             sessions: Mutex::default(),
             streams: Mutex::default(),
@@ -128,8 +170,6 @@ impl Keeper {
             yielding: AtomicBool::new(false),
             empty_since: Mutex::new(Instant::now()),
         });
-        let weak = Arc::downgrade(&shared);
-        store.before_reaping(Box::new(move || release(&weak)));
         let accepting = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || accept(&accepting, &listener));
         match thread {
@@ -140,6 +180,14 @@ impl Keeper {
                 Err(failed)
             }
         }
+    }
+
+    /// The store is open: from here on processes are let in.
+    fn serve(&self, store: &ObjectStore) {
+        let weak = Arc::downgrade(&self.shared);
+        store.before_reaping(Box::new(move || release(&weak)));
+        // Only once.
+        let _ = self.shared.store.set(store.clone());
     }
 
     /// Processes that are attached now.
@@ -197,7 +245,9 @@ impl Drop for Keeper {
 
 impl Shared {
     fn unlink(&self) {
-        if let Err(error) = socket::unlink(&self.directory) {
+        if let Err(error) = socket::unlink(&self.directory, self.socket)
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!("removing the socket in {}: {error}", self.directory.display());
         }
     }

@@ -634,6 +634,38 @@ fn encode_error(error: &Error, fields: &mut Fields<'_>) {
     }
 }
 
+/// What is tried in operations on an open store: `action` of the errors that can come from a keeper.
+const ACTIONS: [&str; 24] = [
+    "open",
+    "read",
+    "write",
+    "sync",
+    "create",
+    "grow",
+    "map",
+    "rename",
+    "remove",
+    "trim",
+    "seal",
+    "shorten",
+    "replace",
+    "cut off a failed write in",
+    "make",
+    "list",
+    "look at",
+    "note in",
+    "begin a session in",
+    "open a segment of",
+    "ask for the free space of",
+    "store",
+    "delete",
+    "start a thread for",
+];
+
+fn known_action(action: &str) -> &'static str {
+    ACTIONS.into_iter().find(|known| *known == action).unwrap_or("use")
+}
+
 fn decode_error(reader: &mut Reader<'_>) -> Result<Error, Malformed> {
     let id = |reader: &mut Reader<'_>| reader.bytes().map(ObjectId::new);
     Ok(match reader.u8()? {
@@ -655,14 +687,14 @@ fn decode_error(reader: &mut Reader<'_>) -> Result<Error, Malformed> {
                 Ok(code) if code > 0 => io::Error::from_raw_os_error(code),
                 _ => io::Error::other(text),
             };
-            Error::Io { action: action.into(), path: path.into(), source }
+            Error::Io { action: known_action(&action), path: path.into(), source }
         }
         5 => Error::Catalog { path: reader.text()?.into(), reason: reader.text()? },
         6 => Error::WritesRefused { path: reader.text()?.into(), cause: reader.text()? },
         7 => Error::Unreachable { address: reader.text()?, reason: reader.text()? },
         8 => Error::Refused {
             address: reader.text()?,
-            action: reader.text()?.into(),
+            action: known_action(&reader.text()?),
             id: id(reader)?,
             reason: reader.text()?,
         },

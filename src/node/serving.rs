@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::RecvTimeoutError;
@@ -16,7 +17,7 @@ use super::socket::{Connection, Frame};
 use crate::error::Error;
 use crate::local::Reserved;
 use crate::object::Object;
-use crate::store::Parked;
+use crate::store::{ObjectStore, Parked};
 
 /// Shorter objects are sent, which costs less than to map them.
 const SENT_BYTES_MAX: usize = 32 << 10;
@@ -43,7 +44,8 @@ pub(super) fn run(shared: &Arc<Shared>, stream: Arc<UnixStream>) -> io::Result<(
             answer(&mut connection, &Reply::Done { is_so: true, woken: Vec::new() })?;
             return listen(shared, &session, &mut connection);
         }
-        let call = Call { shared, session: &session, manner, slot: frame.head.slot };
+        let Some(store) = shared.store.get() else { break };
+        let call = Call { shared, store, session: &session, manner, slot: frame.head.slot };
         let answered = call.carry_out(request, &frame)?;
         answered.send(&mut connection)?;
         if shared.is_closing() {
@@ -87,8 +89,12 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection) -> io::Result<Option
     if session == NO_SESSION {
         return yield_to(shared, connection).map(|()| None);
     }
-    let info = shared.store.info();
-    let welcome = |session: &Session| Reply::Welcome { session: session.id, place: info.place.clone() };
+    let Some(store) = shared.store.get() else {
+        let done = shared.opened.load(Ordering::Relaxed);
+        return answer(connection, &Reply::Opening { done }).map(|()| None);
+    };
+    let place = store.place();
+    let welcome = |session: &Session| Reply::Welcome { session: session.id, place: place.clone() };
     if session != 0 {
         let Some(session) = shared.find(session) else {
             answer(connection, &Reply::Failed(Error::Closed))?;
@@ -137,7 +143,7 @@ fn yield_to(shared: &Shared, connection: &mut Connection) -> io::Result<()> {
     let is_so = shared.options.yields;
     answer(connection, &Reply::Done { is_so, woken: Vec::new() })?;
     if is_so {
-        shared.yielding.store(true, std::sync::atomic::Ordering::Release);
+        shared.yielding.store(true, Ordering::Release);
     }
     Ok(())
 }
@@ -169,6 +175,7 @@ fn tell(connection: &mut Connection, notice: Notice) -> io::Result<()> {
 /// A question that is being answered.
 struct Call<'a> {
     shared: &'a Arc<Shared>,
+    store: &'a ObjectStore,
     session: &'a Arc<Session>,
     manner: Manner,
     slot: u16,
@@ -225,7 +232,7 @@ impl From<Result<Reply<'static>, Error>> for Answer {
 
 impl Call<'_> {
     fn carry_out(&self, request: Request<'_>, frame: &Frame) -> io::Result<Answer> {
-        let store = &self.shared.store;
+        let store = self.store;
         let answered: Result<Reply<'static>, Error> = match request {
             Request::Get { ticket, id } => {
                 let found = if self.manner.is_here { store.get_here(id) } else { store.get(id) };
@@ -276,7 +283,7 @@ impl Call<'_> {
         let written = write();
         let woken = WRITING.take().map(|(_, woken)| woken).unwrap_or_default();
         let written = match written {
-            Ok(is_so) if self.manner.is_durable => self.shared.store.flush().map(|()| is_so),
+            Ok(is_so) if self.manner.is_durable => self.store.flush().map(|()| is_so),
             written => written,
         };
         match written {
@@ -298,7 +305,7 @@ impl Call<'_> {
         if object.data.len() <= SENT_BYTES_MAX || self.slot == NO_SLOT {
             return Answer::Sent(object);
         }
-        match self.shared.store.placed(&object.data) {
+        match self.store.placed(&object.data) {
             Ok(Some(placed)) if self.session.hold(self.slot, ticket, object.clone(), &placed) => {
                 Answer::Placed(object, placed)
             }
@@ -338,7 +345,7 @@ impl Call<'_> {
                 exists(&session, name, object);
             }
         };
-        match self.shared.store.get_or_park(id, answer) {
+        match self.store.get_or_park(id, answer) {
             Ok(Parked::Waiting(ticket)) => {
                 self.session.parked(name, ticket);
                 Ok(Reply::Later)

@@ -120,8 +120,12 @@ pub(super) enum Unanswered {
 /// How attaching ended.
 pub(super) enum Greeted {
     Session(Arc<Session>),
-    /// The keeper is there, and cannot take one more now, or reads its journal.
+    /// The keeper is there, and cannot take one more now.
     NotYet(String),
+    /// It reads its journal, and has done so many parts of a thousand.
+    Opening {
+        done: u32,
+    },
 }
 
 impl Session {
@@ -158,9 +162,7 @@ impl Session {
                 }))))
             }
             Reply::Busy => Ok(Ok(Greeted::NotYet("it has no thread or descriptor left".to_owned()))),
-            Reply::Opening { done } => {
-                Ok(Ok(Greeted::NotYet(format!("it is opening the store, {} % are done", done / 10))))
-            }
+            Reply::Opening { done } => Ok(Ok(Greeted::Opening { done })),
             Reply::Failed(error) => Ok(Err(error)),
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the answer to a greeting is none")),
         }

@@ -10,7 +10,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -115,9 +115,15 @@ fn listen_at(directory: &Path, temporary: &str) -> io::Result<UnixListener> {
     Ok(UnixListener::from(socket))
 }
 
-/// Takes the socket away; the caller holds the directory's lock.
-pub(super) fn unlink(directory: &Path) -> io::Result<()> {
-    std::fs::remove_file(directory.join(NAME))
+/// Tells a socket from one that another keeper has put in its place.
+pub(super) fn identity(directory: &Path) -> io::Result<(u64, u64)> {
+    let found = std::fs::metadata(directory.join(NAME))?;
+    Ok((found.dev(), found.ino()))
+}
+
+/// Takes the socket away, if it is this one still.
+pub(super) fn unlink(directory: &Path, own: (u64, u64)) -> io::Result<()> {
+    if identity(directory)? == own { std::fs::remove_file(directory.join(NAME)) } else { Ok(()) }
 }
 
 /// Refuses another user's process. Its process number proves nothing, as containers have their own.

@@ -1,8 +1,7 @@
-//! Who keeps a directory: one process at a time, and one at a time on its way to that.
+//! How a directory gets a keeper where it has none.
 //!
 //! ```text
-//! <directory>/starting     locked (`flock`) by who is about to keep the directory, until it listens
-//!             keeper.log   what a keeper that was started for attached processes has to say
+//! <directory>/keeper.log   what a keeper that was started for attached processes has to say
 //! ```
 
 use std::fs::{File, OpenOptions};
@@ -15,11 +14,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 
 use super::socket;
 use crate::error::Error;
-use crate::fork;
+use crate::local::Turn;
 use crate::store::{BackendKind, StoreConfig};
 
 /// Names the descriptor that a keeper inherits.
@@ -35,11 +33,6 @@ const RETRY: Duration = Duration::from_millis(5);
 /// How much of the log an error quotes.
 const QUOTED_BYTES_MAX: u64 = 2000;
 
-/// The right to become the directory's keeper, until dropped.
-pub(super) struct Turn {
-    file: File,
-}
-
 /// How a keeper is started.
 pub(crate) struct Starter {
     pub directory: PathBuf,
@@ -47,46 +40,6 @@ pub(crate) struct Starter {
     pub command: PathBuf,
     /// The settings, as environment variables.
     pub environment: Vec<(String, String)>,
-}
-
-impl Turn {
-    /// Takes it if nobody has it.
-    fn try_take(directory: &Path) -> Result<Option<Turn>, Error> {
-        let path = directory.join("starting");
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = opened.map_err(Error::io("open", &path))?;
-        // A child that is forked meanwhile must not have it.
-        fork::close_in_child(file.as_raw_fd());
-        let turn = Turn { file };
-        loop {
-            match flock(&turn.file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Some(turn)),
-                Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) => return Ok(None),
-                Err(error) => return Err(Error::io("lock", path)(error.into())),
-            }
-        }
-    }
-
-    /// Waits for it.
-    pub fn take(directory: &Path, limit: Instant) -> Result<Option<Turn>, Error> {
-        loop {
-            if let Some(turn) = Turn::try_take(directory)? {
-                return Ok(Some(turn));
-            }
-            if Instant::now() >= limit {
-                return Ok(None);
-            }
-            std::thread::sleep(RETRY);
-        }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        // Not unlocked: a keeper may have inherited it.
-        fork::keep_in_child(self.file.as_raw_fd());
-    }
 }
 
 impl Starter {
@@ -98,7 +51,7 @@ impl Starter {
             return Ok(true);
         }
         let log = self.spawn(&turn)?;
-        drop(turn);
+        turn.hand_on();
         // The keeper holds the turn until it listens.
         loop {
             match socket::connect(&self.directory) {
@@ -129,7 +82,7 @@ impl Starter {
         let program = self.program();
         let output = |file: &File| file.try_clone().map(Stdio::from).map_err(Error::io("open", &log.path));
         // A copy, as a forked child closes the turn itself.
-        let copy = turn.file.try_clone().map_err(Error::io("open", &self.directory))?;
+        let copy = turn.copy().map_err(Error::io("open", &self.directory))?;
         let inherited = copy.as_raw_fd();
         let mut command = Command::new(&program);
         command.arg(KEEPER_FLAG).arg(inherited.to_string()).current_dir("/");

@@ -132,7 +132,7 @@ impl Shared {
 
     fn refused(&self, action: &'static str, id: &[u8]) -> impl FnOnce(String) -> Error {
         let (address, id) = (self.pool.target().address().to_owned(), ObjectId::new(id));
-        move |reason| Error::Refused { address, action: action.into(), id, reason }
+        move |reason| Error::Refused { address, action, id, reason }
     }
 
     fn store(&self, id: &[u8], object: Body<'_>, stored: OnStored<'_>) -> Result<(), Error> {

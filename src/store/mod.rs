@@ -114,7 +114,7 @@ impl ObjectStore {
         Self::open_under(config, Underlying::default())
     }
 
-    fn open_under(config: &StoreConfig, under: Underlying) -> Result<Self, Error> {
+    pub(crate) fn open_under(config: &StoreConfig, under: Underlying) -> Result<Self, Error> {
         fork::watch();
         let waiters = Arc::<Waiters>::default();
         let backend: Arc<dyn Backend> = match config.backend {
@@ -190,6 +190,10 @@ impl ObjectStore {
     pub(crate) fn commit_reserved(&self, reserved: Reserved, body_hash: u128) -> Result<(), Error> {
         let id = reserved.id().to_vec();
         self.waking(&id, |stored| reserved.commit(body_hash, stored))
+    }
+
+    pub(crate) fn place(&self) -> String {
+        self.inner.backend.place()
     }
 
     pub(crate) fn usage(&self) -> Usage {

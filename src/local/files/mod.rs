@@ -8,3 +8,4 @@ pub(crate) mod open_files;
 pub(crate) mod readers;
 pub(crate) mod slots;
 pub(crate) mod space;
+pub(crate) mod turn;

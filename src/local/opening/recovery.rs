@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustc_hash::FxHashMap;
 
@@ -36,6 +37,7 @@ pub(in crate::local) struct Recovery<'a> {
     sharers: FxHashMap<Lsn, Vec<Sharer>>,
     /// Where payloads that are shared, or were, stand.
     holders: FxHashMap<Lsn, Holder>,
+    opened: Arc<AtomicU32>,
 }
 
 #[derive(Default)]
@@ -129,6 +131,7 @@ impl<'a> Recovery<'a> {
             reclaimed_below: 0,
             sharers: FxHashMap::default(),
             holders: FxHashMap::default(),
+            opened: Arc::default(),
         }
     }
 
@@ -138,6 +141,12 @@ impl<'a> Recovery<'a> {
     }
 
     /// Goes through all segments, newest first. `rebooted`: what was not synced may be lost, so bodies are checked as well.
+    /// Tells, in parts of a thousand, how far it is.
+    pub fn telling(mut self, opened: Arc<AtomicU32>) -> Self {
+        self.opened = opened;
+        self
+    }
+
     pub fn run(mut self, rebooted: bool) -> Result<(Index, Outcome), Error> {
         let found = self.segments.load();
         let records = found.values().filter(|segment| segment.kind == SegmentKind::Records);
@@ -150,7 +159,9 @@ impl<'a> Recovery<'a> {
         }
         self.superseded.set_oldest(numbers.first().copied().unwrap_or(0));
         let mut scanned_segments = false;
-        for number in numbers.into_iter().rev() {
+        let count = numbers.len();
+        for (replayed, number) in numbers.into_iter().rev().enumerate() {
+            self.opened.store((replayed * 1000 / count) as u32, Ordering::Relaxed);
             let segment = found.get(&number).map(Arc::clone);
             let hinted = self.load(number);
             match (segment, hinted) {
