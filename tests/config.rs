@@ -96,7 +96,7 @@ fn the_command_line_goes_over_the_environment_and_the_environment_over_the_file(
 fn every_option_of_the_store_is_a_setting() {
     let StoreConfig { backend: _, memory, local, redis } = StoreConfig::default();
     let MemoryOptions { max_size_mb: _ } = memory;
-    let LocalOptions { path: _, max_size_mb: _, durability: _, lock_wait_ms: _, slots: _ } = local;
+    let LocalOptions { path: _, max_size_mb: _, durability: _, lock_wait_ms: _, slots: _, .. } = local;
     let RedisOptions {
         url: _,
         max_object_size_mb: _,
