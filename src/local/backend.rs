@@ -11,11 +11,13 @@ use parking_lot::Mutex;
 use super::bodies::Bodies;
 use super::catalog::Catalog;
 use super::catalog::cursors::Cursors;
+use super::files::counters::Counters;
 use super::files::lock::DirectoryLock;
 use super::files::numbers::Numbers;
 use super::files::readers::Readers;
 use super::files::space::Space;
 use super::files::turn::Turn;
+use super::index::Fingerprints;
 use super::index::liveness::Liveness;
 use super::index::payloads::Payloads;
 use super::journal::{Journal, JournalOptions, Lsn, SegmentKind, Segments};
@@ -36,7 +38,7 @@ use crate::error::Error;
 use crate::fork;
 use crate::object::Object;
 use crate::random::random_u64;
-use crate::store::{Backend, OnStored, Usage, Writer};
+use crate::store::{Backend, OnStored, Release, Usage, Writer};
 
 pub(crate) struct LocalBackend {
     tier: Arc<LocalTier>,
@@ -140,6 +142,7 @@ impl Opened {
             payload_bytes: AtomicU64::new(outcome.payload_bytes),
             damaged_objects: AtomicU64::new(outcome.damaged_objects + set_aside),
         };
+        let changes = Arc::clone(index.changes());
         let tier = Arc::new(LocalTier {
             journal: Journal::new(Arc::clone(&segments), journal_options, sealing),
             segments,
@@ -153,7 +156,7 @@ impl Opened {
             body_pace: Pace::default(),
             gate: Gate::default(),
             durability: options.durability,
-            outbox: outbox.map(|options| Outbox::new(options, cursors, end)),
+            outbox: outbox.map(|options| Outbox::new(options, cursors, end, changes)),
             wake: tasks.clone(),
             lost: Mutex::default(),
             before_reaping: Mutex::default(),
@@ -241,13 +244,31 @@ impl Backend for LocalBackend {
         self.tier()?.placed(data)
     }
 
-    fn before_reaping(&self, release: Box<dyn Fn() + Send + Sync>) {
+    fn before_reaping(&self, release: Release) {
         self.tier.segments.set_shared();
         *self.tier.before_reaping.lock() = Some(release);
     }
 
     fn reserve(&self, id: &[u8], data_bytes: u64, metadata_bytes: u32) -> Result<Reserved, Error> {
         self.tier()?.reserve(id, data_bytes, metadata_bytes)
+    }
+
+    fn share_changes(&self, counters: Counters) -> Option<Fingerprints> {
+        self.tier.index().changes().share(counters);
+        Some(self.tier.index().fingerprints())
+    }
+
+    fn changes_now(&self, id: &[u8]) -> Option<(u64, u64)> {
+        let index = self.tier.index();
+        index.changes().now(index.fingerprint(id))
+    }
+
+    fn may_remember(&self) -> bool {
+        self.tier.may_remember()
+    }
+
+    fn beat(&self) {
+        self.tier.index().changes().beat();
     }
 
     fn usage(&self) -> Usage {

@@ -10,6 +10,7 @@
 //!                     N.spare    preallocated, for deletes and copies, or prepared for puts
 //!             NUMBERS          which segment numbers are given and which are over (files/numbers.rs)
 //!             readers/N        locked while somebody may read what was handed out (files/readers.rs)
+//!             counters         what tells attached processes of changes (files/counters.rs)
 //!             sessions/N       what attached processes hold of the files, by slots (files/slots.rs)
 //!             catalog/         sled                        (catalog/)
 //! ```
@@ -37,10 +38,12 @@ use std::sync::atomic::AtomicU32;
 use files::disk::{Disk, SystemDisk};
 
 pub(crate) use backend::LocalBackend;
+pub(crate) use files::counters::Counters;
 pub use files::disk;
 pub(crate) use files::readers::is_locked;
 pub(crate) use files::slots;
 pub(crate) use files::turn::Turn;
+pub(crate) use index::Fingerprints;
 pub(crate) use journal::Lsn as Place;
 pub use options::{Durability, LocalOptions};
 pub(crate) use shared::{Placed, Reserved, UNSHARED_BYTES_MAX};

@@ -50,6 +50,12 @@ impl LocalTier {
         Ok(Some(Placed { segment: segment.number, offset, file_bytes: segment.bytes(), file }))
     }
 
+    /// Whether an attached process may remember what it is told of an object: not while all have to be asked for that Redis may have changed, nor where
+    /// their time runs out.
+    pub fn may_remember(&self) -> bool {
+        self.outbox.as_ref().is_none_or(|outbox| outbox.options.object_ttl_ms == 0 && !outbox.has_suspects())
+    }
+
     /// Room for a body of these lengths.
     pub fn reserve(self: &Arc<Self>, id: &[u8], data_bytes: u64, metadata_bytes: u32) -> Result<Reserved, Error> {
         let _inside = self.gate.enter()?;

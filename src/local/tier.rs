@@ -22,7 +22,7 @@ use super::upkeep::room::{Asking, Room, Verdict};
 use super::upkeep::sealer::Task;
 use crate::error::Error;
 use crate::object::ObjectId;
-use crate::store::Patience;
+use crate::store::{Patience, Release};
 
 /// How often it is looked whether Redis has more by now.
 const REPLICATION_WAIT: Duration = Duration::from_millis(20);
@@ -61,7 +61,7 @@ pub(crate) struct LocalTier {
     /// Damaged records of which only the hints can tell what they took, with their fingerprints.
     pub lost: Mutex<Vec<(u64, Lsn)>>,
     /// Drops what attached processes have given back: they cannot tell.
-    pub before_reaping: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+    pub before_reaping: Mutex<Option<Release>>,
     /// Held while dead bodies are freed.
     pub reaping: Mutex<()>,
 }
@@ -306,10 +306,10 @@ impl LocalTier {
         }
     }
 
-    /// Drops what attached processes have given back.
-    pub fn release_given_back(&self) {
+    /// Drops what attached processes have given back; where room is wanted, also what they only remember.
+    pub fn release_given_back(&self, is_wanted: bool) {
         if let Some(release) = &*self.before_reaping.lock() {
-            release();
+            release(is_wanted);
         }
     }
 
@@ -318,7 +318,7 @@ impl LocalTier {
         self.journal.check_writable()?;
         // Who finds nothing left to free may not go on before what others free is free, and told.
         let _reaping = self.reaping.lock();
-        self.release_given_back();
+        self.release_given_back(true);
         self.bodies.sync_superseders().map_err(|error| self.sync_failed(error))?;
         let durable = self.journal.sync()?;
         let (freed_bytes, removed) = self.bodies.reap(durable);

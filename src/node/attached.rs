@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::listening::Waits;
-use super::messages::{Manner, NAMES_MAX, Reply, Request, SLICE};
+use super::messages::{Known, Manner, NAMES_MAX, Reply, Request, SLICE};
+use super::remembered::Data;
 use super::session::{Answered, Greeted, Session, Slot, Unanswered};
 use super::socket;
 use super::starting::Starter;
@@ -29,13 +31,18 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(90);
 /// How long a look at everything that is stored may take.
 const ALL_WAIT_MAX: Duration = Duration::from_secs(600);
 
+/// Longer copies are not remembered: they would fill the process's memory.
+const COPIES_REMEMBERED_BYTES_MAX: usize = 32 << 10;
+
 pub(crate) struct Attached {
     this: Weak<Attached>,
     pub(super) directory: PathBuf,
     pub(super) options: AttachOptions,
     starter: Starter,
     pub(super) waiters: Arc<Waiters>,
-    current: Mutex<Option<Arc<Session>>>,
+    current: ArcSwapOption<Session>,
+    /// Held while a session is made: one at a time.
+    attaching: Mutex<()>,
     pub(super) waits: Waits,
     pub(super) closed: AtomicBool,
     next_name: AtomicU64,
@@ -94,7 +101,8 @@ impl Attached {
             options,
             starter,
             waiters,
-            current: Mutex::new(None),
+            current: ArcSwapOption::empty(),
+            attaching: Mutex::new(()),
             waits: Waits::default(),
             closed: AtomicBool::new(false),
             next_name: AtomicU64::new(1),
@@ -120,16 +128,19 @@ impl Attached {
 
     /// The session with today's keeper, made where there is none: at the latest by `limit`.
     pub(super) fn session(&self, limit: Instant) -> Result<Arc<Session>, Error> {
-        let mut current = self.current.lock();
-        if let Some(session) = &*current
-            && session.is_current()
-        {
-            return Ok(Arc::clone(session));
+        let current = || self.current.load_full().filter(|session| session.is_current());
+        if let Some(session) = current() {
+            return Ok(session);
         }
-        *current = None;
+        let _attaching = self.attaching.lock();
+        if let Some(session) = current() {
+            return Ok(session);
+        }
         let session = self.begin(limit)?;
         self.place.lock().clone_from(&session.place);
-        *current = Some(Arc::clone(&session));
+        if let Some(former) = self.current.swap(Some(Arc::clone(&session))) {
+            former.set_lost();
+        }
         Ok(session)
     }
 
@@ -252,21 +263,28 @@ impl Attached {
     }
 
     /// The object that was asked for.
-    fn object(&self, action: &'static str, called: Called) -> Result<Taken, Error> {
+    /// `id`: under which it may be remembered.
+    fn object(&self, action: &'static str, called: Called, id: Option<&[u8]>) -> Result<Taken, Error> {
         let Called { session, slot, answered } = called;
         let reply = answered.reply().map_err(|malformed| self.unanswered(action, &malformed.into()))?;
         match reply {
             Reply::Absent => Ok(Taken::Absent),
-            Reply::Inline { metadata } => {
-                let metadata = Bytes::copy_from_slice(metadata);
-                Ok(Taken::Object(Object { data: answered.frame.data.into(), metadata }))
+            Reply::Inline { metadata, known } => {
+                let (metadata, data) = (Bytes::copy_from_slice(metadata), Bytes::from(answered.frame.data));
+                if data.len() <= COPIES_REMEMBERED_BYTES_MAX {
+                    remember(&session, id, known, &metadata, || Data::Copy(data.clone()));
+                }
+                Ok(Taken::Object(Object { data, metadata }))
             }
-            Reply::Placed { metadata, segment, offset, data_bytes, file_bytes } => {
+            Reply::Placed { metadata, known, segment, offset, data_bytes, file_bytes } => {
                 // Without a descriptor or a map left, a copy does as well.
-                let (Some(slot), Some(file)) = (slot, &answered.frame.file) else { return Ok(Taken::AsCopy) };
-                let held = session.held(slot, (segment, file_bytes), file, (offset, data_bytes));
-                match held {
-                    Ok(data) => Ok(Taken::Object(Object { data, metadata: Bytes::copy_from_slice(metadata) })),
+                let (Some(slot), Some(file)) = (slot, answered.frame.files.front()) else { return Ok(Taken::AsCopy) };
+                match session.lent(slot, (segment, file_bytes), file, (offset, data_bytes)) {
+                    Ok(lent) => {
+                        let (data, metadata) = (lent.first(), Bytes::copy_from_slice(metadata));
+                        remember(&session, id, known, &metadata, || Data::Lent(lent));
+                        Ok(Taken::Object(Object { data, metadata }))
+                    }
                     Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(self.unanswered(action, &error)),
                     Err(_) => Ok(Taken::AsCopy),
                 }
@@ -276,12 +294,19 @@ impl Attached {
     }
 
     fn get_object(&self, id: &[u8], is_here: bool) -> Result<Option<Object>, Error> {
+        // Without asking, where nothing has changed since it was told.
+        if let Some(session) = &*self.current.load()
+            && session.is_current()
+            && let Some(object) = session.remembered.as_ref().and_then(|remembered| remembered.get(id))
+        {
+            return Ok(Some(object));
+        }
         let call = Call { manner: Manner { is_here, ..Manner::default() }, ..Call::new("get") };
         let build = |ticket| Request::Get { ticket, id };
-        match self.object("get", self.call(&call, Session::slot, build)?)? {
+        match self.object("get", self.call(&call, Session::slot, build)?, Some(id))? {
             Taken::Absent => Ok(None),
             Taken::Object(object) => Ok(Some(object)),
-            Taken::AsCopy => match self.object("get", self.call(&call, |_| None, build)?)? {
+            Taken::AsCopy => match self.object("get", self.call(&call, no_slot, build)?, Some(id))? {
                 Taken::Absent => Ok(None),
                 Taken::Object(object) => Ok(Some(object)),
                 Taken::AsCopy => self.nonsense("get"),
@@ -296,7 +321,7 @@ impl Attached {
         let names = names.get(..NAMES_MAX).unwrap_or(names);
         let request = Request::Claim { ticket: slot.as_ref().map_or(0, |slot| slot.ticket), names: names.to_vec() };
         let Some(answered) = self.ask(session, &call, &request, slot.as_ref())? else { return Ok(None) };
-        match self.object("claim", Called { session: Arc::clone(session), slot, answered })? {
+        match self.object("claim", Called { session: Arc::clone(session), slot, answered }, None)? {
             Taken::Object(object) => Ok(Some(object)),
             Taken::Absent | Taken::AsCopy => Ok(None),
         }
@@ -358,7 +383,12 @@ impl Attached {
         let reply = answered.reply().map_err(|malformed| self.unanswered(action, &malformed.into()))?;
         let Reply::Reserved { offset, .. } = reply else { return self.nonsense(action) };
         let slot = slot.ok_or_else(|| failed("this process writes too many objects at the same time"))?;
-        let file = answered.frame.file.ok_or_else(|| failed("no descriptor is left for the file that it goes to"))?;
+        let file = answered
+            .frame
+            .files
+            .into_iter()
+            .next()
+            .ok_or_else(|| failed("no descriptor is left for the file that it goes to"))?;
         Ok(Room { session, slot, file, offset, id: id.into(), directory: self.directory.clone() })
     }
 
@@ -464,6 +494,13 @@ impl Writer for AttachedWriter {
                 Err(Error::WriteFailed { id: ObjectId::new(&id), reason })
             }
         }
+    }
+}
+
+/// Remembers an object that was asked for, where the keeper allows it.
+fn remember(session: &Session, id: Option<&[u8]>, known: Known, metadata: &Bytes, data: impl FnOnce() -> Data) {
+    if let (Some(remembered), Some(id), Some(known)) = (&session.remembered, id, known) {
+        remembered.insert(id, known, metadata.clone(), data());
     }
 }
 
@@ -582,7 +619,7 @@ impl Backend for Attached {
         self.closed.store(true, Ordering::Release);
         self.waits.close();
         // Slots that are held keep the session.
-        if let Some(session) = self.current.lock().take() {
+        if let Some(session) = self.current.swap(None) {
             session.set_lost();
         }
         drained
@@ -602,7 +639,7 @@ impl Attached {
     /// journal, for the next one.
     fn drain(&self) -> Result<(), Error> {
         let limit_ms = u64::try_from(self.options.drain_limit.as_millis()).unwrap_or(u64::MAX);
-        let current = self.current.lock().clone();
+        let current = self.current.load_full();
         let Some(session) = current.filter(|session| session.is_current()) else { return Ok(()) };
         let call = Call { wait: self.options.drain_limit, ..Call::new("close") };
         self.ask(&session, &call, &Request::Drain { limit_ms }, None).map(drop)

@@ -1,6 +1,7 @@
 //! The keeper: the process that has the directory open, in the service of all others on the machine.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -19,7 +20,7 @@ use super::socket::{self, Connection};
 use super::starting::{self, InheritedTurn};
 use super::{expectations, serving};
 use crate::error::Error;
-use crate::local::{Turn, Underlying};
+use crate::local::{Counters, Fingerprints, Turn, Underlying};
 use crate::store::{ObjectStore, StoreConfig};
 
 /// How often it is looked for processes that have ended.
@@ -63,6 +64,9 @@ pub struct Keeper {
 pub(super) struct Shared {
     /// Present once it is open.
     pub store: OnceLock<ObjectStore>,
+    /// What tells processes of changes; their file, for them to map.
+    pub counters: File,
+    fingerprints: OnceLock<[u64; 2]>,
     /// How far opening is, in parts of a thousand.
     pub opened: Arc<AtomicU32>,
     pub directory: PathBuf,
@@ -155,9 +159,14 @@ impl Keeper {
         let directory = directory(config)?;
         let listener = socket::listen(&directory).map_err(Error::io("listen in", &directory))?;
         listener.set_nonblocking(true).map_err(Error::io("listen in", &directory))?;
+        let counters = Counters::open(&directory).map_err(Error::io("open the counters in", &directory))?;
+        // What processes remember of an earlier keeper is over, before this one accepts anything.
+        counters.0.raise_epoch();
         let own = socket::identity(&directory).map_err(Error::io("look at the socket in", &directory))?;
         let shared = Arc::new(Shared {
             store: OnceLock::new(),
+            counters: counters.1,
+            fingerprints: OnceLock::new(),
             opened,
             expected: expectations(config),
             directory,
@@ -185,7 +194,18 @@ impl Keeper {
     /// The store is open: from here on processes are let in.
     fn serve(&self, store: &ObjectStore) {
         let weak = Arc::downgrade(&self.shared);
-        store.before_reaping(Box::new(move || release(&weak)));
+        store.before_reaping(Box::new(move |is_wanted| release(&weak, is_wanted)));
+        match Counters::map(&self.shared.counters) {
+            Ok(counters) => {
+                if let Some(Fingerprints { seed, mask }) = store.kept().share_changes(counters) {
+                    let _ = self.shared.fingerprints.set([seed, mask]);
+                }
+            }
+            // They ask each time.
+            Err(error) => {
+                tracing::warn!("{}: {error}; attached processes remember nothing", self.shared.directory.display())
+            }
+        }
         // Only once.
         let _ = self.shared.store.set(store.clone());
     }
@@ -252,6 +272,11 @@ impl Shared {
         }
     }
 
+    /// How fingerprints are made of ids.
+    pub fn fingerprints(&self) -> [u64; 2] {
+        self.fingerprints.get().copied().unwrap_or_default()
+    }
+
     pub fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
@@ -288,9 +313,10 @@ impl Shared {
 }
 
 /// Drops what processes have given back, before room is looked for.
-fn release(shared: &Weak<Shared>) {
-    if let Some(shared) = shared.upgrade() {
-        shared.all().iter().for_each(|session| session.release());
+fn release(shared: &Weak<Shared>, is_wanted: bool) {
+    let Some(shared) = shared.upgrade() else { return };
+    for session in shared.all() {
+        if is_wanted { session.take_back() } else { session.release() }
     }
 }
 
@@ -308,6 +334,9 @@ fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
         if looked.elapsed() >= LOOK_EVERY {
             looked = Instant::now();
             shared.look_after_sessions();
+        }
+        if let Some(store) = shared.store.get() {
+            store.kept().beat();
         }
         match poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&ACCEPT_WAIT)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => continue,
@@ -357,7 +386,7 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream, number: u64) {
         let mut connection = Connection::new(stream);
         Reply::Busy.encode(0, &mut connection.output);
         // It sees the end of the connection as well.
-        let _ = connection.send(&[], None, || Err(io::ErrorKind::WouldBlock.into()));
+        let _ = connection.send(&[], &[], || Err(io::ErrorKind::WouldBlock.into()));
     }
 }
 
@@ -389,7 +418,7 @@ fn ask_to_yield(directory: &Path, limit: Duration) -> Result<bool, Error> {
     let greeting = Request::Greet { version: VERSION, session: serving::NO_SESSION, expected: Vec::new() };
     for request in [greeting, Request::Yield] {
         request.encode(Manner::default(), NO_SLOT, 0, &mut connection.output);
-        connection.send(&[], None, rest).map_err(failed)?;
+        connection.send(&[], &[], rest).map_err(failed)?;
         let Some(frame) = connection.receive(Head::check_reply, rest).map_err(failed)? else { return Ok(false) };
         match Reply::decode(frame.head, connection.fields()).map_err(|malformed| failed(malformed.into()))? {
             Reply::Done { is_so, .. } => return Ok(is_so),

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! The fields of each kind are those of the variants below, in their order. Descriptors come with the first byte of their frame
-//! (`SCM_RIGHTS`): of the session's file with `Welcome`, of the segment's with `Placed` and `Reserved`.
+//! (`SCM_RIGHTS`): of the session's file, and of the counters, with `Welcome`, of the segment's with `Placed` and `Reserved`.
 
 use std::io;
 use std::time::Duration;
@@ -178,13 +178,17 @@ pub(crate) enum Request<'a> {
     Yield,
 }
 
+/// Epoch and counter; None where an answer is not to be remembered.
+pub(crate) type Known = Option<(u64, u64)>;
+
 /// What the keeper says.
 #[derive(Debug)]
 pub(crate) enum Reply<'a> {
-    /// The session, and where the keeper's objects are.
+    /// The session, where the keeper's objects are, and how fingerprints are made of ids (seed and mask).
     Welcome {
         session: u64,
         place: String,
+        fingerprints: [u64; 2],
     },
     /// It is so, or it is not; and under which names those waited whom this has woken.
     Done {
@@ -193,13 +197,15 @@ pub(crate) enum Reply<'a> {
     },
     /// There is no such object.
     Absent,
-    /// The object; its data is the frame's.
+    /// The object; its data is the frame's. With the epoch and the counter as long as which it may be remembered.
     Inline {
         metadata: &'a [u8],
+        known: Known,
     },
     /// The object; its data is in a segment, which the slot holds from now on.
     Placed {
         metadata: &'a [u8],
+        known: Known,
         segment: u32,
         offset: u64,
         data_bytes: u64,
@@ -273,6 +279,13 @@ impl Fields<'_> {
         self.bytes(text.as_bytes())
     }
 
+    fn known(&mut self, known: Known) -> &mut Self {
+        match known {
+            Some((epoch, counter)) => self.u8(1).u64(epoch).u64(counter),
+            None => self.u8(0),
+        }
+    }
+
     fn names(&mut self, names: &[u64]) -> &mut Self {
         let names = names.get(..NAMES_MAX).unwrap_or(names);
         self.u32(names.len() as u32);
@@ -329,6 +342,10 @@ impl<'a> Reader<'a> {
     fn text(&mut self) -> Result<String, Malformed> {
         let bytes = self.bytes()?.to_vec();
         String::from_utf8(bytes).map_err(|_| Malformed("a text is not UTF-8"))
+    }
+
+    fn known(&mut self) -> Result<Known, Malformed> {
+        Ok(if self.bool()? { Some((self.u64()?, self.u64()?)) } else { None })
     }
 
     fn names(&mut self) -> Result<Vec<u64>, Malformed> {
@@ -492,8 +509,8 @@ impl<'a> Reply<'a> {
     pub fn encode(&self, data_bytes: u64, buffer: &mut Vec<u8>) {
         let mut fields = begin(buffer);
         let kind = match self {
-            Reply::Welcome { session, place } => {
-                fields.u32(VERSION).u64(*session).text(place);
+            Reply::Welcome { session, place, fingerprints: [seed, mask] } => {
+                fields.u32(VERSION).u64(*session).text(place).u64(*seed).u64(*mask);
                 1
             }
             Reply::Done { is_so, woken } => {
@@ -501,12 +518,12 @@ impl<'a> Reply<'a> {
                 2
             }
             Reply::Absent => 3,
-            Reply::Inline { metadata } => {
-                fields.bytes(metadata);
+            Reply::Inline { metadata, known } => {
+                fields.bytes(metadata).known(*known);
                 4
             }
-            Reply::Placed { metadata, segment, offset, data_bytes, file_bytes } => {
-                fields.bytes(metadata).u32(*segment).u64(*offset).u64(*data_bytes).u64(*file_bytes);
+            Reply::Placed { metadata, known, segment, offset, data_bytes, file_bytes } => {
+                fields.bytes(metadata).known(*known).u32(*segment).u64(*offset).u64(*data_bytes).u64(*file_bytes);
                 5
             }
             Reply::Reserved { segment, offset, file_bytes } => {
@@ -553,13 +570,15 @@ impl<'a> Reply<'a> {
                 if reader.u32()? != VERSION {
                     return Err(Malformed("the keeper is of another version"));
                 }
-                Reply::Welcome { session: reader.u64()?, place: reader.text()? }
+                let (session, place) = (reader.u64()?, reader.text()?);
+                Reply::Welcome { session, place, fingerprints: [reader.u64()?, reader.u64()?] }
             }
             2 => Reply::Done { is_so: reader.bool()?, woken: reader.names()? },
             3 => Reply::Absent,
-            4 => Reply::Inline { metadata: reader.bytes()? },
+            4 => Reply::Inline { metadata: reader.bytes()?, known: reader.known()? },
             5 => Reply::Placed {
                 metadata: reader.bytes()?,
+                known: reader.known()?,
                 segment: reader.u32()?,
                 offset: reader.u64()?,
                 data_bytes: reader.u64()?,

@@ -9,6 +9,7 @@ pub(crate) mod interrupt;
 mod keeper;
 mod listening;
 mod messages;
+mod remembered;
 mod serving;
 mod session;
 mod sessions;

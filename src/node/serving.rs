@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::RecvTimeoutError;
 
 use super::keeper::Shared;
-use super::messages::{Head, Manner, NAMES_MAX, NO_SLOT, Reply, Request, VERSION};
+use super::messages::{Head, Known, Manner, NAMES_MAX, NO_SLOT, Reply, Request, VERSION};
 use super::sessions::{Connected, Notice, Session};
 use super::socket::{Connection, Frame};
 use crate::error::Error;
@@ -63,7 +63,7 @@ fn receive(connection: &mut Connection) -> io::Result<Option<Frame>> {
 
 fn answer(connection: &mut Connection, reply: &Reply<'_>) -> io::Result<()> {
     reply.encode(0, &mut connection.output);
-    connection.send(&[], None, || Ok(()))
+    connection.send(&[], &[], || Ok(()))
 }
 
 fn refuse(connection: &mut Connection, reason: String) -> io::Result<Option<Connected>> {
@@ -94,7 +94,11 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection) -> io::Result<Option
         return answer(connection, &Reply::Opening { done }).map(|()| None);
     };
     let place = store.place();
-    let welcome = |session: &Session| Reply::Welcome { session: session.id, place: place.clone() };
+    let welcome = |session: &Session| Reply::Welcome {
+        session: session.id,
+        place: place.clone(),
+        fingerprints: shared.fingerprints(),
+    };
     if session != 0 {
         let Some(session) = shared.find(session) else {
             answer(connection, &Reply::Failed(Error::Closed))?;
@@ -125,7 +129,7 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection) -> io::Result<Option
     let connected = session.connect();
     shared.add(&session);
     welcome(&session).encode(0, &mut connection.output);
-    connection.send(&[], Some(file.as_fd()), || Ok(()))?;
+    connection.send(&[], &[file.as_fd(), shared.counters.as_fd()], || Ok(()))?;
     // From here on only the process has it: with it, the lock ends.
     drop(file);
     Ok(Some(connected))
@@ -133,7 +137,7 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection) -> io::Result<Option
 
 /// A server asks for the directory.
 fn yield_to(shared: &Shared, connection: &mut Connection) -> io::Result<()> {
-    let welcome = Reply::Welcome { session: NO_SESSION, place: String::new() };
+    let welcome = Reply::Welcome { session: NO_SESSION, place: String::new(), fingerprints: [0; 2] };
     answer(connection, &welcome)?;
     let Some(frame) = receive(connection)? else { return Ok(()) };
     let (request, _) = Request::decode(frame.head, connection.fields())?;
@@ -165,7 +169,7 @@ fn tell(connection: &mut Connection, notice: Notice) -> io::Result<()> {
         Notice::Exists { name, object } => {
             let reply = Reply::Exists { name, is_held: false, metadata: &object.metadata };
             reply.encode(object.data.len() as u64, &mut connection.output);
-            connection.send(&object.data, None, || Ok(()))
+            connection.send(&object.data, &[], || Ok(()))
         }
         Notice::ToClaim { name } => answer(connection, &Reply::Exists { name, is_held: true, metadata: &[] }),
         Notice::Deleted { name, existed } => answer(connection, &Reply::Deleted { name, existed }),
@@ -184,9 +188,9 @@ struct Call<'a> {
 /// What goes back.
 enum Answer {
     Reply(Reply<'static>),
-    Sent(Object),
+    Sent(Object, Known),
     /// The slot holds it.
-    Placed(Object, crate::local::Placed),
+    Placed(Object, crate::local::Placed, Known),
     Room {
         segment: u32,
         offset: u64,
@@ -200,25 +204,26 @@ impl Answer {
         let rest = || Ok(());
         match self {
             Answer::Reply(reply) => answer(connection, &reply),
-            Answer::Sent(object) => {
-                Reply::Inline { metadata: &object.metadata }.encode(object.data.len() as u64, &mut connection.output);
-                connection.send(&object.data, None, rest)
+            Answer::Sent(object, known) => {
+                Reply::Inline { metadata: &object.metadata, known }
+                    .encode(object.data.len() as u64, &mut connection.output);
+                connection.send(&object.data, &[], rest)
             }
-            Answer::Placed(object, placed) => {
+            Answer::Placed(object, placed, known) => {
                 let reply = Reply::Placed {
                     metadata: &object.metadata,
+                    known,
                     segment: placed.segment,
                     offset: placed.offset,
                     data_bytes: object.data.len() as u64,
                     file_bytes: placed.file_bytes,
                 };
                 reply.encode(0, &mut connection.output);
-                connection.send(&[], Some(placed.as_fd()), rest)
+                connection.send(&[], &[placed.as_fd()], rest)
             }
             Answer::Room { segment, offset, file_bytes, file } => {
                 Reply::Reserved { segment, offset, file_bytes }.encode(0, &mut connection.output);
-                let descriptor: BorrowedFd<'_> = file.as_fd();
-                connection.send(&[], Some(descriptor), rest)
+                connection.send(&[], &[file.as_fd()], rest)
             }
         }
     }
@@ -235,10 +240,13 @@ impl Call<'_> {
         let store = self.store;
         let answered: Result<Reply<'static>, Error> = match request {
             Request::Get { ticket, id } => {
+                // Before it is looked up: what changes meanwhile raises the counter.
+                let known = store.kept().changes_now(id);
                 let found = if self.manner.is_here { store.get_here(id) } else { store.get(id) };
-                return Ok(self.object(found, ticket));
+                // Afterwards: what is doubted from here on raises the epoch.
+                return Ok(self.object(found, ticket, known.filter(|_| store.kept().may_remember())));
             }
-            Request::Claim { ticket, names } => return Ok(self.object(Ok(self.session.claim(&names)), ticket)),
+            Request::Claim { ticket, names } => return Ok(self.object(Ok(self.session.claim(&names)), ticket, None)),
             Request::Contains { id } => store.contains(id).map(is_so),
             Request::Put { id, metadata } => self.write(|| store.put(id, &frame.data, metadata).map(|()| true)),
             Request::Delete { name: 0, id } => self.write(|| store.delete(id)),
@@ -296,21 +304,21 @@ impl Call<'_> {
         }
     }
 
-    fn object(&self, found: Result<Option<Object>, Error>, ticket: u64) -> Answer {
+    fn object(&self, found: Result<Option<Object>, Error>, ticket: u64, known: Known) -> Answer {
         let object = match found {
             Ok(Some(object)) => object,
             Ok(None) => return Answer::Reply(Reply::Absent),
             Err(error) => return Answer::Reply(Reply::Failed(error)),
         };
         if object.data.len() <= SENT_BYTES_MAX || self.slot == NO_SLOT {
-            return Answer::Sent(object);
+            return Answer::Sent(object, known);
         }
         match self.store.placed(&object.data) {
             Ok(Some(placed)) if self.session.hold(self.slot, ticket, object.clone(), &placed) => {
-                Answer::Placed(object, placed)
+                Answer::Placed(object, placed, known)
             }
             // It stands in no such file, or that cannot be opened now, or nobody asks any more: a copy is as good.
-            Ok(_) | Err(_) => Answer::Sent(object),
+            Ok(_) | Err(_) => Answer::Sent(object, known),
         }
     }
 

@@ -14,10 +14,12 @@ use memmap2::{MmapOptions, MmapRaw};
 use parking_lot::{Condvar, Mutex};
 
 use super::messages::{Head, Malformed, Manner, NO_SLOT, Reply, Request, SLICE, VERSION};
+use super::remembered::Remembered;
 use super::socket::{self, Connection, Frame};
 use crate::error::Error;
 use crate::fork;
 use crate::local::slots::{self, FREE, SLOTS, Slots};
+use crate::local::{Counters, Fingerprints};
 
 /// Calls of one process at a time; further ones wait for a connection.
 const CONNECTIONS_MAX: usize = 16;
@@ -44,6 +46,8 @@ pub(super) struct Session {
     pool: Mutex<Pool>,
     returned: Condvar,
     maps: Mutex<Maps>,
+    /// Goes with the session's keeper.
+    pub remembered: Option<Remembered>,
     lost: AtomicBool,
 }
 
@@ -89,13 +93,20 @@ pub(super) struct Slot {
     pub ticket: u64,
 }
 
-/// Bytes of a segment that a slot holds.
-struct Held {
+/// Bytes of a segment that a slot holds: handed out, or remembered.
+pub(super) struct Lent {
     map: Arc<SegmentMap>,
     offset: usize,
     bytes: usize,
-    _slot: Slot,
+    /// The slot's words: while somebody uses them, and while they are remembered only.
+    held: u64,
+    remembered: u64,
+    users: Mutex<usize>,
+    slot: Slot,
 }
+
+/// The bytes in somebody's hands.
+struct Held(Arc<Lent>);
 
 /// What the keeper said.
 pub(super) struct Answered {
@@ -142,10 +153,14 @@ impl Session {
         greeting.encode(Manner::default(), NO_SLOT, 0, &mut connection.output);
         let frame = exchange(&mut connection, &[], limit).map_err(Unanswered::into_io)?;
         match Reply::decode(frame.head, connection.fields())? {
-            Reply::Welcome { session, place } => {
-                let file =
-                    frame.file.ok_or_else(|| io::Error::other("no descriptor is left for the session's file"))?;
+            Reply::Welcome { session, place, fingerprints: [seed, mask] } => {
+                let mut files = frame.files;
+                let file = files.pop_front();
+                let file = file.ok_or_else(|| io::Error::other("no descriptor is left for the session's file"))?;
                 let slots = Slots::map(&file)?;
+                // Without a descriptor or a map left for them, the keeper is asked each time.
+                let counters = files.pop_front().and_then(|file| Counters::map(&file).ok());
+                let remembered = counters.map(|counters| Remembered::new(counters, Fingerprints { seed, mask }));
                 let pool = Pool { idle: vec![connection], open: 1 };
                 Ok(Ok(Greeted::Session(Arc::new(Session {
                     id: session,
@@ -158,6 +173,7 @@ impl Session {
                     pool: Mutex::new(pool),
                     returned: Condvar::new(),
                     maps: Mutex::default(),
+                    remembered,
                     lost: AtomicBool::new(false),
                 }))))
             }
@@ -180,6 +196,10 @@ impl Session {
         pool.open -= pool.idle.len();
         pool.idle.clear();
         self.returned.notify_all();
+        drop(pool);
+        if let Some(remembered) = self.remembered.as_ref().filter(|_| self.count == fork::count()) {
+            remembered.clear();
+        }
     }
 
     /// A slot to ask in for an object; None where all are taken: the answer is a copy then.
@@ -276,20 +296,21 @@ impl Session {
     }
 
     /// The bytes that a slot holds, in the file that came with the answer.
-    pub fn held(
+    pub fn lent(
         &self,
         slot: Slot,
         (segment, file_bytes): (u32, u64),
         file: &File,
         (offset, bytes): (u64, u64),
-    ) -> io::Result<Bytes> {
+    ) -> io::Result<Arc<Lent>> {
         let map = self.map(segment, file_bytes, file)?;
+        let (held, remembered) = (slots::held(segment, offset), slots::remembered(segment, offset));
         let place = usize::try_from(offset).ok().zip(usize::try_from(bytes).ok());
         let (offset, bytes) = place.ok_or_else(|| io::Error::other("an object is longer than memory"))?;
         if offset.checked_add(bytes).is_none_or(|end| end > map.map.len()) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "an object goes past its file's end"));
         }
-        Ok(Bytes::from_owner(Held { map, offset, bytes, _slot: slot }))
+        Ok(Arc::new(Lent { map, offset, bytes, held, remembered, users: Mutex::new(0), slot }))
     }
 
     fn map(&self, segment: u32, file_bytes: u64, file: &File) -> io::Result<Arc<SegmentMap>> {
@@ -321,11 +342,50 @@ impl Drop for Slot {
     }
 }
 
+impl Lent {
+    /// For a first user: the keeper has just said that the slot holds them.
+    pub fn first(self: &Arc<Self>) -> Bytes {
+        *self.users.lock() += 1;
+        Bytes::from_owner(Held(Arc::clone(self)))
+    }
+
+    /// For one more user, where the keeper has not taken them back.
+    pub fn hand_out(self: &Arc<Self>) -> Option<Bytes> {
+        let mut users = self.users.lock();
+        if *users == 0 {
+            let cell = self.slot.session.slots.get(self.slot.number)?;
+            cell.compare_exchange(self.remembered, self.held, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+        }
+        *users += 1;
+        drop(users);
+        Some(Bytes::from_owner(Held(Arc::clone(self))))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let lent = &self.0;
+        // After a fork a child may use them: see `Slot`.
+        if lent.slot.session.count != fork::count() {
+            return;
+        }
+        let mut users = lent.users.lock();
+        *users -= 1;
+        if *users == 0
+            && let Some(cell) = lent.slot.session.slots.get(lent.slot.number)
+        {
+            // Where nobody remembers them, the slot is given back at once: it goes with `self`.
+            let _ = cell.compare_exchange(lent.held, lent.remembered, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}
+
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
-        // Sound: within the map, which lives as long as `self`; `held` has looked. The keeper lets nobody write there and does not cut the file
+        let Lent { map, offset, bytes, .. } = &*self.0;
+        // Sound: within the map, which lives as long as `self`; `lent` has looked. The keeper lets nobody write there and does not cut the file
         // while the slot holds it.
-        unsafe { std::slice::from_raw_parts(self.map.map.as_ptr().add(self.offset), self.bytes) }
+        unsafe { std::slice::from_raw_parts(map.map.as_ptr().add(*offset), *bytes) }
     }
 }
 
@@ -351,7 +411,7 @@ fn exchange(connection: &mut Connection, data: &[u8], limit: Instant) -> Result<
         _ => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer in time")),
     };
     // What is not wholly sent is not carried out.
-    connection.send(data, None, look_up).map_err(Unanswered::NotSent)?;
+    connection.send(data, &[], look_up).map_err(Unanswered::NotSent)?;
     let received = connection.receive(Head::check_reply, look_up).map_err(Unanswered::Lost)?;
     received.ok_or_else(|| Unanswered::Lost(io::Error::new(io::ErrorKind::UnexpectedEof, "it has ended")))
 }

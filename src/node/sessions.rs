@@ -35,8 +35,8 @@ pub(super) struct Session {
 
 /// What a slot holds. The slot says whether it still does; what it holds, only this.
 struct Pin {
-    /// The slot as it is while it holds this, before the process has the answer and after.
-    words: [u64; 2],
+    /// The slot as it is while it holds this: before the process has the answer, after, and while it only remembers it.
+    words: [u64; 3],
     held: Held,
 }
 
@@ -103,21 +103,22 @@ impl Session {
 
     /// Has the slot hold the object; false where the process has given up asking in it.
     pub fn hold(&self, slot: u16, ticket: u64, object: Object, place: &Placed) -> bool {
-        self.pin(slot, ticket, slots::held(place.segment, place.offset), Held::Object(object))
+        let words = [slots::held(place.segment, place.offset), slots::remembered(place.segment, place.offset)];
+        self.pin(slot, ticket, words, Held::Object(object))
     }
 
     /// Has the slot hold a place to write to.
     pub fn hold_room(&self, slot: u16, ticket: u64, reserved: Reserved) -> bool {
         let word = slots::writing(reserved.place.segment, reserved.place.offset);
-        self.pin(slot, ticket, word, Held::Room(Box::new(reserved)))
+        self.pin(slot, ticket, [word, word], Held::Room(Box::new(reserved)))
     }
 
-    fn pin(&self, slot: u16, ticket: u64, word: u64, held: Held) -> bool {
+    fn pin(&self, slot: u16, ticket: u64, [word, remembered]: [u64; 2], held: Held) -> bool {
         let Some(cell) = self.slots.get(slot) else { return false };
         let asked = slots::asked(ticket);
         let mut pins = self.pins.lock();
         // Before the slot says so: from then on the process may read.
-        let before = pins.insert(slot, Pin { words: [asked, word], held });
+        let before = pins.insert(slot, Pin { words: [asked, word, remembered], held });
         let is_held = cell.compare_exchange(asked, word, Ordering::AcqRel, Ordering::Acquire).is_ok();
         let dropped = if is_held { None } else { pins.remove(&slot) };
         drop(pins);
@@ -147,6 +148,18 @@ impl Session {
         let given_back: Vec<_> = pins.extract_if(is_given_back).collect();
         drop(pins);
         drop(given_back);
+    }
+
+    /// Takes back what the process only remembers.
+    pub fn take_back(&self) {
+        for pin in self.pins.lock().iter() {
+            let (slot, Pin { words: [_, held, remembered], .. }) = pin;
+            if let Some(cell) = self.slots.get(*slot).filter(|_| held != remembered) {
+                // Unless it uses it again in this moment.
+                let _ = cell.compare_exchange(*remembered, slots::FREE, Ordering::AcqRel, Ordering::Relaxed);
+            }
+        }
+        self.release();
     }
 
     /// Whether no process can use it any more: then its file is removed.

@@ -40,7 +40,7 @@ const INPUT_BYTES: usize = 68 << 10;
 const PIECE_BYTES_MAX: usize = 1 << 20;
 
 /// Descriptors that one message brings at most.
-const DESCRIPTORS_MAX: usize = 1;
+const DESCRIPTORS_MAX: usize = 2;
 
 /// The user that the kernel shows for one which the other side's namespace does not know.
 const OVERFLOW_USER: u32 = 65534;
@@ -152,8 +152,8 @@ fn peer_user(stream: &UnixStream) -> io::Result<u32> {
 pub(super) struct Frame {
     pub head: Head,
     pub data: Vec<u8>,
-    /// The file that came along.
-    pub file: Option<File>,
+    /// The files that came along.
+    pub files: VecDeque<File>,
 }
 
 /// One side of a connection.
@@ -195,16 +195,15 @@ impl Connection {
         !matches!(rustix::net::recv(&*self.stream, &mut byte, flags), Err(Errno::AGAIN))
     }
 
-    /// Sends what stands in `output`, then `data`; with the first byte, a descriptor. `rest` is called when the other side does not take it
+    /// Sends what stands in `output`, then `data`; with the first byte, descriptors. `rest` is called when the other side does not take it
     /// for as long as the stream's timeout, and says whether to go on.
     pub fn send(
         &mut self,
         data: &[u8],
-        descriptor: Option<BorrowedFd<'_>>,
+        mut descriptors: &[BorrowedFd<'_>],
         mut rest: impl FnMut() -> io::Result<()>,
     ) -> io::Result<()> {
         let mut sent = 0;
-        let mut descriptor = descriptor;
         let whole = self.output.len() + data.len();
         while sent < whole {
             let head = self.output.get(sent..).unwrap_or_default();
@@ -212,15 +211,14 @@ impl Connection {
             let slices = [IoSlice::new(head), IoSlice::new(behind)];
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
             let mut control = SendAncillaryBuffer::new(&mut space);
-            let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
             if !descriptors.is_empty() {
-                control.push(SendAncillaryMessage::ScmRights(&descriptors));
+                control.push(SendAncillaryMessage::ScmRights(descriptors));
             }
             match rustix::net::sendmsg(&*self.stream, &slices, &mut control, SendFlags::NOSIGNAL) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(bytes) => {
                     sent += bytes;
-                    descriptor = None;
+                    descriptors = &[];
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => rest()?,
@@ -252,10 +250,8 @@ impl Connection {
         self.fields = self.begin + HEAD_BYTES..self.begin + whole;
         self.begin += whole;
         let data = self.receive_data(head.data_bytes, &mut rest)?;
-        // More than one would be of nobody's asking.
-        let file = self.files.pop_front().map(File::from);
-        self.files.clear();
-        Ok(Some(Frame { head, data, file }))
+        let files = self.files.drain(..).map(File::from).collect();
+        Ok(Some(Frame { head, data, files }))
     }
 
     fn receive_data(&mut self, data_bytes: u64, rest: &mut impl FnMut() -> io::Result<()>) -> io::Result<Vec<u8>> {

@@ -18,10 +18,10 @@ use super::peers::Peers;
 use super::wants::Wants;
 use super::{fetchers, reader, replicator, slots, watcher};
 use crate::error::Error;
-use crate::local::{Known, LocalBackend, OutboxOptions, Placed, Reserved, Underlying};
+use crate::local::{Counters, Fingerprints, Known, LocalBackend, OutboxOptions, Placed, Reserved, Underlying};
 use crate::object::{IdBytes, Object};
 use crate::redis::{Keys, Target, server};
-use crate::store::{Backend, OnDeleted, OnStored, StoreConfig, Usage, Waiters, Writer};
+use crate::store::{Backend, OnDeleted, OnStored, Release, StoreConfig, Usage, Waiters, Writer};
 
 /// How long a delete of an id that is not held here waits for Redis to say whether it existed.
 const EXISTS_WAIT_MAX: Duration = Duration::from_millis(100);
@@ -224,8 +224,24 @@ impl Backend for TieredBackend {
         self.local.placed(data)
     }
 
-    fn before_reaping(&self, release: Box<dyn Fn() + Send + Sync>) {
+    fn before_reaping(&self, release: Release) {
         self.local.before_reaping(release);
+    }
+
+    fn share_changes(&self, counters: Counters) -> Option<Fingerprints> {
+        self.local.share_changes(counters)
+    }
+
+    fn changes_now(&self, id: &[u8]) -> Option<(u64, u64)> {
+        self.local.changes_now(id)
+    }
+
+    fn may_remember(&self) -> bool {
+        self.local.may_remember()
+    }
+
+    fn beat(&self) {
+        self.local.beat();
     }
 
     fn reserve(&self, id: &[u8], data_bytes: u64, metadata_bytes: u32) -> Result<Reserved, Error> {

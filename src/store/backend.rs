@@ -3,12 +3,15 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::error::Error;
-use crate::local::{Placed, Reserved};
+use crate::local::{Counters, Fingerprints, Placed, Reserved};
 use crate::object::{Object, ObjectId};
 
 /// Called by a backend inside the critical section in which an object came to exist. Whoever waits for the id takes the object there,
 /// so that a delete that follows at once cannot leave them waiting for ever.
 pub(crate) type OnStored<'a> = &'a mut dyn FnMut(Stored<'_>);
+
+/// Drops what other processes hold, as far as they need it no more.
+pub(crate) type Release = Box<dyn Fn(bool) + Send + Sync>;
 
 /// An object that has come to exist.
 pub(crate) struct Stored<'a> {
@@ -77,8 +80,28 @@ pub(crate) trait Backend: Send + Sync {
         Ok(None)
     }
 
-    /// Has `release` called before room is looked for: it drops what others have given back.
-    fn before_reaping(&self, _release: Box<dyn Fn() + Send + Sync>) {}
+    /// Has `release` called before room is looked for: it drops what others have given back, and, where room is wanted (true), what they only
+    /// remember.
+    fn before_reaping(&self, _release: Release) {}
+
+    /// Has every change of an object raise its counter from now on; how fingerprints are made of ids, by which counters go.
+    fn share_changes(&self, _counters: Counters) -> Option<Fingerprints> {
+        None
+    }
+
+    /// The epoch and the counter of an id: what is looked up after this may be remembered with them, where that `may_remember`, asked
+    /// afterwards, allows it.
+    fn changes_now(&self, _id: &[u8]) -> Option<(u64, u64)> {
+        None
+    }
+
+    /// Whether attached processes may remember what they are told now.
+    fn may_remember(&self) -> bool {
+        false
+    }
+
+    /// Shows attached processes that this one is alive.
+    fn beat(&self) {}
 
     /// Room in such a file for an object that another process writes there.
     fn reserve(&self, id: &[u8], _data_bytes: u64, _metadata_bytes: u32) -> Result<Reserved, Error> {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-pub(crate) use backend::{Backend, OnDeleted, OnStored, Stored, Usage, Writer};
+pub(crate) use backend::{Backend, OnDeleted, OnStored, Release, Stored, Usage, Writer};
 pub use options::{BackendKind, MemoryOptions, ObjectStoreBuilder, StoreConfig};
 pub(crate) use patience::Patience;
 #[cfg(feature = "python")]
@@ -173,7 +173,7 @@ impl ObjectStore {
         self.backend()?.placed(data)
     }
 
-    pub(crate) fn before_reaping(&self, release: Box<dyn Fn() + Send + Sync>) {
+    pub(crate) fn before_reaping(&self, release: Release) {
         self.inner.backend.before_reaping(release);
     }
 
@@ -190,6 +190,11 @@ impl ObjectStore {
     pub(crate) fn commit_reserved(&self, reserved: Reserved, body_hash: u128) -> Result<(), Error> {
         let id = reserved.id().to_vec();
         self.waking(&id, |stored| reserved.commit(body_hash, stored))
+    }
+
+    /// The backend, for whoever keeps the store for others.
+    pub(crate) fn kept(&self) -> &dyn Backend {
+        &*self.inner.backend
     }
 
     pub(crate) fn place(&self) -> String {

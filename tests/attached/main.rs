@@ -6,3 +6,4 @@ mod common;
 
 mod keepers;
 mod place;
+mod remembering;

@@ -1,5 +1,6 @@
 //! What the store asks of the file system: files, maps, room, the directory lock.
 
+pub(crate) mod counters;
 pub mod disk;
 pub(crate) mod lock;
 pub(crate) mod mapping;

@@ -3,14 +3,15 @@
 //! ```text
 //! <directory>/sessions/<random>   4096 slots of 8 bytes, each a u64 in the machine's byte order:
 //!
-//!   bits  0..3    state     0 free, 1 asked, 2 held, 3 writing
-//!   bits  3..32   place     held, writing: the byte at which it begins in its segment, divided by 8
-//!   bits 32..64   segment   held, writing: the number of the body segment
+//!   bits  0..3    state     0 free, 1 asked, 2 held, 3 writing, 4 remembered
+//!   bits  3..32   place     held, writing, remembered: the byte at which it begins in its segment, divided by 8
+//!   bits 32..64   segment   the same: the number of the body segment
 //!   bits  3..64   ticket    asked: a number that the process has made up for this one question
 //! ```
 //!
 //! The process asks (free to asked), the keeper answers (asked to held or writing), the process gives back (to free), and nobody else
-//! changes a slot. So an answer that comes late finds another ticket, and a process that gives up finds out whether it was answered.
+//! changes a slot; but for one that the process only remembers (held to remembered), which the keeper may take back (to free) unless the process
+//! has it held again first. So an answer that comes late finds another ticket, and a process that gives up finds out whether it was answered.
 //! A slot only withholds room: nothing else is ever believed of it. Segment numbers are never used again, so no slot can name the wrong one.
 //!
 //! The file is locked (`flock`) through a descriptor that the keeper has made and sent to the process, and keeps no copy of: the lock ends with
@@ -42,6 +43,7 @@ const STATE_MASK: u64 = (1 << STATE_BITS) - 1;
 const ASKED: u64 = 1;
 const HELD: u64 = 2;
 const WRITING: u64 = 3;
+const REMEMBERED: u64 = 4;
 
 pub(crate) const FREE: u64 = 0;
 
@@ -53,6 +55,11 @@ pub(crate) fn asked(ticket: u64) -> u64 {
 /// A slot that keeps bytes as they are that begin here.
 pub(crate) fn held(segment: u32, offset: u64) -> u64 {
     place(segment, offset) | HELD
+}
+
+/// A slot that holds what nobody uses now, and that somebody may use again.
+pub(crate) fn remembered(segment: u32, offset: u64) -> u64 {
+    place(segment, offset) | REMEMBERED
 }
 
 /// A slot that keeps a place for bytes that are being written there.
@@ -68,7 +75,7 @@ fn place(segment: u32, offset: u64) -> u64 {
 
 /// The segment that a slot withholds room of, if any.
 fn segment(word: u64) -> Option<u32> {
-    matches!(word & STATE_MASK, HELD | WRITING).then_some((word >> 32) as u32)
+    matches!(word & STATE_MASK, HELD | WRITING | REMEMBERED).then_some((word >> 32) as u32)
 }
 
 /// A file of slots, mapped.

@@ -1,5 +1,6 @@
 //! Where each object is, who shares whose bytes, and which ids were deleted.
 
+pub(crate) mod changes;
 pub(crate) mod liveness;
 pub(crate) mod owed;
 pub(crate) mod payloads;
@@ -14,6 +15,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::local::journal::Lsn;
 use crate::sync::{Mutex, RwLock};
+use changes::Changes;
 use owed::Owed;
 use tombstones::Tombstones;
 
@@ -31,6 +33,7 @@ pub(crate) struct Index {
     fingerprints: Fingerprints,
     shards: Box<[Shard]>,
     owed: Arc<Owed>,
+    changes: Arc<Changes>,
 }
 
 /// Makes 64 bits of an id, which whoever chooses the ids cannot foresee.
@@ -60,11 +63,13 @@ pub(crate) struct Table {
     collisions: HashMap<Box<[u8]>, Lsn>,
     /// Of ids that were deleted, for as long as other nodes may still offer them.
     pub tombstones: Tombstones,
+    changes: Arc<Changes>,
 }
 
 impl Table {
-    fn new(owed: Arc<Owed>) -> Self {
-        Table { entries: HashTable::default(), collisions: HashMap::default(), tombstones: Tombstones::new(owed) }
+    fn new(owed: Arc<Owed>, changes: Arc<Changes>) -> Self {
+        let tombstones = Tombstones::new(owed);
+        Table { entries: HashTable::default(), collisions: HashMap::default(), tombstones, changes }
     }
 }
 
@@ -79,13 +84,20 @@ const _: () = assert!(mem::size_of::<Entry>() == 16);
 impl Index {
     pub fn new(fingerprints: Fingerprints) -> Self {
         let owed = Arc::<Owed>::default();
-        let shard = || Shard { writing: Mutex::default(), table: RwLock::new(Table::new(Arc::clone(&owed))) };
-        Index { fingerprints, shards: std::iter::repeat_with(shard).take(SHARD_COUNT).collect(), owed }
+        let changes = Arc::<Changes>::default();
+        let table = || Table::new(Arc::clone(&owed), Arc::clone(&changes));
+        let shard = || Shard { writing: Mutex::default(), table: RwLock::new(table()) };
+        Index { fingerprints, shards: std::iter::repeat_with(shard).take(SHARD_COUNT).collect(), owed, changes }
     }
 
     /// What deletes take that Redis may not know of.
     pub fn owed(&self) -> &Arc<Owed> {
         &self.owed
+    }
+
+    /// Where attached processes are told of every change.
+    pub fn changes(&self) -> &Arc<Changes> {
+        &self.changes
     }
 
     #[inline]
@@ -190,6 +202,7 @@ impl Table {
 
     /// Puts the id at `place`, in place of `old` where it had one.
     pub fn set(&mut self, fingerprint: u64, id: &[u8], old: Option<Lsn>, place: Lsn) {
+        self.changes.raise(fingerprint);
         let same = |entry: &Entry| entry.fingerprint == fingerprint;
         match self.entries.find_mut(fingerprint, same) {
             Some(entry) if old == Some(entry.place) => entry.place = place,
@@ -204,6 +217,7 @@ impl Table {
 
     /// Forgets whoever is at `place`; whether there was one.
     pub fn remove_place(&mut self, fingerprint: u64, place: Lsn) -> bool {
+        self.changes.raise(fingerprint);
         let is_it = |entry: &Entry| entry.fingerprint == fingerprint && entry.place == place;
         if let Ok(entry) = self.entries.find_entry(fingerprint, is_it) {
             entry.remove();
@@ -216,6 +230,7 @@ impl Table {
 
     /// Forgets the id, which was at `place`.
     pub fn remove(&mut self, fingerprint: u64, id: &[u8], place: Lsn) {
+        self.changes.raise(fingerprint);
         match self.entries.find_entry(fingerprint, |entry| entry.fingerprint == fingerprint && entry.place == place) {
             Ok(entry) => drop(entry.remove()),
             Err(_) => drop(self.collisions.remove(id)),
@@ -229,7 +244,7 @@ mod tests {
 
     #[test]
     fn ids_with_one_fingerprint_are_told_apart_by_the_id() {
-        let mut table = Table::new(Arc::default());
+        let mut table = Table::new(Arc::default(), Arc::default());
         let (first, second, third) = (Lsn::new(1, 64), Lsn::new(1, 128), Lsn::new(1, 192));
         table.set(5, b"a", None, first);
         table.set(5, b"b", None, second);

@@ -217,6 +217,7 @@ impl LocalTier {
                     tracing::debug!("object {}: {error}; that it is gone is noted later", ObjectId::new(id));
                 }
                 outbox.hidden.insert(old.lsn, version);
+                self.index().changes().raise(fingerprint);
                 self.call_sealer();
             }
         }

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -6,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::hidden::Hidden;
 use crate::local::catalog::cursors::Cursors;
+use crate::local::index::changes::Changes;
 use crate::local::journal::Lsn;
 use crate::local::sharing::ledger::Ledger;
 
@@ -43,6 +45,8 @@ pub(crate) struct Outbox {
     stuck: Mutex<Option<Instant>>,
     /// What was heard of, and could not be noted.
     pub hidden: Hidden,
+    /// Told whenever objects cease to be served that were.
+    changes: Arc<Changes>,
 }
 
 struct Hearing {
@@ -54,7 +58,7 @@ struct Hearing {
 
 impl Outbox {
     /// `found`: the cursors in the catalog; `end`: the journal's end at open.
-    pub fn new(options: OutboxOptions, found: Option<Cursors>, end: Lsn) -> Self {
+    pub fn new(options: OutboxOptions, found: Option<Cursors>, end: Lsn, changes: Arc<Changes>) -> Self {
         let found = found.filter(|found| found.prefix == options.prefix);
         let ledger = Ledger::new(found.as_ref().map(|found| found.replicated), end);
         let prefix = options.prefix.clone();
@@ -62,7 +66,17 @@ impl Outbox {
         let suspect_below = AtomicU64::new(cursors.suspect_below.to_u64());
         let hearing = Mutex::new(Hearing { cursors, uncertain: false });
         let (deaf, stuck) = (AtomicBool::new(false), Mutex::new(None));
-        Outbox { options, opened_at: end, ledger, hearing, suspect_below, deaf, stuck, hidden: Hidden::default() }
+        Outbox {
+            options,
+            opened_at: end,
+            ledger,
+            hearing,
+            suspect_below,
+            deaf,
+            stuck,
+            hidden: Hidden::default(),
+            changes,
+        }
     }
 
     /// There is a record to push.
@@ -138,6 +152,9 @@ impl Outbox {
 
     pub fn set_deaf(&self, deaf: bool) {
         self.deaf.store(deaf, Ordering::Release);
+        if deaf {
+            self.changes.raise_epoch();
+        }
     }
 
     /// The event stream has lost its past: clean objects are checked before they are served again.
@@ -149,6 +166,7 @@ impl Outbox {
         }
         cursors.suspect_below = cursors.suspect_below.max(end);
         self.suspect_below.store(cursors.suspect_below.to_u64(), Ordering::Release);
+        self.changes.raise_epoch();
     }
 
     /// The suspects are all checked or gone: who comes to be one from now on was heard of until now.

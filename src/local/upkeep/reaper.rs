@@ -29,7 +29,7 @@ fn run(tier: &LocalTier, stop: &Receiver<()>) {
     let mut is_told = false;
     let bytes_max = (tier.space.limit_bytes() / DEAD_PART).min(DEAD_BYTES_MAX);
     while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(TICK) {
-        tier.release_given_back();
+        tier.release_given_back(false);
         loop {
             let bytes = tier.bodies.reapable_bytes();
             if bytes <= bytes_max && (bytes == 0 || reaped.elapsed() < DEAD_AGE_MAX) {

@@ -36,8 +36,10 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long it waits where room is made, but others take it, or where Redis takes what will make some when it has settled.
 const ROOM_STRIFE_MAX: Duration = Duration::from_secs(60);
 
-/// After so many looks for room the others are held back.
+/// After so many looks for room, and this time, the others are held back. Sooner, a store that is well filled would hold back most of the time:
+/// there, a large body often needs more than one look, and has its room within some milliseconds.
 const IN_VAIN_MIN: u32 = 4;
+const CONTEST_AFTER: Duration = Duration::from_millis(200);
 
 /// What records take besides, with the bodies that are asked for.
 const RECORDS_BYTES: u64 = 1 << 16;
@@ -121,7 +123,7 @@ impl Asking {
 
     /// Whether room was made for it again and again, and others took it.
     pub fn is_in_vain(&self) -> bool {
-        self.in_vain >= IN_VAIN_MIN
+        self.in_vain >= IN_VAIN_MIN && self.begun.elapsed() >= CONTEST_AFTER
     }
 
     fn extend(&mut self) {
