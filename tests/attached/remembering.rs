@@ -99,17 +99,14 @@ fn what_was_remembered_of_a_killed_keeper_is_asked_for_again() {
 fn what_is_only_remembered_takes_no_room_from_others_14() {
     let place = Place::new();
     let (writer, reader) = (place.attach(), place.attach());
-    // Twice as many as there is room for, of which each is remembered when it is overwritten.
-    let count = 100;
-    for round in 0..6_u64 {
-        for number in 0..count {
-            writer.put(&[number], &bytes(round * 256 + u64::from(number), 1 << 20), b"").unwrap();
-            let found = get(&reader, &[number]);
-            assert!(found.data == bytes(round * 256 + u64::from(number), 1 << 20));
-        }
+    // More than half of what the store takes, of which the reader remembers each when it is deleted.
+    let ids = |round: u8| (0..140_u8).map(move |number| [round, number]);
+    let content = |id: [u8; 2]| bytes(u64::from(id[0]) * 256 + u64::from(id[1]), 1 << 20);
+    for round in 0..4 {
+        ids(round).for_each(|id| writer.put(&id, &content(id), b"").unwrap());
+        ids(round).for_each(|id| assert!(get(&reader, &id).data == content(id)));
+        ids(round).for_each(|id| assert!(writer.delete(&id).unwrap()));
     }
-    let held: Vec<_> = (0..count).map(|number| get(&reader, &[number]).data).collect();
-    for number in 0..count {
-        assert!(held[usize::from(number)] == bytes(5 * 256 + u64::from(number), 1 << 20));
-    }
+    ids(9).for_each(|id| writer.put(&id, &content(id), b"").unwrap());
+    assert!(ids(0).all(|id| reader.get(&id).unwrap().is_none()));
 }
