@@ -29,7 +29,11 @@ const TURN: Duration = Duration::from_millis(150);
 const QUESTION_BYTES: usize = 16 + 12 + 32;
 const ANSWER_BYTES: usize = 16 + 4;
 
-const OBJECTS: u64 = 1000;
+/// Many more than a process remembers, so that gets ask the keeper.
+const OBJECTS: u64 = 16_000;
+
+/// Few enough to be remembered.
+const REMEMBERED: u64 = 10;
 
 fn main() {
     if only_listed() {
@@ -44,6 +48,9 @@ fn main() {
     }
     if wanted("peers") {
         peers(scratch.path());
+    }
+    if wanted("remembered") {
+        remembered(scratch.path());
     }
     if wanted("large") {
         large(scratch.path());
@@ -221,6 +228,55 @@ fn peers(scratch: &Path) {
     }
     println!("\nAn attached process beside the stock server and Redis over unix sockets, one connection (p50)\n");
     table.print();
+}
+
+fn remembered(scratch: &Path) {
+    let process = Process::keeper(&scratch.join("remembered"));
+    let store = builder(process.directory()).attach().unwrap();
+    let inside = builder(&scratch.join("remembered-inside")).open().unwrap();
+    let mut table =
+        Table::new(["data", "threads", "remembered p50", "p99", "in process p50", "p99", "ratio p50", "target"]);
+    for size in [128, 16 << 10, 1 << 20, 16 << 20] {
+        let mut payloads = Payloads::new(size);
+        for number in 0..REMEMBERED {
+            let data = payloads.next();
+            store.put(&id(number), data, b"").unwrap();
+            inside.put(&id(number), data, b"").unwrap();
+        }
+        for threads in [1, 4] {
+            // A clock costs about as much as a hit: many at a time.
+            const HITS: u64 = 100;
+            let act = |store: &ObjectStore| {
+                let store = store.clone();
+                move |thread: u64| -> Box<dyn FnMut() + Send> {
+                    let (store, mut state) = (store.clone(), thread);
+                    Box::new(move || {
+                        for _ in 0..HITS {
+                            drop(store.get(&id(random(&mut state) % REMEMBERED)).unwrap().unwrap());
+                        }
+                    })
+                }
+            };
+            let sides: [Side<'_>; 2] = [("remembered", Box::new(act(&store))), ("in process", Box::new(act(&inside)))];
+            let mut times = take_turns(&sides, threads);
+            let mut each =
+                |percent| times.iter_mut().map(|times| percentile(times, percent) / HITS as f64).collect::<Vec<_>>();
+            let (p50, p99) = (each(50.0), each(99.0));
+            table.row([
+                show_bytes(size),
+                threads.to_string(),
+                show_nanoseconds(p50[0]),
+                show_nanoseconds(p99[0]),
+                show_nanoseconds(p50[1]),
+                show_nanoseconds(p99[1]),
+                show_ratio(p50[0] / p50[1]),
+                "2.00x".to_owned(),
+            ]);
+        }
+    }
+    println!("\nWhat an attached process remembers, beside a store in the process (of 100 gets in a row, each)\n");
+    table.print();
+    inside.close().unwrap();
 }
 
 fn large(scratch: &Path) {
