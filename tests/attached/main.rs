@@ -4,6 +4,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod contents;
+mod history;
+mod holding;
 mod keepers;
 mod place;
 mod remembering;
+mod report;
+mod rounds;
+mod worker;

@@ -11,6 +11,9 @@ use crate::common::until;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_scaler_object_storage_server");
 
+/// Where a test does not ask for less.
+pub const SIZE_MB: u64 = 256;
+
 pub struct Place {
     directory: tempfile::TempDir,
 }
@@ -25,9 +28,13 @@ impl Place {
     }
 
     pub fn builder(&self) -> ObjectStoreBuilder {
+        Place::builder_in(&self.path())
+    }
+
+    pub fn builder_in(path: &Path) -> ObjectStoreBuilder {
         ObjectStore::builder()
-            .local(self.path())
-            .max_size_mb(256)
+            .local(path)
+            .max_size_mb(SIZE_MB)
             .keeper_command(PROGRAM)
             .keeper_idle(Duration::from_secs(1))
             .keeper_response_timeout(Duration::from_secs(3))
@@ -42,7 +49,7 @@ impl Place {
         let path = self.path();
         let mut command = Command::new(PROGRAM);
         command
-            .args(["tcp://127.0.0.1:0", "--backend", "local", "--local-max-size-mb", "256", "--local-path"])
+            .args(["tcp://127.0.0.1:0", "--backend", "local", "--local-max-size-mb", &SIZE_MB.to_string(), "--local-path"])
             .arg(&path);
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let number = process.id();
@@ -53,6 +60,23 @@ impl Place {
     /// The process that keeps the directory, and listens.
     pub fn keeper(&self) -> Option<u32> {
         keeper(&self.path())
+    }
+
+    /// All processes that were told of the directory: those that keep it, and those that this test has started.
+    pub fn processes(&self) -> Vec<u32> {
+        let path = self.path().into_os_string().into_encoded_bytes();
+        let numbers = std::fs::read_dir("/proc").unwrap().filter_map(|it| it.unwrap().file_name().to_str()?.parse().ok());
+        let knows = |number: &u32| {
+            // One that has ended meanwhile knows nothing.
+            let environment = std::fs::read(format!("/proc/{number}/environ")).unwrap_or_default();
+            environment.windows(path.len()).any(|window| window == path)
+        };
+        numbers.filter(|number| is_alive(*number) && knows(number)).collect()
+    }
+
+    /// Files of sessions: one for each through which somebody may still read or write.
+    pub fn sessions(&self) -> usize {
+        std::fs::read_dir(self.path().join("sessions")).unwrap().count()
     }
 
     pub fn kill_keeper(&self) -> u32 {
