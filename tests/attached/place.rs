@@ -82,6 +82,7 @@ impl Place {
     pub fn kill_keeper(&self) -> u32 {
         let number = self.keeper().expect("somebody keeps it");
         signal(number, libc::SIGKILL);
+        until("the keeper is gone", || !is_alive(number));
         number
     }
 }
