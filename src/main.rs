@@ -39,6 +39,7 @@ fn serve() -> Result<(), Failure> {
         return keep(inherit_turn(descriptor)?);
     }
     let config = ServerConfig::load(&cli::parse(env::args_os()), environment())?;
+    raise_descriptor_limit();
     let options = options(&config)?;
     let _written_at_exit = logging::start(&config.logging_paths, config.logging_level)?;
     if let Some(file) = &config.logging_config_file {
@@ -53,6 +54,14 @@ fn serve() -> Result<(), Failure> {
     // For signals and for accepting; the server serves connections on threads of its own.
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run(options, &config))
+}
+
+/// Every attached process takes some descriptors, and the limit that a process starts with is for programs with few.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // What cannot be raised stays as it is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 fn options(config: &ServerConfig) -> Result<ServerOptions, Failure> {
@@ -103,6 +112,7 @@ async fn run(options: ServerOptions, config: &ServerConfig) -> Result<(), Failur
 /// Keeps a directory for processes that attach, without serving anybody else, as long as there are any.
 fn keep(turn: InheritedTurn) -> Result<(), Failure> {
     let config = ServerConfig::load(&CommandLine::default(), environment())?;
+    raise_descriptor_limit();
     let _written_at_exit = logging::start(&config.logging_paths, config.logging_level)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

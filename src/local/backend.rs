@@ -245,8 +245,7 @@ impl Backend for LocalBackend {
     }
 
     fn before_reaping(&self, release: Release) {
-        self.tier.segments.set_shared();
-        *self.tier.before_reaping.lock() = Some(release);
+        self.tier.before_reaping.lock().push(release);
     }
 
     fn reserve(&self, id: &[u8], data_bytes: u64, metadata_bytes: u32) -> Result<Reserved, Error> {
@@ -313,6 +312,8 @@ impl Backend for LocalBackend {
         if sealer.join().is_err() {
             tracing::error!("the sealer of {} panicked; the next open repairs what it left", self.directory.display());
         }
+        // What attached processes hold: from here on nothing is written here, and the next open looks at their slots.
+        drop(std::mem::take(&mut *self.tier.before_reaping.lock()));
         let noted = self.tier.readers.close(&self.tier.bodies.read_segments());
         drop(lock);
         flushed.and(noted)

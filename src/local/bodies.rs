@@ -445,7 +445,8 @@ impl Stretches {
         let segment = &stretch.segment;
         segment.stretch_went();
         if segment.is_withheld() {
-            return None; // somebody may read it, or write to it: it goes when that is over
+            // Somebody may use what is in it: it stays, and counts, until that is over.
+            return None;
         }
         if segment.kind == SegmentKind::Body {
             return (!segment.has_stretches()).then(|| Arc::clone(segment));

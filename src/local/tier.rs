@@ -60,8 +60,8 @@ pub(crate) struct LocalTier {
     pub wake: Sender<Task>,
     /// Damaged records of which only the hints can tell what they took, with their fingerprints.
     pub lost: Mutex<Vec<(u64, Lsn)>>,
-    /// Drops what attached processes have given back: they cannot tell.
-    pub before_reaping: Mutex<Option<Release>>,
+    /// These drop what attached processes have given back: they cannot tell.
+    pub before_reaping: Mutex<Vec<Release>>,
     /// Held while dead bodies are freed.
     pub reaping: Mutex<()>,
 }
@@ -308,9 +308,7 @@ impl LocalTier {
 
     /// Drops what attached processes have given back; where room is wanted, also what they only remember.
     pub fn release_given_back(&self, is_wanted: bool) {
-        if let Some(release) = &*self.before_reaping.lock() {
-            release(is_wanted);
-        }
+        self.before_reaping.lock().iter().for_each(|release| release(is_wanted));
     }
 
     /// Frees bodies that are dead: their superseding records are made durable first, a few pages, and nothing else.

@@ -18,7 +18,7 @@ use super::messages::{Known, Manner, NAMES_MAX, Reply, Request, SLICE};
 use super::remembered::Data;
 use super::session::{Answered, Greeted, Session, Slot, Unanswered};
 use super::socket;
-use super::starting::Starter;
+use super::starting::{self, Starter};
 use crate::error::Error;
 use crate::fork;
 use crate::local::UNSHARED_BYTES_MAX;
@@ -172,7 +172,12 @@ impl Attached {
                     true => continue,
                     false => "nobody keeps it, and another process is about to".clone_into(&mut reason),
                 },
-                Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Interrupted) => {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    // It says whose the directory is.
+                    starting::make_directory(&self.directory)?;
+                    return Err(self.detached(&error.to_string()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                     return Err(self.detached(&error.to_string()));
                 }
                 Err(error) => reason = error.to_string(),

@@ -7,7 +7,7 @@ use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -73,13 +73,21 @@ pub(super) struct Shared {
     socket: (u64, u64),
     pub expected: Vec<(String, String)>,
     pub options: KeeperOptions,
-    sessions: Mutex<HashMap<u64, Arc<Session>>>,
+    sessions: Arc<Sessions>,
     streams: Mutex<HashMap<u64, Arc<UnixStream>>>,
     threads: AtomicUsize,
     closing: AtomicBool,
     pub yielding: AtomicBool,
+}
+
+/// The sessions of attached processes. They are the store's, until they are over or the store is closed: what they hold stays theirs, whether
+/// or not anybody listens to them.
+struct Sessions {
+    all: Mutex<HashMap<u64, Arc<Session>>>,
     /// When the last process ended, or since when there was none.
     empty_since: Mutex<Instant>,
+    /// When it was last looked for those that are over.
+    looked: Mutex<Instant>,
 }
 
 impl Keeper {
@@ -172,12 +180,11 @@ impl Keeper {
             directory,
             socket: own,
             options,
-            sessions: Mutex::default(),
+            sessions: Arc::new(Sessions::new()),
             streams: Mutex::default(),
             threads: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             yielding: AtomicBool::new(false),
-            empty_since: Mutex::new(Instant::now()),
         });
         let accepting = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || accept(&accepting, &listener));
@@ -193,8 +200,8 @@ impl Keeper {
 
     /// The store is open: from here on processes are let in.
     fn serve(&self, store: &ObjectStore) {
-        let weak = Arc::downgrade(&self.shared);
-        store.before_reaping(Box::new(move |is_wanted| release(&weak, is_wanted)));
+        let sessions = Arc::clone(&self.shared.sessions);
+        store.before_reaping(Box::new(move |is_wanted| sessions.release(is_wanted)));
         match Counters::map(&self.shared.counters) {
             Ok(counters) => {
                 if let Some(Fingerprints { seed, mask }) = store.kept().share_changes(counters) {
@@ -213,7 +220,7 @@ impl Keeper {
     /// Processes that are attached now.
     #[must_use]
     pub fn attached(&self) -> usize {
-        self.shared.sessions.lock().len()
+        self.shared.sessions.all.lock().len()
     }
 
     /// Whether a server has asked for the directory: the keeper is to be closed, and the store.
@@ -225,7 +232,7 @@ impl Keeper {
     /// How long nobody has been attached; zero while somebody is.
     #[must_use]
     pub fn idle(&self) -> Duration {
-        if self.attached() > 0 { Duration::ZERO } else { self.shared.empty_since.lock().elapsed() }
+        if self.attached() > 0 { Duration::ZERO } else { self.shared.sessions.empty_since.lock().elapsed() }
     }
 
     /// Ends the service, before the store is closed: calls under way are finished, bytes that processes hold stay as they are.
@@ -252,8 +259,6 @@ impl Keeper {
         for stream in self.shared.streams.lock().values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
-        let sessions = std::mem::take(&mut *self.shared.sessions.lock());
-        drop(sessions);
     }
 }
 
@@ -282,24 +287,35 @@ impl Shared {
     }
 
     pub fn add(&self, session: &Arc<Session>) {
-        self.sessions.lock().insert(session.id, Arc::clone(session));
+        self.sessions.all.lock().insert(session.id, Arc::clone(session));
     }
 
     pub fn find(&self, id: u64) -> Option<Arc<Session>> {
-        self.sessions.lock().get(&id).cloned()
+        self.sessions.all.lock().get(&id).cloned()
+    }
+
+    pub fn look_after_sessions(&self) {
+        self.sessions.look_after();
+    }
+}
+
+impl Sessions {
+    fn new() -> Self {
+        let now = Instant::now();
+        Sessions { all: Mutex::default(), empty_since: Mutex::new(now), looked: Mutex::new(now) }
     }
 
     fn all(&self) -> Vec<Arc<Session>> {
-        self.sessions.lock().values().cloned().collect()
+        self.all.lock().values().cloned().collect()
     }
 
-    /// Ends the sessions of processes that have.
-    pub fn look_after_sessions(&self) {
+    /// Ends those of processes that have ended.
+    fn look_after(&self) {
         for session in self.all() {
             session.release();
             if session.is_over() {
                 let ended = {
-                    let mut sessions = self.sessions.lock();
+                    let mut sessions = self.all.lock();
                     let ended = sessions.remove(&session.id);
                     if sessions.is_empty() {
                         *self.empty_since.lock() = Instant::now();
@@ -310,13 +326,24 @@ impl Shared {
             }
         }
     }
-}
 
-/// Drops what processes have given back, before room is looked for.
-fn release(shared: &Weak<Shared>, is_wanted: bool) {
-    let Some(shared) = shared.upgrade() else { return };
-    for session in shared.all() {
-        if is_wanted { session.take_back() } else { session.release() }
+    /// Drops what processes have given back, and, where room is wanted, what they only remember; every now and then, all that those have held
+    /// that have ended.
+    fn release(&self, is_wanted: bool) {
+        let is_due = {
+            let mut looked = self.looked.lock();
+            let is_due = looked.elapsed() >= LOOK_EVERY;
+            if is_due {
+                *looked = Instant::now();
+            }
+            is_due
+        };
+        if is_due {
+            self.look_after();
+        }
+        for session in self.all() {
+            if is_wanted { session.take_back() } else { session.release() }
+        }
     }
 }
 
@@ -328,13 +355,8 @@ fn directory(config: &StoreConfig) -> Result<PathBuf, Error> {
 }
 
 fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
-    let mut looked = Instant::now();
     let mut number = 0;
     while !shared.is_closing() {
-        if looked.elapsed() >= LOOK_EVERY {
-            looked = Instant::now();
-            shared.look_after_sessions();
-        }
         if let Some(store) = shared.store.get() {
             store.kept().beat();
         }

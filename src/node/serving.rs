@@ -250,6 +250,7 @@ impl Call<'_> {
             Request::Contains { id } => store.contains(id).map(is_so),
             Request::Put { id, metadata } => self.write(|| store.put(id, &frame.data, metadata).map(|()| true)),
             Request::Delete { name: 0, id } => self.write(|| store.delete(id)),
+            Request::Delete { .. } if !self.session.may_be_told() => Ok(Reply::Busy),
             Request::Delete { name, id } => {
                 let session = Arc::clone(self.session);
                 let answer = move |existed| session.tell(Notice::Deleted { name, existed });

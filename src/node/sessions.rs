@@ -27,7 +27,7 @@ pub(super) struct Session {
     /// Objects that were waited for, until the process takes them.
     claims: Mutex<HashMap<u64, Object>>,
     waits: Mutex<HashMap<u64, Wait>>,
-    /// What is to be told; as many as there are waits, so it has their bound.
+    /// What is to be told: counted with the waits.
     tell: Sender<Notice>,
     pub to_tell: Receiver<Notice>,
     connections: AtomicUsize,
@@ -183,7 +183,7 @@ impl Session {
 
     /// Whether it may wait for one more, under this name.
     pub fn may_wait(&self, name: u64) -> bool {
-        if self.claims.lock().len() >= WAITS_MAX {
+        if !self.may_be_told() || self.claims.lock().len() >= WAITS_MAX {
             return false;
         }
         let mut waits = self.waits.lock();
@@ -192,6 +192,11 @@ impl Session {
         drop(waits);
         drop(before);
         may_wait
+    }
+
+    /// Whether it hears what it is told: no process has so much to hear that listens.
+    pub fn may_be_told(&self) -> bool {
+        self.to_tell.len() < WAITS_MAX
     }
 
     /// What was begun with `may_wait` is parked, unless it was answered meanwhile.
@@ -232,5 +237,40 @@ impl Session {
     pub fn tell(&self, notice: Notice) {
         // Both ends are here.
         let _ = self.tell.send(notice);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_does_not_listen_is_told_no_more_than_it_may_wait_for() {
+        let place = tempfile::tempdir().unwrap();
+        let (session, _file) = Session::begin(place.path()).unwrap();
+        for name in 0..WAITS_MAX as u64 {
+            assert!(session.may_wait(name));
+            session.answered(name);
+            session.tell(Notice::ToClaim { name });
+        }
+        assert!(!session.may_wait(0) && !session.may_be_told());
+        drop(session.to_tell.recv().unwrap());
+        assert!(session.may_wait(0) && session.may_be_told());
+    }
+
+    #[test]
+    fn a_process_waits_for_no_more_than_it_may() {
+        let place = tempfile::tempdir().unwrap();
+        let (session, _file) = Session::begin(place.path()).unwrap();
+        assert!((0..WAITS_MAX as u64).all(|name| session.may_wait(name)));
+        assert!(!session.may_wait(u64::MAX));
+        session.forget(7);
+        assert!(session.may_wait(u64::MAX));
+        for name in 0..WAITS_MAX as u64 {
+            session.forget(name);
+            session.keep_for(name, Object::default());
+        }
+        assert!(!session.may_wait(1 << 40));
+        assert!(session.claim(&[3]).is_some() && session.claim(&[3]).is_none());
     }
 }

@@ -165,6 +165,7 @@ pub(super) struct Connection {
     end: usize,
     /// Of the frame that was received last.
     fields: std::ops::Range<usize>,
+    /// The descriptors that have come since the last frame.
     files: VecDeque<OwnedFd>,
     /// Frames are encoded here.
     pub output: Vec<u8>,
@@ -317,7 +318,12 @@ fn receive(
             Ok(received) => {
                 for message in control.drain() {
                     if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                        files.extend(descriptors);
+                        // More to a frame are of nobody's asking: they are not kept until it is complete.
+                        for descriptor in descriptors {
+                            if files.len() < DESCRIPTORS_MAX {
+                                files.push_back(descriptor);
+                            }
+                        }
                     }
                 }
                 return Ok(received.bytes);

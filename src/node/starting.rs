@@ -109,7 +109,7 @@ impl Starter {
 
     fn program(&self) -> PathBuf {
         if !self.command.as_os_str().is_empty() {
-            return self.command.clone();
+            return program(&self.command);
         }
         // Without it, the path is searched.
         let here = std::env::current_exe().ok();
@@ -118,18 +118,29 @@ impl Starter {
     }
 }
 
+fn absolute(path: &Path) -> PathBuf {
+    // It fails for the empty path alone, and where there is no current directory.
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// A mere name is looked for in the path.
+fn program(command: &Path) -> PathBuf {
+    if command.components().count() > 1 { absolute(command) } else { command.to_owned() }
+}
+
 /// The config as environment variables, as the server's program reads them. Not on its command line, which everybody on the machine may
 /// read: there may be a password in it.
 pub(super) fn environment(config: &StoreConfig) -> Vec<(String, String)> {
     let StoreConfig { backend, memory: _, local, redis } = config;
-    let path = |path: &Path| path.display().to_string();
+    // A keeper runs elsewhere than this process.
+    let path = |path: &Path| absolute(path).display().to_string();
     let mut settings = vec![
         ("BACKEND", backend.name().to_owned()),
         ("LOCAL_PATH", path(&local.directory())),
         ("LOCAL_MAX_SIZE_MB", local.max_size_mb.to_string()),
         ("LOCAL_DURABILITY", local.durability.name().to_owned()),
         ("LOCAL_LOCK_WAIT_MS", local.lock_wait_ms.to_string()),
-        ("LOCAL_KEEPER_COMMAND", path(&local.keeper_command)),
+        ("LOCAL_KEEPER_COMMAND", program(&local.keeper_command).display().to_string()),
         ("LOCAL_KEEPER_RESPONSE_TIMEOUT_MS", local.keeper_response_timeout_ms.to_string()),
         ("LOCAL_KEEPER_IDLE_SECONDS", local.keeper_idle_seconds.to_string()),
     ];
@@ -267,3 +278,6 @@ fn unlock(file: &File) {
         tracing::debug!("giving up the turn: {error}; it goes with the descriptor");
     }
 }
+
+#[cfg(all(test, feature = "config"))]
+mod tests;

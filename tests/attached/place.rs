@@ -1,5 +1,6 @@
 //! A directory whose keepers are known, and ended with the test.
 
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -16,15 +17,20 @@ pub const SIZE_MB: u64 = 256;
 
 pub struct Place {
     directory: tempfile::TempDir,
+    name: String,
 }
 
 impl Place {
     pub fn new() -> Self {
-        Place { directory: tempfile::tempdir().unwrap() }
+        Place::with_name("store")
+    }
+
+    pub fn with_name(name: &str) -> Self {
+        Place { directory: tempfile::tempdir().unwrap(), name: name.to_owned() }
     }
 
     pub fn path(&self) -> PathBuf {
-        self.directory.path().join("store")
+        self.directory.path().join(&self.name)
     }
 
     pub fn builder(&self) -> ObjectStoreBuilder {
@@ -49,7 +55,14 @@ impl Place {
         let path = self.path();
         let mut command = Command::new(PROGRAM);
         command
-            .args(["tcp://127.0.0.1:0", "--backend", "local", "--local-max-size-mb", &SIZE_MB.to_string(), "--local-path"])
+            .args([
+                "tcp://127.0.0.1:0",
+                "--backend",
+                "local",
+                "--local-max-size-mb",
+                &SIZE_MB.to_string(),
+                "--local-path",
+            ])
             .arg(&path);
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let number = process.id();
@@ -65,7 +78,8 @@ impl Place {
     /// All processes that were told of the directory: those that keep it, and those that this test has started.
     pub fn processes(&self) -> Vec<u32> {
         let path = self.path().into_os_string().into_encoded_bytes();
-        let numbers = std::fs::read_dir("/proc").unwrap().filter_map(|it| it.unwrap().file_name().to_str()?.parse().ok());
+        let numbers =
+            std::fs::read_dir("/proc").unwrap().filter_map(|it| it.unwrap().file_name().to_str()?.parse().ok());
         let knows = |number: &u32| {
             // One that has ended meanwhile knows nothing.
             let environment = std::fs::read(format!("/proc/{number}/environ")).unwrap_or_default();
@@ -96,7 +110,9 @@ impl Drop for Place {
 }
 
 pub fn keeper(path: &Path) -> Option<u32> {
-    UnixStream::connect(path.join("socket")).ok()?;
+    // The directory's name may be too long for a socket's.
+    let directory = std::fs::File::open(path).ok()?;
+    UnixStream::connect(format!("/proc/self/fd/{}/socket", directory.as_raw_fd())).ok()?;
     let text = std::fs::read_to_string(path.join("LOCK")).ok()?;
     text.lines().next()?.trim().parse().ok()
 }

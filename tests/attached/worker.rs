@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -54,10 +54,21 @@ impl Worker {
 
     /// One that does not know the store yet.
     pub fn detached(place: &Place) -> Self {
+        Worker::start(&place.path(), Path::new("/"))
+    }
+
+    /// One that knows the directory by a path that begins where it runs.
+    pub fn relative(place: &Place) -> Self {
+        let path = place.path();
+        Worker::start(Path::new(path.file_name().unwrap()), path.parent().unwrap())
+    }
+
+    fn start(path: &Path, directory: &Path) -> Self {
         let (own, other) = UnixStream::pair().unwrap();
         let process = Command::new(std::env::current_exe().unwrap())
             .args([TEST, "--exact", "--nocapture"])
-            .env(WORKER, place.path())
+            .env(WORKER, path)
+            .current_dir(directory)
             .stdin(OwnedFd::from(other))
             .stdout(Stdio::null())
             .spawn()
@@ -269,6 +280,11 @@ impl Obeying {
             }
             "descriptors" => {
                 let limit = libc::rlimit { rlim_cur: number(1), rlim_max: number(1) };
+                // Sound: reads `limit`.
+                assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+            }
+            "soft-descriptors" => {
+                let limit = libc::rlimit { rlim_cur: number(1), rlim_max: number(2) };
                 // Sound: reads `limit`.
                 assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
             }

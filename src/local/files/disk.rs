@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
+use rustix::io::retry_on_intr;
 
 /// The file system under a journal.
 pub trait Disk: Send + Sync {
@@ -121,6 +122,21 @@ impl Disk for SystemDisk {
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
         File::open(path)?.sync_all()
+    }
+}
+
+/// Gives the room of a removed file's bytes from there on back, whoever has it open or mapped. Where the file system cannot, it comes back
+/// when nobody has.
+pub(crate) fn punch(file: &File, from: u64) {
+    let punched = file.metadata().and_then(|metadata| {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match metadata.len().saturating_sub(from) {
+            0 => Ok(()),
+            bytes => Ok(retry_on_intr(|| rustix::fs::fallocate(file, flags, from, bytes))?),
+        }
+    });
+    if let Err(error) = punched {
+        tracing::debug!("the room of a removed file comes back later: {error}");
     }
 }
 

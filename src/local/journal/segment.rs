@@ -26,7 +26,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::Lsn;
 use super::record::{HEADER_BYTES, Header};
 use crate::error::Error;
-use crate::local::files::disk::{Disk, DiskFile};
+use crate::local::files::disk::{self, Disk, DiskFile};
 use crate::local::files::mapping::Mapping;
 use crate::local::files::open_files::{FileSlot, OpenFiles};
 use crate::local::files::space::Lease;
@@ -473,18 +473,17 @@ impl Segment {
         Ok(())
     }
 
-    /// Gives the bodies' blocks back before the file is removed: a map that an attached process has kept, though it holds nothing of the segment
-    /// any more, would keep them. The header stays, so that a file which cannot be removed is known for what it is.
-    pub fn empty(&self) {
-        let emptied = self.file().and_then(|file| file.truncate(BODY_ALIGNMENT));
-        if let Err(error) = emptied {
-            tracing::debug!("{}: {error}; its blocks come back when nobody maps them", self.path.display());
-        }
-    }
-
-    /// Removes the file. Its space comes back when nobody reads it any more.
+    /// Removes the file. Its space comes back when nobody reads it any more; of body segments, in which nobody holds anything, at once:
+    /// attached processes keep maps of those.
     pub fn remove(&self) -> io::Result<()> {
+        let file = if self.kind == SegmentKind::Records || self.is_withheld() { None } else { Some(self.file()) };
         self.disk.remove(&self.path)?;
+        match file {
+            // The header stays: should the name come back after a power loss, it is an empty segment.
+            Some(Ok(file)) => disk::punch(file.file(), BODY_ALIGNMENT),
+            Some(Err(error)) => tracing::debug!("{}: {error}; maps of it keep its room", self.path.display()),
+            None => {}
+        }
         self.lease.unlink();
         self.close_file();
         self.unmap();

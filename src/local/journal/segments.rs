@@ -40,8 +40,6 @@ pub(crate) struct Segments {
     syncing_names: Mutex<()>,
     next_spare: AtomicU32,
     mapped: AtomicUsize,
-    /// Whether other processes map body segments.
-    is_shared: AtomicBool,
 }
 
 /// A preallocated file that has no number yet.
@@ -109,7 +107,6 @@ impl Segments {
             syncing_names: Mutex::new(()),
             next_spare: AtomicU32::new(0),
             mapped: AtomicUsize::new(0),
-            is_shared: AtomicBool::new(false),
         }
     }
 
@@ -136,11 +133,6 @@ impl Segments {
         let segments = self.load();
         let records = segments.values().filter(|segment| segment.kind == SegmentKind::Records);
         records.map(|segment| segment.live_bytes()).max().unwrap_or(0).min(bytes_max)
-    }
-
-    /// Other processes map body segments from now on.
-    pub fn set_shared(&self) {
-        self.is_shared.store(true, Ordering::Release);
     }
 
     /// The body segment in whose map these bytes are, and where in it.
@@ -268,9 +260,6 @@ impl Segments {
     /// Removes a segment that nothing refers to any more. One that cannot be removed stays: as long as its file is there, so must
     /// be the newer ones that say what in it is dead.
     pub fn remove(&self, segment: &Segment) -> Result<(), Error> {
-        if segment.kind != SegmentKind::Records && self.is_shared.load(Ordering::Acquire) {
-            segment.empty();
-        }
         match segment.remove() {
             // Removed before.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

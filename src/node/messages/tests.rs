@@ -19,7 +19,11 @@ fn requests() -> Vec<Request<'static>> {
     let id: &[u8] = b"an id";
     vec![
         Request::Greet { version: VERSION, session: 3, expected: vec![] },
-        Request::Greet { version: VERSION, session: u64::MAX, expected: vec![(text("a"), text("1")), (text("b"), text(""))] },
+        Request::Greet {
+            version: VERSION,
+            session: u64::MAX,
+            expected: vec![(text("a"), text("1")), (text("b"), text(""))],
+        },
         Request::Get { ticket, id },
         Request::Contains { id },
         Request::Put { id, metadata: b"metadata" },
@@ -50,12 +54,16 @@ fn errors() -> Vec<Error> {
         Error::InvalidId { len: 600, bytes_min: 1, bytes_max: 512 },
         Error::TooLarge { id: id(), bytes: 12, bytes_max: 11 },
         Error::Full { id: id(), bytes: 1, live_bytes: 2, capacity_bytes: 3, place: text("/a/place") },
-        Error::Io { action: "write".into(), path: "/a/file".into(), source: io::Error::from_raw_os_error(libc::ENOSPC) },
-        Error::Io { action: "read".into(), path: "/a/file".into(), source: io::Error::other("words of its own") },
+        Error::Io {
+            action: "write",
+            path: "/a/file".into(),
+            source: io::Error::from_raw_os_error(libc::ENOSPC),
+        },
+        Error::Io { action: "read", path: "/a/file".into(), source: io::Error::other("words of its own") },
         Error::Catalog { path: "/a/catalog".into(), reason: text("a reason") },
         Error::WritesRefused { path: "/a/store".into(), cause: text("a cause") },
         Error::Unreachable { address: text("redis:6379"), reason: text("a reason") },
-        Error::Refused { address: text("redis:6379"), action: "store".into(), id: id(), reason: text("OOM") },
+        Error::Refused { address: text("redis:6379"), action: "store", id: id(), reason: text("OOM") },
         Error::Closed,
         Error::WriteFailed { id: id(), reason: text("a reason") },
         Error::LengthMismatch { id: id(), written: 5, announced: 6 },
@@ -65,21 +73,23 @@ fn errors() -> Vec<Error> {
 
 /// Every reply, with fields that differ.
 fn replies() -> Vec<Reply<'static>> {
-    let usage = Usage {
-        objects: 1,
-        payloads: 2,
-        payload_bytes: 3,
-        capacity_bytes: 4,
-        physical_bytes: 5,
-        damaged_objects: 6,
-    };
+    let usage =
+        Usage { objects: 1, payloads: 2, payload_bytes: 3, capacity_bytes: 4, physical_bytes: 5, damaged_objects: 6 };
     let mut replies = vec![
-        Reply::Welcome { session: 0x0102, place: text("/a/place") },
+        Reply::Welcome { session: 0x0102, place: text("/a/place"), fingerprints: [3, u64::MAX] },
         Reply::Done { is_so: true, woken: vec![] },
         Reply::Done { is_so: false, woken: vec![1, u64::MAX] },
         Reply::Absent,
-        Reply::Inline { metadata: b"metadata" },
-        Reply::Placed { metadata: b"", segment: 1, offset: 4096, data_bytes: 70_000, file_bytes: 1 << 30 },
+        Reply::Inline { metadata: b"metadata", known: Some((1, 2)) },
+        Reply::Inline { metadata: b"", known: None },
+        Reply::Placed {
+            metadata: b"",
+            known: Some((u64::MAX, 0)),
+            segment: 1,
+            offset: 4096,
+            data_bytes: 70_000,
+            file_bytes: 1 << 30,
+        },
         Reply::Reserved { segment: u32::MAX, offset: 8, file_bytes: 16 },
         Reply::Later,
         Reply::Usage(usage),
@@ -147,10 +157,20 @@ fn other_errors_keep_their_words() {
 #[test]
 fn the_bytes_of_messages() {
     let mut buffer = Vec::new();
-    Request::Get { ticket: 0x0908, id: b"id" }.encode(Manner { is_durable: false, is_here: true }, 0x0201, 0, &mut buffer);
+    Request::Get { ticket: 0x0908, id: b"id" }.encode(
+        Manner { is_durable: false, is_here: true },
+        0x0201,
+        0,
+        &mut buffer,
+    );
     assert_eq!(buffer, *b"\x0e\0\0\0\x02\x02\x01\x02\0\0\0\0\0\0\0\0\x08\x09\0\0\0\0\0\0\x02\0\0\0id");
 
-    Request::Put { id: b"id", metadata: b"m" }.encode(Manner { is_durable: true, is_here: false }, NO_SLOT, 3, &mut buffer);
+    Request::Put { id: b"id", metadata: b"m" }.encode(
+        Manner { is_durable: true, is_here: false },
+        NO_SLOT,
+        3,
+        &mut buffer,
+    );
     assert_eq!(buffer, *b"\x0b\0\0\0\x04\x01\xff\xff\x03\0\0\0\0\0\0\0\x02\0\0\0id\x01\0\0\0m");
 
     let expected = vec![(text("backend"), text("local"))];
@@ -160,10 +180,11 @@ fn the_bytes_of_messages() {
         *b"\x24\0\0\0\x01\0\xff\xff\0\0\0\0\0\0\0\0\x01\0\0\0\x05\0\0\0\0\0\0\0\x01\0\0\0\x07\0\0\0backend\x05\0\0\0local"
     );
 
-    Reply::Placed { metadata: b"m", segment: 7, offset: 4096, data_bytes: 9, file_bytes: 8192 }.encode(0, &mut buffer);
+    Reply::Placed { metadata: b"m", known: None, segment: 7, offset: 4096, data_bytes: 9, file_bytes: 8192 }
+        .encode(0, &mut buffer);
     assert_eq!(
         buffer,
-        *b"\x21\0\0\0\x05\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0m\x07\0\0\0\0\x10\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\0\x20\0\0\0\0\0\0"
+        *b"\x22\0\0\0\x05\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0m\0\x07\0\0\0\0\x10\0\0\0\0\0\0\x09\0\0\0\0\0\0\0\0\x20\0\0\0\0\0\0"
     );
 
     Reply::Failed(Error::TooLarge { id: ObjectId::new(b"id"), bytes: 12, bytes_max: 11 }).encode(0, &mut buffer);
@@ -208,7 +229,8 @@ fn only_those_with_data_have_data() {
 
 #[test]
 fn what_is_longer_than_any_message_is_refused_by_its_head() {
-    let head = Head { fields_bytes: REQUEST_FIELDS_MAX as u32, kind: 4, flags: 0, slot: 0, data_bytes: REQUEST_DATA_MAX };
+    let head =
+        Head { fields_bytes: REQUEST_FIELDS_MAX as u32, kind: 4, flags: 0, slot: 0, data_bytes: REQUEST_DATA_MAX };
     assert!(head.check_request().is_ok());
     assert!(Head { fields_bytes: head.fields_bytes + 1, ..head }.check_request().is_err());
     assert!(Head { data_bytes: head.data_bytes + 1, ..head }.check_request().is_err());
@@ -253,7 +275,8 @@ proptest! {
             let (again, same) = frame(&buffer);
             prop_assert_eq!(again.kind, kind);
             // The number of an error of the system has its own words.
-            prop_assert!(matches!(reply, Reply::Failed(Error::Io { .. })) || same == fields);
+            let is_io = matches!(reply, Reply::Failed(Error::Io { .. }));
+            prop_assert!(is_io || same == fields);
         }
     }
 
@@ -270,7 +293,8 @@ proptest! {
         if let Ok((request, manner)) = Request::decode(head, fields) {
             let mut again = Vec::new();
             request.encode(manner, head.slot, head.data_bytes, &mut again);
-            prop_assert!(again[HEAD_BYTES..] == *fields || matches!(request, Request::Greet { .. }));
+            let is_greeting = matches!(request, Request::Greet { .. });
+            prop_assert!(is_greeting || again[HEAD_BYTES..] == *fields);
         }
     }
 }

@@ -1,0 +1,254 @@
+//! What there is too little of, or too much: descriptors, room, users, letters in a name.
+
+use std::os::unix::fs::MetadataExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use scaler_object_storage::Error;
+
+use crate::common::{bytes, get, until};
+use crate::place::{PROGRAM, Place, is_alive};
+use crate::worker::{Setup, Worker, attach, content, seed_and_len};
+
+#[test]
+fn processes_that_start_at_the_same_time_have_one_keeper() {
+    for count in [2, 16] {
+        let place = Place::new();
+        let mut workers: Vec<Worker> = (0..count).map(|_| Worker::detached(&place)).collect();
+        workers.iter_mut().for_each(|worker| worker.send(&attach(Setup::default())));
+        for worker in &mut workers {
+            assert_eq!(worker.reply(), "ok");
+        }
+        let keeper = place.keeper().unwrap();
+        until("nobody else is about to keep it", || place.processes().len() == count + 1);
+        workers[0].does("put id 3 100000");
+        for worker in &mut workers {
+            assert_eq!(worker.order("get id"), "3 100000");
+        }
+        assert_eq!(place.keeper(), Some(keeper));
+    }
+}
+
+#[test]
+fn waits_and_parked_duplicates_are_answered_by_the_next_keeper() {
+    let place = Place::new();
+    let store = place.attach();
+    let mut worker = Worker::new(&place);
+    assert_eq!(worker.order("wait small"), "parked");
+    assert_eq!(worker.order("wait large"), "parked");
+    assert_eq!(worker.order("duplicate-later large copy"), "parked");
+
+    place.kill_keeper();
+    let (data, metadata) = content(1, 10);
+    store.put(b"small", &data, &metadata).unwrap();
+    place.kill_keeper();
+    let (data, metadata) = content(2, 300_000);
+    store.put(b"large", &data, &metadata).unwrap();
+
+    assert_eq!(worker.order("answered small"), "1 10");
+    assert_eq!(worker.order("answered large"), "2 300000");
+    assert_eq!(worker.order("answered copy"), "done");
+    assert_eq!(seed_and_len(&get(&store, b"copy")), Some((2, 300_000)));
+}
+
+#[test]
+fn a_directory_may_have_a_longer_name_than_a_socket() {
+    let place = Place::with_name(&"long".repeat(40));
+    let mut worker = Worker::new(&place);
+    worker.does("put id 3 100000");
+    assert_eq!(worker.order("get id"), "3 100000");
+    place.kill_keeper();
+    assert_eq!(seed_and_len(&get(&place.attach(), b"id")), Some((3, 100_000)));
+}
+
+#[test]
+fn a_relative_directory_is_that_of_the_process() {
+    let place = Place::new();
+    let mut worker = Worker::relative(&place);
+    assert_eq!(worker.order(&attach(Setup::default())), "ok");
+    worker.does("put id 3 100000");
+    assert_eq!(seed_and_len(&get(&place.attach(), b"id")), Some((3, 100_000)));
+}
+
+#[test]
+fn another_users_directory_is_refused_with_words() {
+    // Sound: asks who this process is.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("only root becomes somebody else");
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::create_dir(place.path()).unwrap();
+    for path in [place.path(), place.path().parent().unwrap().to_owned()] {
+        std::fs::set_permissions(path, open.clone()).unwrap();
+    }
+    let refused = |keeper: &str| {
+        let mut worker = Worker::detached(&place);
+        worker.does("become 12345");
+        let refused = worker.order(&attach(Setup::default()));
+        assert!(refused.contains("belongs to user 0") && refused.contains("12345"), "{keeper}: {refused}");
+    };
+    refused("without a keeper");
+    let _store = place.attach();
+    refused("with a keeper");
+    std::fs::set_permissions(place.path(), open.clone()).unwrap();
+    std::fs::set_permissions(place.path().join("socket"), std::fs::Permissions::from_mode(0o777)).unwrap();
+    refused("with a socket that anybody may connect to");
+}
+
+#[test]
+fn few_descriptors_are_enough() {
+    let place = Place::new();
+    let mut worker = Worker::detached(&place);
+    worker.does("descriptors 256");
+    worker.does(&attach(Setup::default()));
+    for number in 0..60 {
+        // Each in a segment of its own.
+        worker.does(&format!("put {number} {number} 1100000"));
+        worker.does(&format!("hold {number}"));
+    }
+    for number in 0..60 {
+        for _ in 0..8 {
+            worker.does(&format!("hold {number}"));
+        }
+    }
+    assert_eq!(worker.order("check"), "unchanged");
+}
+
+#[test]
+fn a_process_without_a_descriptor_left_gets_copies_or_errors() {
+    let place = Place::new();
+    let mut worker = Worker::detached(&place);
+    worker.does("descriptors 256");
+    worker.does(&attach(Setup::default()));
+    worker.does("put large 1 500000");
+    worker.does("put small 2 100");
+    for left in [0, 1, 2] {
+        worker.does(&format!("exhaust {left}"));
+        assert_eq!(worker.order("get large"), "1 500000");
+        assert_eq!(worker.order("get small"), "2 100");
+        let refused = worker.order("put more 3 500000");
+        assert!(refused == "ok" || refused.contains("no descriptor is left"), "{refused}");
+        let killed = place.kill_keeper();
+        let answer = worker.order("get large");
+        assert!(answer == "1 500000" || answer.contains("error"), "{answer}");
+        worker.does("relax");
+        assert_eq!(worker.order("get large"), "1 500000");
+        assert!(!is_alive(killed));
+    }
+}
+
+#[test]
+fn a_keeper_may_have_as_many_descriptors_as_the_system_lets_it() {
+    let place = Place::new();
+    let mut worker = Worker::detached(&place);
+    worker.does("soft-descriptors 200 3000");
+    worker.does(&attach(Setup::default()));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", place.keeper().unwrap())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().collect::<Vec<_>>()[3..5], ["3000", "3000"]);
+}
+
+#[test]
+fn a_full_store_says_how_full_it_is() {
+    let place = Place::new();
+    let store = place.builder().max_size_mb(32).attach().unwrap();
+    for size in [100_000, 50_000] {
+        let refused = (0..).find_map(|number: u64| {
+            let id = format!("{size} {number}");
+            store.put(id.as_bytes(), &bytes(number + size as u64, size), b"").err()
+        });
+        let Some(Error::Full { id, bytes, live_bytes, capacity_bytes, place: full }) = refused else {
+            panic!("{refused:?}")
+        };
+        assert!(id.to_string().contains(&size.to_string()) && bytes >= size as u64, "{id} {bytes}");
+        assert!(live_bytes > 16 << 20 && live_bytes <= 32 << 20 && capacity_bytes == 32 << 20);
+        assert_eq!(full, place.path().display().to_string());
+    }
+    let mut writer = store.writer(b"streamed", 100_000, b"").err();
+    writer = writer.or_else(|| store.writer(b"streamed", 100_000, b"").unwrap().write(&[1; 100_000]).err());
+    assert!(matches!(writer, Some(Error::Full { .. })), "{writer:?}");
+}
+
+#[test]
+fn a_deleted_objects_room_comes_back_from_a_process_that_has_read_it() {
+    let place = Place::new();
+    let store = place.attach();
+    let mut worker = Worker::new(&place);
+    worker.does("put large 1 20000000");
+    worker.does("hold large");
+    let file = std::fs::read_dir(place.path().join("journal")).unwrap().map(|entry| entry.unwrap().path());
+    let file =
+        file.filter(|path| path.extension().is_some_and(|it| it == "body")).map(|it| std::fs::File::open(it).unwrap());
+    let file = file.into_iter().next().unwrap();
+    let kept_bytes = || file.metadata().unwrap().blocks() * 512;
+    assert!(kept_bytes() >= 20_000_000);
+
+    store.delete(b"large").unwrap();
+    for number in 0..30 {
+        worker.does(&format!("put other 1{number} 200000"));
+    }
+    assert!(kept_bytes() >= 20_000_000);
+    assert_eq!(worker.order("check"), "unchanged");
+    worker.does("drop");
+
+    // The process keeps a map of the file.
+    until("the room is free", || kept_bytes() < 1 << 20);
+}
+
+#[test]
+fn sessions_that_forks_have_ended_keep_no_connections() {
+    let place = Place::new();
+    let mut worker = Worker::new(&place);
+    let keeper = place.keeper().unwrap();
+    for number in 0..20 {
+        worker.does(&format!("put {number} {number} 100000"));
+        worker.does(&format!("hold {number}"));
+        worker.does("fork 1");
+        assert_eq!(worker.order("child"), "unchanged");
+    }
+    worker.does("put last 1 100");
+    let sockets = || {
+        let files = std::fs::read_dir(format!("/proc/{keeper}/fd")).unwrap();
+        let links = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
+    };
+    until("connections are closed", || sockets() < 8);
+    assert_eq!(worker.order("check"), "unchanged");
+}
+
+#[test]
+fn a_keeper_may_be_the_first_process_of_a_container() {
+    let place = Place::new();
+    let size = crate::place::SIZE_MB.to_string();
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--kill-child", PROGRAM, "tcp://127.0.0.1:0", "--backend", "local"]);
+    command.args(["--local-max-size-mb", &size, "--local-path"]).arg(place.path());
+    let started = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let Ok(mut server) = started else {
+        eprintln!("there is no unshare here");
+        return;
+    };
+    let has_ended = |server: &mut Child| server.try_wait().unwrap().is_some();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while place.keeper().is_none() && !has_ended(&mut server) && Instant::now() < limit {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    if place.keeper().is_none() {
+        eprintln!("there may be no containers here");
+        return;
+    }
+    assert_eq!(place.keeper(), Some(1), "its number means nothing out here");
+    let mut worker = Worker::new(&place);
+    worker.does("put id 3 100000");
+    worker.does("hold id");
+    assert_eq!(worker.order("delete id"), "yes");
+    server.kill().unwrap();
+    server.wait().unwrap();
+    until("it is gone", || place.keeper().is_none());
+    worker.does("put id 4 100000");
+    assert_eq!(worker.order("get id"), "4 100000");
+    assert_eq!(worker.order("check"), "unchanged");
+}
