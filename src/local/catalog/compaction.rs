@@ -167,6 +167,29 @@ mod tests {
         assert_eq!(space.physical_bytes(), 0, "what was taken meanwhile is given back");
     }
 
+    // Invariant 14.
+    #[test]
+    fn room_for_the_new_file_is_taken_while_the_old_one_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let (space, catalog) = (Space::new(LIMIT), Catalog::open(&directory.path().join("catalog")));
+        let kept = hints(20);
+        catalog.store(0, 11, 5000, 99, &kept).unwrap();
+        let many: Vec<_> = (1..100).collect();
+        many.iter().for_each(|number| catalog.store(*number, 11, 5000, 99, &hints(2500)).unwrap());
+        many.iter().for_each(|number| catalog.remove(*number).unwrap());
+        catalog.flush().unwrap();
+        let (before, taken) = (catalog.bytes(), std::cell::Cell::new(0));
+        let note_taken = || {
+            taken.set(space.physical_bytes());
+            false
+        };
+        catalog.compact(&space, note_taken).unwrap();
+        assert!(catalog.bytes() < before);
+        assert!(taken.get() >= catalog.bytes(), "{} taken, {} needed", taken.get(), catalog.bytes());
+        assert_eq!(space.physical_bytes(), 0, "it is given back");
+        assert_eq!(catalog.load(0).unwrap().unwrap().1, kept);
+    }
+
     #[test]
     fn what_a_compaction_leaves_that_was_cut_short_is_cleared_up() {
         let directory = tempfile::tempdir().unwrap();
@@ -220,5 +243,17 @@ mod tests {
         assert_eq!(catalog.load(0).unwrap().unwrap().1, few);
         catalog.compact(&space, || false).unwrap(); // not tried again at once
         assert!(catalog.is_open() && space.physical_bytes() == 0);
+    }
+
+    #[test]
+    fn what_is_not_there_is_removed_and_what_cannot_be_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("catalog.new");
+        remove(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        remove(&path).unwrap();
+        assert!(!path.exists());
+        std::fs::write(&path, b"not a directory").unwrap();
+        assert_eq!(remove(&path).unwrap_err().kind(), ErrorKind::NotADirectory);
     }
 }

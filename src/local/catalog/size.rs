@@ -76,3 +76,53 @@ impl Size {
         self.hint_bytes.saturating_mul(2).saturating_add(1 << 20)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_are_admitted_up_to_their_share_of_the_limit() {
+        let mut size = Size::default();
+        size.set(1, 5000);
+        assert!(size.admits(u64::MAX), "no limit is known yet");
+        size.set_limit(HINTS_PART * 10_000);
+        let left_bytes = |size: &Size| (0..=10_000).rev().find(|bytes| size.admits(*bytes));
+        assert_eq!(left_bytes(&size), Some(5000));
+        size.set(2, 3000);
+        assert_eq!(left_bytes(&size), Some(2000));
+        size.set(1, 1000);
+        assert_eq!(left_bytes(&size), Some(6000), "in place of the former ones");
+        size.remove(2);
+        size.remove(2);
+        assert_eq!(left_bytes(&size), Some(9000));
+        size.set(3, 9001);
+        assert_eq!(left_bytes(&size), None);
+        size.forget();
+        size.remove(1);
+        assert_eq!(left_bytes(&size), Some(10_000));
+    }
+
+    #[test]
+    fn a_file_is_written_anew_when_it_is_large_for_what_is_in_it_and_for_what_that_took() {
+        let mut size = Size::default();
+        let most = |size: &Size, bytes: u64| !size.is_slack(bytes) && size.is_slack(bytes + 1);
+        assert!(most(&size, SLACK_BYTES));
+        size.set(1, SLACK_BYTES);
+        assert!(most(&size, SLACK_FACTOR * SLACK_BYTES));
+        size.compacted(2 * SLACK_BYTES);
+        assert!(most(&size, 4 * SLACK_BYTES));
+    }
+
+    #[test]
+    fn an_attempt_that_failed_is_followed_by_a_pause() {
+        let mut size = Size::default();
+        size.compaction_failed();
+        assert!(!size.is_slack(u64::MAX));
+        size.failed = Instant::now().checked_sub(RETRY_AFTER);
+        assert!(size.is_slack(u64::MAX));
+        size.compaction_failed();
+        size.compacted(0);
+        assert!(size.is_slack(u64::MAX));
+    }
+}

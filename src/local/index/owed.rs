@@ -49,3 +49,33 @@ impl Owed {
         self.0.lock().total
     }
 }
+
+#[cfg(test)]
+#[cfg(not(feature = "shuttle"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_deletes_take_is_in_use_until_each_or_all_of_its_segment_are_settled() {
+        let owed = Owed::default();
+        let of = |segment| Lsn::new(segment, 64);
+        let bytes = || ([1, 2, 3].map(|segment| owed.bytes_in(segment)), owed.bytes());
+        assert_eq!(bytes(), ([0, 0, 0], 0));
+        for (segment, bytes) in [(1, 100), (1, 50), (2, 30), (3, 7)] {
+            owed.add(of(segment), bytes);
+        }
+        assert_eq!(bytes(), ([150, 30, 7], 187));
+        owed.remove(of(1), 100);
+        assert_eq!(bytes(), ([50, 30, 7], 87));
+        owed.remove(of(1), 50);
+        assert_eq!(bytes(), ([0, 30, 7], 37));
+        owed.settle_below(3);
+        assert_eq!(bytes(), ([0, 0, 7], 7));
+        // What is settled already is so once.
+        owed.remove(of(2), 30);
+        owed.remove(of(3), 8);
+        assert_eq!(bytes(), ([0, 0, 0], 0));
+        owed.add(of(2), 5);
+        assert_eq!(bytes(), ([0, 5, 0], 5));
+    }
+}

@@ -14,6 +14,7 @@ use crate::local::upkeep::by_hand::{ByHand, outbox};
 use crate::local::upkeep::room::Eviction;
 use crate::local::{LocalBackend, LocalOptions, Underlying};
 use crate::store::Backend;
+use crate::version::Version;
 
 type Hook = Box<dyn FnMut(&Path) -> io::Result<()> + Send>;
 
@@ -212,6 +213,36 @@ fn a_small_body_that_was_checked_is_read_the_short_way_and_nothing_else_is() {
     let at = store.place(b"id");
     assert!(store.tier.get_small(b"id").is_some());
     assert!(store.tier.segments.get(at.segment()).unwrap().was_read(at.offset()), "so it is not evicted");
+}
+
+// Invariant 4.
+#[test]
+fn what_has_lived_its_time_or_was_overruled_is_not_served() {
+    for data_bytes in [100, 200_000] {
+        let is_served = |store: &ByHand| {
+            let object = store.tier.get(b"id").unwrap();
+            assert_eq!(object.is_some(), store.tier.contains(b"id").unwrap());
+            object.is_some()
+        };
+        let store = ByHand::open(Some(OutboxOptions { object_ttl_ms: 1, ..outbox() }));
+        store.put(b"id", data_bytes);
+        assert!(is_served(&store), "nobody knows the time");
+        store.know_time();
+        store.put(b"id", data_bytes);
+        let header = store.standing(b"id").unwrap().header;
+        while !store.tier.journal.is_over(&header) {
+            sleep(Duration::from_millis(1));
+        }
+        assert!(!is_served(&store));
+
+        let store = ByHand::open(Some(outbox()));
+        store.put(b"id", data_bytes);
+        assert!(is_served(&store));
+        store.outbox().hidden.insert(store.place(b"id"), Version::default());
+        assert!(!is_served(&store));
+        store.put(b"id", data_bytes);
+        assert!(is_served(&store));
+    }
 }
 
 #[test]

@@ -396,6 +396,30 @@ mod tests {
     }
 
     #[test]
+    fn it_asks_in_vain_who_had_room_made_several_times_and_still_has_none() {
+        let mut asking = Asking::new(Patience::Caller);
+        for number in 0..IN_VAIN_MIN {
+            asking.looked(Found::Nothing, true);
+            assert!(!asking.is_in_vain(), "after {number}");
+            if number % 2 == 0 { asking.looked(Found::Room, true) } else { asking.waited() }
+        }
+        assert!(asking.is_in_vain());
+        asking.looked(Found::TimeOut, true);
+        assert!(asking.is_in_vain(), "it stays so");
+    }
+
+    #[test]
+    fn writes_are_held_back_until_nobody_asks_in_vain_any_more() {
+        let (_, room) = room(false);
+        assert!(!room.is_contested());
+        for contest in [room.contest(), room.contest()] {
+            assert!(room.is_contested());
+            drop(contest);
+        }
+        assert!(!room.is_contested());
+    }
+
+    #[test]
     fn live_bytes_and_the_catalog_are_admitted_up_to_their_share() {
         let (space, room) = room(true);
         let most = percent(LIVE_PERCENT_MAX);

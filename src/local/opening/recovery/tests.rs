@@ -174,3 +174,27 @@ fn a_payload_whose_record_has_moved_behind_its_sharers_is_found() {
     assert!(store.tier.get(b"sharer").unwrap().is_some());
     assert_eq!(store.damaged_objects(), 0);
 }
+
+#[test]
+fn live_bytes_are_those_that_were_before() {
+    let live_bytes = |store: &ByHand, number: u32| {
+        (store.tier.segments.get(number).unwrap().live_bytes(), store.tier.space.live_bytes())
+    };
+    for is_deleted in [false, true] {
+        for left in [Left::All, Left::Journal] {
+            let mut store = ByHand::open(None);
+            for id in [&b"alone"[..], b"original", b"overwritten"] {
+                store.put(id, 2000);
+            }
+            let first = store.seal();
+            store.put(b"overwritten", 200_000);
+            store.tier.duplicate(b"original", b"sharer", &mut |_| {}).unwrap();
+            // What it shares counts where it stands.
+            assert!(!is_deleted || store.tier.delete(b"original").unwrap());
+            let second = store.seal();
+            let before = [first, second].map(|number| live_bytes(&store, number));
+            let store = reopened(store, left);
+            assert_eq!([first, second].map(|number| live_bytes(&store, number)), before, "{is_deleted}, {left:?}");
+        }
+    }
+}

@@ -196,3 +196,175 @@ fn bodies_on_their_way_in_are_waited_for() {
     let _lease = (store.leave_room(0), _lease);
     assert_eq!(make_room(&mut store, WANTED), Looked::Barren);
 }
+
+/// Segments with ten objects each that stand in their records, numbered throughout: Redis has them.
+fn with_clean_segments(count: u8) -> (ByHand, Vec<u32>) {
+    let mut store = ByHand::open(Some(outbox()));
+    let sealed = (0..count).map(|segment| {
+        (10 * segment..10 * segment + 10).for_each(|id| store.put(&[id], 60_000));
+        store.seal()
+    });
+    let sealed = sealed.collect();
+    store.settle();
+    (store, sealed)
+}
+
+/// Of these objects, those that are there.
+fn left(store: &ByHand, ids: std::ops::Range<u8>) -> Vec<u8> {
+    ids.filter(|id| store.standing(&[*id]).is_some()).collect()
+}
+
+// Invariant 3.
+#[test]
+fn who_waits_has_so_much_evicted_as_is_missing_the_oldest_first() {
+    let (mut store, sealed) = with_clean_segments(4);
+    store.put(b"dirty", 100);
+    let lease = store.leave_room(SEGMENT_BYTES + (1 << 16));
+    assert_eq!(make_room(&mut store, WANTED), Looked::Made);
+    assert_eq!(left(&store, 0..40).len(), 40, "there is room");
+    drop(lease);
+    // A segment's worth is more than one of these, and less than two.
+    let _lease = store.leave_room(0);
+    assert_eq!(make_room(&mut store, WANTED), Looked::Made);
+    assert_eq!(left(&store, 0..40), Vec::from_iter(20..40));
+    assert_eq!(numbers(&store, SegmentKind::Records)[..2], sealed[2..]);
+    store.check(b"dirty", 100);
+}
+
+// Invariant 3.
+#[test]
+fn of_large_bodies_no_more_go_than_are_to() {
+    let mut store = ByHand::open(Some(outbox()));
+    (0..12u8).for_each(|id| store.put(&[id], 200_000));
+    store.put(b"dirty", 100);
+    let first = store.seal();
+    let ledger = &store.outbox().ledger;
+    store.settle();
+    assert!(ledger.lose(store.place(b"dirty"), b"dirty") && ledger.lose(store.place(&[0]), &[0]));
+    let _lease = store.leave_room(0);
+    assert_eq!(make_room(&mut store, WANTED), Looked::Made);
+    // Six of them are more than a segment and what goes with it.
+    assert_eq!(left(&store, 0..12), [0, 7, 8, 9, 10, 11]);
+    assert_eq!(store.tier.bodies.reapable_bytes(), 0);
+    assert!(store.tier.segments.get(first).is_none(), "the rest was copied");
+    store.check(b"dirty", 100);
+    store.check(&[0], 200_000);
+}
+
+#[test]
+fn what_was_read_goes_only_for_one_who_waits_and_where_nothing_else_does() {
+    let read = |store: &ByHand, ids: std::ops::Range<u8>| ids.for_each(|id| store.check(&[id], 60_000));
+    let (mut store, _) = with_clean_segments(3);
+    read(&store, 0..15);
+    let _lease = store.leave_room(0);
+    assert_eq!(make_room(&mut store, WANTED), Looked::Made);
+    assert_eq!(left(&store, 0..30), Vec::from_iter(0..15));
+
+    for (patience, expected) in [(Patience::Background, Looked::Barren), (Patience::Caller, Looked::Made)] {
+        let (mut store, _) = with_clean_segments(3);
+        read(&store, 0..30);
+        let _lease = store.leave_room(0);
+        assert_eq!(store.sealer.make_room(WANTED, patience).unwrap(), expected);
+        let is_all_there = left(&store, 0..30).len() == 30;
+        assert_eq!(is_all_there, patience == Patience::Background);
+    }
+}
+
+#[test]
+fn the_segment_that_is_appended_to_is_evicted_from_when_it_has_what_may_go() {
+    for (is_clean, looked) in [(false, Looked::Barren), (true, Looked::Made)] {
+        let mut store = ByHand::open(Some(outbox()));
+        store.put(b"id", 1000);
+        if is_clean {
+            store.settle();
+        }
+        let first = store.place(b"id").segment();
+        let _lease = store.leave_room(0);
+        assert_eq!(make_room(&mut store, WANTED), looked);
+        assert_eq!(store.standing(b"id").is_none(), is_clean);
+        let left = store.tier.segments.get(first);
+        assert_eq!(left.is_none(), is_clean);
+        assert!(left.is_none_or(|it| !it.is_sealed()), "it is not sealed to no purpose");
+    }
+}
+
+#[test]
+fn what_is_dirty_is_not_copied_to_no_purpose_and_goes_when_redis_has_it() {
+    let mut store = ByHand::open(Some(outbox()));
+    (0..10u8).for_each(|id| store.put(&[id], 60_000));
+    let first = store.seal();
+    store.put(b"last", 100);
+    let _lease = store.leave_room(0);
+    for _ in 0..2 {
+        assert_eq!(make_room(&mut store, WANTED), Looked::Barren);
+        assert!(store.tier.segments.get(first).is_some());
+    }
+    store.settle();
+    assert_eq!(make_room(&mut store, WANTED), Looked::Made);
+    assert!(left(&store, 0..10).is_empty());
+}
+
+#[test]
+fn ahead_of_need_the_last_segment_is_sealed_only_where_it_alone_may_be_evicted_from() {
+    let mut store = ByHand::open(Some(outbox()));
+    store.put(b"dirty", 1000);
+    store.tier.space.add_live(50 << 20);
+    store.sealer.reclaim().unwrap();
+    let first = store.place(b"dirty").segment();
+    assert!(!store.segment(first).is_sealed(), "nothing in it may go");
+    store.seal();
+    store.put(b"clean", 1000);
+    store.settle();
+    assert!(store.outbox().ledger.lose(store.place(b"dirty"), b"dirty"));
+    store.sealer.reclaim().unwrap();
+    assert!(!store.segment(store.place(b"clean").segment()).is_sealed(), "an older one comes first");
+}
+
+#[test]
+fn a_wish_is_granted_step_by_step_and_once() {
+    let (mut store, _) = with_clean_segments(4);
+    let lease = store.leave_room(0);
+    store.sealer.grant_wish().unwrap();
+    assert_eq!(left(&store, 0..40).len(), 40, "nobody wishes for anything");
+    let seen = store.tier.progress.seen();
+    store.tier.room.wish(WANTED);
+    store.sealer.grant_wish().unwrap();
+    assert_eq!(left(&store, 0..40), Vec::from_iter(20..40));
+    assert_eq!(store.tier.room.missing_bytes(WANTED), 0);
+    assert_ne!(store.tier.progress.seen(), seen, "who waits is told");
+    drop(lease);
+    let _lease = store.leave_room(0);
+    store.sealer.grant_wish().unwrap();
+    assert_eq!(left(&store, 0..40), Vec::from_iter(20..40));
+}
+
+#[test]
+fn a_wish_that_cannot_be_granted_does_not_hold_up_the_rest() {
+    let mut store = ByHand::open(Some(outbox()));
+    store.put(b"dirty", 1000);
+    let _lease = store.leave_room(0);
+    let seen = store.tier.progress.seen();
+    store.tier.room.wish(WANTED);
+    store.sealer.grant_wish().unwrap();
+    assert_eq!(store.tier.progress.seen(), seen);
+    store.check(b"dirty", 1000);
+}
+
+#[test]
+fn a_store_that_is_being_closed_makes_no_room() {
+    let (mut store, sealed) = with_dead_segments();
+    store.tier.delete(b"kept").unwrap();
+    let _lease = store.leave_room(0);
+    store.tier.gate.close();
+    store.sealer.reclaim().unwrap();
+    assert_eq!(make_room(&mut store, WANTED), Looked::Barren);
+    assert_eq!(numbers(&store, SegmentKind::Records)[..3], sealed);
+
+    let (mut store, sealed) = with_clean_segments(3);
+    let _lease = store.leave_room(0);
+    store.tier.gate.close();
+    store.tier.room.wish(WANTED);
+    store.sealer.grant_wish().unwrap();
+    assert_eq!(make_room(&mut store, WANTED), Looked::Barren);
+    assert_eq!(numbers(&store, SegmentKind::Records)[..3], sealed);
+}

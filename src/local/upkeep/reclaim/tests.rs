@@ -2,6 +2,7 @@ use super::*;
 use crate::local::Underlying;
 use crate::local::sharing::outbox::OutboxOptions;
 use crate::local::upkeep::by_hand::{ByHand, Left, SEGMENT_BYTES, outbox};
+use crate::local::upkeep::room::Victims;
 
 fn records(count: u64, live_bytes: u64, dead_bytes: u64) -> Records {
     Records { oldest: None, count, live_bytes, dead_bytes }
@@ -139,6 +140,25 @@ fn the_segment_that_is_appended_to_is_sealed_when_half_of_one_is_dead() {
         assert_eq!(store.tier.has_dead_tail(), number >= 9, "{number}");
         store.tier.delete(&[number]).unwrap();
     }
+    assert!(store.tier.has_dead_tail());
+
+    // Half of one exactly, and a little more.
+    let store = ByHand::open(None);
+    let dead_bytes = || u64::from(store.tier.journal.end().offset());
+    (0..8u8).for_each(|id| store.put(&[id], 60_000));
+    let put_bytes = store.standing(&[0]).unwrap().header.stride();
+    let before = dead_bytes();
+    assert!(store.tier.delete(&[0]).unwrap());
+    let delete_bytes = dead_bytes() - before;
+    (1..8u8).for_each(|id| assert!(store.tier.delete(&[id]).unwrap()));
+    let left_bytes = SEGMENT_BYTES / 2 - dead_bytes() - delete_bytes;
+    store.put(b"x", 60_000 - (put_bytes - left_bytes) as usize);
+    assert!(store.tier.delete(b"x").unwrap());
+    assert_eq!(dead_bytes(), SEGMENT_BYTES / 2);
+    assert!(!store.tier.has_dead_tail());
+    store.put(b"x", 1);
+    assert!(!store.tier.has_dead_tail());
+    assert!(store.tier.delete(b"x").unwrap());
     assert!(store.tier.has_dead_tail());
 }
 
@@ -278,6 +298,51 @@ fn an_object_is_evicted_where_room_is_wanted_redis_has_it_and_nobody_read_it() {
     assert!(lived_its_time);
 }
 
+#[test]
+fn what_an_evicted_object_took_counts_towards_what_is_to_go() {
+    for (data_bytes, body_bytes) in [(100, 0), (200_000, 200_000)] {
+        for (missing_bytes, is_enough) in [(0, true), (1, false)] {
+            let store = ByHand::open(Some(outbox()));
+            store.put(b"id", data_bytes);
+            store.settle();
+            let record = store.tier.record_at(store.place(b"id")).unwrap();
+            let hint = Hint::of(&record.header, store.tier.index().fingerprint(b"id"));
+            let taken_bytes = record.header.stride() + body_bytes;
+            let eviction = Eviction::of(Victims::Unread, taken_bytes + missing_bytes);
+            store.tier.evict(&record, &hint, &eviction);
+            assert!(eviction.has_evicted());
+            assert_eq!(eviction.is_enough(), is_enough, "{data_bytes} bytes, {missing_bytes} more are to go");
+        }
+    }
+}
+
+// Invariant 3.
+#[test]
+fn only_what_is_clean_and_counts_is_evictable() {
+    let has_evictable = |prepare: &dyn Fn(&ByHand)| {
+        let mut store = ByHand::open(Some(outbox()));
+        prepare(&store);
+        let number = store.seal();
+        store.tier.has_evictable(&store.segment(number), &store.hints(number))
+    };
+    let clean = |store: &ByHand| {
+        store.put(b"id", 1000);
+        store.settle();
+    };
+    assert!(has_evictable(&clean));
+    assert!(!has_evictable(&|store| store.put(b"id", 1000)), "it is dirty");
+    let overwritten = |store: &ByHand| {
+        clean(store);
+        store.put(b"id", 2000);
+    };
+    assert!(!has_evictable(&overwritten), "another record counts");
+    let deleted = |store: &ByHand| {
+        assert!(!store.tier.delete(b"id").unwrap());
+        store.settle();
+    };
+    assert!(!has_evictable(&deleted), "it stores nothing");
+}
+
 /// Whether evicting from a segment has a chance, of which a part counts, and a part of what was written is dirty.
 fn is_evictable(kept: u8, clean: u8) -> bool {
     let mut store = ByHand::open(Some(outbox()));
@@ -388,6 +453,23 @@ fn a_segment_that_cannot_be_read_goes_where_nothing_in_it_counts() {
         segment.close_file();
         segment.unmap();
         assert_eq!(store.evacuate(first, &hints).is_ok(), is_reclaimed, "{kept:?}");
+    }
+}
+
+#[test]
+fn bytes_of_an_earlier_open_that_cannot_be_checked_keep_a_segment_only_where_they_count() {
+    for (is_kept, is_reclaimed) in [(false, true), (true, false)] {
+        let mut store = ByHand::open(None);
+        store.put(b"id", 2000);
+        let first = store.seal();
+        let store = store.reopen(Left::All, Underlying::default(), None);
+        assert!(is_kept || store.tier.delete(b"id").unwrap());
+        let (segment, hints) = (store.segment(first), store.hints(first));
+        // Mapped already: only the check reads the file.
+        store.tier.segments.mapping(&segment).unwrap();
+        std::fs::remove_file(segment.path()).unwrap();
+        segment.close_file();
+        assert_eq!(store.evacuate(first, &hints).is_ok(), is_reclaimed);
     }
 }
 
