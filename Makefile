@@ -10,8 +10,9 @@ SCALER_VERSIONS := newest 2.6.0
 ROUNDS ?= 1000
 SECONDS ?= 60
 FUZZ_SECONDS ?= 15
-FILES ?= $(addprefix src/local/,index/liveness.rs index/payloads.rs journal/reserve.rs files/space.rs upkeep/progress.rs upkeep/room.rs upkeep/making.rs \
-	upkeep/reclaim.rs opening/superseded.rs opening/scan.rs opening/recovery.rs bodies.rs read.rs)
+FILES ?= $(addprefix src/local/,index/liveness.rs index/payloads.rs index/owed.rs journal/reserve.rs files/space.rs upkeep/progress.rs \
+	upkeep/room.rs upkeep/making.rs upkeep/reclaim.rs catalog/size.rs catalog/compaction.rs opening/superseded.rs opening/scan.rs \
+	opening/recovery.rs bodies.rs read.rs)
 
 export PYTHONDONTWRITEBYTECODE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

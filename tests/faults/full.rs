@@ -113,11 +113,17 @@ fn a_disk_that_is_full_now_and_then_loses_nothing_that_was_acknowledged() {
     let store = world.lock().store.clone();
     let refused = AtomicU64::new(0);
     std::thread::scope(|scope| {
+        let writing = Arc::new(());
         for thread in 0..3u64 {
-            let (store, refused) = (store.clone(), &refused);
+            let (store, refused, writing) = (store.clone(), &refused, Arc::clone(&writing));
             scope.spawn(move || {
+                let _writing = writing;
                 let mut last = std::collections::BTreeMap::new();
-                for step in 0..1500u64 {
+                // Until one was refused, however seldom they come to ask for space.
+                for step in 0..100_000u64 {
+                    if step >= 1500 && refused.load(Ordering::Relaxed) > 0 {
+                        break;
+                    }
                     let id = format!("{thread} {}", step % 40).into_bytes();
                     let data = crate::common::bytes(step, (step % 9 * 4000) as usize);
                     match store.put(&id, &data, b"") {
@@ -131,7 +137,7 @@ fn a_disk_that_is_full_now_and_then_loses_nothing_that_was_acknowledged() {
                 }
             });
         }
-        for _ in 0..40 {
+        while Arc::strong_count(&writing) > 1 {
             full.fetch_not(Ordering::Relaxed);
             std::thread::sleep(std::time::Duration::from_millis(10));
         }

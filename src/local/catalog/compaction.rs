@@ -246,6 +246,20 @@ mod tests {
     }
 
     #[test]
+    fn a_small_catalog_is_left_as_it_is() {
+        use std::os::unix::fs::MetadataExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("catalog");
+        let (space, catalog) = (Space::new(LIMIT), Catalog::open(&path));
+        catalog.store(0, 11, 5000, 99, &hints(20)).unwrap();
+        catalog.flush().unwrap();
+        let file = || std::fs::metadata(&path).unwrap().ino();
+        let before = file();
+        catalog.compact(&space, || false).unwrap();
+        assert_eq!(file(), before);
+    }
+
+    #[test]
     fn what_is_not_there_is_removed_and_what_cannot_be_is_told() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("catalog.new");

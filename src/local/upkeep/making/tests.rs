@@ -333,9 +333,14 @@ fn a_wish_is_granted_step_by_step_and_once() {
     assert_eq!(store.tier.room.missing_bytes(WANTED), 0);
     assert_ne!(store.tier.progress.seen(), seen, "who waits is told");
     drop(lease);
-    let _lease = store.leave_room(0);
+    let lease = store.leave_room(0);
     store.sealer.grant_wish().unwrap();
     assert_eq!(left(&store, 0..40), Vec::from_iter(20..40));
+    drop(lease);
+    let seen = store.tier.progress.seen();
+    store.tier.room.wish(WANTED);
+    store.sealer.grant_wish().unwrap();
+    assert_eq!(store.tier.progress.seen(), seen, "there is room: nothing was made");
 }
 
 #[test]

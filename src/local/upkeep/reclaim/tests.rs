@@ -163,6 +163,23 @@ fn the_segment_that_is_appended_to_is_sealed_when_half_of_one_is_dead() {
 }
 
 #[test]
+fn deletes_that_redis_may_not_know_of_are_no_reason_to_seal() {
+    let store = ByHand::open(Some(outbox()));
+    let number = store.tier.journal.end().segment();
+    for id in 0u32.. {
+        store.tier.delete(&id.to_le_bytes()).unwrap();
+        if u64::from(store.tier.journal.end().offset()) > SEGMENT_BYTES / 4 * 3 {
+            break;
+        }
+    }
+    assert_eq!(store.tier.journal.end().segment(), number);
+    assert!(!store.tier.has_dead_tail());
+    store.settle();
+    store.tier.index().owed().settle_below(number + 1);
+    assert!(store.tier.has_dead_tail());
+}
+
+#[test]
 fn dead_bytes_are_told_from_a_whole_segment_on() {
     let (store, [_, second]) = three_segments(None);
     assert_eq!(store.tier.sealed_dead_bytes(), 0);
