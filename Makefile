@@ -37,6 +37,8 @@ wheel: ## The Python package, optimised, in target/wheels-release
 	tests/needs.sh python $(BUILD)/python
 	rm -f $(BUILD)/wheels-release/*.whl
 	CARGO_TARGET_DIR=$(BUILD) $(BUILD)/python/bin/maturin build --release --locked --out $(BUILD)/wheels-release
+	cargo build --release --locked
+	$(BUILD)/python/bin/python packaging/wheel_with_program.py $(BUILD)/wheels-release/*.whl $(BUILD)/release/scaler_object_storage_server
 
 .PHONY: test
 test: test-rust test-interleavings test-python test-scaler $(if $(wildcard fuzz),fuzz-all) ## All tests; installs what they need

@@ -96,7 +96,15 @@ fn the_command_line_goes_over_the_environment_and_the_environment_over_the_file(
 fn every_option_of_the_store_is_a_setting() {
     let StoreConfig { backend: _, memory, local, redis } = StoreConfig::default();
     let MemoryOptions { max_size_mb: _ } = memory;
-    let LocalOptions { path: _, max_size_mb: _, durability: _, lock_wait_ms: _, slots: _, .. } = local;
+    let LocalOptions {
+        path: _,
+        max_size_mb: _,
+        durability: _,
+        lock_wait_ms: _,
+        keeper_command: _,
+        keeper_response_timeout_ms: _,
+        keeper_idle_seconds: _,
+    } = local;
     let RedisOptions {
         url: _,
         max_object_size_mb: _,
@@ -256,13 +264,13 @@ fn the_tables_of_every_backend_are_read_whichever_is_chosen() {
         ("tiered", BackendKind::Tiered),
     ] {
         let config = file(&format!(
-            "[object_storage_server]\nbackend = '{backend}'\n[object_storage_server.local]\nslots = 3\n\
+            "[object_storage_server]\nbackend = '{backend}'\n[object_storage_server.local]\nlock_wait_ms = 3\n\
              [object_storage_server.redis]\nurl = 'rediss://10.0.0.1'\nkey-prefix = 'p:'\ncompression = 'NONE'\n\
              value_format = 'python'\nobject_ttl_seconds = 60\nwait_replicas = 1\ntls_ca = '/ca.pem'"
         ))
         .config();
         assert_eq!(config.store.backend, kind);
-        assert_eq!(config.store.local.slots, 3);
+        assert_eq!(config.store.local.lock_wait_ms, 3);
         let redis = config.store.redis;
         assert_eq!((redis.url.as_str(), redis.key_prefix.as_str()), ("rediss://10.0.0.1", "p:"));
         assert_eq!((redis.compression, redis.value_format), (Compression::None, ValueFormat::Python));
@@ -318,10 +326,20 @@ fn the_password_of_a_url_is_never_shown() {
 
 #[test]
 fn a_number_that_is_too_large_is_refused_with_its_name() {
-    for key in ["redis.wait_replicas", "local.slots"] {
-        let error = nothing().argument(key, &["5000000000"]).error();
-        assert!(error.contains(key), "{error}");
+    let error = nothing().argument("redis.wait_replicas", &["5000000000"]).error();
+    assert!(error.contains("redis.wait_replicas"), "{error}");
+}
+
+#[test]
+fn a_setting_that_is_gone_names_what_is_in_its_place() {
+    for error in [
+        file("[object_storage_server]\nlocal.slots = 3").error(),
+        file("[object_storage_server.local]\nslots = 1").error(),
+        nothing().variable("LOCAL_SLOTS", "3").error(),
+    ] {
+        assert!(error.to_lowercase().contains("local") && error.contains("ObjectStore.attach"), "{error}");
     }
+    nothing().variable("LOCAL_SLOTS", "").config();
 }
 
 #[test]

@@ -22,7 +22,9 @@ class _LocalSettings(TypedDict, total=False):
     max_size_mb: int
     durability: Literal["process", "disk"]
     lock_wait_ms: int
-    slots: int
+    keeper_command: _Path
+    keeper_response_timeout_ms: int
+    keeper_idle_seconds: int
 
 class _RedisSettings(TypedDict, total=False):
     url: str
@@ -177,6 +179,24 @@ class ObjectStore:
     def from_config(path: _Path) -> ObjectStore:
         """Opens the store that the server would open with this config file: environment variables (``SCALER_OBJECT_STORAGE_*``)
         come before the file."""
+
+    @staticmethod
+    def attach(
+        *,
+        backend: Literal["local", "tiered"] = "local",
+        local: Optional[_LocalSettings] = None,
+        redis: Optional[_RedisSettings] = None,
+    ) -> ObjectStore:
+        """Attaches to the store in the directory that another process of this machine keeps open: a server, or a keeper, which is started
+        where there is none, and ends when nobody has been attached for a minute (``local["keeper_idle_seconds"]``).
+
+        All processes that attach share one store. Every method means the same; large objects are read and written where they stand. The
+        keeper may end and be replaced in the meantime: a write whose answer is lost with it raises :class:`UnansweredError`, what was read
+        stays valid. Signal handlers run while a call waits for the keeper, and what they raise, the call raises."""
+
+    @staticmethod
+    def attach_config(path: _Path) -> ObjectStore:
+        """As :meth:`attach`, with the settings that :meth:`from_config` would take."""
 
     def put(self, id: _Buffer, data: _Buffer, metadata: _Buffer = b"") -> None:
         """Stores an object, or overwrites it, and wakes whoever waits for it. When it returns, the write is as safe as the

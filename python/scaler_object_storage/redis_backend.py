@@ -244,7 +244,6 @@ class TieredObjectStorageBackend(_Backend):
         key_prefix: str = "scaler:obj:",
         connection_pool_size: int = 10,
         local_max_size_mb: int = 0,
-        slots: int = 1,
     ) -> None:
         """Opens the directory. Redis need not be there: then this is logged as a warning, and made up for when it is.
 
@@ -252,7 +251,6 @@ class TieredObjectStorageBackend(_Backend):
         ``$XDG_STATE_HOME`` or ``~/.local/state``.
         ``local_max_size_mb``: the most disk space, in MiB: what Redis has is evicted beyond it. 0 is four fifths of
         what is free.
-        ``slots``: how many processes may share the directory at a time; further ones work without one, on Redis alone.
 
         The others are those of :class:`RedisObjectStorageBackend`.
 
@@ -262,7 +260,7 @@ class TieredObjectStorageBackend(_Backend):
         if isinstance(local_path, str) and "://" in local_path:
             raise ValueError("local_path is a url: it is this node's directory; give the url as redis_url=...")
         self._settings = self._redis_settings(redis_url, key_prefix, connection_pool_size)
-        local: "_LocalSettings" = {"max_size_mb": local_max_size_mb, "slots": slots}
+        local: "_LocalSettings" = {"max_size_mb": local_max_size_mb}
         if local_path is not None:
             local["path"] = local_path
         self._process_id = os.getpid()
@@ -322,8 +320,6 @@ class TieredObjectStorageBackend(_Backend):
         """
         self._check_not_forked()
         local = self._store.info()
-        has_local = local.backend == "tiered"  # otherwise other processes have all the slots
-        local_objects, local_bytes = (local.objects, local.payload_bytes) if has_local else (0, 0)
         objects, size_bytes, used_memory = 0, 0, None
         try:
             objects, size_bytes = self._redis().count()
@@ -331,11 +327,11 @@ class TieredObjectStorageBackend(_Backend):
         except UnreachableError as error:
             _logger.warning("what other nodes hold is not known: %s", error)
         return {
-            **self._info("tiered", max(objects, local_objects), max(size_bytes, local_bytes), used_memory),
-            "local_object_count": local_objects,
-            "local_size_bytes": local_bytes,
-            "local_disk_bytes": local.physical_bytes if has_local else 0,
-            "local_max_disk_bytes": local.capacity_bytes if has_local else 0,
+            **self._info("tiered", max(objects, local.objects), max(size_bytes, local.payload_bytes), used_memory),
+            "local_object_count": local.objects,
+            "local_size_bytes": local.payload_bytes,
+            "local_disk_bytes": local.physical_bytes,
+            "local_max_disk_bytes": local.capacity_bytes,
         }
 
     def close(self) -> None:

@@ -8,6 +8,13 @@ use crate::error::Error;
 /// Other names that keys have had: old name, name.
 const FORMER_KEYS: [(&str, &str); 1] = [("object_storage_address", "bind_address")];
 
+/// Settings that are gone: their keys, and what is in their place.
+pub(super) const GONE: [(&str, &str); 1] = [(
+    "local.slots",
+    "this setting is gone: processes of one machine now share one directory by attaching to it, as linked workers do by themselves and \
+     other programs with ObjectStore.attach; leave it out",
+)];
+
 /// The settings in our section of a config file; the other sections belong to other programs.
 pub(super) fn read(path: &Path) -> Result<Values, Error> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
@@ -73,6 +80,9 @@ fn tables() -> impl Iterator<Item = &'static str> {
 }
 
 fn unknown(key: &str, value: &Value) -> String {
+    if let Some((_, reason)) = GONE.iter().find(|(gone, _)| *gone == key) {
+        return (*reason).to_owned();
+    }
     if value.is_table() {
         let mut known: Vec<_> = tables().map(|table| format!("[{SECTION}.{table}]")).collect();
         known.dedup();

@@ -146,6 +146,12 @@ impl ServerConfig {
             Some(path) => file::read(path)?,
             None => Values::new(),
         };
+        for (key, reason) in file::GONE {
+            let variable = setting::variable(key);
+            if environment.get(&variable).is_some_and(|text| !text.is_empty()) {
+                return Err(Error::Config(format!("{variable}: {reason}")));
+            }
+        }
         for setting in settings() {
             let variable = setting.variable();
             if let Some(text) = environment.get(&variable).filter(|text| !text.is_empty()) {

@@ -85,7 +85,7 @@ pub const SERVER_SETTINGS: [Setting; 7] = [
 ];
 
 /// The settings of the store: the fields of [`StoreConfig`](crate::StoreConfig).
-pub const STORE_SETTINGS: [Setting; 26] = [
+pub const STORE_SETTINGS: [Setting; 25] = [
     Setting {
         key: "backend",
         kind: Kind::Choice(&["local", "memory", "redis", "tiered"]),
@@ -143,14 +143,6 @@ pub const STORE_SETTINGS: [Setting; 26] = [
         value_name: "SECONDS",
         help: "How long such a keeper stays when no process is attached any more",
         default: "60",
-    },
-    Setting {
-        key: "local.slots",
-        kind: Kind::Number,
-        value_name: "PROCESSES",
-        help: "How many processes of this node may have a local tier of their own in the directory (tiered backend); further ones \
-               run without",
-        default: "1",
     },
     Setting {
         key: "memory.max_size_mb",
@@ -290,7 +282,7 @@ impl Setting {
     /// Its environment variable: `SCALER_OBJECT_STORAGE_LOCAL_PATH`.
     #[must_use]
     pub fn variable(&self) -> String {
-        format!("{}{}", super::VARIABLE_PREFIX, self.key.replace('.', "_").to_uppercase())
+        variable(self.key)
     }
 
     /// The value that one or several words of text mean (one, except for [`Kind::Paths`]), or what is wrong with them.
@@ -340,6 +332,10 @@ impl Setting {
         };
         format!("{found} is not {expected}")
     }
+}
+
+pub(super) fn variable(key: &str) -> String {
+    format!("{}{}", super::VARIABLE_PREFIX, key.replace('.', "_").to_uppercase())
 }
 
 fn described(value: &Value) -> String {

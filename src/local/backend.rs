@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Sender, bounded, unbounded};
 use parking_lot::Mutex;
 
+use super::Underlying;
 use super::bodies::Bodies;
 use super::catalog::Catalog;
 use super::catalog::cursors::Cursors;
@@ -33,7 +34,6 @@ use super::upkeep::reaper;
 use super::upkeep::room::Room;
 use super::upkeep::sealer::{Sealer, SealerParts, Task};
 use super::write::LocalWriter;
-use super::{MAX_SIZE_MB_MIN, Underlying};
 use crate::error::Error;
 use crate::fork;
 use crate::object::Object;
@@ -89,8 +89,7 @@ impl Opened {
         let noted = numbers.noted();
         let found = directory::list(&journal_directory, &catalog, noted.below, &disk)?;
         let limit_bytes = directory::limit_bytes(options.max_size_mb, &directory, found.bytes)?;
-        let share = outbox.as_ref().map_or(1, |outbox| u64::from(outbox.slots.max(1)));
-        let space = Space::new((limit_bytes / share).max(MAX_SIZE_MB_MIN << 20));
+        let space = Space::new(limit_bytes);
         catalog.set_limit(space.limit_bytes());
         let set_aside = found.damaged;
         let open_files = Arc::default();

@@ -46,9 +46,6 @@ pub struct LocalOptions {
     pub keeper_response_timeout_ms: u64,
     /// How long, in seconds, such a keeper stays when nobody is attached any more. Default: 60.
     pub keeper_idle_seconds: u64,
-    /// `tiered` only: how many processes of this node may have a local tier of their own in the directory, each with its part of
-    /// `max_size_mb`; further ones run without. Default: 1.
-    pub slots: u32,
 }
 
 impl Default for LocalOptions {
@@ -61,7 +58,6 @@ impl Default for LocalOptions {
             keeper_command: PathBuf::new(),
             keeper_response_timeout_ms: 30_000,
             keeper_idle_seconds: 60,
-            slots: 1,
         }
     }
 }

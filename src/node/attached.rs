@@ -13,6 +13,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::interrupt;
 use super::listening::Waits;
 use super::messages::{Known, Manner, NAMES_MAX, Reply, Request, SLICE};
 use super::remembered::Data;
@@ -41,8 +42,8 @@ pub(crate) struct Attached {
     starter: Starter,
     pub(super) waiters: Arc<Waiters>,
     current: ArcSwapOption<Session>,
-    /// Held while a session is made: one at a time.
-    attaching: Mutex<()>,
+    /// Held by who looks for a keeper: one thread at a time, while the others still notice signals.
+    beginning: Mutex<()>,
     pub(super) waits: Waits,
     pub(super) closed: AtomicBool,
     next_name: AtomicU64,
@@ -102,7 +103,7 @@ impl Attached {
             starter,
             waiters,
             current: ArcSwapOption::empty(),
-            attaching: Mutex::new(()),
+            beginning: Mutex::new(()),
             waits: Waits::default(),
             closed: AtomicBool::new(false),
             next_name: AtomicU64::new(1),
@@ -128,20 +129,47 @@ impl Attached {
 
     /// The session with today's keeper, made where there is none: at the latest by `limit`.
     pub(super) fn session(&self, limit: Instant) -> Result<Arc<Session>, Error> {
-        let current = || self.current.load_full().filter(|session| session.is_current());
-        if let Some(session) = current() {
+        if let Some(session) = self.found() {
             return Ok(session);
         }
-        let _attaching = self.attaching.lock();
-        if let Some(session) = current() {
+        let _beginning = loop {
+            if let Some(beginning) = self.beginning.try_lock_for(SLICE) {
+                break beginning;
+            }
+            self.look()?;
+            if Instant::now() >= limit {
+                return Err(self.detached("another thread has been looking for its keeper in vain"));
+            }
+        };
+        if let Some(session) = self.found() {
             return Ok(session);
         }
         let session = self.begin(limit)?;
         self.place.lock().clone_from(&session.place);
         if let Some(former) = self.current.swap(Some(Arc::clone(&session))) {
+            // Bytes that are held keep it; its connections are of no use to anybody.
             former.set_lost();
         }
+        if self.closed.load(Ordering::Acquire) {
+            if let Some(session) = self.current.swap(None) {
+                session.set_lost();
+            }
+            return Err(Error::Closed);
+        }
         Ok(session)
+    }
+
+    /// The session with today's keeper, if there is one.
+    fn found(&self) -> Option<Arc<Session>> {
+        self.current.load_full().filter(|session| session.is_current())
+    }
+
+    fn look(&self) -> Result<(), Error> {
+        interrupt::look().map_err(|interrupted| self.detached(&interrupted.to_string()))
+    }
+
+    fn rest(&self, moment: Duration) -> Result<(), Error> {
+        interrupt::rest(moment).map_err(|interrupted| self.detached(&interrupted.to_string()))
     }
 
     fn begin(&self, mut limit: Instant) -> Result<Arc<Session>, Error> {
@@ -185,7 +213,7 @@ impl Attached {
             if Instant::now() >= limit {
                 return Err(self.detached(&reason));
             }
-            std::thread::sleep(SLICE / 5);
+            self.rest(SLICE / 5)?;
         }
     }
 
@@ -208,7 +236,7 @@ impl Attached {
             match self.ask(&session, call, &request, slot.as_ref())? {
                 Some(answered) => return Ok(Called { session, slot, answered }),
                 None if Instant::now() >= keeper_limit => return Err(self.detached("its keeper cannot take the call")),
-                None => std::thread::sleep(SLICE / 10),
+                None => self.rest(SLICE / 10)?,
             }
         }
     }

@@ -2,12 +2,14 @@
 
 use std::cell::Cell;
 use std::io;
+use std::time::Duration;
 
 thread_local! {
     static LOOK: Cell<Option<fn() -> bool>> = const { Cell::new(None) };
 }
 
-/// Has waits of this thread ask `look`, every now and then, whether to give up. It is asked with nothing locked that it might need.
+/// Has waits of this thread ask `look`, every now and then, whether to give up. It is asked with nothing locked that it might need, but for the
+/// right to look for a keeper: a call that it makes meanwhile ends with an error where it would need another one.
 #[cfg_attr(not(feature = "python"), expect(dead_code, reason = "who waits for signals is another language"))]
 pub(crate) fn set(look: fn() -> bool) {
     LOOK.set(Some(look));
@@ -19,4 +21,11 @@ pub(super) fn look() -> io::Result<()> {
         Some(look) if look() => Err(io::Error::new(io::ErrorKind::Interrupted, "a signal has ended the wait")),
         _ => Ok(()),
     }
+}
+
+/// Sleeps for a moment, between two attempts.
+pub(super) fn rest(moment: Duration) -> io::Result<()> {
+    look()?;
+    std::thread::sleep(moment);
+    Ok(())
 }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::interrupt;
 use super::messages::{Head, Malformed, Manner, NO_SLOT, Reply, Request, SLICE, VERSION};
 use super::remembered::Remembered;
 use super::socket::{self, Connection, Frame};
@@ -277,8 +278,11 @@ impl Session {
                     pool.open += 1;
                     break;
                 }
-                if self.returned.wait_until(&mut pool, limit).timed_out() {
-                    return Err(io::ErrorKind::TimedOut.into());
+                if self.returned.wait_for(&mut pool, SLICE).timed_out() {
+                    MutexGuard::unlocked(&mut pool, interrupt::look)?;
+                    if Instant::now() >= limit {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
                 }
             }
         }
@@ -407,7 +411,7 @@ fn timed(stream: UnixStream) -> io::Result<UnixStream> {
 /// Sends the frame that is encoded, and receives one.
 fn exchange(connection: &mut Connection, data: &[u8], limit: Instant) -> Result<Frame, Unanswered> {
     let look_up = move || match limit.checked_duration_since(Instant::now()) {
-        Some(left) if left > Duration::ZERO => super::interrupt::look(),
+        Some(left) if left > Duration::ZERO => interrupt::look(),
         _ => Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer in time")),
     };
     // What is not wholly sent is not carried out.

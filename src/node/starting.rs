@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::socket;
+use super::{interrupt, socket};
 use crate::error::Error;
 use crate::local::Turn;
 use crate::store::{BackendKind, StoreConfig};
@@ -67,7 +67,10 @@ impl Starter {
             if Instant::now() >= limit {
                 return Ok(false);
             }
-            std::thread::sleep(RETRY);
+            interrupt::rest(RETRY).map_err(|interrupted| Error::Detached {
+                path: self.directory.clone(),
+                reason: interrupted.to_string(),
+            })?;
         }
     }
 

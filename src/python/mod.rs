@@ -6,6 +6,7 @@ mod errors;
 mod logs;
 mod object;
 mod settings;
+mod signals;
 mod store;
 mod wait;
 mod writer;

@@ -33,6 +33,15 @@ pub(super) fn store_config_of_file(path: PathBuf) -> Result<StoreConfig, Error> 
     Ok(ServerConfig::load(&command_line(path), environment())?.store)
 }
 
+/// The config with the package's own program as the keeper, where it names none.
+pub(super) fn with_program(py: Python<'_>, mut config: StoreConfig) -> PyResult<StoreConfig> {
+    if config.local.keeper_command.as_os_str().is_empty() {
+        let program = py.import("scaler_object_storage.program")?.call_method0("path")?;
+        config.local.keeper_command = program.extract::<Option<PathBuf>>()?.unwrap_or_default();
+    }
+    Ok(config)
+}
+
 /// The arguments that make `ObjectStore` open what this config file, and the environment, describe.
 #[pyfunction]
 pub(super) fn read_config(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyDict>> {

@@ -9,7 +9,8 @@ use super::answers::Answers;
 use super::buffer::{BytesLike, copied};
 use super::errors::exiting;
 use super::object::{Info, Object};
-use super::settings::{store_config, store_config_of_file};
+use super::settings::{store_config, store_config_of_file, with_program};
+use super::signals::detached;
 use super::wait::{CancelToken, Ticket, deadline, wait};
 use super::writer::ObjectWriter;
 use crate::error::Error;
@@ -36,7 +37,7 @@ pub(super) struct Opened {
 
 impl Opened {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        match py.detach(|| self.store.close()) {
+        match detached(py, || self.store.close())? {
             // A child that leaves its parent's `with` block has nothing to close.
             Ok(()) | Err(Error::Forked) => Ok(()),
             Err(error) => Err(error.into()),
@@ -62,12 +63,20 @@ pub(super) struct ObjectStore(Arc<Opened>);
 
 impl ObjectStore {
     fn open(py: Python<'_>, config: &StoreConfig) -> PyResult<Self> {
-        let store = py.detach(|| crate::ObjectStore::open(config))?;
+        Ok(Self::opened(py.detach(|| crate::ObjectStore::open(config))?))
+    }
+
+    fn attached(py: Python<'_>, config: StoreConfig) -> PyResult<Self> {
+        let config = with_program(py, config)?;
+        Ok(Self::opened(detached(py, || crate::ObjectStore::attach(&config))??))
+    }
+
+    fn opened(store: crate::ObjectStore) -> Self {
         let opened = Arc::new(Opened { store, answers: Answers::default() });
         let mut open = OPEN.lock();
         open.retain(|opened| opened.strong_count() > 0);
         open.push(Arc::downgrade(&opened));
-        Ok(ObjectStore(opened))
+        ObjectStore(opened)
     }
 
     /// Runs what may block, and lets other threads run meanwhile.
@@ -76,7 +85,7 @@ impl ObjectStore {
         py: Python<'_>,
         operation: impl FnOnce(&crate::ObjectStore) -> Result<T, Error> + Send,
     ) -> PyResult<T> {
-        Ok(py.detach(|| operation(&self.0.store))?)
+        Ok(detached(py, || operation(&self.0.store))??)
     }
 }
 
@@ -97,6 +106,22 @@ impl ObjectStore {
     #[staticmethod]
     fn from_config(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
         Self::open(py, &store_config_of_file(path)?)
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (*, backend = "local", local = None, redis = None))]
+    fn attach(
+        py: Python<'_>,
+        backend: &str,
+        local: Option<&Bound<'_, PyDict>>,
+        redis: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
+        Self::attached(py, store_config(backend, [("memory", None), ("local", local), ("redis", redis)])?)
+    }
+
+    #[staticmethod]
+    fn attach_config(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        Self::attached(py, store_config_of_file(path)?)
     }
 
     #[pyo3(signature = (id, data, metadata = BytesLike::Empty), text_signature = "($self, id, data, metadata=b'')")]
@@ -211,8 +236,8 @@ impl ObjectStore {
         }
     }
 
-    fn info(&self, py: Python<'_>) -> Info {
-        py.detach(|| self.0.store.info()).into()
+    fn info(&self, py: Python<'_>) -> PyResult<Info> {
+        Ok(detached(py, || self.0.store.info())?.into())
     }
 
     fn count(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
@@ -245,8 +270,8 @@ impl ObjectStore {
         self.close(py)
     }
 
-    fn __repr__(&self, py: Python<'_>) -> String {
-        let info = py.detach(|| self.0.store.info());
-        format!("<ObjectStore: {} in {}>", info.backend, info.place)
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let info = detached(py, || self.0.store.info())?;
+        Ok(format!("<ObjectStore: {} in {}>", info.backend, info.place))
     }
 }

@@ -7,6 +7,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use super::drop_detached;
+use super::signals::detached;
 use crate::store::{self, Wait, Waited};
 
 /// How often signals are looked for, which Python handles between two of its own instructions only.
@@ -73,7 +74,7 @@ pub(super) fn wait(
     deadline: Option<Instant>,
     cancel: Option<&CancelToken>,
 ) -> PyResult<Option<crate::Object>> {
-    let wait = match py.detach(|| Wait::begin(store, id))? {
+    let wait = match detached(py, || Wait::begin(store, id))?? {
         Ok(object) => return Ok(Some(object)),
         Err(wait) => wait,
     };
@@ -81,13 +82,13 @@ pub(super) fn wait(
     let ended = loop {
         let turn =
             has_signals.then(|| Instant::now() + SIGNALS_EVERY).filter(|turn| deadline.is_none_or(|end| *turn < end));
-        let ended = py.detach(|| wait.until(turn.or(deadline), cancel))?;
+        let ended = detached(py, || wait.until(turn.or(deadline), cancel))??;
         if ended != Waited::TimedOut || turn.is_none() {
             break ended;
         }
         py.check_signals()?;
     };
-    match py.detach(|| wait.end(ended))? {
+    match detached(py, || wait.end(ended))?? {
         Waited::Object(object) => Ok(Some(object)),
         Waited::TimedOut | Waited::Cancelled => Ok(None),
     }

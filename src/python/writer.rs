@@ -6,6 +6,7 @@ use pyo3::types::PyTuple;
 
 use super::buffer::BytesLike;
 use super::drop_detached;
+use super::signals::detached;
 use super::store::Opened;
 use crate::error::Error;
 
@@ -37,12 +38,12 @@ impl ObjectWriter {
 impl ObjectWriter {
     fn write(&self, py: Python<'_>, piece: BytesLike<'_, '_>) -> PyResult<usize> {
         let piece = piece.as_slice();
-        py.detach(|| self.with(|writer| writer.as_mut().ok_or(Error::Closed)?.write(piece)))?;
+        detached(py, || self.with(|writer| writer.as_mut().ok_or(Error::Closed)?.write(piece)))??;
         Ok(piece.len())
     }
 
     fn commit(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.with(|writer| writer.take().ok_or(Error::Closed))?.commit())?;
+        detached(py, || self.with(|writer| writer.take().ok_or(Error::Closed))?.commit())??;
         Ok(())
     }
 
@@ -62,10 +63,10 @@ impl ObjectWriter {
             self.discard(py);
             return Ok(());
         }
-        py.detach(|| match self.with(|writer| Ok(writer.take()))? {
+        detached(py, || match self.with(|writer| Ok(writer.take()))? {
             Some(writer) => writer.commit(),
             None => Ok(()),
-        })?;
+        })??;
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use super::jobs::{ASKING_MAX, Channels, Fetchers, Gate, QUESTIONS_MAX};
 use super::node::TieredBackend;
 use super::peers::Peers;
 use super::wants::Wants;
-use super::{fetchers, reader, replicator, slots, watcher};
+use super::{fetchers, reader, replicator, watcher};
 use crate::error::Error;
 use crate::local::{Counters, Fingerprints, Known, LocalBackend, OutboxOptions, Placed, Reserved, Underlying};
 use crate::object::{IdBytes, Object};
@@ -44,21 +44,15 @@ pub(super) struct Running {
 }
 
 impl TieredBackend {
-    /// Opens the local tier, and begins to share it. Redis need not be there. None where other processes have all the slots.
-    pub fn open(config: &StoreConfig, under: Underlying, waiters: Arc<Waiters>) -> Result<Option<Arc<Self>>, Error> {
+    /// Opens the local tier, and begins to share it. Redis need not be there.
+    pub fn open(config: &StoreConfig, under: Underlying, waiters: Arc<Waiters>) -> Result<Arc<Self>, Error> {
         Target::new(&config.redis)?;
         let (wake, woken) = bounded(1);
         let outbox = outbox_options(config, wake);
-        let Some((local, slot)) = slots::take(&config.local, &under, &outbox)? else {
-            tracing::warn!(
-                "other processes have every slot of {}: this one runs without a local tier; raise local.slots",
-                config.local.directory().display()
-            );
-            return Ok(None);
-        };
+        let local = LocalBackend::open_with(&config.local, under, Some(outbox))?;
         let (backend, channels) = Self::assemble(local, config, waiters)?;
         let backend = Arc::new(backend);
-        match backend.start(config, under, slot, woken, channels) {
+        match backend.start(woken, channels) {
             Ok(running) => *backend.running.lock() = Some(running),
             Err(error) => {
                 // The threads that were started end by themselves; the directory is free at once.
@@ -67,10 +61,10 @@ impl TieredBackend {
                 return Err(Error::io("start the threads of", backend.local.place())(error));
             }
         }
-        Ok(Some(backend))
+        Ok(backend)
     }
 
-    pub(super) fn assemble(
+    fn assemble(
         local: LocalBackend,
         config: &StoreConfig,
         waiters: Arc<Waiters>,
@@ -102,14 +96,7 @@ impl TieredBackend {
         Ok((backend, Channels { jobs, asked }))
     }
 
-    fn start(
-        self: &Arc<Self>,
-        config: &StoreConfig,
-        under: Underlying,
-        slot: u32,
-        woken: Receiver<()>,
-        channels: Channels,
-    ) -> io::Result<Running> {
+    fn start(self: &Arc<Self>, woken: Receiver<()>, channels: Channels) -> io::Result<Running> {
         let Channels { jobs, asked } = channels;
         let (drain, to_drain) = bounded(1);
         let (drained_sender, drained) = bounded(1);
@@ -131,10 +118,6 @@ impl TieredBackend {
         let backend = Arc::clone(self);
         std::thread::Builder::new().name("event reader".into()).spawn(move || reader::run(&backend))?;
         spawn("watcher".into(), Box::new(move |backend| watcher::run(backend, &asked)))?;
-        if config.local.slots > 1 {
-            let config = config.clone();
-            spawn("adopter".into(), Box::new(move |backend| slots::adopt(backend, &config, &under, slot)))?;
-        }
         for number in 0..self.options.connection_pool_size.max(1) {
             let jobs = jobs.clone();
             spawn(format!("fetcher {number}"), Box::new(move |backend| fetchers::run(backend, &jobs)))?;
@@ -306,10 +289,9 @@ impl Backend for TieredBackend {
     }
 }
 
-pub(super) fn outbox_options(config: &StoreConfig, wake: Sender<()>) -> OutboxOptions {
+fn outbox_options(config: &StoreConfig, wake: Sender<()>) -> OutboxOptions {
     let options = &config.redis;
     OutboxOptions {
-        slots: config.local.slots,
         prefix: options.key_prefix.clone(),
         object_ttl_ms: options.object_ttl_seconds.saturating_mul(1000),
         tombstone_ttl_ms: options.tombstone_ttl_seconds.saturating_mul(1000),

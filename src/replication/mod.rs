@@ -18,7 +18,6 @@ mod node;
 mod peers;
 mod reader;
 mod replicator;
-mod slots;
 mod wants;
 mod watcher;
 

@@ -42,15 +42,15 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 /// How often the same complaint is repeated in the log.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 
-/// Runs until it is told to drain and has done so, or cannot; whether Redis has everything.
-pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receiver<Instant>) -> bool {
-    let Some(mut replicator) = Replicator::new(backend) else { return false };
+/// Runs until it is told to drain and has done so, or cannot.
+pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receiver<Instant>) {
+    let Some(mut replicator) = Replicator::new(backend) else { return };
     let mut backoff = Backoff::default();
     let mut drain_until = None;
     loop {
         match drain.try_recv() {
             Ok(until) => drain_until = Some(until),
-            Err(TryRecvError::Disconnected) if drain_until.is_none() => return false,
+            Err(TryRecvError::Disconnected) if drain_until.is_none() => return,
             Err(_) => {}
         }
         let round = replicator.round();
@@ -83,7 +83,7 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
             recv(woken) -> _ => {}
             recv(drain) -> until => match until {
                 Ok(until) => drain_until = Some(until),
-                Err(_) => return false,
+                Err(_) => return,
             },
             default(wait) => {}
         }
@@ -320,21 +320,19 @@ impl<'a> Replicator<'a> {
         is_pushed && self.is_confirmed && self.catching_up.is_none()
     }
 
-    /// At the end; whether Redis has everything.
-    fn report_left(&mut self) -> bool {
+    /// At the end.
+    fn report_left(&mut self) {
         if let Some(link) = &mut self.link
             && let Err(error) = self.pusher.settle_counters(link)
         {
             tracing::debug!("counters: {error}");
         }
-        let is_drained = self.is_drained();
-        if !is_drained {
+        if !self.is_drained() {
             tracing::warn!(
                 "Redis does not have everything yet: the rest is pushed when {} is opened again",
                 self.backend.local_place()
             );
         }
-        is_drained
     }
 }
 

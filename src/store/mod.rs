@@ -121,12 +121,8 @@ impl ObjectStore {
             BackendKind::Memory => Arc::new(MemoryBackend::open(&config.memory)),
             BackendKind::Local => Arc::new(LocalBackend::open(&config.local, under)?),
             BackendKind::Redis => Arc::new(RedisBackend::open(&config.redis, Arc::clone(&waiters))?),
-            BackendKind::Tiered => match TieredBackend::open(config, under, Arc::clone(&waiters))? {
-                Some(backend) => backend,
-                None => Arc::new(RedisBackend::open(&config.redis, Arc::clone(&waiters))?),
-            },
+            BackendKind::Tiered => TieredBackend::open(config, under, Arc::clone(&waiters))?,
         };
-        // Also without a local tier: nodes with one could not hold the others.
         let id_bytes = if config.backend == BackendKind::Redis { IdBytes::REDIS } else { IdBytes::ORDINARY };
         let may_not_wait = matches!(config.backend, BackendKind::Redis | BackendKind::Tiered);
         Self::assembled(backend, waiters, id_bytes, may_not_wait)

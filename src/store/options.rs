@@ -110,12 +110,6 @@ impl ObjectStoreBuilder {
         self
     }
 
-    /// How many processes of this node may have a local tier of their own (`tiered` backend). Default: 1.
-    pub fn slots(mut self, slots: u32) -> Self {
-        self.config.local.slots = slots;
-        self
-    }
-
     /// The most space that the chosen backend may take, in MiB: see [`MemoryOptions::max_size_mb`] and
     /// [`LocalOptions::max_size_mb`] for the defaults.
     pub fn max_size_mb(mut self, max_size_mb: u64) -> Self {

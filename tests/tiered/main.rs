@@ -14,6 +14,5 @@ mod nodes;
 mod races;
 mod room;
 mod sharing;
-mod slots;
 mod suspects;
 mod waiting;

@@ -373,8 +373,8 @@ mod tests {
     fn open(path: &Path, object_ttl_ms: u64, tombstone_ttl_ms: u64) -> LocalBackend {
         let options = LocalOptions { path: path.into(), max_size_mb: 64, ..LocalOptions::default() };
         let (wake, _woken) = bounded(1);
-        let (prefix, slots) = ("t:".into(), 1);
-        let outbox = OutboxOptions { prefix, slots, object_ttl_ms, tombstone_ttl_ms, wake };
+        let prefix = "t:".into();
+        let outbox = OutboxOptions { prefix, object_ttl_ms, tombstone_ttl_ms, wake };
         LocalBackend::open_with(&options, Default::default(), Some(outbox)).unwrap()
     }
 

@@ -16,8 +16,6 @@ use crate::local::sharing::ledger::Ledger;
 pub(crate) struct OutboxOptions {
     /// What the keys in Redis begin with: cursors are good for this prefix only.
     pub prefix: String,
-    /// How many local tiers share the directory's limit.
-    pub slots: u32,
     /// How long objects live, 0 for ever.
     pub object_ttl_ms: u64,
     /// How long deletes are remembered.

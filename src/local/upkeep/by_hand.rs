@@ -46,7 +46,7 @@ pub enum Left {
 /// Other nodes share the objects, which live for ever.
 pub fn outbox() -> OutboxOptions {
     let (wake, _) = bounded(1);
-    OutboxOptions { prefix: "t:".into(), slots: 1, object_ttl_ms: 0, tombstone_ttl_ms: 60_000, wake }
+    OutboxOptions { prefix: "t:".into(), object_ttl_ms: 0, tombstone_ttl_ms: 60_000, wake }
 }
 
 impl ByHand {
