@@ -77,7 +77,7 @@ test-python: wheel-debug ## The Python package
 test-scaler: $(addprefix test-scaler-,$(SCALER_VERSIONS)) ## A real Scaler cluster, of each version, on the server
 
 # Left out with former versions, to save minutes: what Scaler does in these, other tests check with each version.
-NEWEST_ONLY := test_deployments.py test_redis_backend.py test_two_nodes.py
+NEWEST_ONLY := test_deployments.py test_machines.py test_redis_backend.py test_two_nodes.py
 
 .PHONY: $(addprefix test-scaler-,$(SCALER_VERSIONS))
 $(addprefix test-scaler-,$(SCALER_VERSIONS)): test-scaler-%: wheel-debug

@@ -1,6 +1,6 @@
 # Scaler has no types, and need not be installed.
 # mypy: disable-error-code="import-not-found, import-untyped"
-"""The store linked into Scaler's workers: a task's arguments and results go through a store in the worker's own process.
+"""The machine's store linked into Scaler's workers: a task's arguments and results do not go through a socket to a server.
 
     scaler_worker_manager baremetal_native ... --preload 'scaler_object_storage.worker:link("config.toml")'
 """
@@ -8,8 +8,9 @@
 import logging
 import multiprocessing
 import os
+import threading
 from multiprocessing import util
-from typing import TYPE_CHECKING, Optional, Set, Type, Union
+from typing import TYPE_CHECKING, Callable, Optional, Set, Type, TypeVar, Union
 
 from scaler.config.types.address import AddressConfig
 from scaler.io.mixins import SyncObjectStorageConnector
@@ -18,14 +19,18 @@ from scaler.utility.identifiers import ObjectID
 from scaler.worker.agent.processor.processor import Processor
 
 from scaler_object_storage._native import CancelToken, Object, ObjectStore, read_config
-from scaler_object_storage.exceptions import ConfigError, ObjectStoreError, UnreachableError
+from scaler_object_storage.exceptions import ConfigError, ObjectStoreError, UnansweredError, UnreachableError
 
 if TYPE_CHECKING:
-    from scaler_object_storage._native import _Settings
+    from scaler.protocol.capnp import Task
+
+    from scaler_object_storage._native import _RedisSettings
 
 __all__ = ["LinkedObjectStorageConnector", "link"]
 
 logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 # How long the store is given for an object that the node does not hold. Then the object storage server is asked: Redis may be away, may
 # not answer, or may be full, so that only the server has the object. Most of it is time for a large object.
@@ -37,22 +42,32 @@ _PATIENCE_SECONDS_MIN = 0.05
 # Generous: the server may have much to push before the probe.
 _SHARED_SECONDS_MAX = 10.0
 
-_SLOTS_MIN = 16
+# Without Redis in between: the server has acknowledged the probe.
+_SHARED_HERE_SECONDS_MAX = 0.5
 
-# Scaler kills a processor three seconds after it asked it to end; what is left is pushed by the next one.
-_DRAIN_MS_MAX = 2000
+# How often a write is made whose answer was lost with its keeper, until the object storage server is used for it.
+_ATTEMPTS_MAX = 5
 
-# The signal that asks it to is not handled while a call waits for Redis, as every call of the backend `redis` does.
+# Shorter objects are `bytes`: a view costs more than it saves.
+_VIEW_BYTES_MIN = 64 << 10
+
+# Scaler kills a processor three seconds after it asked it to end. What Redis does not have by then is pushed by the keeper.
+_CLOSE_SECONDS_MAX = 2.0
+
+# The signal that asks it to is not handled while a call of the backend `redis` waits for Redis.
 _CONNECT_TIMEOUT_MS, _RESPONSE_TIMEOUT_MS = 1000, 2000
 
 
-def link(config_path: Union[str, "os.PathLike[str]"]) -> None:
-    """Gives the processor that runs this the store that the config file describes, in the place of its connection to the object
-    storage server.
+def link(config_path: Union[str, "os.PathLike[str]"], copy: bool = False) -> None:
+    """Attaches the processor that runs this to the store that the config file describes, in the place of its connection to the
+    object storage server.
 
-    The file is one that the server takes; its backend is ``tiered`` or ``redis``, with the Redis of the servers. Where ``slots`` is
-    not set, processors keep their objects apart from the server's, in ``workers`` below ``local.path``, with two slots for each core
-    and at least 16: a task that waits for others keeps its processor, and the worker starts another one meanwhile.
+    The file is one that the server takes. With ``tiered``, every process of this machine that is linked shares one store, and the
+    server of the machine does where it keeps the same directory; where there is none, a keeper is started. With ``local`` the object
+    storage server must keep the same directory. With ``redis`` nothing is kept on the machine.
+
+    Large arguments are handed to the client's serializer as a read-only ``memoryview`` of the store's pages. Scaler's own serializer takes
+    that; ``copy=True`` is for those that want ``bytes``.
 
     Where the store cannot be linked, the log says why and the processor goes on with its object storage server: nothing is raised.
     """
@@ -61,8 +76,7 @@ def link(config_path: Union[str, "os.PathLike[str]"]) -> None:
         processor = multiprocessing.current_process()
         if not isinstance(processor, Processor):
             raise ConfigError("link() is for --preload of Scaler's workers, it does nothing in other processes")
-        settings = _settings(config_path, is_stopped_to_suspend=processor._resume_event is None)
-        store = ObjectStore(**settings)
+        store = _store(config_path)
         try:
             _check_shared(store, processor._connector_storage)
         except BaseException:
@@ -71,21 +85,24 @@ def link(config_path: Union[str, "os.PathLike[str]"]) -> None:
     except Exception as error:  # Scaler ends a processor whose preload raises, and starts the next one
         logger.error("object store not linked, the object storage server is used instead: %s", error)
         return
-    processor._connector_storage = LinkedObjectStorageConnector(store, processor._connector_storage)
+    processor._connector_storage = LinkedObjectStorageConnector(store, processor._connector_storage, copy)
+    if not copy:
+        _hand_over_views(processor)
     util.Finalize(None, _close, args=(store,), exitpriority=0)
     info = store.info()
     logger.info("object store linked: %s backend, %s", info.backend, info.place)
 
 
 class LinkedObjectStorageConnector(SyncObjectStorageConnector):  # type: ignore[misc]
-    """What a processor uses to store and read objects, through a store in its own process.
+    """What a processor uses to store and read objects, through the store of its machine.
 
     What the store refuses, or what does not come to it, goes to the object storage server.
     """
 
-    def __init__(self, store: ObjectStore, server: SyncObjectStorageConnector) -> None:
+    def __init__(self, store: ObjectStore, server: SyncObjectStorageConnector, copy: bool = False) -> None:
         self._store = store
         self._server = server
+        self._copy = copy
         self._destroyed = CancelToken()
         self._patience_seconds = _PATIENCE_SECONDS_MAX
         self._told: Set[Type[Exception]] = set()
@@ -102,23 +119,25 @@ class LinkedObjectStorageConnector(SyncObjectStorageConnector):  # type: ignore[
     def set_object(self, object_id: ObjectID, payload: bytes) -> None:
         self._check_not_destroyed()
         try:
-            self._store.put(object_id, payload)
+            self._written(lambda: self._store.put(object_id, payload))
         except ObjectStoreError as error:
             self._tell(error)
             self._server.set_object(object_id, payload)
 
-    def get_object(self, object_id: ObjectID, max_payload_length: int = 2**64 - 1) -> bytes:
-        """The object, as soon as it exists."""
+    def get_object(self, object_id: ObjectID, max_payload_length: int = 2**64 - 1) -> Union[bytes, memoryview]:
+        """The object, as soon as it exists: a view of it where it is large, unless copies were asked for."""
         found = self._find(object_id)
         if found is None:
             payload: bytes = self._server.get_object(object_id, max_payload_length)
             return payload
-        return bytes(found) if len(found) <= max_payload_length else bytes(found.data[:max_payload_length])
+        data = found.data if len(found) <= max_payload_length else found.data[:max_payload_length]
+        return data if len(data) >= _VIEW_BYTES_MIN and not self._copy else bytes(data)
 
     def delete_object(self, object_id: ObjectID) -> bool:
+        """Deletes the object; whether it existed, as far as the last attempt could tell."""
         self._check_not_destroyed()
         try:
-            return self._store.delete(object_id)
+            return self._written(lambda: self._store.delete(object_id))
         except ObjectStoreError as error:
             self._tell(error)
             existed: bool = self._server.delete_object(object_id)
@@ -128,13 +147,23 @@ class LinkedObjectStorageConnector(SyncObjectStorageConnector):  # type: ignore[
         """Duplicates the object, as soon as it exists."""
         self._check_not_destroyed()
         try:
-            if self._store.duplicate_here(object_id, new_object_id):
+            if self._written(lambda: self._store.duplicate_here(object_id, new_object_id)):
                 return
-            if self._find(object_id) is not None and self._store.duplicate(object_id, new_object_id):
+            if self._find(object_id) is not None and self._written(lambda: self._store.duplicate(object_id, new_object_id)):
                 return
         except ObjectStoreError as error:
             self._tell(error)
         self._server.duplicate_object_id(object_id, new_object_id)
+
+    def _written(self, write: Callable[[], _Result]) -> _Result:
+        """Makes the write again where its keeper was lost in the middle of it: Scaler writes an id once."""
+        for _ in range(_ATTEMPTS_MAX - 1):
+            try:
+                return write()
+            except UnansweredError as error:
+                self._check_not_destroyed()
+                logger.info("%s; once more", error)
+        return write()
 
     def _find(self, object_id: ObjectID) -> Optional[Object]:
         """The object; None where only the server can have it, or tell when it comes to exist."""
@@ -167,37 +196,52 @@ class LinkedObjectStorageConnector(SyncObjectStorageConnector):  # type: ignore[
             logger.warning("%s; the object storage server at %s is used instead", error, self.address)
 
 
-def _settings(config_path: Union[str, "os.PathLike[str]"], is_stopped_to_suspend: bool) -> "_Settings":
+def _store(config_path: Union[str, "os.PathLike[str]"]) -> ObjectStore:
     settings = read_config(config_path)
     backend = settings.get("backend", "local")
-    if backend not in ("tiered", "redis"):
-        raise ConfigError(f'backend "{backend}" keeps a worker\'s results from everybody else; use "tiered" or "redis"')
-    if backend == "tiered" and is_stopped_to_suspend:
-        raise ConfigError(
-            "with --hard-processor-suspend a processor may be stopped before it has pushed a result; "
-            'use the backend "redis", or suspend without that option'
-        )
-    local, redis = settings["local"], settings.setdefault("redis", {})
-    if "slots" not in local:
-        local["path"] = os.path.join(local["path"], "workers")
-        local["slots"] = max(_SLOTS_MIN, 2 * (os.cpu_count() or 1))
-    local.setdefault("lock_wait_ms", 1000)
-    redis["drain_timeout_ms"] = min(redis.get("drain_timeout_ms", _DRAIN_MS_MAX), _DRAIN_MS_MAX)
+    if backend == "memory":
+        raise ConfigError('backend "memory" keeps a worker\'s results from everybody else; use "tiered", "local" or "redis"')
+    if backend != "redis":
+        return ObjectStore.attach_config(config_path)
+    redis: "_RedisSettings" = settings.setdefault("redis", {})
     redis.setdefault("connect_timeout_ms", _CONNECT_TIMEOUT_MS)
     redis.setdefault("response_timeout_ms", _RESPONSE_TIMEOUT_MS)
     redis.setdefault("connection_pool_size", 2)  # a processor reads one object after the other
-    return settings
+    return ObjectStore(**settings)
+
+
+def _hand_over_views(processor: Processor) -> None:
+    """Scaler makes `bytes` of what it has read before a serializer sees it. In its place, what was read is handed over as it is; a Scaler
+    that does this elsewhere goes on making copies."""
+    required = getattr(processor, "_Processor__get_required_object_ids_for_task", None)
+    if required is None or not hasattr(processor, "_Processor__cache_required_object_ids"):
+        return
+
+    def cache_required_object_ids(task: "Task") -> None:
+        for object_id in required(task):
+            if not processor._object_cache.has_object(object_id):
+                content = processor._connector_storage.get_object(object_id)
+                processor._object_cache.add_object(task.source, object_id, content)
+
+    processor._Processor__cache_required_object_ids = cache_required_object_ids
 
 
 def _check_shared(store: ObjectStore, server: SyncObjectStorageConnector) -> None:
     """Clients write through their servers: what one writes that has another Redis, or none, a task would wait for for ever."""
     probe = ObjectID(os.urandom(32))
+    info = store.info()
+    is_local = info.backend == "local"
+    seconds_max = _SHARED_HERE_SECONDS_MAX if is_local else _SHARED_SECONDS_MAX
     server.set_object(probe, b"")
     try:
-        if store.get(probe) is None and store.wait(probe, _SHARED_SECONDS_MAX) is None and store.get(probe) is None:
+        if store.get(probe) is None and store.wait(probe, seconds_max) is None and store.get(probe) is None:
             raise ConfigError(
-                f"what the object storage server at {server.address} stores does not come to {store.info().place}: "
-                "both must have the same Redis, database and key_prefix; or that server cannot write to its Redis at the moment"
+                f"what the object storage server at {server.address} stores does not come to {info.place}: "
+                + (
+                    "with the backend local it must be a server on this machine that keeps the same directory"
+                    if is_local
+                    else "both must have the same Redis, database and key_prefix; or that server cannot write to its Redis at the moment"
+                )
             )
     except UnreachableError as error:
         logger.warning("%s; linked without knowing whether %s shares it", error, server.address)
@@ -209,9 +253,11 @@ def _check_shared(store: ObjectStore, server: SyncObjectStorageConnector) -> Non
 
 
 def _close(store: ObjectStore) -> None:
-    """When the processor ends, for whatever reason but a kill: what Redis does not have yet is pushed first."""
-    store.close()
-    logger.info("object store closed")
+    """When the processor ends, for whatever reason but a kill: it waits until Redis has what it has written, as long as Scaler lets it."""
+    closing = threading.Thread(target=store.close, name="object store closing", daemon=True)
+    closing.start()
+    closing.join(_CLOSE_SECONDS_MAX)
+    logger.info("object store closed" if not closing.is_alive() else "object store left: its keeper pushes what Redis does not have yet")
 
 
 def _log_where_scaler_logs() -> None:

@@ -45,7 +45,7 @@ def test_the_package_works_with_other_pythons(python: Optional[str], tmp_path: P
     other = tmp_path / "venv/bin/python"
     run(other, "-m", "pip", "install", "--only-binary", ":all:", "pytest", os.environ["WHEEL"])
     tests = Path(__file__).parent
-    run(other, "-m", "pytest", "--noconftest", tests / "test_store.py", tests / "test_process.py")
+    run(other, "-m", "pytest", "--noconftest", tests / "test_store.py", tests / "test_process.py", tests / "test_attached.py")
 
 
 def test_the_types_are_those_of_the_module() -> None:
@@ -68,6 +68,16 @@ def test_the_wheel_installs_without_rust(tmp_path: Path) -> None:
     version, place = run(python, "-c", program).split()
     assert version == scaler_object_storage.__version__
     assert place.startswith(str(tmp_path))
+    # The server's program came along: both ways to start it, and as the keeper of a store that is attached to.
+    for serve in ([tmp_path / "venv/bin/scaler_object_storage"], [python, "-m", "scaler_object_storage"]):
+        assert run(*serve, "serve", "--version").split() == ["scaler_object_storage_server", version]
+    program = f"""
+from scaler_object_storage import ObjectStore
+store = ObjectStore.attach(local={{"path": "{tmp_path}/objects", "max_size_mb": 64, "keeper_idle_seconds": 1}})
+store.put(b"id", b"data")
+print(store.get_bytes(b"id"))
+"""
+    assert run(python, "-c", program, PATH=str(tmp_path / "venv/bin")).strip() == "b'data'"
 
 
 def test_the_example_in_the_documentation_of_the_package_is_true() -> None:

@@ -30,9 +30,13 @@ from scaler_object_storage import (
 MIB = 1 << 20
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[ObjectStore]:
-    with ObjectStore(local={"path": tmp_path / "objects", "max_size_mb": 64}) as store:
+@pytest.fixture(params=["opened", "attached"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ObjectStore]:
+    if request.param == "opened":
+        opened = ObjectStore(local={"path": tmp_path / "objects", "max_size_mb": 64})
+    else:
+        opened = ObjectStore.attach(local={"path": tmp_path / "objects", "max_size_mb": 64, "keeper_idle_seconds": 1})
+    with opened as store:
         yield store
 
 

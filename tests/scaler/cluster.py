@@ -39,6 +39,12 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = STAR
         time.sleep(0.05)
 
 
+def keeper(directory: Path) -> int:
+    """The process that keeps the directory."""
+    wait_until((directory / "socket").exists, f"somebody keeps {directory}")
+    return int((directory / "LOCK").read_text().split()[0])
+
+
 class Process:
     """One child process, its log appended to a file."""
 
@@ -95,7 +101,7 @@ class StorageServer:
 
     def __init__(self, directory: Path, name: str = "object_storage_server", options: Sequence[str] = ()):
         self._directory = directory
-        self._name = name
+        self.name = name
         self._options = list(options)
         self.port = free_port()
         self.address = f"tcp://127.0.0.1:{self.port}"
@@ -107,9 +113,9 @@ class StorageServer:
         self._starts += 1
         arguments = [server_program(), self.address]
         if serves_from_disk():
-            path = self._directory / f"objects of {self._name}"
+            path = self._directory / f"objects of {self.name}"
             arguments += ["--local-path", str(path), "--local-max-size-mb", "2048", *self._options]
-        self.process = Process(self._name, arguments, self._directory)
+        self.process = Process(self.name, arguments, self._directory)
         wait_until(self._answers, f"the server listens on {self.address}")
 
     def _answers(self) -> bool:
@@ -163,6 +169,12 @@ class Cluster:
     def start_workers(self) -> None:
         program = [str(VENV_BIN / "scaler_worker_manager"), "baremetal_native", self.address, "--worker-manager-id", "test"]
         self.workers = Process("workers", [*program, *self._worker_options], self._directory)
+
+    def more_workers(self, name: str, options: Sequence[str]) -> Process:
+        """A worker manager of another machine, with one worker."""
+        program = [str(VENV_BIN / "scaler_worker_manager"), "baremetal_native", self.address, "--worker-manager-id", name]
+        settings = ["--mode", "fixed", "--max-task-concurrency", "1", "--heartbeat-interval-seconds", "1"]
+        return Process(name, [*program, *settings, *options], self._directory)
 
     def processors(self) -> List[psutil.Process]:
         """The processes that run the tasks: the children of the workers."""

@@ -1,12 +1,13 @@
 """What a processor reads and writes objects with when the store is linked into it, without a cluster around it."""
 
+import contextlib
 import logging
 import multiprocessing
 import os
 import signal
 import threading
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional
+from typing import Callable, Dict, Iterator, List
 
 import pytest
 from scaler.utility.exceptions import ObjectStorageException
@@ -48,7 +49,8 @@ def server(storage: StorageServer) -> Iterator[Connection]:
 @pytest.fixture
 def store(tmp_path: Path, redis: Redis) -> Iterator[ObjectStore]:
     options = {"url": redis.url, "max_object_size_mb": 8, "connection_pool_size": 2}
-    with ObjectStore(backend="tiered", local={"path": tmp_path, "max_size_mb": 256}, redis=options) as store:
+    local = {"path": tmp_path, "max_size_mb": 256, "keeper_idle_seconds": 1}
+    with ObjectStore.attach(backend="tiered", local=local, redis=options) as store:
         yield store
 
 
@@ -72,7 +74,8 @@ def test_both_ways(linked: LinkedObjectStorageConnector, server: Connection, siz
     assert server.get(ours) == data
     server.connector.set_object(theirs, data)
     found = linked.get_object(theirs)
-    assert (type(found), found) == (bytes, data)
+    # Large ones are not copied.
+    assert (type(found), bytes(found)) == (memoryview if size == 3 * MIB else bytes, data)
     assert linked.get_object(ours, 10) == linked.get_object(theirs, max_payload_length=10) == data[:10]
     assert linked.address == server.connector.address
 
@@ -218,24 +221,107 @@ def write(path: Path, **settings: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("slots", [None, 3])
+@pytest.mark.parametrize("hard", [False, True])
 def test_linking_tiered(
-    processor: Processor, redis: Redis, tmp_path: Path, slots: Optional[int], caplog: pytest.LogCaptureFixture
+    processor: Processor, redis: Redis, server: Connection, tmp_path: Path, hard: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings: Dict[str, str] = {} if slots is None else {"local__slots": str(slots)}
+    if hard:
+        hard_suspend(processor)
     objects = tmp_path / "objects"
-    config = write(
-        tmp_path / "a.toml", backend='"tiered"', local__path=f'"{objects}"', redis__url=f'"{redis.url}"', **settings
-    )
-    server = processor._connector_storage
+    settings = {"local__path": f'"{objects}"', "local__max_size_mb": "64", "local__keeper_idle_seconds": "1"}
+    config = write(tmp_path / "a.toml", backend='"tiered"', redis__url=f'"{redis.url}"', **settings)
+    before = processor._connector_storage
     with caplog.at_level(logging.INFO):
         link(str(config))
     linked = processor._connector_storage
-    assert isinstance(linked, LinkedObjectStorageConnector) and linked._server is server
-    place = objects if slots else objects / "workers"
-    assert (place / "LOCK").exists()
-    assert f"object store linked: tiered backend, {place} and" in caplog.text
-    linked._store.close()
+    assert isinstance(linked, LinkedObjectStorageConnector) and linked._server is before
+    assert f"object store linked: tiered backend, {objects} and" in caplog.text
+    assert (objects / "socket").exists(), "a keeper was started"
+    check_shared(processor, server)
+
+
+def test_linking_beside_the_server_on_its_directory(
+    processor: Processor, storage: StorageServer, redis: Redis, server: Connection, directory: Path, tmp_path: Path
+) -> None:
+    settings = {"local__path": f'"{directory}/objects of {storage.name}"', "local__max_size_mb": "2048"}
+    link(write(tmp_path / "a.toml", backend='"tiered"', redis__url=f'"{redis.url}"', **settings))
+    lock = directory / f"objects of {storage.name}" / "LOCK"
+    assert int(lock.read_text().split()[0]) == storage.process.pid
+    # Redis is not needed for what is on the machine.
+    redis.kill()
+    try:
+        check_shared(processor, server)
+    finally:
+        redis.start()
+
+
+def test_linking_local_beside_the_server(
+    processor: Processor, directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = StorageServer(directory, "local")
+    connection = Connection(storage.address)
+    processor._connector_storage = connection.connector
+    objects = directory / "objects of local"
+    config = write(tmp_path / "a.toml", backend='"local"', local__path=f'"{objects}"', local__max_size_mb="2048")
+    link(config)
+    check_shared(processor, connection)
+    # Another directory is shared with nobody.
+    processor._connector_storage = connection.connector
+    settings = {"local__max_size_mb": "64", "local__keeper_idle_seconds": "1"}
+    link(write(tmp_path / "b.toml", backend='"local"', local__path=f'"{tmp_path}/other"', **settings))
+    assert processor._connector_storage is connection.connector
+    assert "keeps the same directory" in caplog.text
+    connection.close()
+    assert storage.process.end() == 0
+
+
+def test_arguments_reach_the_serializer_as_views_or_as_copies(linked: LinkedObjectStorageConnector, store: ObjectStore) -> None:
+    data = os.urandom(MIB)
+    object_id = new_id()
+    linked.set_object(object_id, data)
+    copying = LinkedObjectStorageConnector(store, linked._server, copy=True)
+    assert (type(copying.get_object(object_id)), type(linked.get_object(object_id))) == (bytes, memoryview)
+    handed: List[object] = []
+
+    class Cache:
+        def has_object(self, _: ObjectID) -> bool:
+            return False
+
+        def add_object(self, source: object, object_id: ObjectID, content: object) -> None:
+            handed.append(content)
+
+    class Task:
+        source = b""
+
+    processor = Processor.__new__(Processor)
+    processor._connector_storage, processor._object_cache = linked, Cache()
+    processor._Processor__get_required_object_ids_for_task = lambda task: [object_id]
+    worker._hand_over_views(processor)
+    processor._Processor__cache_required_object_ids(Task())
+    assert [(type(content), content) for content in handed] == [(memoryview, data)]
+
+
+def test_writes_whose_answers_are_lost_are_made_again(
+    linked: LinkedObjectStorageConnector, server: Connection, tmp_path: Path
+) -> None:
+    ids = [new_id() for _ in range(60)]
+    stop = threading.Event()
+
+    def kill() -> None:
+        while not stop.wait(0.2):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                os.kill(int((tmp_path / "LOCK").read_text().split()[0]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        for number, object_id in enumerate(ids):
+            linked.set_object(object_id, bytes([number]) * 300_000)
+    finally:
+        stop.set()
+        killer.join()
+    for number, object_id in enumerate(ids):
+        assert bytes(linked.get_object(object_id)) == bytes([number]) * 300_000
 
 
 def hard_suspend(processor: Processor) -> None:
@@ -250,18 +336,6 @@ def test_linking_redis(
         link(write(tmp_path / "a.toml", backend='"redis"', redis__url=f'"{redis.url}"'))
     assert "object store linked: redis backend" in caplog.text
     check_shared(processor, server)
-
-
-def test_linking_with_all_slots_taken(
-    processor: Processor, redis: Redis, server: Connection, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    settings = {"local__path": f'"{tmp_path}"', "local__slots": "1", "local__lock_wait_ms": "0"}
-    config = write(tmp_path / "a.toml", backend='"tiered"', redis__url=f'"{redis.url}"', **settings)
-    with ObjectStore.from_config(config):
-        with caplog.at_level(logging.INFO):
-            link(config)
-        assert "object store linked: redis backend" in caplog.text
-        check_shared(processor, server)
 
 
 def check_shared(processor: Processor, server: Connection) -> None:
@@ -290,11 +364,10 @@ def nothing(_: Processor) -> None:
 @pytest.mark.parametrize(
     ("settings", "prepare", "reason"),
     [
-        ({"backend": '"local"'}, nothing, 'backend "local" keeps'),
         ({"backend": '"memory"'}, nothing, 'backend "memory" keeps'),
         ({"backend": '"tiered"', "local__path": '"/dev/null/objects"'}, nothing, "/dev/null/objects"),
         ({"backend": '"tiered"', "no_such_key": "1"}, nothing, "no_such_key"),
-        ({"backend": '"tiered"'}, hard_suspend, "--hard-processor-suspend"),
+        ({"backend": '"tiered"', "local__slots": "4"}, nothing, "this setting is gone"),
         ({"backend": '"tiered"', "local__durability": '"never"'}, nothing, "never"),
         ({"backend": '"redis"', "redis__key_prefix": '"other:"'}, nothing, "does not come to"),
         ({"backend": '"redis"', "redis__key_prefix": '"other:"'}, cannot_delete, "does not come to"),

@@ -1,17 +1,18 @@
-"""Workers with the store linked into them; scheduler and clients on a server that they share nothing with but Redis."""
+"""Workers linked to the store of their machine, which has no server; scheduler and clients on one that they share nothing with but Redis."""
 
 import contextlib
 import mmap
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Iterator, List
 
 import pytest
 from scaler import Client
 
-from cluster import RESULT_SECONDS, Cluster, Redis, StorageServer, serves_from_disk, wait_until
-from tasks import leave_process_id, reverse, square, stand_still_once
+from cluster import RESULT_SECONDS, Cluster, Redis, StorageServer, keeper, serves_from_disk, wait_until
+from tasks import checksum, leave_process_id, reverse, square, stand_still_once
 
 # The same workload as on one node: these tests run here again, with the fixtures of this module.
 from test_cluster import (  # noqa: F401
@@ -55,7 +56,7 @@ def node_b(directory: Path, redis: Redis) -> Iterator[StorageServer]:
 
 @pytest.fixture(scope="module")
 def objects(directory: Path) -> Path:
-    """Where the linked stores keep their objects."""
+    """Where the workers' machine keeps its objects."""
     return directory / "objects of the workers"
 
 
@@ -68,6 +69,7 @@ def cluster(directory: Path, redis: Redis, storage: StorageServer, objects: Path
         [object_storage_server.local]
         path = "{objects}"
         max_size_mb = 2048
+        keeper_idle_seconds = 1
         [object_storage_server.redis]
         url = "{redis.url}"
         """
@@ -95,7 +97,7 @@ def are_in(place: Path, pieces: List[bytes]) -> bool:
 
 
 def test_every_processor_is_linked(cluster: Cluster) -> None:
-    lines = r"scaler\[(\d+)\]: object store linked: tiered backend, .*/objects of the workers/workers"
+    lines = r"scaler\[(\d+)\]: object store linked: tiered backend, .*/objects of the workers and"
     pids = {str(processor.pid) for processor in cluster.processors()}
     assert len(pids) == WORKERS
     wait_until(lambda: pids <= set(re.findall(lines, cluster.workers.log_text())), "all processors say so")
@@ -160,6 +162,18 @@ def test_redis_is_killed_and_restarted_empty_in_the_middle(client: Client, redis
         for argument, future in zip(data, futures):
             assert future.result(RESULT_SECONDS) == argument[::-1]
     assert [future.result(RESULT_SECONDS) for future in during] == [number * number for number in range(100)]
+
+
+def test_there_is_one_store_and_it_outlives_its_keepers(client: Client, cluster: Cluster, objects: Path) -> None:
+    data = os.urandom(3 * MIB)
+    futures = [client.submit(checksum, data, number) for number in range(4)]
+    assert len({future.result(RESULT_SECONDS) for future in futures}) == 4
+    for _ in range(3):
+        os.kill(keeper(objects), signal.SIGKILL)
+        futures = [client.submit(reverse, data[number:]) for number in range(6)]
+        for number, future in enumerate(futures):
+            assert future.result(RESULT_SECONDS) == data[number:][::-1]
+    assert len(list(objects.glob("**/LOCK"))) == 1
 
 
 def test_a_store_that_cannot_open_says_why_and_the_server_serves(directory: Path, storage: StorageServer) -> None:
