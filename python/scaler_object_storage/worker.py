@@ -3,6 +3,8 @@
 """The machine's store linked into Scaler's workers: a task's arguments and results do not go through a socket to a server.
 
     scaler_worker_manager baremetal_native ... --preload 'scaler_object_storage.worker:link("config.toml")'
+
+Without a file, ``--preload scaler_object_storage.worker:link``, the settings are those of a server without a file.
 """
 
 import logging
@@ -58,11 +60,11 @@ _CLOSE_SECONDS_MAX = 2.0
 _CONNECT_TIMEOUT_MS, _RESPONSE_TIMEOUT_MS = 1000, 2000
 
 
-def link(config_path: Union[str, "os.PathLike[str]"], copy: bool = False) -> None:
+def link(config_path: Optional[Union[str, "os.PathLike[str]"]] = None, copy: bool = False) -> None:
     """Attaches the processor that runs this to the store that the config file describes, in the place of its connection to the
     object storage server.
 
-    The file is one that the server takes. With ``tiered``, every process of this machine that is linked shares one store, and the
+    The file is one that the server takes; without it, the settings are the defaults and what the environment says. With ``tiered``, every process of this machine that is linked shares one store, and the
     server of the machine does where it keeps the same directory; where there is none, a keeper is started. With ``local`` the object
     storage server must keep the same directory. With ``redis`` nothing is kept on the machine.
 
@@ -76,7 +78,7 @@ def link(config_path: Union[str, "os.PathLike[str]"], copy: bool = False) -> Non
         processor = multiprocessing.current_process()
         if not isinstance(processor, Processor):
             raise ConfigError("link() is for --preload of Scaler's workers, it does nothing in other processes")
-        store = _store(config_path)
+        store = _store(config_path or os.environ.get("SCALER_OBJECT_STORAGE_CONFIG") or os.devnull)
         try:
             _check_shared(store, processor._connector_storage)
         except BaseException:
