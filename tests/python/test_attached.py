@@ -40,12 +40,18 @@ def store(tmp_path: Path) -> Iterator[ObjectStore]:
 
 def start(text: str, *arguments: object) -> "subprocess.Popen[str]":
     command = [sys.executable, "-X", "faulthandler", "-c", textwrap.dedent(text), *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def said(child: "subprocess.Popen[str]") -> str:
     assert child.stdout is not None
     return child.stdout.readline().strip()
+
+
+def go_on(child: "subprocess.Popen[str]") -> None:
+    assert child.stdin is not None
+    child.stdin.write("\n")
+    child.stdin.flush()
 
 
 def test_processes_share_one_store_that_a_keeper_of_the_package_keeps(store: ObjectStore, tmp_path: Path) -> None:
@@ -89,34 +95,35 @@ def test_the_keeper_ends_when_nobody_is_attached(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_handler_runs_while_a_call_waits_for_the_keeper_and_the_call_raises_what_it_does(tmp_path: Path, name: str) -> None:
-    text = textwrap.dedent(ATTACH) + textwrap.dedent(
-        f"""
-        class Ended(Exception):
-            pass
-        def handle(*_):
-            raise Ended
-        signal.signal(signal.{name}, handle)
-        for call in (lambda: store.get(b"id"), lambda: store.put(b"id", b"data"), store.info, lambda: b"id" in store):
-            print("calls", flush=True)
-            try:
-                call()
-            except Ended:
-                print("ended", flush=True)
-        """
-    )
+@pytest.mark.parametrize("call", ["store.get(b'id')", "store.put(b'id', b'data')", "store.put(b'id', bytes(1_000_000))", "store.info()", "b'id' in store"])
+def test_a_call_that_waits_for_the_keeper_raises_what_a_signal_handler_does(tmp_path: Path, name: str, call: str) -> None:
+    text = ATTACH + f"""
+    class Ended(Exception):
+        pass
+    def handle(*_):
+        raise Ended
+    signal.signal(signal.{name}, handle)
+    print("attached", flush=True)
+    try:
+        sys.stdin.readline()
+        {call}
+    except Ended:
+        print("ended", flush=True)
+    sys.stdin.readline()
+    print(store.get(b"other"), flush=True)
+    """
     with attach(tmp_path):
         child = start(text, tmp_path)
-        for _ in range(4):
-            os.kill(keeper(tmp_path), signal.SIGCONT)
-            assert said(child) == "calls"
-            os.kill(keeper(tmp_path), signal.SIGSTOP)
-            # A call that has come through before ends without the handler, which then ends the next one.
-            child.send_signal(getattr(signal, name))
-            assert said(child) in ("ended", "calls")
+        assert said(child) == "attached"
+        os.kill(keeper(tmp_path), signal.SIGSTOP)
+        go_on(child)
+        time.sleep(0.3)  # It waits by now. Otherwise the handler runs before, and the test shows less.
+        child.send_signal(getattr(signal, name))
+        assert said(child) == "ended"
         os.kill(keeper(tmp_path), signal.SIGCONT)
-        child.kill()
-        child.wait()
+        go_on(child)
+        assert said(child) == "None"
+        assert child.wait(SECONDS_MAX) == 0
 
 
 def test_a_call_goes_on_where_the_handler_does_not_raise(store: ObjectStore, tmp_path: Path) -> None:
@@ -129,20 +136,16 @@ def test_a_call_goes_on_where_the_handler_does_not_raise(store: ObjectStore, tmp
         print(store.get_bytes(b"id"), flush=True)
         """
     )
-    command = [sys.executable, "-c", text, str(tmp_path)]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child = start(text, tmp_path)
     assert said(child) == "attached"
     os.kill(keeper(tmp_path), signal.SIGSTOP)
-    assert child.stdin is not None
-    child.stdin.write("\n")
-    child.stdin.flush()
+    go_on(child)
     time.sleep(0.5)  # It waits by now. Otherwise the handler runs before, and the test shows less.
     child.send_signal(signal.SIGTERM)
     assert said(child) == "handled"
     os.kill(keeper(tmp_path), signal.SIGCONT)
     assert said(child) == "b'data'"
-    child.communicate()
-    assert child.returncode == 0
+    assert child.wait(SECONDS_MAX) == 0
 
 
 def test_a_forked_child_attaches_anew(store: ObjectStore, tmp_path: Path) -> None:
