@@ -87,9 +87,10 @@ pub(super) fn connect(directory: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Whether an error of `connect` says that nobody listens.
+/// Whether an error of `connect` says that nobody listens, and nobody can where the directory is none.
 pub(super) fn is_nobody(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+    use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | ConnectionRefused | NotADirectory)
 }
 
 /// Listens in the directory, whose lock the caller holds: a socket that is there already is a dead keeper's.

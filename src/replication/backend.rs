@@ -243,7 +243,8 @@ impl Backend for TieredBackend {
         let (end, limit) = (tier.journal.end(), Instant::now() + limit);
         outbox.wake();
         while !outbox.ledger.is_pushed(end) {
-            if Instant::now() >= limit || self.is_closing() {
+            // When Redis is away, the rest is pushed when it is back.
+            if Instant::now() >= limit || self.is_closing() || self.health.is_away() {
                 return Ok(false);
             }
             std::thread::sleep(DRAIN_LOOK);

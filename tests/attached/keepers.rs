@@ -103,6 +103,14 @@ fn a_keeper_that_cannot_be_started_says_why() {
 }
 
 #[test]
+fn what_is_no_directory_is_named_at_once() {
+    let place = Place::new();
+    std::fs::write(place.path(), "").unwrap();
+    let refused = place.builder().attach().map(drop).unwrap_err();
+    assert!(matches!(&refused, Error::Io { path, .. } if *path == place.path()), "{refused}");
+}
+
+#[test]
 fn a_keeper_that_is_stopped_is_an_error_that_says_so() {
     let place = Place::new();
     let store = place.attach();

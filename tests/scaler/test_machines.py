@@ -8,7 +8,7 @@ import pytest
 from scaler import Client
 
 from cluster import RESULT_SECONDS, Cluster, Redis, StorageServer, keeper, serves_from_disk, wait_until
-from tasks import reverse, square
+from tasks import fibonacci, reverse, square
 
 MIB = 1 << 20
 LINK = 'scaler_object_storage.worker:link("{}")'
@@ -85,8 +85,11 @@ def test_a_server_is_replaced_under_running_workers(tmp_path: Path, redis: Redis
         data = [os.urandom(MIB) for _ in range(30)]
         futures = [client.submit(reverse, argument) for argument in data]
         futures[0].result(RESULT_SECONDS)
-        for replace in (beside.process.end, beside.process.kill):
-            replace()
+        for is_killed in (False, True):
+            if is_killed:
+                beside.process.kill()
+            else:
+                assert beside.process.end() == 0
             works(client)
             assert keeper(objects) != beside.process.pid, "a keeper takes its place meanwhile"
             beside.start()
@@ -113,6 +116,19 @@ def test_a_worker_manager_is_restarted_while_the_keeper_lives_on(tmp_path: Path,
         assert keeper(objects) == before
     cluster.end()
     wait_until(lambda: not (objects / "socket").exists(), "the keeper ends when nobody needs it")
+    assert storage.process.end() == 0
+
+
+def test_processors_are_stopped_while_others_run(tmp_path: Path, redis: Redis) -> None:
+    """What a stopped one has acknowledged is pushed all the same: the tasks that it waits for, and others, need it."""
+    storage = tiered(tmp_path, "client", redis)
+    options = ["--hard-processor-suspend", "--preload", machine(tmp_path, tmp_path / "machine", redis)]
+    cluster = Cluster(tmp_path, storage, 2, worker_options=options)
+    with Client(cluster.address) as client:
+        assert client.submit(fibonacci, client, 5).result(RESULT_SECONDS) == 5
+        works(client)
+    assert "not linked" not in cluster.workers.log_text()
+    cluster.end()
     assert storage.process.end() == 0
 
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use scaler_object_storage::{ObjectStore, Underlying, Waited};
+use scaler_object_storage::{Keeper, KeeperOptions, ObjectStore, Underlying, Waited};
 
 use crate::common::{get, much_later, until};
 use crate::disk::{Call, Fault, FaultyDisk};
@@ -54,4 +54,21 @@ fn a_version_at_the_end_of_all_time_harms_no_other_id() {
     until("it is pushed", || writer.get(b"other").unwrap().is_some());
     writer.put(b"other", b"new", b"").unwrap();
     until("a later write wins", || get(&store, b"other").data == "new");
+}
+
+/// What Redis does not have is the keeper's to push when it is back; a process that ends need not wait for that.
+#[test]
+fn an_attached_process_does_not_wait_for_a_redis_that_is_away() {
+    let mut world = World::new(1);
+    let builder = |world: &World| world.builder(0).redis_options(|options| options.drain_timeout_ms = 3_600_000);
+    let store = builder(&world).open().unwrap();
+    let keeper = Keeper::listen(&store, builder(&world).config(), KeeperOptions::default()).unwrap();
+    let attached = builder(&world).attach().unwrap();
+    world.redis.kill();
+    attached.put(b"id", b"data", b"").unwrap();
+    attached.close().unwrap();
+    world.redis.restart();
+    let elsewhere = ObjectStore::builder().redis(world.redis.url()).open().unwrap();
+    until("it is pushed", || elsewhere.get(b"id").is_ok_and(|object| object.is_some()));
+    keeper.close();
 }
