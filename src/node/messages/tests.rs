@@ -54,11 +54,7 @@ fn errors() -> Vec<Error> {
         Error::InvalidId { len: 600, bytes_min: 1, bytes_max: 512 },
         Error::TooLarge { id: id(), bytes: 12, bytes_max: 11 },
         Error::Full { id: id(), bytes: 1, live_bytes: 2, capacity_bytes: 3, place: text("/a/place") },
-        Error::Io {
-            action: "write",
-            path: "/a/file".into(),
-            source: io::Error::from_raw_os_error(libc::ENOSPC),
-        },
+        Error::Io { action: "write", path: "/a/file".into(), source: io::Error::from_raw_os_error(libc::ENOSPC) },
         Error::Io { action: "read", path: "/a/file".into(), source: io::Error::other("words of its own") },
         Error::Catalog { path: "/a/catalog".into(), reason: text("a reason") },
         Error::WritesRefused { path: "/a/store".into(), cause: text("a cause") },

@@ -17,7 +17,6 @@ fn config(backend: BackendKind) -> StoreConfig {
         keeper_command: "/a/program".into(),
         keeper_response_timeout_ms: 79,
         keeper_idle_seconds: 80,
-        ..LocalOptions::default()
     };
     let redis = RedisOptions {
         url: "rediss://user:pass%20word@host:6380/3".to_owned(),
