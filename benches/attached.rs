@@ -4,16 +4,20 @@
 //! the echo, and the peers are processes of their own; what is compared takes turns.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
-#[path = "common/mod.rs"]
+#[path = "../tests/common/mod.rs"]
 mod common;
+#[path = "common/mod.rs"]
+mod measuring;
 #[path = "common/unix.rs"]
 mod unix;
 
 use std::path::Path;
+use std::process::Child;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use common::{
+use common::redis::RedisServer;
+use measuring::{
     Payloads, Table, id, median, nanoseconds, only_listed, percentile, random, settle, show_bytes, show_nanoseconds,
     show_ratio, wanted,
 };
@@ -42,6 +46,9 @@ fn main() {
     if let Some(path) = unix::echo_path() {
         return unix::echo(&path);
     }
+    if unix::is_attached_child() {
+        return;
+    }
     let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     if wanted("get") || wanted("put") {
         small(scratch.path());
@@ -51,6 +58,9 @@ fn main() {
     }
     if wanted("remembered") {
         remembered(scratch.path());
+    }
+    if wanted("machine") {
+        machine(scratch.path());
     }
     if wanted("large") {
         large(scratch.path());
@@ -175,6 +185,85 @@ fn small(scratch: &Path) {
     println!("\nAn attached process, beside a bare blocking echo of the same bytes over a unix socket\n");
     table.print();
     inside.close().unwrap();
+}
+
+/// What 64 attached processes cost those beside them, and Redis.
+fn machine(scratch: &Path) {
+    let redis = RedisServer::start();
+    let figure = |section: &str, name: &str| -> f64 {
+        let text = redis.cli(&["INFO", section]);
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or(f64::NAN)
+    };
+    let mut table = Table::new(["what", "measured", "target"]);
+    let process = Process::tiered_keeper(&scratch.join("machine"), &redis.url());
+    let config = || ObjectStore::builder().tiered(process.directory(), redis.url()).max_size_mb(6000);
+    let first = config().attach().unwrap();
+    first.put(b"warm", b"", b"").unwrap();
+    let alone = figure("clients", "connected_clients");
+    let mut others: Vec<Child> = (0..63).map(|_| unix::attached_child(process.directory(), &redis.url())).collect();
+    // Until all of them have begun.
+    while first.get(b"begun").unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    let together = figure("clients", "connected_clients");
+    table.row([
+        "connections to Redis, 64 attached processes, beside 1".to_owned(),
+        format!("{together} beside {alone}"),
+        "as many".to_owned(),
+    ]);
+
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for number in 0..2000 {
+        first.put(&id(number), &[7; 128], b"").unwrap();
+    }
+    for round in 0..6 {
+        let is_stopped = round % 2 == 1;
+        unix::signal(&others[0], if is_stopped { libc::SIGSTOP } else { libc::SIGCONT });
+        let begun = Instant::now();
+        let mut state = round;
+        while begun.elapsed() < Duration::from_millis(700) {
+            let moment = Instant::now();
+            drop(first.get(&id(random(&mut state) % 2000)).unwrap());
+            if is_stopped { with.push(nanoseconds(moment)) } else { without.push(nanoseconds(moment)) }
+        }
+    }
+    unix::signal(&others[0], libc::SIGCONT);
+    let (with, without) = (percentile(&mut with, 99.0), percentile(&mut without, 99.0));
+    table.row([
+        "p99 of a get, one of 64 processes stopped, beside none".to_owned(),
+        format!("{} / {} = {}", show_nanoseconds(with), show_nanoseconds(without), show_ratio(with / without)),
+        "1.50x".to_owned(),
+    ]);
+    for other in &mut others {
+        let _ = other.kill();
+        let _ = other.wait();
+    }
+
+    // Written on another machine, and read by eight processes of this one at the same time.
+    let elsewhere =
+        ObjectStore::builder().tiered(scratch.join("elsewhere"), redis.url()).max_size_mb(2000).open().unwrap();
+    let data = measuring::random_bytes(9, 100 << 20);
+    elsewhere.put(b"new", &data, b"").unwrap();
+    elsewhere.close().unwrap();
+    let attached: Vec<ObjectStore> = (0..8).map(|_| config().attach().unwrap()).collect();
+    let (sent, taken) = (figure("stats", "total_net_output_bytes"), first.info().physical_bytes);
+    std::thread::scope(|scope| {
+        for store in &attached {
+            scope.spawn(|| assert!(store.get(b"new").unwrap().unwrap().data == data));
+        }
+    });
+    let times = (figure("stats", "total_net_output_bytes") - sent) / data.len() as f64;
+    table.row([
+        "an object of 100 MiB that 8 processes read: how often Redis sends it".to_owned(),
+        show_ratio(times),
+        "1x".to_owned(),
+    ]);
+    let copies = (first.info().physical_bytes - taken) as f64 / data.len() as f64;
+    table.row(["how much of the disk it takes".to_owned(), show_ratio(copies), "1x".to_owned()]);
+    println!("\nA machine with many attached processes\n");
+    table.print();
 }
 
 fn peers(scratch: &Path) {

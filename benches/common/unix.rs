@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{id, random, random_bytes};
+use scaler_object_storage::ObjectStore;
+
+use crate::measuring::{id, random, random_bytes};
 
 /// Tells this program to be the echo, at that path.
 const ECHO_PATH: &str = "ECHO_PATH";
@@ -16,6 +18,35 @@ const STOCK_SERVER: &str = "STOCK_SERVER";
 
 pub fn echo_path() -> Option<PathBuf> {
     std::env::var_os(ECHO_PATH).map(PathBuf::from)
+}
+
+/// Tells this program to be an attached process, of the store in that directory with that Redis.
+const ATTACHED: &str = "ATTACHED_TO";
+
+/// An attached process that gets an object now and then.
+pub fn attached_child(directory: &Path, redis: &str) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(ATTACHED, directory).env("ATTACHED_REDIS", redis).stdout(Stdio::null());
+    command.spawn().unwrap()
+}
+
+/// Whether this process was one, until it was killed.
+pub fn is_attached_child() -> bool {
+    let (Some(directory), Ok(redis)) = (std::env::var_os(ATTACHED), std::env::var("ATTACHED_REDIS")) else {
+        return false;
+    };
+    let store = ObjectStore::builder().tiered(Path::new(&directory), redis).max_size_mb(6000).attach().unwrap();
+    store.put(b"begun", b"", b"").unwrap();
+    let mut state = u64::from(std::process::id());
+    loop {
+        drop(store.get(&id(random(&mut state) % 2000)).unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub fn signal(child: &Child, signal: i32) {
+    // Sound: sends a signal to a child that has not been waited for.
+    unsafe { libc::kill(child.id() as i32, signal) };
 }
 
 /// A thread for each connection, blocking calls, nothing but the bytes: as many as the client has announced.
@@ -82,6 +113,22 @@ impl Process {
             "ERROR",
         ]);
         command.arg("--local-path").arg(directory);
+        Process::start("keeper", directory.to_owned(), directory.join("socket"), &mut command).unwrap()
+    }
+
+    /// The same, with a Redis that it shares.
+    pub fn tiered_keeper(directory: &Path, redis: &str) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_scaler_object_storage_server"));
+        command.args([
+            "tcp://127.0.0.1:0",
+            "--backend",
+            "tiered",
+            "--local-max-size-mb",
+            "6000",
+            "--logging-level",
+            "ERROR",
+        ]);
+        command.args(["--redis-url", redis, "--local-path"]).arg(directory);
         Process::start("keeper", directory.to_owned(), directory.join("socket"), &mut command).unwrap()
     }
 

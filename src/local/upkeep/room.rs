@@ -397,7 +397,7 @@ mod tests {
 
     #[test]
     fn it_asks_in_vain_who_had_room_made_several_times_and_still_has_none() {
-        let mut asking = Asking::new(Patience::Caller);
+        let mut asking = Asking { begun: Instant::now() - CONTEST_AFTER, ..Asking::new(Patience::Caller) };
         for number in 0..IN_VAIN_MIN {
             asking.looked(Found::Nothing, true);
             assert!(!asking.is_in_vain(), "after {number}");
@@ -406,6 +406,8 @@ mod tests {
         assert!(asking.is_in_vain());
         asking.looked(Found::TimeOut, true);
         assert!(asking.is_in_vain(), "it stays so");
+        asking.begun = Instant::now() + CONTEST_AFTER;
+        assert!(!asking.is_in_vain(), "as often, within a moment");
     }
 
     #[test]
