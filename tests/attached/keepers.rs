@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use scaler_object_storage::{Error, ObjectStore};
 
 use crate::common::{bytes, get, until};
-use crate::place::{Place, is_alive, signal};
+use crate::place::{Place, is_alive, signal, stop};
 
 #[test]
 fn attaching_starts_a_keeper_which_ends_when_nobody_is_attached() {
@@ -117,7 +117,7 @@ fn a_keeper_that_is_stopped_is_an_error_that_says_so() {
     store.put(b"id", b"data", b"").unwrap();
     let keeper = place.keeper().unwrap();
 
-    signal(keeper, libc::SIGSTOP);
+    stop(keeper);
     let stopped = store.get(b"id").unwrap_err();
     signal(keeper, libc::SIGCONT);
 

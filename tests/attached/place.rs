@@ -122,6 +122,17 @@ pub fn signal(process: u32, signal: i32) {
     unsafe { libc::kill(process as i32, signal) };
 }
 
+/// Stops a process, all of its threads.
+pub fn stop(process: u32) {
+    signal(process, libc::SIGSTOP);
+    let tasks = format!("/proc/{process}/task");
+    let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") T ")
+    };
+    until("it is stopped", || std::fs::read_dir(&tasks).unwrap().all(is_stopped));
+}
+
 pub fn is_alive(process: u32) -> bool {
     // A zombie is none: it only waits to be looked at.
     let status = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();

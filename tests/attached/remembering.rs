@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::{bytes, get, until};
-use crate::place::{Place, signal};
+use crate::place::{Place, signal, stop};
 
 const SIZES: [usize; 3] = [10, 40_000, 1 << 20];
 
@@ -19,14 +19,14 @@ fn what_is_remembered_is_answered_without_the_keeper_for_a_second_and_no_longer(
         until("a stopped keeper's object is remembered", || {
             get(&store, b"id");
             let begun = Instant::now();
-            signal(keeper, libc::SIGSTOP);
+            stop(keeper);
             let found = store.get(b"id");
             let took = begun.elapsed();
             signal(keeper, libc::SIGCONT);
             found.is_ok_and(|found| found.unwrap().data == bytes(1, size)) && took < Duration::from_millis(500)
         });
     }
-    signal(keeper, libc::SIGSTOP);
+    stop(keeper);
     std::thread::sleep(Duration::from_millis(1500));
     let late = store.get(b"id");
     signal(keeper, libc::SIGCONT);
