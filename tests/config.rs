@@ -123,7 +123,7 @@ fn every_option_of_the_store_is_a_setting() {
         tls_cert: _,
         tls_key: _,
     } = redis;
-    assert_eq!(STORE_SETTINGS.len(), 1 + 1 + 5 + 16);
+    assert_eq!(STORE_SETTINGS.len(), 1 + 1 + 7 + 16);
 }
 
 #[test]

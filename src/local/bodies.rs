@@ -254,6 +254,11 @@ impl Bodies {
         self.stretches.lock().free.bytes
     }
 
+    /// Whether bodies are dead and not yet free.
+    pub fn has_dead(&self) -> bool {
+        self.stretches.lock().dead_bytes > 0
+    }
+
     /// Bytes that wait for `reap` and that nobody reads.
     pub fn reapable_bytes(&self) -> u64 {
         let stretches = self.stretches.lock();

@@ -25,6 +25,9 @@ use crate::local::{Counters, Fingerprints};
 /// Calls of one process at a time; further ones wait for a connection.
 const CONNECTIONS_MAX: usize = 16;
 
+/// A connection that was not used for longer is closed at the end of a later call, so that the keeper has its thread back.
+const UNUSED_MAX: Duration = Duration::from_secs(10);
+
 /// Slots that are kept for writes, of which each is soon over.
 const SLOTS_FOR_WRITES: usize = 64;
 
@@ -39,6 +42,8 @@ pub(super) struct Session {
     pub place: String,
     /// `fork::count` when it was made. With a fork it ends for new questions: a child may hold what the parent gives back.
     count: u64,
+    /// Of the process that made it.
+    generation: u64,
     slots: Slots,
     /// Keeps the lock.
     _file: File,
@@ -54,7 +59,8 @@ pub(super) struct Session {
 
 #[derive(Default)]
 struct Pool {
-    idle: Vec<Connection>,
+    /// With the moment of its last use, the longest unused first.
+    idle: VecDeque<(Instant, Connection)>,
     open: usize,
 }
 
@@ -162,11 +168,12 @@ impl Session {
                 // Without a descriptor or a map left for them, the keeper is asked each time.
                 let counters = files.pop_front().and_then(|file| Counters::map(&file).ok());
                 let remembered = counters.map(|counters| Remembered::new(counters, Fingerprints { seed, mask }));
-                let pool = Pool { idle: vec![connection], open: 1 };
+                let pool = Pool { idle: VecDeque::from([(Instant::now(), connection)]), open: 1 };
                 Ok(Ok(Greeted::Session(Arc::new(Session {
                     id: session,
                     place,
                     count,
+                    generation: fork::generation(),
                     slots,
                     _file: file,
                     free: Mutex::new((0..SLOTS).rev().collect()),
@@ -198,7 +205,8 @@ impl Session {
         pool.idle.clear();
         self.returned.notify_all();
         drop(pool);
-        if let Some(remembered) = self.remembered.as_ref().filter(|_| self.count == fork::count()) {
+        // They refer to the session. A forked child leaves its parent's as it is: anything may have been locked.
+        if let Some(remembered) = self.remembered.as_ref().filter(|_| self.generation == fork::generation()) {
             remembered.clear();
         }
     }
@@ -267,7 +275,7 @@ impl Session {
         {
             let mut pool = self.pool.lock();
             loop {
-                if let Some(connection) = pool.idle.pop() {
+                if let Some((_, connection)) = pool.idle.pop_back() {
                     if connection.is_ended() {
                         pool.open -= 1;
                         continue;
@@ -292,10 +300,16 @@ impl Session {
     fn give_back(&self, connection: Option<Connection>) {
         let mut pool = self.pool.lock();
         match connection {
-            Some(connection) if !self.lost.load(Ordering::Acquire) => pool.idle.push(connection),
+            Some(connection) if !self.lost.load(Ordering::Acquire) => pool.idle.push_back((Instant::now(), connection)),
             _ => pool.open -= 1,
         }
+        let mut unused = Vec::new();
+        while pool.idle.len() > 1 && pool.idle.front().is_some_and(|(since, _)| since.elapsed() > UNUSED_MAX) {
+            pool.open -= 1;
+            unused.extend(pool.idle.pop_front());
+        }
         drop(pool);
+        drop(unused);
         self.returned.notify_one();
     }
 

@@ -19,17 +19,24 @@ const DEAD_BYTES_MAX: u64 = 64 << 20;
 /// Fewer dead bodies than that are freed after this time.
 const DEAD_AGE_MAX: Duration = Duration::from_secs(10);
 
+/// How often it is looked what attached processes have given back, while no body is dead.
+const RELEASE_EVERY: Duration = Duration::from_secs(1);
+
 /// Starts the thread, which ends when `stop` is disconnected.
 pub(in crate::local) fn spawn(tier: Arc<LocalTier>, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("reaper".to_owned()).spawn(move || run(&tier, &stop))
 }
 
 fn run(tier: &LocalTier, stop: &Receiver<()>) {
-    let mut reaped = Instant::now();
+    let (mut reaped, mut released) = (Instant::now(), Instant::now());
     let mut is_told = false;
     let bytes_max = (tier.space.limit_bytes() / DEAD_PART).min(DEAD_BYTES_MAX);
     while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(TICK) {
-        tier.release_given_back(false);
+        // What attached processes hold of bodies that live may wait a little.
+        if tier.bodies.has_dead() || released.elapsed() >= RELEASE_EVERY {
+            released = Instant::now();
+            tier.release_given_back(false);
+        }
         loop {
             let bytes = tier.bodies.reapable_bytes();
             if bytes <= bytes_max && (bytes == 0 || reaped.elapsed() < DEAD_AGE_MAX) {
