@@ -1,7 +1,7 @@
 """Puts and gets from Python, and a real Scaler run, beside what people have today. `make bench-python` runs it.
 
 First, in turns and in one process: redis-py as Scaler's Redis backend uses it (a put is GET, then SET and INCRBY in a pipeline; a get is
-GET), our backend `redis`, and our backend `tiered` where the object is on the node. Then the same Scaler workload on the stock object storage
+GET), our backend `redis`, our backend `tiered` where the object is on the node, and a store that this process is attached to. Then the same Scaler workload on the stock object storage
 server, on ours, and with the store linked into the workers. Medians; ratios are to what people have today, in the same run.
 """
 
@@ -33,7 +33,7 @@ SIZES = [128, KIB, 64 * KIB, MIB, 16 * MIB, 100 * MIB]
 BYTES_PER_SIZE = 300 * MIB
 ROUNDS_MIN, ROUNDS_MAX = 5, 2000
 
-WORKERS = 2
+WORKERS = os.cpu_count() or 2
 SCALER_TURNS = 3
 TASKS = 2000
 SHARED_BYTES, SHARING_TASKS = 50_000_000, 50
@@ -117,12 +117,13 @@ def operations(directory: Path) -> None:
             local_path=directory / "objects", redis_url=url, key_prefix="tiered:", max_object_size_mb=0
         )
         shared = ObjectStore(backend="tiered", local={"path": directory / "shared"}, redis={"url": url})
+        attached = ObjectStore.attach(backend="tiered", local={"path": directory / "attached"}, redis={"url": url})
         subjects: Dict[str, object] = {"redis-py": plain, "redis": ours, "tiered": tiered}
         for size in SIZES:
             data = random.randbytes(size)
             rounds = min(max(BYTES_PER_SIZE // size, ROUNDS_MIN), ROUNDS_MAX)
-            put: Dict[str, List[float]] = {name: [] for name in subjects}
-            get: Dict[str, List[float]] = {name: [] for name in [*subjects, "view"]}
+            put: Dict[str, List[float]] = {name: [] for name in [*subjects, "attached"]}
+            get: Dict[str, List[float]] = {name: [] for name in [*subjects, "view", "asked", "remembered"]}
             for number in range(rounds):
                 object_id = struct.pack(">QQ16x", size, number)  # never stored before
                 for name, subject in subjects.items():
@@ -132,18 +133,29 @@ def operations(directory: Path) -> None:
                 shared.put(object_id, data)
                 shared.get(object_id)
                 get["view"].append(seconds(lambda: shared.get(object_id).data))  # type: ignore[union-attr]
-                for store in [*subjects.values(), shared]:
+                put["attached"].append(seconds(attached.put, object_id, data))
+                for kind in ("asked", "remembered"):
+                    get[kind].append(seconds(lambda: attached.get(object_id).data))  # type: ignore[union-attr]
+                for store in [*subjects.values(), shared, attached]:
                     store.delete(object_id)  # type: ignore[attr-defined]
             medians = [{name: median(times) for name, times in of.items()} for of in (put, get)]
             puts.append([shown_size(size), *cells(medians[0])])
             gets.append([shown_size(size), *cells(medians[1])])
             settle()
-        for store in (ours, tiered, shared):
+        for store in (ours, tiered, shared, attached):
             store.close()
-    table("put", ["size", "redis-py", "ours `redis`", "ours `tiered`"], puts)
+    table("put", ["size", "redis-py", "ours `redis`", "ours `tiered`", "attached"], puts)
     table(
         "get, of what was read before",
-        ["size", "redis-py", "ours `redis`", "ours `tiered`, as bytes", "ours `tiered`, as memoryview"],
+        [
+            "size",
+            "redis-py",
+            "ours `redis`",
+            "ours `tiered`, as bytes",
+            "ours `tiered`, as memoryview",
+            "attached, the first time",
+            "attached, again",
+        ],
         gets,
     )
 
@@ -172,6 +184,7 @@ def scaler(directory: Path) -> None:
             "our server": (program, [], []),
             "our server, `tiered`": (program, ["--backend", "tiered", "--redis-url", url], []),
             "linked workers": (program, ["--backend", "tiered", "--redis-url", url], link),
+            "linked workers, the server's directory": (program, ["--config", str(shared)], link),
         }
         for turn in range(SCALER_TURNS):
             for number, (name, (server, options, worker_options)) in enumerate(subjects.items()):
