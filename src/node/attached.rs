@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, ReentrantMutex};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::interrupt;
@@ -42,8 +42,8 @@ pub(crate) struct Attached {
     starter: Starter,
     pub(super) waiters: Arc<Waiters>,
     current: ArcSwapOption<Session>,
-    /// Held by who looks for a keeper: one thread at a time, while the others still notice signals.
-    beginning: Mutex<()>,
+    /// Held while a session is made: by one thread at a time, which may come back to it in a signal handler.
+    beginning: ReentrantMutex<()>,
     pub(super) waits: Waits,
     pub(super) closed: AtomicBool,
     next_name: AtomicU64,
@@ -103,7 +103,7 @@ impl Attached {
             starter,
             waiters,
             current: ArcSwapOption::empty(),
-            beginning: Mutex::new(()),
+            beginning: ReentrantMutex::new(()),
             waits: Waits::default(),
             closed: AtomicBool::new(false),
             next_name: AtomicU64::new(1),
@@ -137,9 +137,6 @@ impl Attached {
                 break beginning;
             }
             self.look()?;
-            if Instant::now() >= limit {
-                return Err(self.detached("another thread has been looking for its keeper in vain"));
-            }
         };
         if let Some(session) = self.found() {
             return Ok(session);

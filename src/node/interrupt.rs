@@ -8,8 +8,7 @@ thread_local! {
     static LOOK: Cell<Option<fn() -> bool>> = const { Cell::new(None) };
 }
 
-/// Has waits of this thread ask `look`, every now and then, whether to give up. It is asked with nothing locked that it might need, but for the
-/// right to look for a keeper: a call that it makes meanwhile ends with an error where it would need another one.
+/// Has waits of this thread ask `look`, every now and then, whether to give up. It is asked with nothing locked that it might need.
 #[cfg_attr(not(feature = "python"), expect(dead_code, reason = "who waits for signals is another language"))]
 pub(crate) fn set(look: fn() -> bool) {
     LOOK.set(Some(look));

@@ -350,7 +350,7 @@ def test_parameters_are_positional_too_and_their_defaults_are_the_documented_one
     with RedisObjectStorageBackend(redis_server.url, 1, prefix, 2) as backend:
         assert backend.put(b"id", bytes(MIB + 1)) is False
         backend.put(b"id", b"data")
-    with TieredObjectStorageBackend(tmp_path / "objects", redis_server.url, 1, prefix, 2, 256, 1) as backend_tiered:
+    with TieredObjectStorageBackend(tmp_path / "objects", redis_server.url, 1, prefix, 2, 256) as backend_tiered:
         assert backend_tiered.put(b"id", bytes(MIB + 1)) is False
         assert backend_tiered.get(b"id") == (b"data", b"")
 
