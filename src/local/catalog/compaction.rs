@@ -252,7 +252,13 @@ mod tests {
         let path = directory.path().join("catalog");
         let (space, catalog) = (Space::new(LIMIT), Catalog::open(&path));
         catalog.store(0, 11, 5000, 99, &hints(20)).unwrap();
-        catalog.flush().unwrap();
+        for number in 1..20 {
+            catalog.store(number, 11, 5000, 99, &hints(1000)).unwrap();
+            catalog.remove(number).unwrap();
+            catalog.flush().unwrap();
+        }
+        // Though it is many times what is in it.
+        assert!((100 << 10..3 << 20).contains(&catalog.bytes()), "{}", catalog.bytes());
         let file = || std::fs::metadata(&path).unwrap().ino();
         let before = file();
         catalog.compact(&space, || false).unwrap();
