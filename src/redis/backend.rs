@@ -166,6 +166,8 @@ impl Shared {
             match pushed {
                 Pushed::Applied { replaced } => return Ok(replaced),
                 Pushed::Same => return Ok(None),
+                // None of them comes where nothing is heard.
+                Pushed::Later | Pushed::Overtaken => {}
                 // The first attempt may have been carried out before the newer write: once more above that would bring it back.
                 Pushed::Older(_) if attempts > 1 => {
                     let reason = "the connection broke during a write, which another one has replaced since";

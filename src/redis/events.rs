@@ -142,6 +142,13 @@ pub(super) fn adding(keys: &Keys, node: u64, notices: &[Notice<'_>]) -> Cmd {
     add
 }
 
+/// The command that deletes a value without a version and adds the entry that says so, at once, also where Redis is full: there no
+/// transaction takes anything.
+pub(super) fn deleting_when_full(keys: &Keys, node: u64, notice: Notice<'_>) -> Cmd {
+    let (object, events) = (keys.object(notice.id), keys.events());
+    scripts::delete_when_full(&object, &events, EVENTS_MAX, &node.to_be_bytes(), &pack(&[notice]))
+}
+
 /// Adds as many entries as are needed, and gives the answer to each: those of `notices.chunks(EVENT_OPS_MAX)`. When Redis is out of
 /// memory they are added all the same: the stream's length is bounded, and deletes have to be heard of.
 pub(super) fn announce(link: &mut Link, keys: &Keys, node: u64, notices: &[Notice<'_>]) -> Result<Vec<Reply>, Error> {
@@ -172,14 +179,24 @@ pub(crate) fn publish(link: &mut Link, keys: &Keys, node: u64, notices: &[Notice
 
 /// The last entry of the stream; None where there is none.
 pub(crate) fn last(link: &mut Link, keys: &Keys) -> Result<Option<EntryId>, Error> {
+    match link.run_one(asking_last(keys))? {
+        Ok(entries) => Ok(last_of(&entries)),
+        Err(refusal) => Err(refused(link, &refusal)),
+    }
+}
+
+/// The command that `last` gives.
+pub(super) fn asking_last(keys: &Keys) -> Cmd {
     let mut last = redis::cmd("XREVRANGE");
     last.arg(keys.events()).arg("+").arg("-").arg("COUNT").arg(1);
-    match link.run_one(last)? {
-        Ok(entries) => Ok(match entries.as_sequence().and_then(|entries| entries.first()?.as_sequence()?.first()) {
-            Some(Value::BulkString(id)) => EntryId::parse(&String::from_utf8_lossy(id)),
-            _ => None,
-        }),
-        Err(refusal) => Err(refused(link, &refusal)),
+    last
+}
+
+/// Its answer.
+pub(super) fn last_of(entries: &Value) -> Option<EntryId> {
+    match entries.as_sequence()?.first()?.as_sequence()?.first()? {
+        Value::BulkString(id) => EntryId::parse(&String::from_utf8_lossy(id)),
+        _ => None,
     }
 }
 
@@ -196,6 +213,13 @@ impl EntryId {
         let (ms, number) = id.split_once('-')?;
         Some(EntryId { ms: ms.parse().ok()?, number: number.parse().ok()? })
     }
+}
+
+/// Whether nothing was taken from the stream yet, for its length; false where Redis does not tell.
+pub(crate) fn is_whole(link: &mut Link, keys: &Keys) -> Result<bool, Error> {
+    let mut length = redis::cmd("XLEN");
+    length.arg(keys.events());
+    Ok(matches!(link.run_one(length)?, Ok(Value::Int(length)) if length < EVENTS_MAX as i64))
 }
 
 /// Entries from the beginning of the stream, or behind a cursor, without waiting for more.

@@ -3,6 +3,7 @@ mod counters;
 mod outcomes;
 mod outgoing;
 mod python;
+mod watched;
 
 use std::io::Write as _;
 
@@ -12,6 +13,7 @@ use self::counters::Counters;
 use self::outcomes::Outcomes;
 pub(crate) use self::outcomes::Pushed;
 pub(crate) use self::outgoing::{Outgoing, What};
+pub(crate) use self::watched::Hearing;
 use super::envelope::{Encoder, Head, Kind, version_bytes};
 use super::events::{EVENT_OPS_MAX, Notice, adding, announce};
 use super::fetch::heads;
@@ -86,28 +88,39 @@ impl Pusher {
     /// been acknowledged as well, or why Redis refuses it. One refusal holds back no other write. An error means that nothing is
     /// known of the whole batch: push it again over another link, which is harmless.
     pub fn push(&mut self, link: &mut Link, batch: &[Outgoing<'_>]) -> Result<Vec<Result<Pushed, String>>, Error> {
-        self.push_all(link, batch, false, || {})
+        self.push_all(link, batch, None, false, || {})
     }
 
-    /// As `push`; runs `meanwhile` once while Redis is at work on the batch, unless all of it is large.
+    /// As `push` for a node that shares what it writes; runs `meanwhile` once while Redis is at work on the batch, unless all of it is large.
     pub fn push_while(
         &mut self,
         link: &mut Link,
         batch: &[Outgoing<'_>],
+        hearing: &dyn Hearing,
         meanwhile: impl FnOnce(),
     ) -> Result<Vec<Result<Pushed, String>>, Error> {
-        self.push_all(link, batch, false, meanwhile)
+        self.push_all(link, batch, Some(hearing), false, meanwhile)
     }
 
-    /// As `push` for one write.
-    pub fn push_one(&mut self, link: &mut Link, write: &Outgoing<'_>) -> Result<Result<Pushed, String>, Error> {
-        let mut pushed = self.push_all(link, std::slice::from_ref(write), false, || {})?;
+    /// As `push_while` for one write.
+    pub fn push_one(
+        &mut self,
+        link: &mut Link,
+        write: &Outgoing<'_>,
+        hearing: &dyn Hearing,
+    ) -> Result<Result<Pushed, String>, Error> {
+        let mut pushed = self.push_all(link, std::slice::from_ref(write), Some(hearing), false, || {})?;
         Ok(pushed.pop().unwrap_or_else(|| Err("no answer".into())))
     }
 
-    /// As `push` for one write, which also replaces a value of the same version: one that was found damaged, or is wanted.
-    pub fn repair(&mut self, link: &mut Link, write: &Outgoing<'_>) -> Result<Result<Pushed, String>, Error> {
-        let mut pushed = self.push_all(link, std::slice::from_ref(write), true, || {})?;
+    /// As `push_while` for one write, which also replaces a value of the same version: one that was found damaged, or is wanted.
+    pub fn repair(
+        &mut self,
+        link: &mut Link,
+        write: &Outgoing<'_>,
+        hearing: &dyn Hearing,
+    ) -> Result<Result<Pushed, String>, Error> {
+        let mut pushed = self.push_all(link, std::slice::from_ref(write), Some(hearing), true, || {})?;
         Ok(pushed.pop().unwrap_or_else(|| Err("no answer".into())))
     }
 
@@ -123,12 +136,13 @@ impl Pusher {
         &mut self,
         link: &mut Link,
         batch: &[Outgoing<'_>],
+        hearing: Option<&dyn Hearing>,
         also_same: bool,
         meanwhile: impl FnOnce(),
     ) -> Result<Vec<Result<Pushed, String>>, Error> {
         let mut outcomes = Outcomes::new(batch.len());
         if self.value_format == ValueFormat::Python {
-            self.overwrite(link, batch, &mut outcomes)?;
+            self.overwrite(link, batch, hearing, &mut outcomes)?;
         } else {
             self.look_first(link, batch, &mut outcomes)?;
             let left = (0..batch.len()).filter(|index| !outcomes.is_settled(*index));

@@ -40,6 +40,15 @@ static PUBLISH: LazyLock<Source> = LazyLock::new(|| {
     )
 });
 
+/// After a first write, XADD is let through when Redis is out of memory. Arguments as above.
+static DELETE_AND_PUBLISH: LazyLock<Source> = LazyLock::new(|| {
+    Source::new(
+        "redis.call('DEL', KEYS[1]) \
+         return redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], '*', 'n', ARGV[2], 'b', ARGV[3])"
+            .to_owned(),
+    )
+});
+
 /// What `write` does, unless a value of ours stands there that is newer, the same, or a manifest whose chunks have to be seen to
 /// first. Numbers would lose bits and strings be compared as the server's collation has it: so byte by byte.
 fn guarded(write: &str) -> Source {
@@ -120,6 +129,13 @@ fn call(script: &Source, key: &str, whole: bool, more_bytes: usize) -> Cmd {
 pub(super) fn publish_when_full(key: &str, entries_max: usize, node: &[u8], batch: &[u8]) -> Cmd {
     let mut call = call(&PUBLISH, key, true, batch.len());
     call.arg(entries_max).arg(node).arg(batch);
+    call
+}
+
+/// The same behind a delete of a value without a version.
+pub(super) fn delete_when_full(object: &str, events: &str, entries_max: usize, node: &[u8], batch: &[u8]) -> Cmd {
+    let mut call = redis::cmd("EVAL");
+    call.arg(&DELETE_AND_PUBLISH.code).arg(2).arg(object).arg(events).arg(entries_max).arg(node).arg(batch);
     call
 }
 

@@ -10,7 +10,7 @@ use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::local::Known;
 use crate::object::{IdBytes, ObjectId};
-use crate::redis::{Event, Link, Notice, Op, Standing, gathered, heads, publish, read};
+use crate::redis::{Event, Link, Notice, Op, Standing, gathered, heads, is_whole, publish, read};
 use crate::version::Version;
 
 /// How long a read waits for the next event before it is looked whether the store is closed.
@@ -136,14 +136,32 @@ impl TieredBackend {
             tier.set_heard(cursor);
             // Copies that were fetched before.
             tier.suspect_all();
-            // What an earlier open wrote may have reached Redis, and been overruled there. Versions would tell.
-            if self.is_unversioned() && outbox.has_earlier_records() {
-                let in_step_ms = outbox.heard().1;
-                // Otherwise nobody would hear it any more.
-                self.hear_gathered(link).inspect_err(|_| outbox.set_heard(String::new(), in_step_ms))?;
-            }
+        }
+        // What an earlier open wrote may have reached Redis, and been overruled there. Versions would tell. That open may have heard of it, so it
+        // does not stand behind the cursor alone.
+        if self.is_unversioned() && outbox.lacks_past() {
+            outbox.hears_past(is_whole(link, &self.keys)?);
+            self.hear_past(link)?;
+            outbox.has_heard_past();
         }
         Ok(())
+    }
+
+    /// Acts upon all events that stand in the stream, as far as they concern what an earlier open wrote and Redis was not seen to have for good.
+    fn hear_past(&self, link: &mut Link) -> Result<(), Error> {
+        let mut behind = None::<String>;
+        loop {
+            let read = gathered(link, &self.keys, behind.as_deref(), ENTRIES_MAX)?;
+            for event in read.events.iter().filter(|event| matches!(event.op, Op::Put | Op::Delete)) {
+                if IdBytes::ORDINARY.allow(&event.id) && self.tier()?.is_owed(&event.id)? {
+                    self.tier()?.hear_other(&event.id, event.version)?;
+                }
+            }
+            if read.entry_count < ENTRIES_MAX {
+                return Ok(());
+            }
+            behind = Some(read.cursor);
+        }
     }
 
     /// Acts upon all events that stand in the stream: a new one, of which hearing has begun behind its beginning.

@@ -4,6 +4,7 @@
 //! ledger. This thread waits for Redis on its own connection, and for nothing else.
 
 mod gathering;
+mod hearing;
 mod sending;
 mod wanted;
 
@@ -20,6 +21,7 @@ use crate::error::Error;
 use crate::local::ledger::Epoch;
 use crate::local::{Outbox, Place};
 use crate::redis::{EntryId, Link, Masters, Pusher, last, masters, refused_commands, server};
+use crate::version::Version;
 
 /// How often the clock of Redis is looked at.
 const CLOCK_EVERY: Duration = Duration::from_secs(60);
@@ -105,6 +107,10 @@ struct Replicator<'a> {
     scout: Option<Place>,
     /// What follows, read while Redis was at work.
     ahead: Option<ReadAhead>,
+    /// By which versions name this open.
+    node: u64,
+    /// The highest version that was sent.
+    sent: Version,
     /// What is being sent, for when the connection breaks.
     sending: Option<Sending>,
     caution: Caution,
@@ -138,6 +144,8 @@ impl<'a> Replicator<'a> {
             catching_up: None,
             scout: None,
             ahead: None,
+            node: tier.journal.node(),
+            sent: Version::default(),
             sending: None,
             caution: Caution::default(),
             extra_max: EXTRA_MAX,

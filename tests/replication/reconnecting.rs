@@ -1,17 +1,45 @@
 //! What happens when a node comes back to a Redis that others have used meanwhile.
 
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use scaler_object_storage::{ObjectStore, RedisOptions, ValueFormat};
+use tracing::Level;
 
 use crate::common::redis::{Mode, Proxy, RedisServer};
 use crate::common::{bytes, get, until};
+use crate::log;
 use crate::world::{World, number, stands};
 
 const COUNT: usize = 20;
 
 fn id(number: usize) -> String {
     format!("id-{number}")
+}
+
+/// Values of the Python backend have no version. Nothing settles, and a node that is closed pushes first what it has to.
+fn unversioned(options: &mut RedisOptions) {
+    options.value_format = ValueFormat::Python;
+    options.settle_ms = 600_000;
+    options.drain_timeout_ms = 240_000;
+}
+
+/// Closes a node, which has pushed then everything that it was to push, also what went again.
+fn close(node: ObjectStore) {
+    node.close().unwrap();
+    let place = node.info().place;
+    let directory = place.split(" and ").next().unwrap();
+    assert!(!log::has(Level::WARN, &["Redis does not have everything yet", directory]), "{directory}");
+}
+
+/// Waits until a node has heard everything that was announced so far.
+fn until_all_is_heard_by(node: &ObjectStore, redis: &RedisServer) {
+    let other = ObjectStore::builder().redis(redis.url()).redis_options(unversioned).open().unwrap();
+    node.put(b"heard", b"", b"").unwrap();
+    until("it is pushed", || stands(redis, "heard"));
+    assert!(other.delete(b"heard").unwrap());
+    until("its delete is heard", || node.get(b"heard").unwrap().is_none());
 }
 
 /// Objects of `a`, which `b` reads.
@@ -36,33 +64,41 @@ fn overrule(b: &ObjectStore, redis: &RedisServer) {
     until("b has pushed all", || stands(redis, "last") && !stands(redis, &id(COUNT - 2)));
 }
 
+/// What `overrule` has left.
+fn overruled(number: usize, name: &str, store: &ObjectStore) {
+    let found = store.get(id(number).as_bytes()).unwrap().map(|object| object.data);
+    match number % 2 {
+        0 => assert!(found.is_none(), "{name} has {number} again, which b has deleted"),
+        _ => assert!(found.is_some_and(|data| data == "of b"), "{name}: {number}"),
+    }
+}
+
 /// Values of the Python backend have no version: what is pushed again without having heard of the others undoes what they did.
 #[test]
 fn a_reconnect_undoes_nothing_that_others_did_meanwhile_with_values_without_versions() {
     let world = World::new(2);
     let redis = RedisServer::start();
     let proxy = Proxy::to(&redis);
-    let change = |options: &mut RedisOptions| {
-        options.value_format = ValueFormat::Python;
-        options.settle_ms = 600_000;
-    };
-    let a = world.open(0, &redis.url_at(proxy.port()), change);
-    let b = world.open(1, &redis.url(), change);
+    let a = world.open(0, &redis.url_at(proxy.port()), unversioned);
+    let b = world.open(1, &redis.url(), unversioned);
     share(&a, &b);
     proxy.set(Mode::Refuse);
     overrule(&b, &redis);
     a.put(b"late", b"of a", b"").unwrap();
     proxy.set(Mode::Normal);
-    until("a has pushed all", || stands(&redis, "late"));
+    until("a has pushed what is new", || stands(&redis, "late"));
+    until_all_is_heard_by(&a, &redis);
 
     let python = ObjectStore::builder().redis(redis.url()).open().unwrap();
     for number in 0..COUNT {
         for (name, store) in [("Redis", &python), ("a", &a), ("b", &b)] {
-            let found = store.get(id(number).as_bytes()).unwrap().map(|object| object.data);
-            match number % 2 {
-                0 => assert!(found.is_none(), "{name} has {number} again, which b has deleted"),
-                _ => assert!(found.is_some_and(|data| data == "of b"), "{name}: {number}"),
-            }
+            overruled(number, name, store);
+        }
+    }
+    close(a);
+    for number in 0..COUNT {
+        for (name, store) in [("Redis", &python), ("b", &b)] {
+            overruled(number, name, store);
         }
     }
 }
@@ -72,25 +108,171 @@ fn a_reconnect_undoes_nothing_that_others_did_meanwhile_with_values_without_vers
 fn what_a_killed_node_left_undoes_nothing_that_others_did_since_with_values_without_versions() {
     let world = World::new(3);
     let redis = RedisServer::start();
-    let change = |options: &mut RedisOptions| {
-        options.value_format = ValueFormat::Python;
-        options.settle_ms = 600_000;
-    };
-    let (a, b) = (world.open(0, &redis.url(), change), world.open(1, &redis.url(), change));
+    let (a, b) = (world.open(0, &redis.url(), unversioned), world.open(1, &redis.url(), unversioned));
     share(&a, &b);
     copy(world.directory(0), world.directory(2));
     drop(a);
     overrule(&b, &redis);
-    let a = world.open(2, &redis.url(), change);
+    let a = world.open(2, &redis.url(), unversioned);
     a.put(b"late", b"of a", b"").unwrap();
-    until("a has pushed all", || stands(&redis, "late"));
+    until("a has pushed what is new", || stands(&redis, "late"));
+    until_all_is_heard_by(&a, &redis);
     for number in 0..COUNT {
-        for store in [&a, &b] {
-            let found = store.get(id(number).as_bytes()).unwrap().map(|object| object.data);
-            let expected = (number % 2 == 1).then_some("of b");
-            assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{number}");
+        for (name, store) in [("a", &a), ("b", &b)] {
+            overruled(number, name, store);
         }
     }
+    close(a);
+    let python = ObjectStore::builder().redis(redis.url()).open().unwrap();
+    for number in 0..COUNT {
+        overruled(number, "Redis", &python);
+    }
+}
+
+/// Bytes may stay on the way while a connection is long given up.
+#[test]
+fn what_comes_late_over_a_cut_connection_undoes_nothing_with_values_without_versions() {
+    let world = World::new(2);
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(&redis);
+    let a = world.open(0, &redis.url_at(proxy.port()), |options| {
+        options.value_format = ValueFormat::Python;
+        options.response_timeout_ms = 300;
+        options.drain_timeout_ms = 0;
+    });
+    let b = world.open(1, &redis.url(), |options| options.value_format = ValueFormat::Python);
+    share(&a, &b);
+    proxy.set(Mode::Blackhole);
+    for number in 0..COUNT {
+        a.put(id(number).as_bytes(), b"late", b"").unwrap();
+    }
+    // Longer than an answer is waited for.
+    sleep(Duration::from_millis(600));
+    drop(a);
+    overrule(&b, &redis);
+    // Only who asks for it, and what is on the way, has connections then.
+    drop(b);
+    assert!(number(&redis, "connected_clients") > 1);
+    proxy.set(Mode::Normal);
+    until("what was on the way came through", || number(&redis, "connected_clients") == 1);
+    let python = ObjectStore::builder().redis(redis.url()).open().unwrap();
+    for number in 0..COUNT {
+        overruled(number, "Redis", &python);
+    }
+}
+
+/// What Redis may have forgotten goes again, while others go on writing.
+#[test]
+fn what_goes_again_undoes_nothing_that_others_do_meanwhile_with_values_without_versions() {
+    const OBJECTS: usize = 300;
+    let world = World::new(2);
+    let mut redis = RedisServer::settings().line("appendonly yes").start();
+    let proxy = Proxy::to(&redis);
+    let a = world.builder(0, &redis.url_at(proxy.port()), unversioned).max_size_mb(256).open().unwrap();
+    let b = world.open(1, &redis.url(), unversioned);
+    for number in 0..OBJECTS {
+        a.put(id(number).as_bytes(), &bytes(number as u64, 200_000), b"").unwrap();
+    }
+    until("they are pushed", || b.get(id(OBJECTS - 1).as_bytes()).unwrap().is_some());
+    proxy.set(Mode::Refuse);
+    redis.kill();
+    redis.restart();
+    b.put(b"of b", b"", b"").unwrap();
+    until("b is back", || stands(&redis, "of b"));
+    a.put(b"of a", b"", b"").unwrap();
+    let before = number(&redis, "total_net_input_bytes");
+    proxy.set(Mode::Normal);
+    until("a pushes again", || number(&redis, "total_net_input_bytes") > before + (4 << 20));
+    for number in (0..OBJECTS).rev() {
+        b.put(id(number).as_bytes(), b"of b", b"").unwrap();
+        if number % 10 == 0 {
+            sleep(Duration::from_millis(2));
+        }
+    }
+    close(b);
+    close(a);
+    let python = ObjectStore::builder().redis(redis.url()).open().unwrap();
+    for number in 0..OBJECTS {
+        assert_eq!(get(&python, id(number).as_bytes()).data.len(), 4, "{number}");
+    }
+}
+
+/// An event that tells of a write long after now: versions of whoever hears it are above that.
+fn announce_ahead(redis: &RedisServer, id: &str) {
+    let ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64 + 50_000;
+    let (clock, node) = ((ms << 16).to_be_bytes(), 7_u64.to_be_bytes());
+    let batch = [&[1, id.len() as u8, 0], id.as_bytes(), &clock, &node].concat();
+    let mut add = redis::cmd("XADD");
+    add.arg("scaler:obj:_events").arg("*").arg("n").arg(&node[..]).arg("b").arg(batch);
+    add.query::<String>(&mut redis.connection()).unwrap();
+}
+
+/// Who reads a value does not read its version, so what is written after it may have a lower one.
+#[test]
+fn a_node_that_is_opened_again_undoes_nothing_though_its_versions_are_higher_with_values_without_versions() {
+    let world = World::new(2);
+    let redis = RedisServer::start();
+    let a = world.open(0, &redis.url(), unversioned);
+    a.put(b"first", b"of a", b"").unwrap();
+    until("a takes part", || stands(&redis, "first"));
+    announce_ahead(&redis, "other");
+    // Read until its own event comes after that one.
+    until("a has heard that", || {
+        a.put(b"probe", b"of a", b"").unwrap();
+        sleep(Duration::from_millis(50));
+        let events: Vec<(String, Vec<(String, Vec<u8>)>)> =
+            redis.command(&["XREVRANGE", "scaler:obj:_events", "+", "-", "COUNT", "1"]);
+        let batch = &events[0].1[1].1;
+        let ms = u64::from_be_bytes(batch[batch.len() - 16..batch.len() - 8].try_into().unwrap()) >> 16;
+        u128::from(ms) > SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() + 10_000
+    });
+    a.put(b"id", b"of a", b"").unwrap();
+    until("it is pushed", || stands(&redis, "id"));
+    until_all_is_heard_by(&a, &redis);
+    drop(a);
+    let b = world.open(1, &redis.url(), unversioned);
+    until("b reads it", || b.get(b"id").unwrap().is_some_and(|object| object.data == "of a"));
+    b.put(b"id", b"of b", b"").unwrap();
+    b.put(b"behind it", b"of b", b"").unwrap();
+    until("b has pushed all", || stands(&redis, "behind it"));
+    let a = world.open(0, &redis.url(), unversioned);
+    a.put(b"late", b"of a", b"").unwrap();
+    until("a has pushed what is new", || stands(&redis, "late"));
+    until_all_is_heard_by(&a, &redis);
+    let python = ObjectStore::builder().redis(redis.url()).open().unwrap();
+    for store in [&python, &a, &b] {
+        assert_eq!(get(store, b"id").data, "of b");
+    }
+    close(a);
+    assert_eq!(get(&python, b"id").data, "of b");
+}
+
+/// ... and nothing is lost that has a lower one.
+#[test]
+fn a_node_that_is_opened_again_pushes_what_it_owes_though_its_versions_are_lower_with_values_without_versions() {
+    let world = World::new(3);
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(&redis);
+    let python = ObjectStore::builder().redis(redis.url()).redis_options(unversioned).open().unwrap();
+    let a = world.open(0, &redis.url_at(proxy.port()), |options| {
+        unversioned(options);
+        options.drain_timeout_ms = 0;
+    });
+    a.put(b"first", b"of a", b"").unwrap();
+    until("a takes part", || stands(&redis, "first"));
+    python.put(b"id", b"of another", b"").unwrap();
+    assert_eq!(get(&a, b"id").data, "of another");
+    proxy.set(Mode::Refuse);
+    // As what a has read would be announced by a node whose clock is ahead.
+    announce_ahead(&redis, "id");
+    a.put(b"id", b"of a", b"").unwrap();
+    copy(world.directory(0), world.directory(2));
+    drop(a);
+    let a = world.open(2, &redis.url(), unversioned);
+    a.put(b"late", b"of a", b"").unwrap();
+    until("a has pushed what is new", || stands(&redis, "late"));
+    close(a);
+    assert_eq!(get(&python, b"id").data, "of a");
 }
 
 /// What a process leaves that is killed now.

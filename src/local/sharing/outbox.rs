@@ -35,6 +35,10 @@ pub(crate) struct Outbox {
     /// Records below are from before this open.
     pub opened_at: Lsn,
     hearing: Mutex<Hearing>,
+    /// Where values have no version: what the stream tells of records of earlier opens was heard by this one, ...
+    has_heard_past: AtomicBool,
+    /// ... and it told all.
+    knows_past: AtomicBool,
     /// Clean objects below this lsn may have changed unheard: see `is_suspect`.
     suspect_below: AtomicU64,
     /// Nothing is heard, though Redis could be asked: every clean object may have changed.
@@ -63,15 +67,16 @@ impl Outbox {
         let cursors = Cursors { prefix, ..found.unwrap_or_default() };
         let suspect_below = AtomicU64::new(cursors.suspect_below.to_u64());
         let hearing = Mutex::new(Hearing { cursors, uncertain: false });
-        let (deaf, stuck) = (AtomicBool::new(false), Mutex::new(None));
         Outbox {
             options,
             opened_at: end,
             ledger,
             hearing,
+            has_heard_past: AtomicBool::new(false),
+            knows_past: AtomicBool::new(false),
             suspect_below,
-            deaf,
-            stuck,
+            deaf: AtomicBool::new(false),
+            stuck: Mutex::new(None),
             hidden: Hidden::default(),
             changes,
         }
@@ -87,6 +92,26 @@ impl Outbox {
     /// Whether there may be records of an earlier open that Redis was not seen to have.
     pub fn has_earlier_records(&self) -> bool {
         self.ledger.replicated() < self.opened_at
+    }
+
+    /// Whether this open has yet to hear what the stream tells of records of earlier ones.
+    pub fn lacks_past(&self) -> bool {
+        self.has_earlier_records() && !self.has_heard_past.load(Ordering::Acquire)
+    }
+
+    /// The stream is about to be heard from its beginning; `is_whole`: it has everything that was ever added to it.
+    pub fn hears_past(&self, is_whole: bool) {
+        self.knows_past.store(is_whole, Ordering::Release);
+    }
+
+    /// That was done.
+    pub fn has_heard_past(&self) {
+        self.has_heard_past.store(true, Ordering::Release);
+    }
+
+    /// Whether something that was heard may have come later than the record at `place` though the event of the record was not heard.
+    pub fn may_be_overruled(&self, place: Lsn) -> bool {
+        place < self.opened_at && !self.knows_past.load(Ordering::Acquire)
     }
 
     /// Whether dirty records become fewer: there are some, and Redis takes what it is sent, or did so a moment ago, as far as is known.

@@ -4,7 +4,7 @@
 use super::hearing::Known;
 use crate::error::Error;
 use crate::local::index::tombstones::Tombstone;
-use crate::local::journal::{Flags, Lsn};
+use crate::local::journal::{Flags, Header, Lsn};
 use crate::local::sharing::outbox::Outbox;
 use crate::local::tier::LocalTier;
 use crate::version::Version;
@@ -25,7 +25,8 @@ impl LocalTier {
     }
 
     /// Another node's write or delete was heard, or this node's own of an earlier open: what is here goes, and what was deleted may exist again,
-    /// unless that is still on its way. Of what an earlier open has written nothing is known but its version.
+    /// unless that is still on its way. Of what an earlier open has written, and the stream may have lost the event of, nothing is known but
+    /// its version.
     pub fn hear_other(&self, id: &[u8], version: Version) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
         let _inside = self.gate.enter()?;
@@ -37,7 +38,7 @@ impl LocalTier {
         match standing {
             Some(old) if old.header.version == version => self.trust(old.lsn, || true),
             Some(old) => {
-                let is_known_older = old.lsn < outbox.opened_at && old.header.version < version;
+                let is_known_older = outbox.may_be_overruled(old.lsn) && old.header.version < version;
                 if is_known_older || !self.is_on_its_way(outbox, old.lsn, old.header.flags.has(Flags::CLEAN)) {
                     self.drop_locked(fingerprint, id, &old, version)?;
                 }
@@ -45,7 +46,7 @@ impl LocalTier {
             None => {
                 let tombstone = shard.table.read().tombstones.get(id);
                 let Some(tombstone) = tombstone else { return Ok(()) };
-                let is_known_older = tombstone.place < outbox.opened_at && tombstone.version < version;
+                let is_known_older = outbox.may_be_overruled(tombstone.place) && tombstone.version < version;
                 if tombstone.version == version {
                     shard.table.write().tombstones.announced(id, version);
                 } else if is_known_older || !self.is_delete_on_its_way(&tombstone) {
@@ -63,8 +64,29 @@ impl LocalTier {
         !is_heard_of && !tombstone.place.is_none() && self.outbox.as_ref().is_some_and(is_dirty)
     }
 
+    /// Whether this open does not know yet what has become of what it holds of an id: it is from an earlier one, and Redis may have it.
+    pub fn is_owed(&self, id: &[u8]) -> Result<bool, Error> {
+        let Some(outbox) = &self.outbox else { return Ok(false) };
+        Ok(match self.known(id)? {
+            Known::Held { place, is_clean, .. } => outbox.is_dirty(place, is_clean),
+            Known::Deleted(tombstone) => !tombstone.place.is_none() && outbox.is_dirty(tombstone.place, false),
+            Known::Nothing => false,
+        })
+    }
+
+    /// A record has a copy: if its event was heard, what others write comes after the copy, too.
+    pub(in crate::local) fn keep_announced(&self, outbox: &Outbox, header: &Header, copy: Lsn) {
+        let is_announced = || self.is_announced(header.lsn);
+        if outbox.is_dirty(header.lsn, header.flags.has(Flags::CLEAN)) && is_announced() {
+            self.trust(copy, is_announced);
+        }
+    }
+
     fn is_on_its_way(&self, outbox: &Outbox, place: Lsn, is_clean: bool) -> bool {
-        let is_announced = self.segments.get(place.segment()).is_some_and(|segment| segment.is_trusted(place.offset()));
-        outbox.is_dirty(place, is_clean) && !is_announced
+        outbox.is_dirty(place, is_clean) && !self.is_announced(place)
+    }
+
+    fn is_announced(&self, place: Lsn) -> bool {
+        self.segments.get(place.segment()).is_some_and(|segment| segment.is_trusted(place.offset()))
     }
 }

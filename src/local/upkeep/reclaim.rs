@@ -339,6 +339,7 @@ impl LocalTier {
                     outbox.suspect_moved(to);
                 }
                 outbox.hidden.moved(place, to);
+                self.keep_announced(outbox, &record.header, to);
             }
             Ok(to)
         };

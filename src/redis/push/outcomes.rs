@@ -10,6 +10,10 @@ pub(crate) enum Pushed {
     Same,
     /// A newer one stands there: nothing was changed.
     Older(Standing),
+    /// Values without versions: nothing was changed, as others write there all the time, or were not heard yet. It is pushed a little later.
+    Later,
+    /// The same, as something else has taken its place.
+    Overtaken,
 }
 
 /// What has become of each write of a batch.

@@ -1,27 +1,32 @@
 //! Values that the Python Redis backend can read: without a version, so that the last to reach Redis wins.
 
+use std::collections::VecDeque;
 use std::io::Write as _;
 
 use redis::{Cmd, RedisWrite as _, Value};
 
+use super::watched::{Group, Hearing, Watch};
 use super::{Outcomes, Outgoing, Pushed, Pusher, What};
 use crate::error::Error;
 use crate::redis::envelope::Head;
-use crate::redis::events::adding;
+use crate::redis::events::{adding, deleting_when_full};
 use crate::redis::fetch::{looked, looking};
 use crate::redis::link::Link;
-use crate::redis::pipeline::{Reply, reply_of};
+use crate::redis::pipeline::{Reply, code, reply_of};
 use crate::redis::python;
 use crate::redis::standing::Standing;
 
 /// Commands for one write: two that look at what stands there, one that overwrites or deletes it.
 const COMMANDS: usize = 3;
 
-/// Writes that are carried out together with their event.
-const GROUP_WRITES: usize = 32;
+/// What Redis says when it is full, in front of its reason.
+const OUT_OF_MEMORY: &str = "OOM";
+
+/// What it says of a transaction that it refuses as a whole, in front of the reason.
+const DISCARDED: &str = "EXECABORT Transaction discarded because of: ";
 
 /// A write, and its number in its batch.
-type Numbered<'a> = (usize, &'a Outgoing<'a>);
+pub(super) type Numbered<'a> = (usize, &'a Outgoing<'a>);
 
 /// What Redis has said to the commands of each write, and whether their event stands in the stream.
 struct Answers {
@@ -29,14 +34,31 @@ struct Answers {
     is_named: bool,
 }
 
+/// What has become of a transaction.
+enum Executed {
+    Done(Answers),
+    /// Nothing was done: somebody has written there since it was watched.
+    Changed,
+    /// Nothing was done, as Redis refuses one of its commands.
+    Refused {
+        reason: String,
+        is_event: bool,
+    },
+}
+
 impl Pusher {
-    /// Writes and the event that names them are one transaction: events stand in the stream in the order in which values reached Redis,
-    /// also where the connection breaks in between, or what it carried comes later than anybody expects. Where Redis refuses one write of a
-    /// transaction, each goes by itself; in a cluster, too, as keys and stream are in different places.
+    /// Writes and the event that names them are one transaction: events stand in the stream in the order in which values reached Redis.
+    /// In a cluster they are not, as keys and stream are in different places; nor where there are no transactions.
+    ///
+    /// With `hearing`, a transaction is carried out only if nobody has written there since it was watched, one round trip before: what a
+    /// connection that broke carried may come later than anybody expects, and undoes nothing then. What may have been sent before is pushed
+    /// only if it still counts after everything was heard that stood in the stream when its id was watched: others may know of the first
+    /// time, and have written since.
     pub(super) fn overwrite(
         &mut self,
         link: &mut Link,
         batch: &[Outgoing<'_>],
+        hearing: Option<&dyn Hearing>,
         outcomes: &mut Outcomes,
     ) -> Result<(), Error> {
         let mut writes: Vec<Numbered<'_>> = Vec::with_capacity(batch.len());
@@ -48,20 +70,21 @@ impl Pusher {
         }
         let off = std::mem::take(&mut self.counters_off);
         link.send_ahead(off.commands(&self.keys))?;
-        let (mut alone, mut chunked, mut counted) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut chunked, mut counted) = (Vec::new(), Vec::new());
+        // What is new waits for nobody.
+        let (repeats, new) = writes.into_iter().partition(|(_, write)| write.is_repeat && hearing.is_some());
         if link.is_cluster() {
-            alone = writes;
+            let repeats = self.still_counting(link, repeats, hearing, outcomes, &mut counted)?;
+            let writes = [new, repeats].concat();
+            let answers = self.one_by_one(link, &writes, &mut counted)?;
+            self.overwritten(&writes, answers, outcomes, &mut chunked);
         } else {
-            let groups: Vec<_> = writes.chunks(GROUP_WRITES).collect();
-            for (group, answers) in groups.iter().zip(self.in_transactions(link, &groups, &mut counted)?) {
-                match answers {
-                    Some(answers) => self.overwritten(group, answers, outcomes, &mut chunked),
-                    None => alone.extend_from_slice(group),
-                }
-            }
+            let groups = Group::cut(new, false).chain(Group::cut(repeats, true)).collect();
+            self.in_transactions(link, groups, hearing, outcomes, (&mut counted, &mut chunked))?;
         }
-        let answers = self.one_by_one(link, &alone, &mut counted)?;
-        self.overwritten(&alone, answers, outcomes, &mut chunked);
+        if counted.is_empty() {
+            counted = link.run(&[])?; // nothing else was sent
+        }
         self.counted(off, &counted);
         for (index, head) in chunked {
             if let Some(write) = batch.get(index) {
@@ -71,24 +94,86 @@ impl Pusher {
         Ok(())
     }
 
-    fn in_transactions(
+    /// One transaction after the other. While one is carried out, the next one is watched already.
+    fn in_transactions<'a>(
+        &mut self,
+        link: &mut Link,
+        mut groups: VecDeque<Group<'a>>,
+        hearing: Option<&dyn Hearing>,
+        outcomes: &mut Outcomes,
+        (counted, chunked): (&mut Vec<Reply>, &mut Vec<(usize, Head)>),
+    ) -> Result<(), Error> {
+        let mut watch = Watch::new(hearing);
+        while let Some(mut group) = groups.pop_front() {
+            if watch.lacks_answers() {
+                let replies = run_behind(link, &watch.commands(&self.keys, &group), counted)?;
+                watch.answered(replies);
+            }
+            watch.judge(&mut group, outcomes)?;
+            if group.writes.is_empty() {
+                continue;
+            }
+            let mut commands = match group.is_without_room {
+                true => self.without_room(&group),
+                false => self.transaction(&group),
+            };
+            let count = commands.len();
+            if let Some(next) = groups.front() {
+                commands.extend(watch.commands(&self.keys, next));
+            }
+            let mut replies = run_behind(link, &commands, counted)?;
+            watch.answered(replies.split_off(count.min(replies.len())));
+            let executed = match group.is_without_room {
+                true => Executed::Done(Answers { writes: in_threes(&replies), is_named: true }),
+                false => executed(replies),
+            };
+            match executed {
+                Executed::Done(answers) => self.overwritten(&group.writes, answers, outcomes, chunked),
+                Executed::Changed => again(&mut groups, &mut watch, group.changed(outcomes)),
+                Executed::Refused { reason, .. } if code(&reason) == OUT_OF_MEMORY => {
+                    again(&mut groups, &mut watch, group.without_room(&reason, outcomes));
+                }
+                Executed::Refused { reason, is_event } => {
+                    again(&mut groups, &mut watch, group.refused(&reason, is_event, outcomes));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn transaction(&self, group: &Group<'_>) -> Vec<Cmd> {
+        let notices: Vec<_> = group.writes.iter().map(|(_, write)| write.notice()).collect();
+        let mut commands = vec![redis::cmd("MULTI")];
+        commands.extend(group.writes.iter().flat_map(|(_, write)| self.overwriting(write)));
+        commands.push(adding(&self.keys, self.node, &notices));
+        commands.push(redis::cmd("EXEC"));
+        commands
+    }
+
+    /// Deletes, each with its event. They are not watched: a Redis that is full takes no transaction.
+    fn without_room(&self, group: &Group<'_>) -> Vec<Cmd> {
+        let deleting = |write: &Outgoing<'_>| {
+            let [head, length] = looking(&self.keys.object(&write.id));
+            [head, length, deleting_when_full(&self.keys, self.node, write.notice())]
+        };
+        group.writes.iter().flat_map(|(_, write)| deleting(write)).collect()
+    }
+
+    /// Of what may have been sent before, in a cluster: there it is not known what happens between this and the write.
+    fn still_counting<'a>(
         &self,
         link: &mut Link,
-        groups: &[&[Numbered<'_>]],
-        ahead: &mut Vec<Reply>,
-    ) -> Result<Vec<Option<Answers>>, Error> {
-        let mut commands = Vec::new();
-        for group in groups {
-            let notices: Vec<_> = group.iter().map(|(_, write)| write.notice()).collect();
-            commands.push(redis::cmd("MULTI"));
-            commands.extend(group.iter().flat_map(|(_, write)| self.overwriting(write)));
-            commands.push(adding(&self.keys, self.node, &notices));
-            commands.push(redis::cmd("EXEC"));
+        repeats: Vec<Numbered<'a>>,
+        hearing: Option<&dyn Hearing>,
+        outcomes: &mut Outcomes,
+        counted: &mut Vec<Reply>,
+    ) -> Result<Vec<Numbered<'a>>, Error> {
+        let (mut watch, mut group) = (Watch::in_cluster(hearing), Group::of(repeats, true));
+        if !group.writes.is_empty() {
+            watch.answered(run_behind(link, &watch.commands(&self.keys, &group), counted)?);
+            watch.judge(&mut group, outcomes)?;
         }
-        let mut replies = run_behind(link, &commands, ahead)?.into_iter();
-        let of_group =
-            |group: &&[Numbered<'_>]| transaction(replies.by_ref().take(group.len() * COMMANDS + 3).collect());
-        Ok(groups.iter().map(of_group).collect())
+        Ok(group.writes)
     }
 
     /// Their events follow.
@@ -145,6 +230,14 @@ impl Pusher {
     }
 }
 
+/// These parts of a group come next, so that writes to one id stay in their order.
+fn again<'a>(groups: &mut VecDeque<Group<'a>>, watch: &mut Watch<'_>, parts: Vec<Group<'a>>) {
+    if !parts.is_empty() {
+        watch.answered(Vec::new());
+        parts.into_iter().rev().for_each(|part| groups.push_front(part));
+    }
+}
+
 /// The answers to these commands; those to what was sent ahead are added to `ahead`.
 fn run_behind(link: &mut Link, commands: &[Cmd], ahead: &mut Vec<Reply>) -> Result<Vec<Reply>, Error> {
     let mut replies = link.run(commands)?;
@@ -166,27 +259,30 @@ fn check(write: &Outgoing<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// The answers to MULTI, the commands of a group, its event, and EXEC; None where one of the writes is refused, so that none is carried
-/// out. Where the event is, all writes count as refused: each time that they were pushed again unheard, they would undo what others have
-/// written since. Where there are no transactions, they were carried out one by one.
-fn transaction(mut replies: Vec<Reply>) -> Option<Answers> {
-    let executed = replies.pop()?;
-    let begun = (!replies.is_empty()).then(|| replies.remove(0))?;
-    if begun.is_ok()
-        && let Some(Err(refusal)) = replies.last()
-    {
-        let refused = [Ok(Value::Nil), Ok(Value::Nil), Err(refusal.clone())];
-        return Some(Answers { writes: vec![refused; replies.len() / COMMANDS], is_named: false });
-    }
+/// The answers to MULTI, the commands of a group, its event, and EXEC. Where the event is refused, all writes count as refused: each time that
+/// they were pushed again unheard, they would undo what others have written since. Where there are no transactions, they were carried out one
+/// by one.
+fn executed(mut replies: Vec<Reply>) -> Executed {
+    let nothing = || Executed::Refused { reason: "no answer".to_owned(), is_event: true };
+    let Some(executed) = replies.pop() else { return nothing() };
+    let Some(begun) = (!replies.is_empty()).then(|| replies.remove(0)) else { return nothing() };
+    let refusal_of_event = replies.last().and_then(|event| event.as_ref().err()).cloned();
     let mut replies = match (begun, executed) {
+        (Ok(_), _) if let Some(reason) = refusal_of_event => return Executed::Refused { reason, is_event: true },
         (Err(_), _) => replies,
+        (Ok(_), Ok(Value::Nil)) => return Executed::Changed,
         (Ok(_), Ok(Value::Array(values))) if values.len() == replies.len() => {
             values.into_iter().map(reply_of).collect()
         }
-        _ => return None,
+        (Ok(_), Ok(_)) => return nothing(),
+        (Ok(_), Err(discarded)) => {
+            let refusal = replies.into_iter().find_map(Result::err);
+            let reason = refusal.unwrap_or_else(|| discarded.strip_prefix(DISCARDED).unwrap_or(&discarded).to_owned());
+            return Executed::Refused { reason, is_event: false };
+        }
     };
-    let event = replies.pop()?;
-    Some(Answers { writes: in_threes(&replies), is_named: event.is_ok() })
+    let Some(event) = replies.pop() else { return nothing() };
+    Executed::Done(Answers { writes: in_threes(&replies), is_named: event.is_ok() })
 }
 
 fn in_threes(replies: &[Reply]) -> Vec<[Reply; COMMANDS]> {

@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::time::Duration;
 
 use super::*;
@@ -65,6 +66,13 @@ impl World {
                 keys.sort();
                 keys
             }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn command_stats(&mut self) -> String {
+        match call(&mut self.link, &["INFO", "commandstats"]) {
+            Ok(Value::BulkString(stats)) => String::from_utf8(stats).unwrap(),
             other => panic!("{other:?}"),
         }
     }
@@ -294,7 +302,7 @@ fn a_damaged_body_is_repaired() {
         assert!(matches!(world.fetch("id"), Fetched::Damaged { version: Some(found), .. } if found == version(5)));
         assert_eq!(world.push_one(write.clone()), Ok(Pushed::Same));
         assert!(matches!(world.fetch("id"), Fetched::Damaged { .. }));
-        assert!(matches!(world.pusher.repair(&mut world.link, &write).unwrap(), Ok(Pushed::Applied { .. })));
+        assert!(matches!(world.pusher.repair(&mut world.link, &write, &Deaf).unwrap(), Ok(Pushed::Applied { .. })));
         assert_eq!(world.object("id"), Some(object(data)));
         let keys = world.chunk_keys();
         assert!(keys.iter().all(|key| number(call(&mut world.link, &["TTL", key])) == -1), "{keys:?}");
@@ -340,16 +348,113 @@ fn two_puts() -> [Outgoing<'static>; 2] {
 fn a_python_value_and_its_event_come_at_once() {
     let mut world = python_world();
     call(&mut world.link, &["CONFIG", "RESETSTAT"]).unwrap();
-    let writes: Vec<_> = (0..70).map(|number| put(&format!("id {number}"), 1, &object("data"))).collect();
+    let writes: Vec<_> = (0..300).map(|number| put(&format!("id {number}"), 1, &object("data"))).collect();
     assert!(world.push(&writes).iter().all(|pushed| *pushed == applied(None)));
-    assert_eq!(world.heard().len(), 70);
-    let Ok(Value::BulkString(stats)) = call(&mut world.link, &["INFO", "commandstats"]) else {
-        panic!("no statistics")
-    };
-    let stats = String::from_utf8(stats).unwrap();
-    for calls in ["cmdstat_exec:calls=3", "cmdstat_xadd:calls=3", "cmdstat_set:calls=70"] {
+    assert_eq!(world.heard().len(), 300);
+    let stats = world.command_stats();
+    for calls in ["cmdstat_exec:calls=3,", "cmdstat_xadd:calls=3,", "cmdstat_set:calls=300,"] {
         assert!(stats.contains(calls), "{stats}");
     }
+}
+
+/// A node that has heard of everything, and of whose writes those ids count that are named; and what others do before it says so.
+struct Ears<'a> {
+    counting: &'a [&'a str],
+    others: RefCell<Box<dyn FnMut() + 'a>>,
+}
+
+impl Hearing for Ears<'_> {
+    fn has_heard(&self, _: events::EntryId) -> bool {
+        self.others.borrow_mut()();
+        true
+    }
+
+    fn counts(&self, write: &Outgoing<'_>) -> Result<bool, Error> {
+        Ok(self.counting.iter().any(|id| id.as_bytes() == write.id))
+    }
+}
+
+struct Deaf;
+
+impl Hearing for Deaf {
+    fn has_heard(&self, _: events::EntryId) -> bool {
+        false
+    }
+
+    fn counts(&self, _: &Outgoing<'_>) -> Result<bool, Error> {
+        panic!("nothing was heard")
+    }
+}
+
+fn again(id: &str) -> Outgoing<'static> {
+    Outgoing { is_repeat: true, ..put(id, 1, &object("mine")) }
+}
+
+// What was pushed before is known to others, who may have written since: until that is heard of, and up to the moment of the write.
+#[test]
+fn a_python_value_that_is_pushed_again_undoes_nothing_that_others_did_meanwhile() {
+    let mut world = python_world();
+    let mut other = world._server.link();
+    let mut writes = 3;
+    let ears = Ears {
+        counting: &["a", "b"],
+        others: RefCell::new(Box::new(|| {
+            if writes > 0 {
+                call(&mut other, &["SET", "t:62", "theirs"]).unwrap(); // "b"
+                writes -= 1;
+            }
+        })),
+    };
+    let repeats = [again("a"), again("b"), again("overruled")];
+    let pushed = world.pusher.push_while(&mut world.link, &repeats, &ears, || ()).unwrap();
+    assert_eq!(pushed[0], applied(None));
+    assert_eq!(pushed[1], applied(Some(Standing::Python { bytes: 6 })), "after it was written no more");
+    assert_eq!(pushed[2], Ok(Pushed::Overtaken));
+    drop(ears);
+    assert_eq!(writes, 0);
+    assert_eq!(world.fetch("overruled"), Fetched::Missing);
+    assert_eq!(world.heard(), [(Op::Put, "a".into(), 1), (Op::Put, "b".into(), 1)]);
+
+    // Who writes there all the time is left alone, and so is everybody while nothing is heard.
+    let mut other = world._server.link();
+    let all_the_time = || drop(call(&mut other, &["SET", "t:62", "theirs"]).unwrap());
+    let ears = Ears { counting: &["b"], others: RefCell::new(Box::new(all_the_time)) };
+    let pushed = world.pusher.push_one(&mut world.link, &again("b"), &ears).unwrap();
+    assert_eq!(pushed, Ok(Pushed::Later));
+    let new = put("new", 1, &object("mine"));
+    let pushed = world.pusher.push_while(&mut world.link, &[again("a"), new], &Deaf, || ()).unwrap();
+    assert_eq!(pushed, [Ok(Pushed::Later), applied(None)]);
+    assert_eq!(raw(&mut world.link, "t:62"), b"theirs");
+    assert_eq!(world.heard(), [(Op::Put, "new".into(), 1)]);
+}
+
+// A write and its event are one also where others of their batch are refused.
+#[test]
+fn a_python_value_and_its_event_come_at_once_where_another_one_is_refused() {
+    let mut world = python_world();
+    let rights = ["ACL", "SETUSER", "default", "resetkeys", "~t:61", "~t:_*", "~t:{*", "%R~*"];
+    call(&mut world.link, &rights).unwrap();
+    call(&mut world.link, &["CONFIG", "RESETSTAT"]).unwrap();
+    let pushed = world.push(&two_puts());
+    let stats = world.command_stats();
+    call(&mut world.link, &["ACL", "SETUSER", "default", "allkeys"]).unwrap();
+    assert_eq!(pushed[0], applied(None));
+    assert!(stats.contains("cmdstat_multi:calls=3,"), "{stats}");
+}
+
+// As for values with versions: a full Redis is told what makes room.
+#[test]
+fn out_of_memory_deletes_of_python_values_still_pass() {
+    let mut world = python_world();
+    world.push_one(put("standing", 1, &object("x"))).unwrap();
+    world.heard();
+    call(&mut world.link, &["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    let pushed = world.push(&[put("new", 2, &object("new")), delete("standing", 2), delete("unseen", 2)]);
+    assert!(pushed[0].as_ref().is_err_and(|refusal| refusal.starts_with("OOM")), "{pushed:?}");
+    assert_eq!(pushed[1], applied(Some(Standing::Python { bytes: 13 })));
+    assert_eq!(pushed[2], applied(None));
+    assert_eq!(world.fetch("standing"), Fetched::Missing);
+    assert_eq!(world.heard(), [(Op::Delete, "standing".into(), 2), (Op::Delete, "unseen".into(), 2)]);
 }
 
 #[test]

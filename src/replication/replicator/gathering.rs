@@ -93,7 +93,7 @@ impl Replicator<'_> {
         let is_wanted = |dirty: &Dirty| !ledger.is_apart(dirty.place) && !self.would_undo(dirty);
         for dirty in found.dirty.into_iter().filter(is_wanted) {
             let place = dirty.place;
-            batch.writes.push((place, outgoing(dirty, place < sent_below)));
+            batch.writes.push((place, self.outgoing(dirty, place < sent_below)));
         }
         for (place, id, error) in found.unreadable {
             self.unreadable(place, &id, &error);
@@ -121,7 +121,7 @@ impl Replicator<'_> {
         let mut writes = Vec::with_capacity(due.records.len());
         for (place, id) in due.records {
             match self.backend.tier().and_then(|tier| tier.dirty_at(&id, place)) {
-                Ok(Some(dirty)) if !self.would_undo(&dirty) => writes.push((place, outgoing(dirty, true))),
+                Ok(Some(dirty)) if !self.would_undo(&dirty) => writes.push((place, self.outgoing(dirty, true))),
                 // Overtaken, or moved: then the tail comes to it.
                 Ok(_) => ledger.overtaken(self.epoch, place),
                 Err(error) => self.unreadable(place, &id, &error),

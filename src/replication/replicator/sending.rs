@@ -1,6 +1,6 @@
 //! What becomes of a batch.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::gathering::{BUDGET, Batch, EXTRA_MAX, ReadAhead, Sending, Step, read};
 use super::{COMPLAIN_EVERY, IN_FLIGHT_WAIT, Replicator};
@@ -12,6 +12,9 @@ use crate::version::Version;
 
 /// What Redis says when it is full.
 const OUT_OF_MEMORY: &str = "OOM";
+
+/// How long one waits that could undo what others do, until they were heard.
+const LATER_WAIT: Duration = Duration::from_millis(25);
 
 /// How often a record apart that is sent alone may break the connection.
 const ALONE_TRIES_MAX: u32 = 3;
@@ -36,6 +39,7 @@ impl Replicator<'_> {
         }
         if !writes.is_empty() {
             self.sending = Some(sending);
+            self.sent = writes.iter().map(|write| write.version).fold(self.sent, Version::max);
             let pushed = self.send(&writes, step)?;
             self.sending = None;
             self.extra_max = EXTRA_MAX;
@@ -60,7 +64,7 @@ impl Replicator<'_> {
         let Self { backend, pusher, caution, link, ahead, .. } = self;
         let Some(link) = link else { return Err(Error::Closed) };
         let until = backend.tier()?.journal.end();
-        pusher.push_while(link, writes, || {
+        pusher.push_while(link, writes, *backend, || {
             if let Step::Walk { lane: Lane::Tail, to, .. } = step
                 && to < until
             {
@@ -99,6 +103,8 @@ impl Replicator<'_> {
                     self.backend.fetch(&write.id, None);
                 }
             }
+            Ok(Pushed::Later) => ledger.postpone(self.epoch, place, &write.id, LATER_WAIT),
+            Ok(Pushed::Overtaken) => ledger.overtaken(self.epoch, place),
             Err(reason) => {
                 ledger.hold(self.epoch, place, &write.id, Held::Refused);
                 if reason.starts_with(OUT_OF_MEMORY) && self.full.remaining().is_zero() {

@@ -1,7 +1,6 @@
 //! What other nodes want of this one, and this one of others.
 
 use super::Replicator;
-use super::gathering::outgoing;
 use crate::error::Error;
 use crate::local::{Dirty, Place};
 use crate::object::ObjectId;
@@ -53,11 +52,11 @@ impl Replicator<'_> {
         }
         self.leave_to_others(&mut lacking)?;
         for (why, dirty) in lacking {
-            let (place, write) = (dirty.place, outgoing(dirty, false));
+            let (place, write) = (dirty.place, self.outgoing(dirty, self.backend.is_unversioned()));
             let Some(link) = &mut self.link else { return Ok(true) };
             let pushed = match why {
-                Why::Damaged => self.pusher.repair(link, &write)?,
-                Why::Wanted | Why::Lacking => self.pusher.push_one(link, &write)?,
+                Why::Damaged => self.pusher.repair(link, &write, self.backend)?,
+                Why::Wanted | Why::Lacking => self.pusher.push_one(link, &write, self.backend)?,
             };
             match pushed {
                 // The delete of another node: that one pushes it.

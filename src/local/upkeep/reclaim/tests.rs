@@ -534,3 +534,25 @@ fn what_a_damaged_record_took_is_let_go_as_soon_as_it_is_known() {
     assert!(lost(&store).is_empty(), "its segment is sealed, and has no hint of it");
     assert!(store.tier.get(b"sharer").unwrap().is_some());
 }
+
+/// Where values have no version: of a record whose event was heard, and of its copy, what others write comes after.
+#[test]
+fn what_was_announced_is_so_after_it_was_copied() {
+    let mut store = ByHand::open(Some(outbox()));
+    for id in [b"announced".as_slice(), b"on its way"] {
+        store.put(id, 1000);
+    }
+    let version = |store: &ByHand, id: &[u8]| store.standing(id).unwrap().header.version;
+    let announced = version(&store, b"announced");
+    store.tier.hear_own(b"announced", announced).unwrap();
+    let first = store.seal();
+    let before = store.place(b"announced");
+    store.reclaim(first);
+    assert_ne!(store.place(b"announced"), before);
+    for id in [b"announced".as_slice(), b"on its way"] {
+        let of_another = crate::version::Version { node: 1, ..version(&store, id) };
+        store.tier.hear_other(id, of_another).unwrap();
+    }
+    assert!(store.standing(b"announced").is_none());
+    assert!(store.standing(b"on its way").is_some());
+}

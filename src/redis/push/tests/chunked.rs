@@ -152,7 +152,7 @@ fn a_large_object_is_lent_hashed_while_it_is_sent_and_compressed_where_that_help
         let what =
             What::Put { object: Body::Lent(Raw { metadata, data: &data }), body_hash: OnceCell::new(), deadline_ms: 0 };
         let write = Outgoing { id: b"large".to_vec(), version: version(clock), what, is_repeat: false };
-        let pushed = world.pusher.push_one(&mut world.link, &write).unwrap();
+        let pushed = world.pusher.push_one(&mut world.link, &write, &Deaf).unwrap();
         assert!(matches!(pushed, Ok(Pushed::Applied { .. })), "{pushed:?}");
         let stored = world.object("large").unwrap();
         assert!(stored.data == data && stored.metadata == metadata);
