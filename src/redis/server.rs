@@ -71,9 +71,12 @@ pub(crate) fn warnings(link: &mut Link) -> Result<Vec<String>, Error> {
         get.arg("GET").arg(name);
         get
     };
-    let asked = [setting("maxmemory-policy"), setting("save"), setting("appendonly")];
+    let mut loader = redis::cmd("ACL");
+    loader.arg("GETUSER").arg("default");
+    let asked = [setting("maxmemory-policy"), setting("save"), setting("appendonly"), loader];
     let mut warnings = Vec::new();
-    for replies in link.run_everywhere(&asked)? {
+    for mut replies in link.run_everywhere(&asked)? {
+        let loader = replies.pop();
         let values: Vec<Option<String>> = replies.iter().map(value_of_setting).collect();
         let [policy, save, appendonly] = values.as_slice() else { continue };
         match policy.as_deref() {
@@ -87,6 +90,13 @@ pub(crate) fn warnings(link: &mut Link) -> Result<Vec<String>, Error> {
                  holds them; set maxmemory-policy to noeviction"
             )),
         }
+        if appendonly.as_deref() == Some("yes") && loader.is_some_and(|rights| lacks_rights(&rights)) {
+            warnings.push(
+                "Redis may lose deletes, and with value_format = \"python\" objects, when it restarts: it loads its append-only file as the \
+                 user default, which has not all rights; give it all of them and a password (user default on >... ~* &* +@all)"
+                    .to_owned(),
+            );
+        }
         if save.as_deref() == Some("") && appendonly.as_deref() == Some("no") {
             warnings.push(
                 "Redis has no persistence (neither save nor appendonly is set): when it restarts it is empty, and objects that no \
@@ -98,6 +108,22 @@ pub(crate) fn warnings(link: &mut Link) -> Result<Vec<String>, Error> {
     warnings.sort();
     warnings.dedup();
     Ok(warnings)
+}
+
+/// Whether the user of ACL GETUSER's answer, `[name, value, ...]`, may not give all commands on all keys; false where it is not told.
+fn lacks_rights(reply: &Reply) -> bool {
+    let Some(fields) = reply.as_ref().ok().and_then(Value::as_sequence) else { return false };
+    let value = |name: &[u8]| {
+        let is_named = |pair: &&[Value; 2]| matches!(pair, [Value::BulkString(found), _] if found == name);
+        fields.as_chunks::<2>().0.iter().find(is_named).map(|[_, value]| value)
+    };
+    // Redis 6.2 lists the keys.
+    let is = |value: &Value, all: &[u8]| match value {
+        Value::BulkString(text) => text.starts_with(all),
+        Value::Array(listed) => listed.iter().any(|one| matches!(one, Value::BulkString(text) if text == b"*")),
+        _ => true,
+    };
+    !value(b"commands").is_none_or(|it| is(it, b"+@all")) || !value(b"keys").is_none_or(|it| is(it, b"~*"))
 }
 
 /// CONFIG GET's answer: `[name, value]`.

@@ -135,8 +135,11 @@ impl Settings {
             }
         }
         if let Some((name, password)) = &self.user {
-            let off = if name == "default" { "" } else { "user default off\n" };
-            lines.push(format!("{off}user {name} on >{password} {}", self.rights));
+            // Redis 7 loads its append-only file as the default user, and leaves out transactions that this one has no right to.
+            if name != "default" {
+                lines.push(format!("user default on >{RIG} ~* &* +@all"));
+            }
+            lines.push(format!("user {name} on >{password} {}", self.rights));
             lines.push(format!("user {RIG} on >{RIG} ~* &* +@all"));
         }
         lines.extend(self.lines.iter().cloned());

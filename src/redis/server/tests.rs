@@ -53,6 +53,28 @@ fn a_redis_that_loses_objects_is_warned_of() {
     assert_eq!(memory(&mut link).unwrap(), None);
 }
 
+/// It loads its append-only file as that user, and leaves out what this one may not do.
+#[test]
+fn a_redis_whose_default_user_may_not_do_everything_is_warned_of_where_it_has_an_append_only_file() {
+    let server = Server::start();
+    let mut link = server.link();
+    call(&mut link, &["ACL", "SETUSER", "node", "on", ">secret", "~*", "&*", "+@all"]).unwrap();
+    call(&mut link, &["AUTH", "node", "secret"]).unwrap();
+    call(&mut link, &["CONFIG", "SET", "save", "3600 1"]).unwrap();
+    let mut warned = |appendonly: &str, rights: &[&str]| {
+        call(&mut link, &["CONFIG", "SET", "appendonly", appendonly]).unwrap();
+        call(&mut link, &[&["ACL", "SETUSER", "default", "reset"], rights].concat()).unwrap();
+        warnings(&mut link).unwrap()
+    };
+    for rights in [&["~*", "+@all"][..], &["on", ">secret", "~*", "+@all"]] {
+        assert_eq!(warned("yes", rights), [""; 0]);
+    }
+    for rights in [&[][..], &["on", "~*"], &["on", "+@all", "~other:*"], &["on", "~*", "+@all", "-@all", "+get"]] {
+        assert!(matches!(warned("yes", rights).as_slice(), [one] if one.contains("user default")), "{rights:?}");
+        assert_eq!(warned("no", rights), [""; 0]);
+    }
+}
+
 #[test]
 fn memory_and_absent_replicas_are_told() {
     let server = Server::start();
