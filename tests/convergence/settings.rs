@@ -39,16 +39,10 @@ impl Extra {
     const ALL: [Extra; 6] =
         [Extra::Python, Extra::Clocks, Extra::Demotion, Extra::Rights, Extra::Descriptors, Extra::Signals];
 
-    /// Whether worlds have it though `FAULTS` does not say so. One in a dozen worlds with values of the Python format does not come to agree yet,
-    /// after a kill with other faults at the same time.
-    fn is_usual(self) -> bool {
-        self != Extra::Python
-    }
-
-    /// Whether there are worlds that have it: `FAULTS` is `all`, or a list of names.
+    /// Whether there are worlds that have it: all, unless `FAULTS` is a list of names.
     fn is_wanted(self) -> bool {
         let name = format!("{self:?}").to_lowercase();
-        std::env::var(FAULTS).map_or(self.is_usual(), |names| names.split(',').any(|one| one == "all" || one == name))
+        std::env::var(FAULTS).map_or(true, |names| names.split(',').any(|one| one == "all" || one == name))
     }
 }
 
