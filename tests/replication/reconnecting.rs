@@ -12,6 +12,9 @@ use crate::common::{bytes, get, until};
 use crate::log;
 use crate::world::{World, number, stands};
 
+/// An entry of a stream: its id, and its fields with their values.
+type Entry = (String, Vec<(String, Vec<u8>)>);
+
 const COUNT: usize = 20;
 
 fn id(number: usize) -> String {
@@ -220,8 +223,7 @@ fn a_node_that_is_opened_again_undoes_nothing_though_its_versions_are_higher_wit
     until("a has heard that", || {
         a.put(b"probe", b"of a", b"").unwrap();
         sleep(Duration::from_millis(50));
-        let events: Vec<(String, Vec<(String, Vec<u8>)>)> =
-            redis.command(&["XREVRANGE", "scaler:obj:_events", "+", "-", "COUNT", "1"]);
+        let events: Vec<Entry> = redis.command(&["XREVRANGE", "scaler:obj:_events", "+", "-", "COUNT", "1"]);
         let batch = &events[0].1[1].1;
         let ms = u64::from_be_bytes(batch[batch.len() - 16..batch.len() - 8].try_into().unwrap()) >> 16;
         u128::from(ms) > SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() + 10_000
