@@ -91,6 +91,10 @@ $(addprefix test-scaler-,$(SCALER_VERSIONS)): test-scaler-%: wheel-debug
 crash: ## Kill and reopen the store ROUNDS times (1000)
 	ROUNDS=$(ROUNDS) cargo test --release --locked --test crash -- --nocapture
 
+.PHONY: crash-node
+crash-node: ## Kill processes that share a store, and their keepers, in ROUNDS rounds (1000)
+	ROUNDS=$(ROUNDS) cargo test --release --locked --test attached -- --nocapture rounds::
+
 .PHONY: converge
 converge: needs ## Break everything between nodes ROUNDS times (1000)
 	ROUNDS=$(ROUNDS) cargo test --release --locked --test convergence -- --nocapture

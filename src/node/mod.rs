@@ -5,6 +5,8 @@
 //! end of any connection and any keeper. [`messages`] has what they say to each other, [`starting`] who becomes the keeper.
 
 mod attached;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub(crate) mod interrupt;
 mod keeper;
 mod listening;

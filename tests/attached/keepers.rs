@@ -47,6 +47,16 @@ fn a_killed_keeper_is_replaced_and_what_it_acknowledged_is_there() {
 }
 
 #[test]
+fn a_keeper_that_is_killed_before_it_has_kept_anything_leaves_nothing_to_warn_of() {
+    let place = Place::new();
+    drop(place.attach());
+    place.kill_keeper();
+    drop(place.attach());
+    let log = std::fs::read_to_string(place.path().join("keeper.log")).unwrap();
+    assert!(log.matches("keeping").count() == 2 && !log.contains("WARN"), "{log}");
+}
+
+#[test]
 fn a_server_takes_the_directory_over_from_a_keeper() {
     let place = Place::new();
     let store = place.attach();

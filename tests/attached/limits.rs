@@ -1,8 +1,7 @@
 //! What there is too little of, or too much: descriptors, room, users, letters in a name.
 
 use std::os::unix::fs::MetadataExt;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use scaler_object_storage::Error;
 
@@ -131,12 +130,11 @@ fn a_process_without_a_descriptor_left_gets_copies_or_errors() {
         assert_eq!(worker.order("get small"), "2 100");
         let refused = worker.order("put more 3 500000");
         assert!(refused == "ok" || refused.contains("no descriptor is left"), "{refused}");
-        let killed = place.kill_keeper();
+        place.kill_keeper();
         let answer = worker.order("get large");
         assert!(answer == "1 500000" || answer.contains("error"), "{answer}");
         worker.does("relax");
         assert_eq!(worker.order("get large"), "1 500000");
-        assert!(!is_alive(killed));
     }
 }
 
@@ -163,9 +161,9 @@ fn a_full_store_says_how_full_it_is() {
         let Some(Error::Full { id, bytes, live_bytes, capacity_bytes, place: full }) = refused else {
             panic!("{refused:?}")
         };
-        assert!(id.to_string().contains(&size.to_string()) && bytes >= size as u64, "{id} {bytes}");
+        assert!(id.as_bytes().starts_with(format!("{size} ").as_bytes()) && bytes >= size as u64, "{id} {bytes}");
         assert!(live_bytes > 16 << 20 && live_bytes <= 32 << 20 && capacity_bytes == 32 << 20);
-        assert_eq!(full, place.path().display().to_string());
+        assert_eq!(full, place.path().join("journal").display().to_string());
     }
     let mut writer = store.writer(b"streamed", 100_000, b"").err();
     writer = writer.or_else(|| store.writer(b"streamed", 100_000, b"").unwrap().write(&[1; 100_000]).err());
@@ -231,11 +229,8 @@ fn a_keeper_may_be_the_first_process_of_a_container() {
         eprintln!("there is no unshare here");
         return;
     };
-    let has_ended = |server: &mut Child| server.try_wait().unwrap().is_some();
-    let limit = Instant::now() + Duration::from_secs(60);
-    while place.keeper().is_none() && !has_ended(&mut server) && Instant::now() < limit {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let number = server.id();
+    until("it keeps the directory", || place.keeper().is_some() || !is_alive(number));
     if place.keeper().is_none() {
         eprintln!("there may be no containers here");
         return;

@@ -93,10 +93,17 @@ impl Place {
         std::fs::read_dir(self.path().join("sessions")).unwrap().count()
     }
 
+    /// Files of segments that large objects share.
+    pub fn body_segments(&self) -> usize {
+        let names = std::fs::read_dir(self.path().join("journal")).unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.extension().is_some_and(|it| it == "bodies")).count()
+    }
+
     pub fn kill_keeper(&self) -> u32 {
         let number = self.keeper().expect("somebody keeps it");
         signal(number, libc::SIGKILL);
-        until("the keeper is gone", || !is_alive(number));
+        // Its first thread ends before the last of them, with which its connections do.
+        until("the keeper is gone", || self.keeper() != Some(number));
         number
     }
 }

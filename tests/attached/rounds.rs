@@ -18,7 +18,7 @@ use crate::place::{Place, is_alive, signal};
 use crate::report::{Event, Report};
 
 /// Rounds where `ROUNDS` does not say.
-const ROUNDS: u64 = 24;
+const ROUNDS: u64 = 12;
 
 const TEST: &str = "rounds::nothing_is_lost_or_changed_when_keepers_and_processes_are_killed";
 
@@ -336,6 +336,7 @@ impl Rounds {
                 fill(&store) + 8 >= self.room
             });
             store.clear().unwrap();
+            until("no segment is kept for those who have ended", || self.place.body_segments() <= 3);
             self.states = vec![None; usize::from(IDS)];
         }
         Ok(())

@@ -1,17 +1,19 @@
 //! A process that is attached and does what it is told: this program, started once more.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use scaler_object_storage::{Error, Object, ObjectStore, ObjectWriter, Parked, Ticket};
 
-use crate::common::{bytes, get};
+use crate::common::{bytes, get, splitmix};
 use crate::place::{Place, signal};
 
 /// The environment variable that makes this program a worker; its value is the directory.
@@ -136,7 +138,16 @@ pub fn attach(setup: Setup) -> String {
 
 /// Data and metadata of an object that says what it is.
 pub fn content(seed: u64, len: usize) -> (Vec<u8>, Vec<u8>) {
-    (bytes(seed, len), format!("{seed} {len}").into_bytes())
+    (data(seed, len).to_vec(), format!("{seed} {len}").into_bytes())
+}
+
+/// Made once, as that takes its time.
+static POOL: LazyLock<Vec<u8>> = LazyLock::new(|| bytes(7, 4 << 20));
+
+/// Data that differs for every seed.
+fn data(seed: u64, len: usize) -> Cow<'static, [u8]> {
+    let from = splitmix(&mut { seed }) as usize % (2 << 20);
+    POOL.get(from..from + len).map_or_else(|| bytes(seed, len).into(), Cow::Borrowed)
 }
 
 /// What an object says that it is; None where its bytes are others.
@@ -144,7 +155,7 @@ pub fn seed_and_len(object: &Object) -> Option<(u64, usize)> {
     let text = std::str::from_utf8(&object.metadata).ok()?;
     let (seed, len) = text.split_once(' ')?;
     let (seed, len) = (seed.parse().ok()?, len.parse().ok()?);
-    (object.data == bytes(seed, len)).then_some((seed, len))
+    (object.data == data(seed, len)[..]).then_some((seed, len))
 }
 
 fn shown(object: &Object) -> String {
@@ -315,7 +326,7 @@ impl Obeying {
             .iter()
             .map(|object| {
                 let (seed, len) = seed_and_len(object).expect("unchanged until here");
-                (bytes(seed, len), object)
+                (data(seed, len).into_owned(), object)
             })
             .collect();
         // Sound: the child reads memory, sleeps, and ends without running anything else.

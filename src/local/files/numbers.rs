@@ -44,14 +44,14 @@ impl Numbers {
         let mut bytes = Vec::new();
         (&file).take(TEXT_BYTES as u64).read_to_end(&mut bytes).map_err(Error::io("read", &path))?;
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        let number =
-            |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or_default();
-        let noted = Noted { below: number("below "), from: number("from ") };
+        let number = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        let below: Option<u32> = number("below ");
+        let noted = Noted { below: below.unwrap_or_default(), from: number("from ").unwrap_or_default() };
         let numbers = Numbers { path, file, noted: Mutex::new(noted) };
         if text.is_empty() {
             // Its bytes are there from the beginning: later a full disk could refuse them.
             numbers.write(&mut numbers.noted.lock(), |noted| noted)?;
-        } else if noted.below == 0 {
+        } else if below.is_none() {
             tracing::warn!("{} says nothing; numbers are taken from the files", numbers.path.display());
         }
         Ok(numbers)
