@@ -72,6 +72,7 @@ pub use store::{
 #[allow(missing_docs)]
 pub mod fuzzing {
     pub use crate::local::fuzzing as journal;
+    pub use crate::node::fuzzing as node;
     pub use crate::redis::fuzzing as envelope;
     pub mod wire {
         pub use crate::wire::{

@@ -32,8 +32,8 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(90);
 /// How long a look at everything that is stored may take.
 const ALL_WAIT_MAX: Duration = Duration::from_secs(600);
 
-/// Longer copies are not remembered: they would fill the process's memory.
-const COPIES_REMEMBERED_BYTES_MAX: usize = 32 << 10;
+/// Longer copies are not remembered: what is so long stands in a segment, but where that could not be.
+const COPIES_REMEMBERED_BYTES_MAX: usize = UNSHARED_BYTES_MAX as usize;
 
 pub(crate) struct Attached {
     this: Weak<Attached>,

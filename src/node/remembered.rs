@@ -13,8 +13,11 @@ use crate::object::Object;
 
 const SHARD_COUNT: usize = 16;
 
-/// Objects of one shard. Those that are sent are at most 32 KiB long, so that all together are at most 32 MiB.
+/// Objects of one shard, ...
 const OBJECTS_MAX: usize = 64;
+
+/// ... and bytes of copies of them: 32 MiB of all shards together.
+const COPIED_BYTES_MAX: usize = 2 << 20;
 
 /// What a process remembers of one keeper's objects.
 pub(super) struct Remembered {
@@ -27,6 +30,7 @@ pub(super) struct Remembered {
 struct Shard {
     by_fingerprint: FxHashMap<u64, Entry>,
     order: VecDeque<u64>,
+    copied_bytes: usize,
 }
 
 struct Entry {
@@ -42,6 +46,21 @@ pub(super) enum Data {
     Copy(Bytes),
     /// In a segment, which the keeper may take back.
     Lent(Arc<Lent>),
+}
+
+impl Entry {
+    fn copied_bytes(&self) -> usize {
+        self.metadata.len() + if let Data::Copy(data) = &self.data { data.len() } else { 0 }
+    }
+}
+
+impl Shard {
+    fn remove(&mut self, fingerprint: u64) -> Option<Entry> {
+        let removed = self.by_fingerprint.remove(&fingerprint)?;
+        self.copied_bytes -= removed.copied_bytes();
+        self.order.retain(|other| *other != fingerprint);
+        Some(removed)
+    }
 }
 
 impl Remembered {
@@ -81,23 +100,22 @@ impl Remembered {
         let fingerprint = self.fingerprints.of(id);
         let entry = Entry { id: id.into(), known, metadata, data };
         let mut shard = self.shard(fingerprint).write();
-        let replaced = shard.by_fingerprint.insert(fingerprint, entry);
-        if replaced.is_none() {
-            shard.order.push_back(fingerprint);
+        let mut forgotten = vec![shard.remove(fingerprint)];
+        shard.copied_bytes += entry.copied_bytes();
+        shard.by_fingerprint.insert(fingerprint, entry);
+        shard.order.push_back(fingerprint);
+        while (shard.order.len() > OBJECTS_MAX || shard.copied_bytes > COPIED_BYTES_MAX)
+            && let Some(oldest) = shard.order.front().copied()
+        {
+            forgotten.push(shard.remove(oldest));
         }
-        let oldest = if shard.order.len() > OBJECTS_MAX { shard.order.pop_front() } else { None };
-        let oldest = oldest.and_then(|oldest| shard.by_fingerprint.remove(&oldest));
+        // What is dropped gives slots back: not under the lock.
         drop(shard);
-        drop((replaced, oldest));
+        drop(forgotten);
     }
 
     fn forget(&self, fingerprint: u64) {
-        let mut shard = self.shard(fingerprint).write();
-        let forgotten = shard.by_fingerprint.remove(&fingerprint);
-        if forgotten.is_some() {
-            shard.order.retain(|other| *other != fingerprint);
-        }
-        drop(shard);
+        let forgotten = self.shard(fingerprint).write().remove(fingerprint);
         drop(forgotten);
     }
 

@@ -117,6 +117,10 @@ impl Session {
         let Some(cell) = self.slots.get(slot) else { return false };
         let asked = slots::asked(ticket);
         let mut pins = self.pins.lock();
+        // Given up, and perhaps asked in and answered anew: what the slot holds by now stays.
+        if cell.load(Ordering::Acquire) != asked {
+            return false;
+        }
         // Before the slot says so: from then on the process may read.
         let before = pins.insert(slot, Pin { words: [asked, word, remembered], held });
         let is_held = cell.compare_exchange(asked, word, Ordering::AcqRel, Ordering::Acquire).is_ok();
@@ -243,6 +247,43 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ObjectStore;
+
+    #[test]
+    fn an_answer_that_comes_late_holds_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let store = ObjectStore::builder().local(place.path()).max_size_mb(64).open().unwrap();
+        store.put(b"id", &[7; 100_000], b"").unwrap();
+        let object = store.get(b"id").unwrap().unwrap();
+        let placed = store.placed(&object.data).unwrap().unwrap();
+        let (session, file) = Session::begin(place.path()).unwrap();
+        let process = Slots::map(&file).unwrap();
+        let slot = process.get(5).unwrap();
+        let held = slots::held(placed.segment, placed.offset);
+
+        // Given up, and asked in again.
+        slot.store(slots::asked(2), Ordering::Release);
+        assert!(!session.hold(5, 1, object.clone(), &placed));
+        assert_eq!((slot.load(Ordering::Acquire), session.pins.lock().len()), (slots::asked(2), 0));
+        assert!(session.hold(5, 2, object.clone(), &placed));
+        assert_eq!(slot.load(Ordering::Acquire), held);
+        // The answer to the first question, behind that to the second: it takes nothing away.
+        assert!(!session.hold(5, 1, object.clone(), &placed));
+        session.release();
+        assert_eq!((slot.load(Ordering::Acquire), session.pins.lock().len()), (held, 1));
+        slot.store(slots::FREE, Ordering::Release);
+        session.release();
+
+        let other = process.get(6).unwrap();
+        other.store(slots::asked(3), Ordering::Release);
+        assert!(session.hold(6, 3, object.clone(), &placed));
+        session.release();
+        assert_eq!(session.pins.lock().len(), 1, "it is held");
+        other.store(slots::FREE, Ordering::Release);
+        session.release();
+        assert_eq!(session.pins.lock().len(), 0, "it is given back");
+        assert!(!session.hold(u16::MAX, 3, object, &placed), "there is no such slot");
+    }
 
     #[test]
     fn a_process_that_does_not_listen_is_told_no_more_than_it_may_wait_for() {

@@ -91,5 +91,6 @@ fn relative_paths_mean_the_same_to_a_keeper() {
     assert_eq!(read.redis.tls_ca, Some(here.join("ca.pem")));
 
     config.local.keeper_command = "program".into();
-    assert_eq!(self::read(&config).local.keeper_command, Path::new("program"));
+    let expected = ("SCALER_OBJECT_STORAGE_LOCAL_KEEPER_COMMAND".to_owned(), "program".to_owned());
+    assert!(environment(&config).contains(&expected), "looked for in the path");
 }
