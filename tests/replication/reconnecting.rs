@@ -164,19 +164,45 @@ fn what_comes_late_over_a_cut_connection_undoes_nothing_with_values_without_vers
     }
 }
 
+/// How many large objects there are: pushing them takes a while.
+const LARGE: usize = 300;
+
+/// Large objects of `a`, which `b` reads.
+fn share_large(a: &ObjectStore, b: &ObjectStore) {
+    for number in 0..LARGE {
+        a.put(id(number).as_bytes(), &bytes(number as u64, 200_000), b"").unwrap();
+    }
+    until("they are pushed", || b.get(id(LARGE - 1).as_bytes()).unwrap().is_some());
+}
+
+/// While `a` pushes them again, `b` writes them anew, the last ones first.
+fn overtake(b: ObjectStore, redis: &RedisServer, before: u64) {
+    until("a pushes again", || number(redis, "total_net_input_bytes") > before + (4 << 20));
+    for number in (0..LARGE).rev() {
+        b.put(id(number).as_bytes(), b"of b", b"").unwrap();
+        if number % 10 == 0 {
+            sleep(Duration::from_millis(2));
+        }
+    }
+    close(b);
+}
+
+fn of_b(redis: &RedisServer) {
+    let python = ObjectStore::builder().redis(redis.url()).open().unwrap();
+    for number in 0..LARGE {
+        assert_eq!(get(&python, id(number).as_bytes()).data.len(), 4, "{number}");
+    }
+}
+
 /// What Redis may have forgotten goes again, while others go on writing.
 #[test]
 fn what_goes_again_undoes_nothing_that_others_do_meanwhile_with_values_without_versions() {
-    const OBJECTS: usize = 300;
     let world = World::new(2);
     let mut redis = RedisServer::settings().line("appendonly yes").start();
     let proxy = Proxy::to(&redis);
     let a = world.builder(0, &redis.url_at(proxy.port()), unversioned).max_size_mb(256).open().unwrap();
     let b = world.open(1, &redis.url(), unversioned);
-    for number in 0..OBJECTS {
-        a.put(id(number).as_bytes(), &bytes(number as u64, 200_000), b"").unwrap();
-    }
-    until("they are pushed", || b.get(id(OBJECTS - 1).as_bytes()).unwrap().is_some());
+    share_large(&a, &b);
     proxy.set(Mode::Refuse);
     redis.kill();
     redis.restart();
@@ -185,19 +211,26 @@ fn what_goes_again_undoes_nothing_that_others_do_meanwhile_with_values_without_v
     a.put(b"of a", b"", b"").unwrap();
     let before = number(&redis, "total_net_input_bytes");
     proxy.set(Mode::Normal);
-    until("a pushes again", || number(&redis, "total_net_input_bytes") > before + (4 << 20));
-    for number in (0..OBJECTS).rev() {
-        b.put(id(number).as_bytes(), b"of b", b"").unwrap();
-        if number % 10 == 0 {
-            sleep(Duration::from_millis(2));
-        }
-    }
-    close(b);
+    overtake(b, &redis, before);
     close(a);
-    let python = ObjectStore::builder().redis(redis.url()).open().unwrap();
-    for number in 0..OBJECTS {
-        assert_eq!(get(&python, id(number).as_bytes()).data.len(), 4, "{number}");
-    }
+    of_b(&redis);
+}
+
+/// The same for what a killed node had pushed, and does not know of.
+#[test]
+fn what_a_killed_node_left_undoes_nothing_that_others_do_meanwhile_with_values_without_versions() {
+    let world = World::new(3);
+    let redis = RedisServer::start();
+    let open = |node| world.builder(node, &redis.url(), unversioned).max_size_mb(256).open().unwrap();
+    let (a, b) = (open(0), open(1));
+    share_large(&a, &b);
+    copy(world.directory(0), world.directory(2));
+    close(a);
+    let before = number(&redis, "total_net_input_bytes");
+    let a = open(2);
+    overtake(b, &redis, before);
+    close(a);
+    of_b(&redis);
 }
 
 /// An event that tells of a write long after now: versions of whoever hears it are above that.
