@@ -306,9 +306,13 @@ impl LocalTier {
         }
     }
 
-    /// Drops what attached processes have given back; where room is wanted, also what they only remember.
-    pub fn release_given_back(&self, is_wanted: bool) {
-        self.before_reaping.lock().iter().for_each(|release| release(is_wanted));
+    /// Drops what attached processes have given back, and what they only remember of dead bodies.
+    pub fn release_given_back(&self) {
+        let is_dead = |segment, offset| match u32::try_from(offset) {
+            Ok(offset) => self.bodies.find(BodyPlace { segment, offset }).is_none(),
+            Err(_) => true,
+        };
+        self.before_reaping.lock().iter().for_each(|release| release(&is_dead));
     }
 
     /// Frees bodies that are dead: their superseding records are made durable first, a few pages, and nothing else.
@@ -316,7 +320,7 @@ impl LocalTier {
         self.journal.check_writable()?;
         // Who finds nothing left to free may not go on before what others free is free, and told.
         let _reaping = self.reaping.lock();
-        self.release_given_back(true);
+        self.release_given_back();
         self.bodies.sync_superseders().map_err(|error| self.sync_failed(error))?;
         let durable = self.journal.sync()?;
         let (freed_bytes, removed) = self.bodies.reap(durable);

@@ -201,7 +201,7 @@ impl Keeper {
     /// The store is open: from here on processes are let in.
     fn serve(&self, store: &ObjectStore) {
         let sessions = Arc::clone(&self.shared.sessions);
-        store.before_reaping(Box::new(move |is_wanted| sessions.release(is_wanted)));
+        store.before_reaping(Box::new(move |is_dead| sessions.release(is_dead)));
         match Counters::map(&self.shared.counters) {
             Ok(counters) => {
                 if let Some(Fingerprints { seed, mask }) = store.kept().share_changes(counters) {
@@ -327,9 +327,9 @@ impl Sessions {
         }
     }
 
-    /// Drops what processes have given back, and, where room is wanted, what they only remember; every now and then, all that those have held
+    /// Drops what processes have given back, and what they only remember of bodies that are dead; every now and then, all that those have held
     /// that have ended.
-    fn release(&self, is_wanted: bool) {
+    fn release(&self, is_dead: &dyn Fn(u32, u64) -> bool) {
         let is_due = {
             let mut looked = self.looked.lock();
             let is_due = looked.elapsed() >= LOOK_EVERY;
@@ -342,7 +342,7 @@ impl Sessions {
             self.look_after();
         }
         for session in self.all() {
-            if is_wanted { session.take_back() } else { session.release() }
+            session.take_back(is_dead);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
@@ -41,8 +41,13 @@ struct Pin {
 }
 
 enum Held {
-    #[expect(dead_code, reason = "it is held, not read")]
-    Object(Object),
+    Object {
+        #[expect(dead_code, reason = "it is held, not read")]
+        object: Object,
+        segment: u32,
+        /// Where its body begins, which is its metadata first.
+        body_offset: u64,
+    },
     Room(Box<Reserved>),
 }
 
@@ -104,7 +109,8 @@ impl Session {
     /// Has the slot hold the object; false where the process has given up asking in it.
     pub fn hold(&self, slot: u16, ticket: u64, object: Object, place: &Placed) -> bool {
         let words = [slots::held(place.segment, place.offset), slots::remembered(place.segment, place.offset)];
-        self.pin(slot, ticket, words, Held::Object(object))
+        let body_offset = place.offset.saturating_sub(object.metadata.len() as u64);
+        self.pin(slot, ticket, words, Held::Object { object, segment: place.segment, body_offset })
     }
 
     /// Has the slot hold a place to write to.
@@ -138,7 +144,7 @@ impl Session {
         }
         match pins.remove(&slot)?.held {
             Held::Room(reserved) => Some(*reserved),
-            Held::Object(_) => None,
+            Held::Object { .. } => None,
         }
     }
 
@@ -154,11 +160,14 @@ impl Session {
         drop(given_back);
     }
 
-    /// Takes back what the process only remembers.
-    pub fn take_back(&self) {
-        for pin in self.pins.lock().iter() {
-            let (slot, Pin { words: [_, held, remembered], .. }) = pin;
-            if let Some(cell) = self.slots.get(*slot).filter(|_| held != remembered) {
+    /// Takes back what the process only remembers of bodies that are dead, and drops what it has given back.
+    pub fn take_back(&self, is_dead: &dyn Fn(u32, u64) -> bool) {
+        for (slot, Pin { words: [_, _, remembered], held }) in self.pins.lock().iter() {
+            let Held::Object { segment, body_offset, .. } = held else { continue };
+            let is_remembered = |cell: &&AtomicU64| cell.load(Ordering::Acquire) == *remembered;
+            if let Some(cell) = self.slots.get(*slot).filter(is_remembered)
+                && is_dead(*segment, *body_offset)
+            {
                 // Unless it uses it again in this moment.
                 let _ = cell.compare_exchange(*remembered, slots::FREE, Ordering::AcqRel, Ordering::Relaxed);
             }

@@ -10,8 +10,8 @@ use crate::object::{Object, ObjectId};
 /// so that a delete that follows at once cannot leave them waiting for ever.
 pub(crate) type OnStored<'a> = &'a mut dyn FnMut(Stored<'_>);
 
-/// Drops what other processes hold, as far as they need it no more.
-pub(crate) type Release = Box<dyn Fn(bool) + Send + Sync>;
+/// Drops what other processes have given back, and what they only remember of bodies that are dead: asked by segment and offset.
+pub(crate) type Release = Box<dyn Fn(&dyn Fn(u32, u64) -> bool) + Send + Sync>;
 
 /// An object that has come to exist.
 pub(crate) struct Stored<'a> {
@@ -80,8 +80,7 @@ pub(crate) trait Backend: Send + Sync {
         Ok(None)
     }
 
-    /// Has `release` called before room is looked for: it drops what others have given back, and, where room is wanted (true), what they only
-    /// remember.
+    /// Has `release` called before room is looked for.
     fn before_reaping(&self, _release: Release) {}
 
     /// Has every change of an object raise its counter from now on; how fingerprints are made of ids, by which counters go.

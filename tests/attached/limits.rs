@@ -129,7 +129,9 @@ fn a_process_without_a_descriptor_left_gets_copies_or_errors() {
         assert_eq!(worker.order("get large"), "1 500000");
         assert_eq!(worker.order("get small"), "2 100");
         let refused = worker.order("put more 3 500000");
-        assert!(refused == "ok" || refused.contains("no descriptor is left"), "{refused}");
+        // The second: for the next keeper's log, where the death of the last one was not seen before.
+        let is_said = refused.contains("no descriptor is left") || refused.contains("Too many open files");
+        assert!(refused == "ok" || is_said, "{refused}");
         place.kill_keeper();
         let answer = worker.order("get large");
         assert!(answer == "1 500000" || answer.contains("error"), "{answer}");

@@ -35,7 +35,7 @@ fn run(tier: &LocalTier, stop: &Receiver<()>) {
         // What attached processes hold of bodies that live may wait a little.
         if tier.bodies.has_dead() || released.elapsed() >= RELEASE_EVERY {
             released = Instant::now();
-            tier.release_given_back(false);
+            tier.release_given_back();
         }
         loop {
             let bytes = tier.bodies.reapable_bytes();
