@@ -33,6 +33,13 @@ def keeper(directory: Path) -> int:
     return int((directory / "LOCK").read_text().split()[0])
 
 
+def is_running(process: int) -> bool:
+    try:
+        return bool(os.readlink(f"/proc/{process}/exe"))
+    except OSError:
+        return False  # what is left of it waits to be looked at
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ObjectStore]:
     with attach(tmp_path) as store:
@@ -80,6 +87,9 @@ def test_what_was_read_and_acknowledged_outlives_the_keeper(store: ObjectStore, 
     found = store.get(b"id")
     killed = keeper(tmp_path)
     os.kill(killed, signal.SIGKILL)
+    while is_running(killed):
+        time.sleep(0.01)
+    assert b"other" not in store, "which the next one is asked"
     again = store.get(b"id")
     assert found is not None and again is not None
     assert found.data == again.data == data
