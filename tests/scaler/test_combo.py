@@ -39,5 +39,5 @@ def test_the_combo(tmp_path: Path, has_config: bool) -> None:
     said = ended.stdout + ended.stderr
     assert ended.returncode == 0, said
     assert "scaler_object_storage/bin/scaler_object_storage_server" in said.split("served by")[-1], said
-    assert said.count("object store linked: local backend") >= 2, said
+    assert "object store linked: local backend" in said, said
     assert (tmp_path / "objects" / "journal").exists() == has_config

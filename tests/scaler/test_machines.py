@@ -69,7 +69,7 @@ def test_a_local_store_is_shared_by_workers_and_the_server_beside_them(tmp_path:
     with Client(cluster.address) as client:
         works(client)
         assert keeper(objects) == storage.process.pid
-    assert linked(cluster) >= 2, cluster.workers.log_text()
+    wait_until(lambda: linked(cluster) >= 2, "both workers are linked")
     cluster.end()
     assert storage.process.end() == 0
 
@@ -96,7 +96,8 @@ def test_a_server_is_replaced_under_running_workers(tmp_path: Path, redis: Redis
             assert keeper(objects) == beside.process.pid, "and leaves it to the next one"
         for argument, future in zip(data, futures):
             assert future.result(RESULT_SECONDS) == argument[::-1]
-    assert linked(cluster) >= 2 and "not linked" not in cluster.workers.log_text()
+    wait_until(lambda: linked(cluster) >= 2, "both workers are linked")
+    assert "not linked" not in cluster.workers.log_text()
     cluster.end()
     assert beside.process.end() == storage.process.end() == 0
 
