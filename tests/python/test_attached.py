@@ -40,6 +40,12 @@ def is_running(process: int) -> bool:
         return False  # what is left of it waits to be looked at
 
 
+def stop(process: int) -> None:
+    os.kill(process, signal.SIGSTOP)
+    while Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+        time.sleep(0.001)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ObjectStore]:
     with attach(tmp_path) as store:
@@ -126,7 +132,7 @@ def test_a_call_that_waits_for_the_keeper_raises_what_a_signal_handler_does(tmp_
     with attach(tmp_path):
         child = start(text, tmp_path)
         assert said(child) == "attached"
-        os.kill(keeper(tmp_path), signal.SIGSTOP)
+        stop(keeper(tmp_path))
         go_on(child)
         time.sleep(0.3)  # It waits by now. Otherwise the handler runs before, and the test shows less.
         child.send_signal(getattr(signal, name))
@@ -149,7 +155,7 @@ def test_a_call_goes_on_where_the_handler_does_not_raise(store: ObjectStore, tmp
     )
     child = start(text, tmp_path)
     assert said(child) == "attached"
-    os.kill(keeper(tmp_path), signal.SIGSTOP)
+    stop(keeper(tmp_path))
     go_on(child)
     time.sleep(0.5)  # It waits by now. Otherwise the handler runs before, and the test shows less.
     child.send_signal(signal.SIGTERM)
