@@ -1,7 +1,9 @@
+import contextlib
 import sys
 from pathlib import Path
 from typing import Iterator
 
+import psutil
 import pytest
 from scaler import Client
 
@@ -44,3 +46,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo):  # type
         for log in sorted(directory.glob("*.log")):
             lines = log.read_text(errors="replace").splitlines()[-100:]
             report.sections.append((log.name, "\n".join(lines)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_keeper_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keepers whose Redis has ended with its test wait for it for ever."""
+    yield
+    place = str(tmp_path_factory.getbasetemp())
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "--keeper" in process.cmdline():
+                if process.environ().get("SCALER_OBJECT_STORAGE_LOCAL_PATH", "").startswith(place):
+                    process.kill()
