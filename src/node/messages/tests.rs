@@ -270,9 +270,9 @@ proptest! {
             reply.encode(0, &mut buffer);
             let (again, same) = frame(&buffer);
             prop_assert_eq!(again.kind, kind);
-            // The number of an error of the system has its own words.
-            let is_io = matches!(reply, Reply::Failed(Error::Io { .. }));
-            prop_assert!(is_io || same == fields);
+            // The number of an error of the system has its own words, and an action is one of those that there are.
+            let is_said_anew = matches!(reply, Reply::Failed(Error::Io { .. } | Error::Refused { .. }));
+            prop_assert!(is_said_anew || same == fields);
         }
     }
 
