@@ -131,8 +131,15 @@ impl Slots {
 
     /// Whether a slot withholds room of this segment.
     pub fn has(&self, number: u32) -> bool {
-        let words = (0..SLOTS).filter_map(|slot| self.get(slot));
-        words.map(|word| word.load(Ordering::Acquire)).any(|word| segment(word) == Some(number))
+        let take_back = |cell: &AtomicU64| {
+            // Of a keeper that is gone: an idle process would never learn that. One that uses it again in this moment holds it.
+            let word = cell.load(Ordering::Acquire);
+            if word & STATE_MASK != REMEMBERED {
+                return word;
+            }
+            cell.compare_exchange(word, FREE, Ordering::AcqRel, Ordering::Acquire).map_or_else(|held| held, |_| FREE)
+        };
+        (0..SLOTS).filter_map(|slot| self.get(slot)).map(take_back).any(|word| segment(word) == Some(number))
     }
 }
 
