@@ -135,6 +135,8 @@ fn a_process_without_a_descriptor_left_gets_copies_or_errors() {
         let answer = worker.order("get large");
         assert!(answer == "1 500000" || answer.contains("error"), "{answer}");
         worker.does("relax");
+        // What is remembered needs no keeper; a write does.
+        worker.does("put small 2 100");
         assert_eq!(worker.order("get large"), "1 500000");
     }
 }
