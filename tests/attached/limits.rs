@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use scaler_object_storage::Error;
 
 use crate::common::{bytes, get, until};
-use crate::place::{PROGRAM, Place};
+use crate::place::{PROGRAM, Place, is_alive};
 use crate::worker::{Setup, Worker, attach, content, seed_and_len};
 
 #[test]

@@ -10,8 +10,10 @@ const HINTS_PART: u64 = 32;
 /// The file is written anew when it is larger than so many times its hints, ...
 const SLACK_FACTOR: u64 = 3;
 
-/// ... and this: what sled's file takes however little is in it, and what is gained by doing so now and then.
-const SLACK_BYTES: u64 = 3 << 20;
+/// ... and this: what sled's file takes however little is in it, and what is gained by doing so now and then; of a small store, a part of its
+/// limit, so that the objects of one that is not nearly full keep their room.
+const SLACK_BYTES_MAX: u64 = 3 << 20;
+const SLACK_PART: u64 = 16;
 
 /// How long after an attempt that failed the next one is made.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -59,7 +61,11 @@ impl Size {
     pub fn is_slack(&self, file_bytes: u64) -> bool {
         let most = self.hint_bytes.saturating_mul(SLACK_FACTOR).max(self.compacted_bytes.saturating_mul(2));
         let is_soon = self.failed.is_some_and(|failed| failed.elapsed() < RETRY_AFTER);
-        file_bytes > most.max(SLACK_BYTES) && !is_soon
+        file_bytes > most.max(self.slack_bytes()) && !is_soon
+    }
+
+    fn slack_bytes(&self) -> u64 {
+        self.limit_bytes.map_or(SLACK_BYTES_MAX, |limit| (limit / SLACK_PART).min(SLACK_BYTES_MAX))
     }
 
     /// The file was written anew, and is so long now.
@@ -107,11 +113,11 @@ mod tests {
     fn a_file_is_written_anew_when_it_is_large_for_what_is_in_it_and_for_what_that_took() {
         let mut size = Size::default();
         let most = |size: &Size, bytes: u64| !size.is_slack(bytes) && size.is_slack(bytes + 1);
-        assert!(most(&size, SLACK_BYTES));
-        size.set(1, SLACK_BYTES);
-        assert!(most(&size, SLACK_FACTOR * SLACK_BYTES));
-        size.compacted(2 * SLACK_BYTES);
-        assert!(most(&size, 4 * SLACK_BYTES));
+        assert!(most(&size, SLACK_BYTES_MAX));
+        size.set(1, SLACK_BYTES_MAX);
+        assert!(most(&size, SLACK_FACTOR * SLACK_BYTES_MAX));
+        size.compacted(2 * SLACK_BYTES_MAX);
+        assert!(most(&size, 4 * SLACK_BYTES_MAX));
     }
 
     #[test]
