@@ -1,8 +1,6 @@
 //! The backend of an attached process: every operation is the keeper's, large bodies are read and written where they stand.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -11,7 +9,6 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use parking_lot::{Mutex, ReentrantMutex};
-use xxhash_rust::xxh3::Xxh3;
 
 use super::interrupt;
 use super::listening::Waits;
@@ -23,11 +20,11 @@ use super::starting::{self, Starter};
 use crate::error::Error;
 use crate::fork;
 use crate::local::UNSHARED_BYTES_MAX;
-use crate::object::{Object, ObjectId};
+use crate::object::Object;
 use crate::store::{Backend, OnDeleted, OnStored, Stored, Usage, Waiters, Writer};
 
 /// How long a put may wait for room, and what is written for the disk.
-const ROOM_WAIT_MAX: Duration = Duration::from_secs(90);
+pub(super) const ROOM_WAIT_MAX: Duration = Duration::from_secs(90);
 
 /// How long a look at everything that is stored may take.
 const ALL_WAIT_MAX: Duration = Duration::from_secs(600);
@@ -71,13 +68,13 @@ pub(crate) struct AttachOptions {
 
 /// A call: what is asked, and how often that may be done.
 pub(super) struct Call<'a> {
-    action: &'static str,
+    pub(super) action: &'static str,
     /// Whether it may be repeated where the keeper is lost in the middle of it.
-    is_repeatable: bool,
-    data: &'a [u8],
+    pub(super) is_repeatable: bool,
+    pub(super) data: &'a [u8],
     /// How long the keeper itself may have to wait for something.
-    wait: Duration,
-    manner: Manner,
+    pub(super) wait: Duration,
+    pub(super) manner: Manner,
 }
 
 impl Call<'_> {
@@ -288,7 +285,7 @@ impl Attached {
         Error::Unanswered { path: self.directory.clone(), action, reason: error.to_string() }
     }
 
-    fn nonsense<T>(&self, action: &'static str) -> Result<T, Error> {
+    pub(super) fn nonsense<T>(&self, action: &'static str) -> Result<T, Error> {
         Err(self.unanswered(action, &io::Error::new(io::ErrorKind::InvalidData, "its answer makes no sense")))
     }
 
@@ -358,7 +355,7 @@ impl Attached {
     }
 
     /// A write's answer, and those in this process whom it has woken.
-    fn done(&self, action: &'static str, called: Called, stored: OnStored<'_>) -> Result<bool, Error> {
+    pub(super) fn done(&self, action: &'static str, called: Called, stored: OnStored<'_>) -> Result<bool, Error> {
         let reply = called.answered.reply().map_err(|malformed| self.unanswered(action, &malformed.into()))?;
         let Reply::Done { is_so, woken } = reply else { return self.nonsense(action) };
         if !woken.is_empty() {
@@ -382,64 +379,12 @@ impl Attached {
             }
         }
     }
-
-    /// Writes a large object to its place, and has the keeper store it.
-    fn put_large(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
-        let mut hasher = Xxh3::new();
-        hasher.update(metadata);
-        hasher.update(data);
-        let body_hash = hasher.digest128();
-        loop {
-            let room = self.reserve_room("put", id, data.len() as u64, metadata.len() as u32)?;
-            room.write(metadata, 0)?;
-            room.write(data, metadata.len() as u64)?;
-            if self.commit(room, "put", body_hash, stored)? {
-                return Ok(());
-            }
-        }
-    }
-
-    fn reserve_room(
-        &self,
-        action: &'static str,
-        id: &[u8],
-        data_bytes: u64,
-        metadata_bytes: u32,
-    ) -> Result<Room, Error> {
-        let call = Call { wait: ROOM_WAIT_MAX, ..Call::new(action) };
-        let build = |ticket| Request::Reserve { ticket, id, data_bytes, metadata_bytes };
-        let Called { session, slot, answered } = self.call(&call, Session::slot_to_write, build)?;
-        let failed = |reason: &str| Error::WriteFailed { id: ObjectId::new(id), reason: reason.to_owned() };
-        let reply = answered.reply().map_err(|malformed| self.unanswered(action, &malformed.into()))?;
-        let Reply::Reserved { offset, .. } = reply else { return self.nonsense(action) };
-        let slot = slot.ok_or_else(|| failed("this process writes too many objects at the same time"))?;
-        let file = answered
-            .frame
-            .files
-            .into_iter()
-            .next()
-            .ok_or_else(|| failed("no descriptor is left for the file that it goes to"))?;
-        Ok(Room { session, slot, file, offset, id: id.into(), directory: self.directory.clone() })
-    }
-
-    /// Whether the object is stored now; false where the keeper that had the room is gone, which has changed nothing.
-    fn commit(&self, room: Room, action: &'static str, body_hash: u128, stored: OnStored<'_>) -> Result<bool, Error> {
-        let session = Arc::clone(&room.session);
-        if !session.is_current() {
-            return Ok(false);
-        }
-        self.announce(&room.id);
-        let call = Call { is_repeatable: false, wait: ROOM_WAIT_MAX, ..Call::new(action) };
-        let request = Request::Commit { body_hash };
-        let Some(answered) = self.ask(&session, &call, &request, Some(&room.slot))? else { return Ok(false) };
-        self.done(action, Called { session, slot: Some(room.slot), answered }, stored)
-    }
 }
 
 /// An answered call.
 pub(super) struct Called {
     pub session: Arc<Session>,
-    slot: Option<Slot>,
+    pub(super) slot: Option<Slot>,
     pub answered: Answered,
 }
 
@@ -451,82 +396,6 @@ enum Taken {
     AsCopy,
 }
 
-/// A place in a segment that this process writes to. The slot goes last: until then the keeper lets nobody else have the place.
-struct Room {
-    session: Arc<Session>,
-    file: File,
-    offset: u64,
-    id: Box<[u8]>,
-    directory: PathBuf,
-    slot: Slot,
-}
-
-impl Room {
-    fn write(&self, piece: &[u8], at: u64) -> Result<(), Error> {
-        let written = self.file.write_all_at(piece, self.offset + at);
-        written.map_err(Error::io("write a body in", &self.directory))
-    }
-}
-
-/// An object whose data arrives in pieces: gathered while it may be sent at the end, from then on written to its place.
-struct AttachedWriter {
-    attached: Arc<Attached>,
-    id: Box<[u8]>,
-    data_bytes: u64,
-    metadata: Box<[u8]>,
-    gathered: Vec<u8>,
-    placed: Option<PlacedWriter>,
-}
-
-struct PlacedWriter {
-    room: Room,
-    at: u64,
-    hasher: Box<Xxh3>,
-}
-
-impl PlacedWriter {
-    fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
-        self.room.write(piece, self.at)?;
-        self.hasher.update(piece);
-        self.at += piece.len() as u64;
-        Ok(())
-    }
-}
-
-impl Writer for AttachedWriter {
-    fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
-        if let Some(placed) = &mut self.placed {
-            return placed.write(piece);
-        }
-        let bytes = (self.metadata.len() + self.gathered.len() + piece.len()) as u64;
-        if bytes <= UNSHARED_BYTES_MAX {
-            self.gathered.extend_from_slice(piece);
-            return Ok(());
-        }
-        let room = self.attached.reserve_room("writer", &self.id, self.data_bytes, self.metadata.len() as u32)?;
-        let mut placed = PlacedWriter { room, at: 0, hasher: Box::default() };
-        placed.write(&self.metadata)?;
-        placed.write(&std::mem::take(&mut self.gathered))?;
-        placed.write(piece)?;
-        self.placed = Some(placed);
-        Ok(())
-    }
-
-    fn commit(self: Box<Self>, stored: OnStored<'_>) -> Result<(), Error> {
-        let AttachedWriter { attached, id, metadata, gathered, placed, .. } = *self;
-        let Some(PlacedWriter { room, hasher, .. }) = placed else {
-            return attached.put(&id, &gathered, &metadata, stored);
-        };
-        match attached.commit(room, "commit", hasher.digest128(), stored)? {
-            true => Ok(()),
-            false => {
-                let reason = "its keeper has ended meanwhile".to_owned();
-                Err(Error::WriteFailed { id: ObjectId::new(&id), reason })
-            }
-        }
-    }
-}
-
 /// Remembers an object that was asked for, where the keeper allows it.
 fn remember(session: &Session, id: Option<&[u8]>, known: Known, metadata: &Bytes, data: impl FnOnce() -> Data) {
     if let (Some(remembered), Some(id), Some(known)) = (&session.remembered, id, known) {
@@ -534,7 +403,7 @@ fn remember(session: &Session, id: Option<&[u8]>, known: Known, metadata: &Bytes
     }
 }
 
-fn no_slot(_: &Arc<Session>) -> Option<Slot> {
+pub(super) fn no_slot(_: &Arc<Session>) -> Option<Slot> {
     None
 }
 
@@ -550,19 +419,7 @@ impl Backend for Attached {
     }
 
     fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Box<dyn Writer>, Error> {
-        let bytes = data_bytes.saturating_add(metadata.len() as u64);
-        if bytes > UNSHARED_BYTES_MAX {
-            let called = self.call(&Call::new("writer"), no_slot, |_| Request::Admit { id, bytes })?;
-            self.done("writer", called, &mut |_| {})?;
-        }
-        Ok(Box::new(AttachedWriter {
-            attached: self.this()?,
-            id: id.into(),
-            data_bytes,
-            metadata: metadata.into(),
-            gathered: Vec::new(),
-            placed: None,
-        }))
+        self.begin_writing(id, data_bytes, metadata)
     }
 
     fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {

@@ -15,11 +15,16 @@
 //! The fields of each kind are those of the variants below, in their order. Descriptors come with the first byte of their frame
 //! (`SCM_RIGHTS`): of the session's file, and of the counters, with `Welcome`, of the segment's with `Placed` and `Reserved`.
 
+mod errors;
+mod fields;
+
 use std::io;
 use std::time::Duration;
 
+use fields::{Fields, Reader};
+
 use crate::error::Error;
-use crate::object::{ID_BYTES_MAX, METADATA_BYTES_MAX, ObjectId};
+use crate::object::{ID_BYTES_MAX, METADATA_BYTES_MAX};
 use crate::store::Usage;
 
 /// Another number is another language.
@@ -243,124 +248,6 @@ pub(crate) enum Reply<'a> {
     },
 }
 
-/// A frame's fields on their way out, in a buffer that is used again.
-struct Fields<'b>(&'b mut Vec<u8>);
-
-impl Fields<'_> {
-    fn u8(&mut self, value: u8) -> &mut Self {
-        self.0.push(value);
-        self
-    }
-
-    fn u32(&mut self, value: u32) -> &mut Self {
-        self.0.extend_from_slice(&value.to_le_bytes());
-        self
-    }
-
-    fn u64(&mut self, value: u64) -> &mut Self {
-        self.0.extend_from_slice(&value.to_le_bytes());
-        self
-    }
-
-    fn u128(&mut self, value: u128) -> &mut Self {
-        self.0.extend_from_slice(&value.to_le_bytes());
-        self
-    }
-
-    /// At most 4 GiB.
-    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
-        let bytes = bytes.get(..u32::MAX as usize).unwrap_or(bytes);
-        self.u32(bytes.len() as u32);
-        self.0.extend_from_slice(bytes);
-        self
-    }
-
-    fn text(&mut self, text: &str) -> &mut Self {
-        self.bytes(text.as_bytes())
-    }
-
-    fn known(&mut self, known: Known) -> &mut Self {
-        match known {
-            Some((epoch, counter)) => self.u8(1).u64(epoch).u64(counter),
-            None => self.u8(0),
-        }
-    }
-
-    fn names(&mut self, names: &[u64]) -> &mut Self {
-        let names = names.get(..NAMES_MAX).unwrap_or(names);
-        self.u32(names.len() as u32);
-        names.iter().for_each(|name| {
-            self.u64(*name);
-        });
-        self
-    }
-}
-
-/// The fields of a frame that has come in.
-struct Reader<'a>(&'a [u8]);
-
-const CUT_SHORT: Malformed = Malformed("a message is cut short");
-
-impl<'a> Reader<'a> {
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (array, rest) = self.0.split_first_chunk::<N>().ok_or(CUT_SHORT)?;
-        self.0 = rest;
-        Ok(*array)
-    }
-
-    fn u8(&mut self) -> Result<u8, Malformed> {
-        self.array().map(|[value]| value)
-    }
-
-    fn bool(&mut self) -> Result<bool, Malformed> {
-        match self.u8()? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(Malformed("neither yes nor no")),
-        }
-    }
-
-    fn u32(&mut self) -> Result<u32, Malformed> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Result<u64, Malformed> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn u128(&mut self) -> Result<u128, Malformed> {
-        self.array().map(u128::from_le_bytes)
-    }
-
-    fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
-        let length = self.u32()? as usize;
-        let (bytes, rest) = self.0.split_at_checked(length).ok_or(CUT_SHORT)?;
-        self.0 = rest;
-        Ok(bytes)
-    }
-
-    fn text(&mut self) -> Result<String, Malformed> {
-        let bytes = self.bytes()?.to_vec();
-        String::from_utf8(bytes).map_err(|_| Malformed("a text is not UTF-8"))
-    }
-
-    fn known(&mut self) -> Result<Known, Malformed> {
-        Ok(if self.bool()? { Some((self.u64()?, self.u64()?)) } else { None })
-    }
-
-    fn names(&mut self) -> Result<Vec<u64>, Malformed> {
-        let count = self.u32()? as usize;
-        if count > NAMES_MAX {
-            return Err(Malformed("more names than there may be"));
-        }
-        (0..count).map(|_| self.u64()).collect()
-    }
-
-    fn end<T>(self, message: T) -> Result<T, Malformed> {
-        if self.0.is_empty() { Ok(message) } else { Err(Malformed("a message is longer than it should be")) }
-    }
-}
-
 /// How a request wants to be carried out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Manner {
@@ -542,7 +429,7 @@ impl<'a> Reply<'a> {
                 9
             }
             Reply::Failed(error) => {
-                encode_error(error, &mut fields);
+                errors::encode(error, &mut fields);
                 10
             }
             Reply::Busy => 11,
@@ -595,7 +482,7 @@ impl<'a> Reply<'a> {
                 damaged_objects: reader.u64()?,
             }),
             9 => Reply::Count { objects: reader.u64()?, bytes: reader.u64()? },
-            10 => Reply::Failed(decode_error(&mut reader)?),
+            10 => Reply::Failed(errors::decode(&mut reader)?),
             11 => Reply::Busy,
             12 => Reply::Opening { done: reader.u32()? },
             13 => Reply::Exists { name: reader.u64()?, is_held: reader.bool()?, metadata: reader.bytes()? },
@@ -607,122 +494,6 @@ impl<'a> Reply<'a> {
         }
         reader.end(reply)
     }
-}
-
-fn encode_error(error: &Error, fields: &mut Fields<'_>) {
-    let text = |path: &std::path::Path| path.display().to_string();
-    match error {
-        Error::InvalidId { len, bytes_min, bytes_max } => {
-            fields.u8(1).u64(*len as u64).u64(*bytes_min as u64).u64(*bytes_max as u64);
-        }
-        Error::TooLarge { id, bytes, bytes_max } => {
-            fields.u8(2).bytes(id.as_bytes()).u64(*bytes).u64(*bytes_max);
-        }
-        Error::Full { id, bytes, live_bytes, capacity_bytes, place } => {
-            fields.u8(3).bytes(id.as_bytes()).u64(*bytes).u64(*live_bytes).u64(*capacity_bytes).text(place);
-        }
-        Error::Io { action, path, source } => {
-            let code = source.raw_os_error().unwrap_or(0).unsigned_abs();
-            fields.u8(4).text(action).text(&text(path)).u32(code).text(&source.to_string());
-        }
-        Error::Catalog { path, reason } => {
-            fields.u8(5).text(&text(path)).text(reason);
-        }
-        Error::WritesRefused { path, cause } => {
-            fields.u8(6).text(&text(path)).text(cause);
-        }
-        Error::Unreachable { address, reason } => {
-            fields.u8(7).text(address).text(reason);
-        }
-        Error::Refused { address, action, id, reason } => {
-            fields.u8(8).text(address).text(action).bytes(id.as_bytes()).text(reason);
-        }
-        Error::Closed => {
-            fields.u8(9);
-        }
-        Error::WriteFailed { id, reason } => {
-            fields.u8(10).bytes(id.as_bytes()).text(reason);
-        }
-        Error::LengthMismatch { id, written, announced } => {
-            fields.u8(11).bytes(id.as_bytes()).u64(*written).u64(*announced);
-        }
-        // Of opening, and of this process: their words are all that matters to another.
-        other => {
-            fields.u8(12).text(&other.to_string());
-        }
-    }
-}
-
-/// What is tried in operations on an open store: `action` of the errors that can come from a keeper.
-const ACTIONS: [&str; 24] = [
-    "open",
-    "read",
-    "write",
-    "sync",
-    "create",
-    "grow",
-    "map",
-    "rename",
-    "remove",
-    "trim",
-    "seal",
-    "shorten",
-    "replace",
-    "cut off a failed write in",
-    "make",
-    "list",
-    "look at",
-    "note in",
-    "begin a session in",
-    "open a segment of",
-    "ask for the free space of",
-    "store",
-    "delete",
-    "start a thread for",
-];
-
-fn known_action(action: &str) -> &'static str {
-    ACTIONS.into_iter().find(|known| *known == action).unwrap_or("use")
-}
-
-fn decode_error(reader: &mut Reader<'_>) -> Result<Error, Malformed> {
-    let id = |reader: &mut Reader<'_>| reader.bytes().map(ObjectId::new);
-    Ok(match reader.u8()? {
-        1 => {
-            let mut number = || reader.u64().map(|number| usize::try_from(number).unwrap_or(usize::MAX));
-            Error::InvalidId { len: number()?, bytes_min: number()?, bytes_max: number()? }
-        }
-        2 => Error::TooLarge { id: id(reader)?, bytes: reader.u64()?, bytes_max: reader.u64()? },
-        3 => Error::Full {
-            id: id(reader)?,
-            bytes: reader.u64()?,
-            live_bytes: reader.u64()?,
-            capacity_bytes: reader.u64()?,
-            place: reader.text()?,
-        },
-        4 => {
-            let (action, path, code, text) = (reader.text()?, reader.text()?, reader.u32()?, reader.text()?);
-            let source = match i32::try_from(code) {
-                Ok(code) if code > 0 => io::Error::from_raw_os_error(code),
-                _ => io::Error::other(text),
-            };
-            Error::Io { action: known_action(&action), path: path.into(), source }
-        }
-        5 => Error::Catalog { path: reader.text()?.into(), reason: reader.text()? },
-        6 => Error::WritesRefused { path: reader.text()?.into(), cause: reader.text()? },
-        7 => Error::Unreachable { address: reader.text()?, reason: reader.text()? },
-        8 => Error::Refused {
-            address: reader.text()?,
-            action: known_action(&reader.text()?),
-            id: id(reader)?,
-            reason: reader.text()?,
-        },
-        9 => Error::Closed,
-        10 => Error::WriteFailed { id: id(reader)?, reason: reader.text()? },
-        11 => Error::LengthMismatch { id: id(reader)?, written: reader.u64()?, announced: reader.u64()? },
-        12 => Error::Config(reader.text()?),
-        _ => return Err(Malformed("there is no such error")),
-    })
 }
 
 /// How long a side rests that has nothing to do but to look whether it should go on.

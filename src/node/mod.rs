@@ -17,6 +17,7 @@ mod session;
 mod sessions;
 mod socket;
 mod starting;
+mod writing;
 
 use attached::{AttachOptions, Attached};
 pub use keeper::{Keeper, KeeperOptions};
