@@ -91,6 +91,13 @@ $(addprefix test-scaler-,$(SCALER_VERSIONS)): test-scaler-%: wheel-debug
 crash: ## Kill and reopen the store ROUNDS times (1000)
 	ROUNDS=$(ROUNDS) cargo test --release --locked --test crash -- --nocapture
 
+.PHONY: soak
+soak: wheel-debug ## A Scaler workload on linked workers for SECONDS (60), something killed every five of them
+	cargo build --locked
+	tests/needs.sh scaler newest $(BUILD)/scaler/newest
+	$(BUILD)/scaler/newest/bin/python -m pip --quiet install --force-reinstall --no-deps $(BUILD)/wheels-debug/*.whl
+	cd tests/scaler && SECONDS=$(SECONDS) $(BUILD)/scaler/newest/bin/python soak.py </dev/null
+
 .PHONY: crash-node
 crash-node: ## Kill processes that share a store, and their keepers, in ROUNDS rounds (1000)
 	ROUNDS=$(ROUNDS) cargo test --release --locked --test attached -- --nocapture rounds::

@@ -1,0 +1,120 @@
+"""A Scaler workload on linked workers in which something is killed every few seconds, for SECONDS (600). By hand: `make soak`.
+
+Every result is checked. At the end the keeper's descriptors, maps, memory and disk are shown beside those after the first minute: they are not
+to grow with the number of deaths.
+"""
+
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import psutil
+from scaler import Client
+
+from cluster import RESULT_SECONDS, Cluster, Redis, StorageServer, keeper
+from tasks import checksum, reverse, square
+
+SECONDS = int(os.environ.get("SECONDS", "600"))
+KILL_EVERY = 5.0
+WARM_UP = 60.0
+MIB = 1 << 20
+
+
+def measured(objects: Path) -> Dict[str, float]:
+    process = psutil.Process(keeper(objects))
+    disk = sum(path.stat().st_blocks * 512 for path in objects.rglob("*") if path.is_file())
+    return {
+        "descriptors": process.num_fds(),
+        "maps": len(process.memory_maps(grouped=False)),
+        "threads": process.num_threads(),
+        "memory, MiB": round(process.memory_full_info().uss / MIB, 1),
+        "disk, MiB": round(disk / MIB, 1),
+        "session files": len(list((objects / "sessions").iterdir())),
+    }
+
+
+def round_of_tasks(client: Client, randomness: random.Random) -> int:
+    """Submits some tasks and checks what comes back; how many there were."""
+    shared = randomness.randbytes(8 * MIB)
+    arguments = [randomness.randbytes(randomness.choice([10, 5000, 70_000, 2 * MIB])) for _ in range(10)]
+    sums = [client.submit(checksum, shared, number) for number in range(8)]
+    reversed_ones = [client.submit(reverse, argument) for argument in arguments]
+    squares = [client.submit(square, number) for number in range(20)]
+    for argument, future in zip(arguments, reversed_ones):
+        assert future.result(RESULT_SECONDS) == argument[::-1], "a result is wrong"
+    results = [future.result(RESULT_SECONDS) for future in sums]
+    assert results == [results[0] + number for number in range(8)], "a checksum is wrong"
+    assert [future.result(RESULT_SECONDS) for future in squares] == [number * number for number in range(20)]
+    return len(sums) + len(reversed_ones) + len(squares)
+
+
+def kill_something(cluster: Cluster, objects: Path, turn: int) -> str:
+    """The keeper two times of three; otherwise a process that runs tasks."""
+    if turn % 3 < 2:
+        os.kill(keeper(objects), signal.SIGKILL)
+        return "keeper"
+    processors = cluster.processors()
+    if not processors:
+        return "nothing"
+    random.choice(processors).kill()
+    return "processor"
+
+
+def soak(directory: Path) -> None:
+    redis = Redis(directory)
+    storage = StorageServer(directory, "server", ["--backend", "tiered", "--redis-url", redis.url])
+    objects = directory / "objects of the workers"
+    (directory / "linked.toml").write_text(
+        f"""
+        [object_storage_server]
+        backend = "tiered"
+        local.path = "{objects}"
+        local.max_size_mb = 1024
+        redis.url = "{redis.url}"
+        """
+    )
+    preload = 'scaler_object_storage.worker:link("linked.toml")'
+    cluster = Cluster(directory, storage, 2, worker_options=["--preload", preload])
+    kills: List[Tuple[float, str]] = []
+    before: Dict[str, float] = {}
+    try:
+        begin = time.monotonic()
+        tasks, rounds = 0, 0
+        with Client(cluster.address) as client:
+            tasks += round_of_tasks(client, random.Random(0))
+            killed = time.monotonic()
+            while time.monotonic() - begin < SECONDS:
+                tasks += round_of_tasks(client, random.Random(rounds))
+                rounds += 1
+                if not before and time.monotonic() - begin > min(WARM_UP, SECONDS / 4):
+                    before = measured(objects)
+                if time.monotonic() - killed > KILL_EVERY:
+                    killed = time.monotonic()
+                    kills.append((killed - begin, kill_something(cluster, objects, len(kills))))
+            tasks += round_of_tasks(client, random.Random(rounds))
+        time.sleep(3)  # what the dead held is given back within a second or two
+        after = measured(objects)
+        print(f"{tasks} tasks in {rounds} rounds, {time.monotonic() - begin:.0f} s, all results right")
+        for kind in ("keeper", "processor"):
+            print(f"{kind}s killed: {sum(1 for _, killed_one in kills if killed_one == kind)}")
+        for name, value in after.items():
+            print(f"{name}: {before.get(name)} after the first minute, {value} at the end")
+    finally:
+        cluster.end()
+        storage.process.end()
+        redis.kill()
+        try:
+            os.kill(keeper(objects), signal.SIGTERM)
+        except (ProcessLookupError, OSError, ValueError):
+            pass  # it has ended
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(prefix="soak-") as place:
+        soak(Path(place))
+    sys.exit(0)
