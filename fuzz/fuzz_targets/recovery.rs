@@ -62,6 +62,7 @@ struct Origin {
     history: BTreeMap<Vec<u8>, Vec<Option<Object>>>,
     /// Never closed: nothing is sealed and the catalog is old, as after `kill -9`.
     _store: ObjectStore,
+    _directory: TempDir,
 }
 
 fn origin() -> &'static Origin {
@@ -92,7 +93,7 @@ fn origin() -> &'static Origin {
                 history.entry(new).or_default().push(Some(object));
             }
         }
-        Origin { directory, history, _store: store }
+        Origin { directory: settled(directory.path()), history, _store: store, _directory: directory }
     })
 }
 
@@ -114,7 +115,7 @@ fuzz_target!(init: let_sled_panic(), |input: Input| {
     let origin = origin();
     let scratch = scratch();
     let path = scratch.path().join("store");
-    copy(origin.directory.path(), &path);
+    copy(origin.directory.path(), &path).unwrap();
     for damage in input.damage.iter().take(12) {
         apply(damage, &path, origin);
     }
@@ -207,17 +208,30 @@ fn list(path: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            fs::copy(entry.path(), to).unwrap();
+/// A copy of what an open store has on disk, made while its threads left that alone.
+fn settled(path: &Path) -> TempDir {
+    loop {
+        let directory = scratch();
+        match copy(path, directory.path()) {
+            Ok(()) => return directory,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => panic!("{error}"),
         }
     }
+}
+
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to)?;
+        } else {
+            fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
 
 /// In memory where that is possible: what is tested is not the disk.
