@@ -1,8 +1,10 @@
 //! One attachment of this process to one keeper: its slots, its connections, and what it has mapped.
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -67,6 +69,24 @@ struct Pool {
 /// A segment's file in this process.
 struct SegmentMap {
     map: MmapRaw,
+}
+
+thread_local! {
+    /// The connection that this thread used last: its other end is a thread that has run beside this one, and finds its memory warm.
+    static USED_LAST: Cell<RawFd> = const { Cell::new(-1) };
+}
+
+impl Pool {
+    /// The connection that this thread used last, or else the one that was used last of all.
+    fn take(&mut self) -> Option<Connection> {
+        let last = USED_LAST.get();
+        let place = self.idle.iter().rposition(|(_, connection)| connection.as_fd().as_raw_fd() == last);
+        let taken = match place {
+            Some(place) => self.idle.remove(place),
+            None => self.idle.pop_back(),
+        };
+        taken.map(|(_, connection)| connection)
+    }
 }
 
 /// The segments that are mapped, by number, and the order in which they were.
@@ -275,7 +295,7 @@ impl Session {
         {
             let mut pool = self.pool.lock();
             loop {
-                if let Some((_, connection)) = pool.idle.pop_back() {
+                if let Some(connection) = pool.take() {
                     if connection.is_ended() {
                         pool.open -= 1;
                         continue;
@@ -300,7 +320,10 @@ impl Session {
     fn give_back(&self, connection: Option<Connection>) {
         let mut pool = self.pool.lock();
         match connection {
-            Some(connection) if !self.lost.load(Ordering::Acquire) => pool.idle.push_back((Instant::now(), connection)),
+            Some(connection) if !self.lost.load(Ordering::Acquire) => {
+                USED_LAST.set(connection.as_fd().as_raw_fd());
+                pool.idle.push_back((Instant::now(), connection));
+            }
             _ => pool.open -= 1,
         }
         let mut unused = Vec::new();
