@@ -289,8 +289,7 @@ impl Attached {
         Err(self.unanswered(action, &io::Error::new(io::ErrorKind::InvalidData, "its answer makes no sense")))
     }
 
-    /// The object that was asked for.
-    /// `id`: under which it may be remembered.
+    /// The object that was asked for; `id`: under which it may be remembered.
     fn object(&self, action: &'static str, called: Called, id: Option<&[u8]>) -> Result<Taken, Error> {
         let Called { session, slot, answered } = called;
         let reply = answered.reply().map_err(|malformed| self.unanswered(action, &malformed.into()))?;

@@ -242,9 +242,13 @@ impl Call<'_> {
             Request::Get { ticket, id } => {
                 // Before it is looked up: what changes meanwhile raises the counter.
                 let known = store.kept().changes_now(id);
-                let found = if self.manner.is_here { store.get_here(id) } else { store.get(id) };
+                let here = store.get_here(id);
+                if matches!(here, Ok(None)) && !self.manner.is_here {
+                    // What Redis has may find no room here: then no change of the index tells that it has changed there.
+                    return Ok(self.object(store.get(id), ticket, None));
+                }
                 // Afterwards: what is doubted from here on raises the epoch.
-                return Ok(self.object(found, ticket, known.filter(|_| store.kept().may_remember())));
+                return Ok(self.object(here, ticket, known.filter(|_| store.kept().may_remember())));
             }
             Request::Claim { ticket, names } => return Ok(self.object(Ok(self.session.claim(&names)), ticket, None)),
             Request::Contains { id } => store.contains(id).map(is_so),

@@ -3,6 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use scaler_object_storage::{Keeper, KeeperOptions, ObjectStore};
+
+use crate::common::redis::RedisServer;
 use crate::common::{bytes, get, until};
 use crate::place::{Place, signal, stop};
 
@@ -109,4 +112,33 @@ fn what_is_only_remembered_takes_no_room_from_others_14() {
     }
     ids(9).for_each(|id| writer.put(&id, &content(id), b"").unwrap());
     assert!(ids(0).all(|id| reader.get(&id).unwrap().is_none()));
+}
+
+// Invariant 5, of what the node could not keep.
+#[test]
+fn what_found_no_room_on_the_node_is_not_remembered_5() {
+    let (redis, place) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let builder = |name: &str| ObjectStore::builder().tiered(place.path().join(name), redis.url()).max_size_mb(16);
+    let other = builder("other").open().unwrap();
+    other.put(b"id", &bytes(9, 60_000), b"").unwrap();
+    until("Redis has it", || redis.cli(&["EXISTS", "scaler:obj:6964"]).trim() == "1");
+    let kept = builder("kept").open().unwrap();
+    let keeper = Keeper::listen(&kept, builder("kept").config(), KeeperOptions::default()).unwrap();
+    let store = builder("kept").attach().unwrap();
+    // Redis answers and takes nothing, so that what fills the node stays dirty there.
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let count =
+        (0..).find(|number: &u64| store.put(&number.to_le_bytes(), &bytes(*number, 30_000), b"").is_err()).unwrap();
+    for _ in 0..3 {
+        assert!(get(&store, b"id").data == bytes(9, 60_000));
+        assert_eq!(kept.get_here(b"id").unwrap(), None, "it found room beside {count} objects");
+    }
+
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    other.delete(b"id").unwrap();
+    until("it is gone for the keeper", || kept.get(b"id").unwrap().is_none());
+
+    assert!(store.get(b"id").unwrap().is_none(), "a deleted object is remembered");
+    drop(store);
+    keeper.close();
 }
