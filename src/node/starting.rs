@@ -50,8 +50,7 @@ impl Starter {
         if socket::connect(&self.directory).is_ok() {
             return Ok(true);
         }
-        let log = self.spawn(&turn)?;
-        turn.hand_on();
+        let log = self.spawn(turn)?;
         // The keeper holds the turn until it listens.
         loop {
             match socket::connect(&self.directory) {
@@ -80,7 +79,7 @@ impl Starter {
     }
 
     /// Starts the program so that it outlives this process and has nothing of it but the turn.
-    fn spawn(&self, turn: &Turn) -> Result<Log, Error> {
+    fn spawn(&self, turn: Turn) -> Result<Log, Error> {
         let log = Log::open(&self.directory)?;
         let program = self.program();
         let output = |file: &File| file.try_clone().map(Stdio::from).map_err(Error::io("open", &log.path));
@@ -100,14 +99,20 @@ impl Starter {
         unsafe {
             command.pre_exec(move || detach(inherited));
         }
-        let status = command.status().map_err(|error| {
+        let mut started = command.spawn().map_err(|error| {
             let reason = format!(
                 "there is no keeper, and none can be started: {}: {error}; set local.keeper_command to the path of {PROGRAM}",
                 program.display()
             );
             Error::Detached { path: self.directory.clone(), reason }
         })?;
-        if status.success() { Ok(log) } else { Err(self.failed(&log.said())) }
+        // From here on it is the keeper's, whatever becomes known of it: given up here, it would be taken from the keeper.
+        turn.hand_on();
+        match started.wait() {
+            Ok(status) if !status.success() => Err(self.failed(&log.said())),
+            // A program that waits for all its children, or ignores their ends, has taken this one's away: then the socket tells.
+            Ok(_) | Err(_) => Ok(log),
+        }
     }
 
     fn program(&self) -> PathBuf {
