@@ -12,7 +12,15 @@ use super::{BATCH_ENTRIES_MAX, Catalog, Database, Unopened, guarded};
 use crate::error::Error;
 use crate::local::files::space::Space;
 
+/// What is written anew within some hundredths of a second.
+const SMALL_BYTES: u64 = 8 << 20;
+
 impl Catalog {
+    /// Whether writing it anew takes so little time that nobody minds.
+    pub fn is_small(&self) -> bool {
+        self.state.lock().size.compact_bytes() <= SMALL_BYTES
+    }
+
     /// Writes sled's file anew where it has become large for what is in it. Until the new one is whole, the old one stays; also where
     /// `is_pressed`, as somebody waits for something else: then it is tried again later.
     pub fn compact(&self, space: &Arc<Space>, is_pressed: impl Fn() -> bool) -> Result<(), Error> {

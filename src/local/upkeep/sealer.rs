@@ -123,8 +123,10 @@ impl Sealer {
         }
         self.report("reclaiming", Self::reclaim);
         self.report("writing the catalog anew", |sealer| {
-            let progress = &sealer.tier.progress;
-            sealer.catalog.compact(&sealer.tier.space, || !progress.is_quiet() || sealer.tier.gate.is_closing())
+            let LocalTier { progress, gate, space, .. } = &*sealer.tier;
+            // A small one is soon done, and makes room: a store that is used to its limit all the time is never quiet.
+            let is_small = sealer.catalog.is_small();
+            sealer.catalog.compact(space, || (!is_small && !progress.is_quiet()) || gate.is_closing())
         });
         self.tier.space.set_catalog_bytes(self.catalog.bytes());
         self.report("preparing segments", |sealer| sealer.tier.refill_spares());
