@@ -8,7 +8,7 @@ use super::TieredBackend;
 use super::flights::{Deleted, Fetched, Landed, OnFetched, Unanswered};
 use super::jobs::{Job, Question, reason_of};
 use crate::error::Error;
-use crate::local::{Fill, Known};
+use crate::local::{DeleteAgain, Fill, Known};
 use crate::object::{Object, ObjectId};
 use crate::redis::{self, Found, Link, Notice, Standing, fetch, heads, publish};
 use crate::store::{Backend, Patience, answer_early, waking};
@@ -244,8 +244,10 @@ impl Fetcher<'_> {
         match standings {
             Ok(standings) => {
                 for (question, standing) in questions.iter().zip(standings) {
-                    let exists = standing.map(|standing| backend.exists(question, standing.as_ref()));
-                    question.answer(exists.ok());
+                    match standing {
+                        Ok(standing) => backend.answer(question, standing.as_ref()),
+                        Err(_) => question.answer(None),
+                    }
                 }
             }
             Err(error) => {
@@ -343,18 +345,21 @@ impl TieredBackend {
         self.land(id, &answer);
     }
 
-    /// Whether what stands in Redis is an object. One that is asked for by a delete, and has a version above that of the delete (two nodes'
-    /// clocks are not quite the same), is deleted once more, above that.
-    fn exists(&self, question: &Question, standing: Option<&Standing>) -> bool {
-        let Some(standing) = standing.filter(|standing| standing.is_object()) else { return false };
+    /// Answers whether what stands in Redis is an object. One that is asked for by a delete, and has a version above that of the delete
+    /// (two nodes' clocks are not quite the same), is deleted once more, above that: the delete has not ended yet, whatever was heard of
+    /// meanwhile. Where that fails, the object may exist on, and the delete is not told that it is gone.
+    fn answer(&self, question: &Question, standing: Option<&Standing>) {
+        let standing = standing.filter(|standing| standing.is_object());
+        let Some(answer) = question.claim() else { return };
         if question.deletes
-            && !question.is_answered()
-            && let Some(version) = standing.version()
-            && let Err(error) = self.tier().and_then(|tier| tier.delete_above(&question.id, version))
+            && let Some(version) = standing.and_then(Standing::version)
+            && let Err(error) =
+                self.tier().and_then(|tier| tier.delete_above(&question.id, version, DeleteAgain::Asked))
         {
-            tracing::warn!("object {}: {error}", ObjectId::new(&question.id));
+            tracing::warn!("object {} is not deleted: {error}; delete it again", ObjectId::new(&question.id));
+            return answer(None);
         }
-        true
+        answer(Some(standing.is_some()));
     }
 
     /// Redis has said what it has of a suspect.

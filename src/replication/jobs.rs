@@ -66,10 +66,14 @@ impl Question {
 
     /// The first answer counts.
     pub fn answer(&self, exists: Option<bool>) {
-        let answer = self.answer.lock().take();
-        if let Some(answer) = answer {
+        if let Some(answer) = self.claim() {
             answer(exists);
         }
+    }
+
+    /// Takes it upon the caller to answer; None where it is answered.
+    pub fn claim(&self) -> Option<OnAnswer> {
+        self.answer.lock().take()
     }
 
     pub fn is_answered(&self) -> bool {

@@ -6,7 +6,7 @@ use scaler_object_storage::{ObjectStore, RedisOptions, Waited};
 
 use crate::common::redis::{Mode, Proxy};
 use crate::common::{get, much_later, until};
-use crate::nodes::World;
+use crate::nodes::{World, operation, version_ahead};
 
 const LATE: Duration = Duration::from_millis(400);
 
@@ -199,4 +199,46 @@ fn a_delete_that_found_an_object_has_deleted_it() {
         until("it is deleted", || b.delete(&id).unwrap() || a.get(&id).unwrap().is_none());
         until("it is deleted everywhere", || a.get(&id).unwrap().is_none() && b.get(&id).unwrap().is_none());
     }
+}
+
+/// Redis has an object of a version above that of the delete, and the node hears of it while the delete waits for what Redis has.
+#[test]
+fn a_delete_that_found_an_object_has_deleted_it_whatever_is_heard_meanwhile() {
+    /// What passes the proxy comes as much later: less than a delete waits for Redis.
+    const LATER: Duration = Duration::from_millis(30);
+    let world = World::new(2);
+    let proxy = Proxy::to(&world.redis);
+    let a = world.open(0);
+    // The clock of this node is ahead of the other's from now on, so that deletes that come later have the lower version.
+    world.announce(&[operation(1, b"ahead", version_ahead())]);
+    until("it is heard", || {
+        a.put(b"heard", b"", b"").unwrap();
+        version_in_redis(&world, b"heard") > version_ahead() - (10_000 << 16)
+    });
+    let b = world.builder(1).redis_options(|options| options.url = world.redis.url_at(proxy.port())).open().unwrap();
+    let mut found = 0;
+    for round in 0..20_u8 {
+        let id = [b'd', round];
+        proxy.set(Mode::Delay(LATER));
+        // As many as it takes to be ahead of all that the other has heard.
+        for _ in 0..3 {
+            a.put(&id, b"data", b"").unwrap();
+        }
+        until("it is pushed", || version_in_redis(&world, &id) > 0);
+        std::thread::sleep(LATER / 2);
+        let has_deleted = b.delete(&id).unwrap();
+        proxy.set(Mode::Normal);
+        if has_deleted {
+            found += 1;
+            until("it is deleted everywhere", || a.get(&id).unwrap().is_none() && b.get(&id).unwrap().is_none());
+        }
+    }
+    assert!(found > 0, "Redis answered no delete in time");
+}
+
+/// The clock of the version that Redis has of an id; 0 where it has none.
+fn version_in_redis(world: &World, id: &[u8]) -> u64 {
+    let key = id.iter().fold("scaler:obj:".to_owned(), |key, byte| format!("{key}{byte:02x}"));
+    let value: Option<Vec<u8>> = world.redis.command(&[&b"GET"[..], key.as_bytes()]);
+    value.map_or(0, |value| u64::from_be_bytes(value[8..16].try_into().unwrap()))
 }

@@ -29,6 +29,15 @@ pub(crate) enum Known {
     Deleted(Tombstone),
 }
 
+/// Why a delete is made again, above a version that stands in Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeleteAgain {
+    /// Redis refused it for that version: what was heard of since came later, and stays.
+    Refused,
+    /// It has not ended yet, and was told that Redis has an object of that version: whatever came of it here meanwhile goes as well.
+    Asked,
+}
+
 impl LocalTier {
     /// Keeps a copy of what Redis holds; false where something newer is known here, or there is no room for it.
     pub fn fill(
@@ -96,14 +105,16 @@ impl LocalTier {
     }
 
     /// Deletes once more, above this version from Redis, what was deleted here with a lower one: however far ahead it is. Does nothing
-    /// where the id was written again since, here or, as was heard, elsewhere.
-    pub fn delete_above(&self, id: &[u8], version: Version) -> Result<(), Error> {
+    /// where the id was written again since.
+    pub fn delete_above(&self, id: &[u8], version: Version, why: DeleteAgain) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
+        let is_asked = why == DeleteAgain::Asked;
         let deleted = self.with_room(id, 0, Patience::Background, || {
             let fingerprint = self.index().fingerprint(id);
             let _writing = self.index().shard(fingerprint).writing.lock();
             match self.known_locked(fingerprint, id)? {
-                Known::Deleted(tombstone) if tombstone.version < version && !tombstone.is_overtaken => {}
+                Known::Deleted(tombstone) if tombstone.version < version && (is_asked || !tombstone.is_overtaken) => {}
+                Known::Held { version: held, is_clean: true, .. } if is_asked && held == version => {}
                 _ => return Ok(None),
             }
             let old = self.standing(fingerprint, id)?;
@@ -459,11 +470,11 @@ mod tests {
             Known::Deleted(tombstone) => tombstone.version,
             known => panic!("{known:?}"),
         };
-        tier.delete_above(b"id", far).unwrap();
+        tier.delete_above(b"id", far, DeleteAgain::Refused).unwrap();
         assert_eq!(tier.known(b"id").unwrap(), Known::Nothing, "it was not deleted here");
         tier.delete(b"id").unwrap();
         assert!(deleted() < far);
-        tier.delete_above(b"id", far).unwrap();
+        tier.delete_above(b"id", far, DeleteAgain::Refused).unwrap();
         let above = deleted();
         assert!(
             above > far
@@ -471,19 +482,22 @@ mod tests {
                     tier.journal.append(&NewRecord::bare(b"x", Kind::Put, Lsn::NONE), Purpose::Put).unwrap().version
                 )
         );
-        tier.delete_above(b"id", far).unwrap();
+        tier.delete_above(b"id", far, DeleteAgain::Refused).unwrap();
         assert_eq!(deleted(), above, "it is above that already");
         tier.put(b"id", b"data", b"", &mut |_| {}).unwrap();
         let Known::Held { version, .. } = tier.known(b"id").unwrap() else { panic!() };
         assert!(version > above);
-        tier.delete_above(b"id", Version { clock: u64::MAX, node: 0 }).unwrap();
+        tier.delete_above(b"id", Version { clock: u64::MAX, node: 0 }, DeleteAgain::Refused).unwrap();
         assert!(matches!(tier.known(b"id").unwrap(), Known::Held { .. }));
         // Another node has written it since, and is not undone by the delete before that.
         let newer = Version { clock: version.clock + 1, node: 1 };
         assert!(tier.hear(b"id", newer, false).unwrap());
         let before = deleted();
-        tier.delete_above(b"id", newer).unwrap();
+        tier.delete_above(b"id", newer, DeleteAgain::Refused).unwrap();
         assert_eq!(deleted(), before);
+        // Unless it has not ended yet, and is told that this is what it deletes.
+        tier.delete_above(b"id", newer, DeleteAgain::Asked).unwrap();
+        assert!(deleted() > newer);
         backend.close().unwrap();
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::gathering::{BUDGET, Batch, EXTRA_MAX, ReadAhead, Sending, Step, read};
 use super::{COMPLAIN_EVERY, IN_FLIGHT_WAIT, Replicator};
 use crate::error::Error;
-use crate::local::{Again, Budget, Held, Lane, Next, Place, Wanted};
+use crate::local::{Again, Budget, DeleteAgain, Held, Lane, Next, Place, Wanted};
 use crate::object::ObjectId;
 use crate::redis::{Outgoing, Pushed, Standing, What};
 use crate::version::Version;
@@ -136,7 +136,7 @@ impl Replicator<'_> {
             return self.backend.learn(&write.id, by, !standing.is_object());
         }
         match &write.what {
-            What::Delete => tier.delete_above(&write.id, by),
+            What::Delete => tier.delete_above(&write.id, by, DeleteAgain::Refused),
             What::Put { object, body_hash, deadline_ms } => {
                 let again = Again { place, above: by, deadline_ms: *deadline_ms };
                 let body_hash = *body_hash.get_or_init(|| object.raw().hash());
