@@ -25,6 +25,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod backend;
 mod backoff;
 mod clock;
 // The rigs of the integration tests, for the tests inside the crate.
@@ -54,16 +55,17 @@ mod version;
 #[cfg(feature = "wire")]
 mod wire;
 
+pub use backend::Ticket;
 pub use error::Error;
 pub use local::{Durability, LocalOptions};
 #[doc(hidden)]
 pub use local::{Underlying, disk};
+pub use memory::MemoryOptions;
 pub use node::{InheritedTurn, Keeper, KeeperOptions, inherit_turn};
 pub use object::{ID_BYTES_MAX, METADATA_BYTES_MAX, Object, ObjectId, REDIS_ID_BYTES_MAX};
 pub use redis::{Compression, RedisOptions, ValueFormat};
 pub use store::{
-    BackendKind, CancelToken, Info, MemoryOptions, ObjectStore, ObjectStoreBuilder, ObjectWriter, Parked, StoreConfig,
-    Ticket, Waited,
+    BackendKind, CancelToken, Info, ObjectStore, ObjectStoreBuilder, ObjectWriter, Parked, StoreConfig, Waited,
 };
 
 /// What the fuzz targets reach that is not part of the interface.

@@ -34,11 +34,12 @@ use super::upkeep::reaper;
 use super::upkeep::room::Room;
 use super::upkeep::sealer::{Sealer, SealerParts, Task};
 use super::write::LocalWriter;
+use crate::backend::{Backend, OnStored, Usage, Writer};
 use crate::error::Error;
 use crate::fork;
+use crate::local::Release;
 use crate::object::Object;
 use crate::random::random_u64;
-use crate::store::{Backend, OnStored, Release, Usage, Writer};
 
 pub(crate) struct LocalBackend {
     tier: Arc<LocalTier>,
@@ -208,6 +209,47 @@ impl LocalBackend {
     }
 }
 
+/// For the keeper of the directory, which serves other processes.
+impl LocalBackend {
+    /// Where these bytes, which this store has handed out, stand in a file that other processes can map; None where they are a copy.
+    pub fn placed(&self, data: &Bytes) -> Result<Option<Placed>, Error> {
+        self.tier()?.placed(data)
+    }
+
+    /// Has `release` called before room is looked for.
+    pub fn before_reaping(&self, release: Release) {
+        self.tier.before_reaping.lock().push(release);
+    }
+
+    /// Room in such a file for an object that another process writes there.
+    pub fn reserve(&self, id: &[u8], data_bytes: u64, metadata_bytes: u32) -> Result<Reserved, Error> {
+        self.tier()?.reserve(id, data_bytes, metadata_bytes)
+    }
+
+    /// Has every change of an object raise its counter from now on; how fingerprints are made of ids, by which counters go.
+    pub fn share_changes(&self, counters: Counters) -> Fingerprints {
+        self.tier.index().changes().share(counters);
+        self.tier.index().fingerprints()
+    }
+
+    /// The epoch and the counter of an id: what is looked up after this may be remembered with them, where that `may_remember`, asked
+    /// afterwards, allows it.
+    pub fn changes_now(&self, id: &[u8]) -> Option<(u64, u64)> {
+        let index = self.tier.index();
+        index.changes().now(index.fingerprint(id))
+    }
+
+    /// Whether attached processes may remember what they are told now.
+    pub fn may_remember(&self) -> bool {
+        self.tier.may_remember()
+    }
+
+    /// Shows attached processes that this one is alive.
+    pub fn beat(&self) {
+        self.tier.index().changes().beat();
+    }
+}
+
 impl Backend for LocalBackend {
     fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
         let tier = self.tier()?;
@@ -237,36 +279,6 @@ impl Backend for LocalBackend {
         let tier = self.tier()?;
         let _inside = tier.gate.enter()?;
         tier.duplicate(original, new, stored)
-    }
-
-    fn placed(&self, data: &Bytes) -> Result<Option<Placed>, Error> {
-        self.tier()?.placed(data)
-    }
-
-    fn before_reaping(&self, release: Release) {
-        self.tier.before_reaping.lock().push(release);
-    }
-
-    fn reserve(&self, id: &[u8], data_bytes: u64, metadata_bytes: u32) -> Result<Reserved, Error> {
-        self.tier()?.reserve(id, data_bytes, metadata_bytes)
-    }
-
-    fn share_changes(&self, counters: Counters) -> Option<Fingerprints> {
-        self.tier.index().changes().share(counters);
-        Some(self.tier.index().fingerprints())
-    }
-
-    fn changes_now(&self, id: &[u8]) -> Option<(u64, u64)> {
-        let index = self.tier.index();
-        index.changes().now(index.fingerprint(id))
-    }
-
-    fn may_remember(&self) -> bool {
-        self.tier.may_remember()
-    }
-
-    fn beat(&self) {
-        self.tier.index().changes().beat();
     }
 
     fn usage(&self) -> Usage {

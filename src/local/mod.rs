@@ -46,7 +46,7 @@ pub(crate) use files::turn::Turn;
 pub(crate) use index::Fingerprints;
 pub(crate) use journal::Lsn as Place;
 pub use options::{Durability, LocalOptions};
-pub(crate) use shared::{Placed, Reserved, UNSHARED_BYTES_MAX};
+pub(crate) use shared::{Placed, Release, Reserved, UNSHARED_BYTES_MAX};
 pub(crate) use sharing::hearing::{DeleteAgain, Known};
 pub(crate) use sharing::ledger::{self, Held, Lane, Next};
 pub(crate) use sharing::outbox::{Outbox, OutboxOptions};

@@ -20,9 +20,10 @@ use super::upkeep::pace::Pace;
 use super::upkeep::progress::{Progress, Wanted};
 use super::upkeep::room::{Asking, Room, Verdict};
 use super::upkeep::sealer::Task;
+use crate::backend::Patience;
 use crate::error::Error;
+use crate::local::shared::Release;
 use crate::object::ObjectId;
-use crate::store::{Patience, Release};
 
 /// How often it is looked whether Redis has more by now.
 const REPLICATION_WAIT: Duration = Duration::from_millis(20);

@@ -11,9 +11,9 @@ use super::journal::{AppendError, Flags, Header, Kind, Lsn, NewRecord, Purpose};
 use super::options::Durability;
 use super::read::Unreadable;
 use super::tier::{Kinds, LocalTier};
+use crate::backend::{OnStored, Patience, Stored, Writer};
 use crate::error::Error;
 use crate::object::ObjectId;
-use crate::store::{OnStored, Patience, Stored, Writer};
 use crate::version::Version;
 
 /// An object's content on its way into the journal.

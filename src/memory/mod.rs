@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
+use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::backend::{Backend, OnStored, Stored, Usage, Writer};
 use crate::error::Error;
 use crate::object::Object;
-use crate::store::{Backend, MemoryOptions, OnStored, Stored, Usage, Writer};
 use payloads::{Incoming, Payload, Payloads, Room};
 
 /// Enough that threads on different ids rarely meet.
@@ -19,6 +20,14 @@ const SHARD_COUNT: usize = 64;
 /// About what an object takes beside its id and its bytes: its places in two hash tables, reference counts, allocation headers.
 /// Counted against the capacity, so that empty objects do not fill the memory unnoticed.
 const OBJECT_BYTES: u64 = 256;
+
+/// Settings of the `memory` backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemoryOptions {
+    /// Most memory that objects may take, in MiB; a put beyond it fails. Default 0: half of the machine's (or container's) memory.
+    pub max_size_mb: u64,
+}
 
 pub(crate) struct MemoryBackend {
     objects: Arc<Objects>,

@@ -17,11 +17,11 @@ use super::remembered::Data;
 use super::session::{Answered, Greeted, Session, Slot, Unanswered};
 use super::socket;
 use super::starting::{self, Starter};
+use crate::backend::{Backend, OnDeleted, OnStored, Stored, Usage, Waiters, Writer};
 use crate::error::Error;
 use crate::fork;
 use crate::local::UNSHARED_BYTES_MAX;
 use crate::object::Object;
-use crate::store::{Backend, OnDeleted, OnStored, Stored, Usage, Waiters, Writer};
 
 /// How long a put may wait for room, and what is written for the disk.
 pub(super) const ROOM_WAIT_MAX: Duration = Duration::from_secs(90);

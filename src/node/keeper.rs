@@ -20,7 +20,7 @@ use super::socket::{self, Connection};
 use super::starting::{self, InheritedTurn};
 use super::{expectations, serving};
 use crate::error::Error;
-use crate::local::{Counters, Fingerprints, Turn, Underlying};
+use crate::local::{Counters, Fingerprints, LocalBackend, Turn, Underlying};
 use crate::store::{ObjectStore, StoreConfig};
 
 /// How often it is looked for processes that have ended.
@@ -201,20 +201,25 @@ impl Keeper {
     /// The store is open: from here on processes are let in.
     fn serve(&self, store: &ObjectStore) {
         let sessions = Arc::clone(&self.shared.sessions);
-        store.before_reaping(Box::new(move |is_dead| sessions.release(is_dead)));
+        if let Some(local) = store.local() {
+            local.before_reaping(Box::new(move |is_dead| sessions.release(is_dead)));
+            self.share_changes(local);
+        }
+        // Only once.
+        let _ = self.shared.store.set(store.clone());
+    }
+
+    fn share_changes(&self, local: &LocalBackend) {
         match Counters::map(&self.shared.counters) {
             Ok(counters) => {
-                if let Some(Fingerprints { seed, mask }) = store.kept().share_changes(counters) {
-                    let _ = self.shared.fingerprints.set([seed, mask]);
-                }
+                let Fingerprints { seed, mask } = local.share_changes(counters);
+                let _ = self.shared.fingerprints.set([seed, mask]);
             }
             // They ask each time.
             Err(error) => {
                 tracing::warn!("{}: {error}; attached processes remember nothing", self.shared.directory.display())
             }
         }
-        // Only once.
-        let _ = self.shared.store.set(store.clone());
     }
 
     /// Processes that are attached now.
@@ -357,8 +362,8 @@ fn directory(config: &StoreConfig) -> Result<PathBuf, Error> {
 fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
     let mut number = 0;
     while !shared.is_closing() {
-        if let Some(store) = shared.store.get() {
-            store.kept().beat();
+        if let Some(local) = shared.store.get().and_then(ObjectStore::local) {
+            local.beat();
         }
         match poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&ACCEPT_WAIT)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => continue,

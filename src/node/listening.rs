@@ -12,9 +12,9 @@ use parking_lot::Mutex;
 use super::attached::{Attached, Call};
 use super::messages::{Head, Reply, Request, SLICE};
 use super::session::Session;
+use crate::backend::{OnDeleted, answer_early};
 use crate::error::Error;
 use crate::object::Object;
-use crate::store::{OnDeleted, answer_early};
 
 /// How often it is looked for waits that nobody waits for any more, and for those that no keeper knows of.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

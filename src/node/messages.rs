@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use fields::{Fields, Reader};
 
+use crate::backend::Usage;
 use crate::error::Error;
 use crate::object::{ID_BYTES_MAX, METADATA_BYTES_MAX};
-use crate::store::Usage;
 
 /// Another number is another language.
 pub(crate) const VERSION: u32 = 1;

@@ -27,9 +27,10 @@ pub use starting::{InheritedTurn, inherit_turn};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::Waiters;
 use crate::error::Error;
 use crate::local::Durability;
-use crate::store::{BackendKind, StoreConfig, Waiters};
+use crate::store::{BackendKind, StoreConfig};
 
 /// Attaches to the keeper of the config's directory.
 pub(crate) fn attach(config: &StoreConfig, waiters: Arc<Waiters>) -> Result<Arc<Attached>, Error> {

@@ -15,7 +15,7 @@ use super::messages::{Head, Known, Manner, NAMES_MAX, NO_SLOT, Reply, Request, V
 use super::sessions::{Connected, Notice, Session};
 use super::socket::{Connection, Frame};
 use crate::error::Error;
-use crate::local::Reserved;
+use crate::local::{LocalBackend, Reserved};
 use crate::object::Object;
 use crate::store::{ObjectStore, Parked};
 
@@ -241,14 +241,18 @@ impl Call<'_> {
         let answered: Result<Reply<'static>, Error> = match request {
             Request::Get { ticket, id } => {
                 // Before it is looked up: what changes meanwhile raises the counter.
-                let known = store.kept().changes_now(id);
+                let known = store.local().and_then(|local| local.changes_now(id));
                 let here = store.get_here(id);
                 if matches!(here, Ok(None)) && !self.manner.is_here {
                     // What Redis has may find no room here: then no change of the index tells that it has changed there.
                     return Ok(self.object(store.get(id), ticket, None));
                 }
                 // Afterwards: what is doubted from here on raises the epoch.
-                return Ok(self.object(here, ticket, known.filter(|_| store.kept().may_remember())));
+                return Ok(self.object(
+                    here,
+                    ticket,
+                    known.filter(|_| store.local().is_some_and(LocalBackend::may_remember)),
+                ));
             }
             Request::Claim { ticket, names } => return Ok(self.object(Ok(self.session.claim(&names)), ticket, None)),
             Request::Contains { id } => store.contains(id).map(is_so),
@@ -318,7 +322,7 @@ impl Call<'_> {
         if object.data.len() <= SENT_BYTES_MAX || self.slot == NO_SLOT {
             return Answer::Sent(object, known);
         }
-        match self.store.placed(&object.data) {
+        match self.store.local().map_or(Ok(None), |local| local.placed(&object.data)) {
             Ok(Some(placed)) if self.session.hold(self.slot, ticket, object.clone(), &placed) => {
                 Answer::Placed(object, placed, known)
             }

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
+use crate::backend::Ticket;
 use crate::error::Error;
 use crate::local::slots::{self, Slots};
 use crate::local::{Placed, Reserved, is_locked};
 use crate::object::Object;
-use crate::store::Ticket;
 
 /// What one process may wait for at a time.
 const WAITS_MAX: usize = 1 << 16;
@@ -264,7 +264,7 @@ mod tests {
         let store = ObjectStore::builder().local(place.path()).max_size_mb(64).open().unwrap();
         store.put(b"id", &[7; 100_000], b"").unwrap();
         let object = store.get(b"id").unwrap().unwrap();
-        let placed = store.placed(&object.data).unwrap().unwrap();
+        let placed = store.local().unwrap().placed(&object.data).unwrap().unwrap();
         let (session, file) = Session::begin(place.path()).unwrap();
         let process = Slots::map(&file).unwrap();
         let slot = process.get(5).unwrap();

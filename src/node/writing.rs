@@ -10,10 +10,10 @@ use xxhash_rust::xxh3::Xxh3;
 use super::attached::{Attached, Call, Called, ROOM_WAIT_MAX, no_slot};
 use super::messages::{Reply, Request};
 use super::session::{Session, Slot};
+use crate::backend::{Backend, OnStored, Writer};
 use crate::error::Error;
 use crate::local::UNSHARED_BYTES_MAX;
 use crate::object::ObjectId;
-use crate::store::{Backend, OnStored, Writer};
 
 impl Attached {
     /// An object that arrives in pieces; refused at once where there is no room for so much.

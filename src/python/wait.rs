@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use super::drop_detached;
 use super::signals::detached;
-use crate::store::{self, Wait, Waited};
+use crate::store::{Wait, Waited};
 
 /// How often signals are looked for, which Python handles between two of its own instructions only.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
@@ -34,10 +34,10 @@ impl CancelToken {
 }
 
 #[pyclass(frozen, module = "scaler_object_storage")]
-pub(super) struct Ticket(Mutex<Option<store::Ticket>>);
+pub(super) struct Ticket(Mutex<Option<crate::Ticket>>);
 
 impl Ticket {
-    pub fn new(ticket: store::Ticket) -> Self {
+    pub fn new(ticket: crate::Ticket) -> Self {
         Ticket(Mutex::new(Some(ticket)))
     }
 }

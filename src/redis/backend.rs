@@ -23,11 +23,11 @@ use super::push::{Outgoing, Pushed, What};
 use super::server;
 use super::standing::Standing;
 use super::watch::Watch;
+use crate::backend::{Backend, OnStored, Stored, Usage, Waiters, Writer};
 use crate::clock::events_ms;
 use crate::error::Error;
 use crate::object::{Object, ObjectId};
 use crate::random::random_u64;
-use crate::store::{Backend, OnStored, Stored, Usage, Waiters, Writer};
 
 /// How often a write takes a version above the one that it met: each time, another node was faster.
 const VERSIONS_MAX: usize = 100;

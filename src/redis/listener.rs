@@ -8,9 +8,9 @@ use super::events::{Notice, Op, publish, read};
 use super::fetch::{Fetched, fetch};
 use super::link::Link;
 use super::watch::Watch;
+use crate::backend::{Patience, Waiters, waking};
 use crate::error::Error;
 use crate::object::IdBytes;
-use crate::store::{Patience, Waiters, waking};
 
 /// How long a read waits for the next event.
 const BLOCK: Duration = Duration::from_millis(250);

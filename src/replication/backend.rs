@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
@@ -17,11 +16,11 @@ use super::node::TieredBackend;
 use super::peers::Peers;
 use super::wants::Wants;
 use super::{fetchers, reader, replicator, watcher};
+use crate::backend::{Backend, OnDeleted, OnStored, Usage, Waiters, Writer};
 use crate::error::Error;
-use crate::local::{Counters, Fingerprints, Known, LocalBackend, OutboxOptions, Placed, Reserved, Underlying};
+use crate::local::{Known, LocalBackend, LocalOptions, OutboxOptions, Underlying};
 use crate::object::{IdBytes, Object};
-use crate::redis::{Keys, Target, server};
-use crate::store::{Backend, OnDeleted, OnStored, Release, StoreConfig, Usage, Waiters, Writer};
+use crate::redis::{Keys, RedisOptions, Target, server};
 
 /// How long a delete of an id that is not held here waits for Redis to say whether it existed.
 const EXISTS_WAIT_MAX: Duration = Duration::from_millis(100);
@@ -45,12 +44,17 @@ pub(super) struct Running {
 
 impl TieredBackend {
     /// Opens the local tier, and begins to share it. Redis need not be there.
-    pub fn open(config: &StoreConfig, under: Underlying, waiters: Arc<Waiters>) -> Result<Arc<Self>, Error> {
-        Target::new(&config.redis)?;
+    pub fn open(
+        local: &LocalOptions,
+        redis: &RedisOptions,
+        under: Underlying,
+        waiters: Arc<Waiters>,
+    ) -> Result<Arc<Self>, Error> {
+        Target::new(redis)?;
         let (wake, woken) = bounded(1);
-        let outbox = outbox_options(config, wake);
-        let local = LocalBackend::open_with(&config.local, under, Some(outbox))?;
-        let (backend, channels) = Self::assemble(local, config, waiters)?;
+        let outbox = outbox_options(redis, wake);
+        let local = LocalBackend::open_with(local, under, Some(outbox))?;
+        let (backend, channels) = Self::assemble(local, redis, waiters)?;
         let backend = Arc::new(backend);
         match backend.start(woken, channels) {
             Ok(running) => *backend.running.lock() = Some(running),
@@ -64,21 +68,25 @@ impl TieredBackend {
         Ok(backend)
     }
 
+    /// The part of it that is on this node.
+    pub fn local(&self) -> &Arc<LocalBackend> {
+        &self.local
+    }
+
     fn assemble(
         local: LocalBackend,
-        config: &StoreConfig,
+        options: &RedisOptions,
         waiters: Arc<Waiters>,
     ) -> Result<(TieredBackend, Channels), Error> {
-        let options = config.redis.clone();
         let (fetchers, jobs) = Fetchers::new();
         let (questions, asked) = bounded(QUESTIONS_MAX);
         let (asking, to_ask) = bounded(ASKING_MAX);
         let backend = TieredBackend {
-            local,
+            local: Arc::new(local),
             waiters,
-            target: Target::new(&options)?,
+            target: Target::new(options)?,
             keys: Keys::new(options.key_prefix.clone()),
-            options,
+            options: options.clone(),
             flights: Flights::default(),
             fetchers,
             questions,
@@ -127,6 +135,10 @@ impl TieredBackend {
 }
 
 impl Backend for TieredBackend {
+    fn check_size(&self, id: &[u8], bytes: u64) -> Result<(), Error> {
+        self.options.check_size(id, bytes)
+    }
+
     fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
         self.options.check_size(id, data.len() as u64 + metadata.len() as u64)?;
         self.local.put(id, data, metadata, stored)
@@ -203,35 +215,6 @@ impl Backend for TieredBackend {
         self.local.duplicate(original, new, stored)
     }
 
-    fn placed(&self, data: &Bytes) -> Result<Option<Placed>, Error> {
-        self.local.placed(data)
-    }
-
-    fn before_reaping(&self, release: Release) {
-        self.local.before_reaping(release);
-    }
-
-    fn share_changes(&self, counters: Counters) -> Option<Fingerprints> {
-        self.local.share_changes(counters)
-    }
-
-    fn changes_now(&self, id: &[u8]) -> Option<(u64, u64)> {
-        self.local.changes_now(id)
-    }
-
-    fn may_remember(&self) -> bool {
-        self.local.may_remember()
-    }
-
-    fn beat(&self) {
-        self.local.beat();
-    }
-
-    fn reserve(&self, id: &[u8], data_bytes: u64, metadata_bytes: u32) -> Result<Reserved, Error> {
-        self.options.check_size(id, data_bytes.saturating_add(u64::from(metadata_bytes)))?;
-        self.local.reserve(id, data_bytes, metadata_bytes)
-    }
-
     fn usage(&self) -> Usage {
         let usage = self.local.usage();
         Usage { damaged_objects: usage.damaged_objects + self.health.damaged(), ..usage }
@@ -290,8 +273,7 @@ impl Backend for TieredBackend {
     }
 }
 
-fn outbox_options(config: &StoreConfig, wake: Sender<()>) -> OutboxOptions {
-    let options = &config.redis;
+fn outbox_options(options: &RedisOptions, wake: Sender<()>) -> OutboxOptions {
     OutboxOptions {
         prefix: options.key_prefix.clone(),
         object_ttl_ms: options.object_ttl_seconds.saturating_mul(1000),

@@ -7,11 +7,11 @@ use crossbeam_channel::Receiver;
 use super::TieredBackend;
 use super::flights::{Deleted, Fetched, Landed, OnFetched, Unanswered};
 use super::jobs::{Job, Question, reason_of};
+use crate::backend::{Backend, Patience, answer_early, waking};
 use crate::error::Error;
 use crate::local::{DeleteAgain, Fill, Known};
 use crate::object::{Object, ObjectId};
 use crate::redis::{self, Found, Link, Notice, Standing, fetch, heads, publish};
-use crate::store::{Backend, Patience, answer_early, waking};
 use crate::version::Version;
 
 /// Ids that a fetcher asks for at a time, of up to a MiB each.

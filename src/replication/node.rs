@@ -14,14 +14,14 @@ use super::health::Health;
 use super::jobs::{Fetchers, Gate, Job, Question};
 use super::peers::Peers;
 use super::wants::Wants;
+use crate::backend::{Backend, Patience, Waiters};
 use crate::error::Error;
 use crate::local::{Known, LocalBackend, Tier};
 use crate::redis::{Keys, Link, RedisOptions, Target, ValueFormat, server};
-use crate::store::{Backend, Patience, Waiters};
 
 /// What the backend and its threads share.
 pub(crate) struct TieredBackend {
-    pub(super) local: LocalBackend,
+    pub(super) local: Arc<LocalBackend>,
     pub(super) waiters: Arc<Waiters>,
     pub(super) target: Target,
     pub(super) keys: Keys,

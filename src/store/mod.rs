@@ -1,9 +1,5 @@
-mod backend;
 mod options;
-mod patience;
 mod wait;
-mod waiters;
-mod waking;
 mod writer;
 
 use std::fmt;
@@ -12,27 +8,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 
-pub(crate) use backend::{Backend, OnDeleted, OnStored, Release, Stored, Usage, Writer};
-pub use options::{BackendKind, MemoryOptions, ObjectStoreBuilder, StoreConfig};
-pub(crate) use patience::Patience;
+pub use options::{BackendKind, ObjectStoreBuilder, StoreConfig};
 #[cfg(feature = "python")]
 pub(crate) use wait::Wait;
 #[cfg(not(feature = "python"))]
 use wait::Wait;
 pub use wait::{CancelToken, Waited};
-use waiters::Then;
-pub use waiters::Ticket;
-pub(crate) use waiters::Waiters;
-pub(crate) use waking::{answer_early, waking};
-use waking::{join_duplicator, spawn_duplicator};
 pub use writer::ObjectWriter;
 
+use crate::backend::{
+    Backend, OnStored, Patience, Then, Ticket, Usage, Waiters, Writer, join_duplicator, spawn_duplicator, waking,
+};
 use crate::error::Error;
 use crate::fork;
-use crate::local::{LocalBackend, Placed, Reserved, Underlying};
+use crate::local::{LocalBackend, Reserved, Underlying};
 use crate::memory::MemoryBackend;
 use crate::node;
 use crate::object::{IdBytes, METADATA_BYTES_MAX, Object, ObjectId};
@@ -54,6 +45,8 @@ pub struct ObjectStore {
 
 struct Inner {
     backend: Arc<dyn Backend>,
+    /// The backend, or its part, that has a directory on this node.
+    local: Option<Arc<LocalBackend>>,
     waiters: Arc<Waiters>,
     id_bytes: IdBytes,
     closed: AtomicBool,
@@ -117,20 +110,28 @@ impl ObjectStore {
     pub(crate) fn open_under(config: &StoreConfig, under: Underlying) -> Result<Self, Error> {
         fork::watch();
         let waiters = Arc::<Waiters>::default();
-        let backend: Arc<dyn Backend> = match config.backend {
-            BackendKind::Memory => Arc::new(MemoryBackend::open(&config.memory)),
-            BackendKind::Local => Arc::new(LocalBackend::open(&config.local, under)?),
-            BackendKind::Redis => Arc::new(RedisBackend::open(&config.redis, Arc::clone(&waiters))?),
-            BackendKind::Tiered => TieredBackend::open(config, under, Arc::clone(&waiters))?,
+        let (backend, local): (Arc<dyn Backend>, _) = match config.backend {
+            BackendKind::Memory => (Arc::new(MemoryBackend::open(&config.memory)), None),
+            BackendKind::Local => {
+                let local = Arc::new(LocalBackend::open(&config.local, under)?);
+                (Arc::clone(&local) as Arc<dyn Backend>, Some(local))
+            }
+            BackendKind::Redis => (Arc::new(RedisBackend::open(&config.redis, Arc::clone(&waiters))?), None),
+            BackendKind::Tiered => {
+                let tiered = TieredBackend::open(&config.local, &config.redis, under, Arc::clone(&waiters))?;
+                let local = Arc::clone(tiered.local());
+                (tiered as Arc<dyn Backend>, Some(local))
+            }
         };
         let id_bytes = if config.backend == BackendKind::Redis { IdBytes::REDIS } else { IdBytes::ORDINARY };
         let may_not_wait = matches!(config.backend, BackendKind::Redis | BackendKind::Tiered);
-        Self::assembled(backend, waiters, id_bytes, may_not_wait)
+        Self::assembled(backend, local, waiters, id_bytes, may_not_wait)
     }
 
     /// A store of these parts; with a thread that makes duplicates, where threads of the backend may not wait for them.
     fn assembled(
         backend: Arc<dyn Backend>,
+        local: Option<Arc<LocalBackend>>,
         waiters: Arc<Waiters>,
         id_bytes: IdBytes,
         may_not_wait: bool,
@@ -146,7 +147,7 @@ impl ObjectStore {
             },
         };
         let (closed, duplicator, generation) = (AtomicBool::new(false), Mutex::new(duplicator), fork::generation());
-        Ok(ObjectStore { inner: Arc::new(Inner { backend, waiters, id_bytes, closed, duplicator, generation }) })
+        Ok(ObjectStore { inner: Arc::new(Inner { backend, local, waiters, id_bytes, closed, duplicator, generation }) })
     }
 
     /// Attaches to the store in the config's directory that another process of this machine keeps open (backends `local` and `tiered`): a
@@ -162,15 +163,12 @@ impl ObjectStore {
         fork::watch();
         let waiters = Arc::<Waiters>::default();
         let backend: Arc<dyn Backend> = node::attach(config, Arc::clone(&waiters))?;
-        Self::assembled(backend, waiters, IdBytes::ORDINARY, true)
+        Self::assembled(backend, None, waiters, IdBytes::ORDINARY, true)
     }
 
-    pub(crate) fn placed(&self, data: &Bytes) -> Result<Option<Placed>, Error> {
-        self.backend()?.placed(data)
-    }
-
-    pub(crate) fn before_reaping(&self, release: Release) {
-        self.inner.backend.before_reaping(release);
+    /// The part of it that is on this node, for its keeper; None where it has none.
+    pub(crate) fn local(&self) -> Option<&LocalBackend> {
+        self.inner.local.as_deref()
     }
 
     /// Room for an object that another process writes; `commit_reserved` makes it exist.
@@ -180,17 +178,18 @@ impl ObjectStore {
             let (bytes, bytes_max) = (u64::from(metadata_bytes), METADATA_BYTES_MAX as u64);
             return Err(Error::TooLarge { id: ObjectId::new(id), bytes, bytes_max });
         }
-        self.backend()?.reserve(id, data_bytes, metadata_bytes)
+        let backend = self.backend()?;
+        backend.check_size(id, data_bytes.saturating_add(u64::from(metadata_bytes)))?;
+        let Some(local) = self.local() else {
+            let reason = format!("the {} backend has no files to write it to", backend.name());
+            return Err(Error::WriteFailed { id: ObjectId::new(id), reason });
+        };
+        local.reserve(id, data_bytes, metadata_bytes)
     }
 
     pub(crate) fn commit_reserved(&self, reserved: Reserved, body_hash: u128) -> Result<(), Error> {
         let id = reserved.id().to_vec();
         self.waking(&id, |stored| reserved.commit(body_hash, stored))
-    }
-
-    /// The backend, for whoever keeps the store for others.
-    pub(crate) fn kept(&self) -> &dyn Backend {
-        &*self.inner.backend
     }
 
     pub(crate) fn place(&self) -> String {

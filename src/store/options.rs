@@ -6,6 +6,7 @@ use serde::Deserialize;
 use super::ObjectStore;
 use crate::error::Error;
 use crate::local::{Durability, LocalOptions, Underlying};
+use crate::memory::MemoryOptions;
 use crate::redis::RedisOptions;
 
 /// Which backend keeps the objects.
@@ -34,14 +35,6 @@ impl BackendKind {
             BackendKind::Tiered => "tiered",
         }
     }
-}
-
-/// Settings of the `memory` backend.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MemoryOptions {
-    /// Most memory that objects may take, in MiB; a put beyond it fails. Default 0: half of the machine's (or container's) memory.
-    pub max_size_mb: u64,
 }
 
 /// Everything that decides what [`ObjectStore::open`] opens; reads from the TOML tables of the server's config.
@@ -110,7 +103,7 @@ impl ObjectStoreBuilder {
         self
     }
 
-    /// The most space that the chosen backend may take, in MiB: see [`MemoryOptions::max_size_mb`] and
+    /// The most space that the chosen backend may take, in MiB: see [`MemoryOptions::max_size_mb`](crate::MemoryOptions::max_size_mb) and
     /// [`LocalOptions::max_size_mb`] for the defaults.
     pub fn max_size_mb(mut self, max_size_mb: u64) -> Self {
         self.config.memory.max_size_mb = max_size_mb;

@@ -7,13 +7,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::*;
+use crate::backend::Backend;
 use crate::local::catalog::hints::Hint;
 use crate::local::disk::{Disk, SystemDisk};
 use crate::local::sharing::outbox::OutboxOptions;
 use crate::local::upkeep::by_hand::{ByHand, outbox};
 use crate::local::upkeep::room::Eviction;
 use crate::local::{LocalBackend, LocalOptions, Underlying};
-use crate::store::Backend;
 use crate::version::Version;
 
 type Hook = Box<dyn FnMut(&Path) -> io::Result<()> + Send>;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::backend::{OnStored, Patience, Stored};
 use crate::clock::events_ms;
 use crate::error::Error;
 use crate::local::index::Table;
@@ -13,7 +14,6 @@ use crate::local::sharing::outbox::Outbox;
 use crate::local::tier::LocalTier;
 use crate::local::write::{Again, Fill, Origin};
 use crate::object::{Object, ObjectId};
-use crate::store::{OnStored, Patience, Stored};
 use crate::version::Version;
 
 /// What this node knows of an id.
@@ -369,12 +369,12 @@ mod tests {
     use crossbeam_channel::bounded;
 
     use super::*;
+    use crate::backend::Backend;
     use crate::clock::Reading;
     use crate::local::LocalBackend;
     use crate::local::LocalOptions;
     use crate::local::sharing::ledger::Lane;
     use crate::local::sharing::outbox::OutboxOptions;
-    use crate::store::Backend;
 
     const TTL_MS: u64 = 1000;
     const HOUR_MS: u64 = 3_600_000;

@@ -7,9 +7,9 @@ use super::progress::{Looked, Wanted};
 use super::reclaim::Reason;
 use super::room::{Eviction, Victims};
 use super::sealer::Sealer;
+use crate::backend::Patience;
 use crate::error::Error;
 use crate::local::journal::{Segment, SegmentKind};
-use crate::store::Patience;
 
 /// How much small segments are merged in one pass, so that it does not hold up what else is due.
 const MERGED_BYTES_MAX: u64 = 256 << 20;

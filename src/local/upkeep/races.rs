@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
+use crate::backend::Backend;
 use crate::clock::Reading;
 use crate::local::catalog::hints::Hint;
 use crate::local::disk::{Disk, DiskFile, SystemDisk};
@@ -20,7 +21,6 @@ use crate::local::sharing::outbox::OutboxOptions;
 use crate::local::tier::LocalTier;
 use crate::local::upkeep::room::Eviction;
 use crate::local::{Durability, LocalBackend, LocalOptions, Underlying};
-use crate::store::Backend;
 
 /// Syncs, of files or of names, that can be held.
 #[derive(Clone, Default)]

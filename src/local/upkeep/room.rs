@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::progress::{Found, Wanted};
+use crate::backend::Patience;
 use crate::local::files::space::Space;
 use crate::local::index::owed::Owed;
-use crate::store::Patience;
 
 /// Above this share of the limit in live bytes, puts are refused. The rest is what reclaiming works with: the fuller the store, the
 /// more live bytes it copies for each dead one that it frees.

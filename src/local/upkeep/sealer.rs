@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, select};
 
 use super::progress::Looked;
+use crate::backend::Patience;
 use crate::error::Error;
 use crate::local::catalog::Catalog;
 use crate::local::catalog::cursors::Cursors;
@@ -15,7 +16,6 @@ use crate::local::catalog::hints::Hint;
 use crate::local::files::readers::Foreign;
 use crate::local::journal::{Lsn, Sealing, Segment, SegmentKind, Step, Walk};
 use crate::local::tier::LocalTier;
-use crate::store::Patience;
 
 /// How often it looks around when nobody calls.
 const TICK: Duration = Duration::from_secs(1);

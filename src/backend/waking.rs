@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::object::Object;
 
 /// A waiter whose time has come, with what it waited for.
-pub(super) struct Woken {
+pub(crate) struct Woken {
     id: Box<[u8]>,
     object: Object,
     waiter: Waiter,
@@ -42,7 +42,7 @@ pub(crate) fn answer_early(waiters: &Waiters, backend: &dyn Backend, id: &[u8], 
 }
 
 /// Starts the thread that makes the duplicates which other threads may not wait for. It ends when it is not handed any more.
-pub(super) fn spawn_duplicator(waiters: &Arc<Waiters>, backend: &Arc<dyn Backend>) -> std::io::Result<JoinHandle<()>> {
+pub(crate) fn spawn_duplicator(waiters: &Arc<Waiters>, backend: &Arc<dyn Backend>) -> std::io::Result<JoinHandle<()>> {
     // Unbounded in form: it holds requests that were parked, of which there are as many as are let in.
     let (hand, handed) = unbounded();
     let (to_wake, backend) = (Arc::clone(waiters), Arc::clone(backend));
@@ -53,7 +53,7 @@ pub(super) fn spawn_duplicator(waiters: &Arc<Waiters>, backend: &Arc<dyn Backend
 }
 
 /// Waits for its end; what it waits for itself has to end before.
-pub(super) fn join_duplicator(duplicator: JoinHandle<()>) {
+pub(crate) fn join_duplicator(duplicator: JoinHandle<()>) {
     // Whoever was told of a duplicate may have had the store's last handle, and close it on this thread.
     if duplicator.thread().id() != std::thread::current().id() && duplicator.join().is_err() {
         tracing::error!("the duplicator panicked; parked duplicates were dropped unanswered");

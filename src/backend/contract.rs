@@ -1,17 +1,11 @@
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use crate::error::Error;
-use crate::local::{Counters, Fingerprints, Placed, Reserved};
-use crate::object::{Object, ObjectId};
+use crate::object::Object;
 
 /// Called by a backend inside the critical section in which an object came to exist. Whoever waits for the id takes the object there,
 /// so that a delete that follows at once cannot leave them waiting for ever.
 pub(crate) type OnStored<'a> = &'a mut dyn FnMut(Stored<'_>);
-
-/// Drops what other processes have given back, and what they only remember of bodies that are dead: asked by segment and offset.
-pub(crate) type Release = Box<dyn Fn(&dyn Fn(u32, u64) -> bool) + Send + Sync>;
 
 /// An object that has come to exist.
 pub(crate) struct Stored<'a> {
@@ -31,7 +25,7 @@ impl<'a> Stored<'a> {
 /// Told whether a deleted object had existed.
 pub(crate) type OnDeleted = Box<dyn FnOnce(bool) + Send>;
 
-/// What a backend holds, for [`Info`](super::Info).
+/// What a backend holds, for [`Info`](crate::Info).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     pub objects: u64,
@@ -48,6 +42,11 @@ pub(crate) struct Usage {
 pub(crate) trait Backend: Send + Sync {
     /// Stores or overwrites. Acknowledged as durably as the backend promises.
     fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error>;
+
+    /// Refuses an object of so many bytes, data and metadata together, which the backend could not hold however empty it is.
+    fn check_size(&self, _id: &[u8], _bytes: u64) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Begins an object whose data arrives in pieces; nothing exists until it is committed.
     fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Box<dyn Writer>, Error>;
@@ -73,39 +72,6 @@ pub(crate) trait Backend: Send + Sync {
     /// Deletes, and says whether the object existed, at once where that is known, otherwise through `answer`.
     fn delete_later(&self, id: &[u8], _answer: OnDeleted) -> Result<Option<bool>, Error> {
         self.delete(id).map(Some)
-    }
-
-    /// Where these bytes, which the backend has handed out, stand in a file that other processes can map; None where they are a copy.
-    fn placed(&self, _data: &Bytes) -> Result<Option<Placed>, Error> {
-        Ok(None)
-    }
-
-    /// Has `release` called before room is looked for.
-    fn before_reaping(&self, _release: Release) {}
-
-    /// Has every change of an object raise its counter from now on; how fingerprints are made of ids, by which counters go.
-    fn share_changes(&self, _counters: Counters) -> Option<Fingerprints> {
-        None
-    }
-
-    /// The epoch and the counter of an id: what is looked up after this may be remembered with them, where that `may_remember`, asked
-    /// afterwards, allows it.
-    fn changes_now(&self, _id: &[u8]) -> Option<(u64, u64)> {
-        None
-    }
-
-    /// Whether attached processes may remember what they are told now.
-    fn may_remember(&self) -> bool {
-        false
-    }
-
-    /// Shows attached processes that this one is alive.
-    fn beat(&self) {}
-
-    /// Room in such a file for an object that another process writes there.
-    fn reserve(&self, id: &[u8], _data_bytes: u64, _metadata_bytes: u32) -> Result<Reserved, Error> {
-        let reason = format!("the {} backend has no files to write it to", self.name());
-        Err(Error::WriteFailed { id: ObjectId::new(id), reason })
     }
 
     /// Makes `new` share the content of `original`, overwriting; false, and nothing changed, where `original` is not here.

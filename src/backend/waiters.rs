@@ -151,16 +151,16 @@ impl Waiters {
         Some(waiter)
     }
 
-    pub(super) fn set_duplicator(&self, duplicator: Option<Sender<Woken>>) {
+    pub(crate) fn set_duplicator(&self, duplicator: Option<Sender<Woken>>) {
         *self.duplicator.lock() = duplicator;
     }
 
-    pub(super) fn has_duplicator(&self) -> bool {
+    pub(crate) fn has_duplicator(&self) -> bool {
         self.duplicator.lock().is_some()
     }
 
     /// Leaves a duplicate to the thread that may wait for it. Once the store is closed, there is none, and nobody to answer.
-    pub(super) fn hand_over(&self, woken: Woken) {
+    pub(crate) fn hand_over(&self, woken: Woken) {
         if let Some(duplicator) = &*self.duplicator.lock() {
             let _ = duplicator.send(woken);
         }
