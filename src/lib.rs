@@ -38,6 +38,7 @@ mod common;
 pub mod config;
 mod error;
 mod fork;
+mod keeper;
 mod local;
 mod memory;
 mod node;
@@ -57,11 +58,11 @@ mod wire;
 
 pub use backend::Ticket;
 pub use error::Error;
+pub use keeper::{InheritedTurn, Keeper, KeeperOptions, inherit_turn};
 pub use local::{Durability, LocalOptions};
 #[doc(hidden)]
 pub use local::{Underlying, disk};
 pub use memory::MemoryOptions;
-pub use node::{InheritedTurn, Keeper, KeeperOptions, inherit_turn};
 pub use object::{ID_BYTES_MAX, METADATA_BYTES_MAX, Object, ObjectId, REDIS_ID_BYTES_MAX};
 pub use redis::{Compression, RedisOptions, ValueFormat};
 pub use store::{

@@ -44,6 +44,9 @@ pub(crate) const REPLY_FIELDS_MAX: usize = METADATA_BYTES_MAX + (64 << 10);
 /// Names of a `Claim`, or of what a write has woken: those beyond are told by the connection that listens.
 pub(crate) const NAMES_MAX: usize = 1024;
 
+/// A greeting that belongs to no session: it may ask the keeper to leave, and nothing else.
+pub(crate) const NO_SESSION: u64 = u64::MAX;
+
 pub(crate) const NO_SLOT: u16 = u16::MAX;
 
 const DURABLE: u8 = 1;

@@ -72,7 +72,7 @@ fn socket() -> io::Result<OwnedFd> {
 }
 
 /// Connects to the directory's keeper, if it has one that listens: otherwise the error is `NotFound` or `ConnectionRefused`.
-pub(super) fn connect(directory: &Path) -> io::Result<UnixStream> {
+pub(crate) fn connect(directory: &Path) -> io::Result<UnixStream> {
     let address = Address::new(directory, NAME)?;
     let socket = socket()?;
     loop {
@@ -88,13 +88,13 @@ pub(super) fn connect(directory: &Path) -> io::Result<UnixStream> {
 }
 
 /// Whether an error of `connect` says that nobody listens, and nobody can where the directory is none.
-pub(super) fn is_nobody(error: &io::Error) -> bool {
+pub(crate) fn is_nobody(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
     matches!(error.kind(), NotFound | ConnectionRefused | NotADirectory)
 }
 
 /// Listens in the directory, whose lock the caller holds: a socket that is there already is a dead keeper's.
-pub(super) fn listen(directory: &Path) -> io::Result<UnixListener> {
+pub(crate) fn listen(directory: &Path) -> io::Result<UnixListener> {
     std::fs::set_permissions(directory, Permissions::from_mode(0o700))?;
     let temporary = format!("{NAME}.{:016x}", random_u64());
     let listening = listen_at(directory, &temporary);
@@ -117,18 +117,18 @@ fn listen_at(directory: &Path, temporary: &str) -> io::Result<UnixListener> {
 }
 
 /// Tells a socket from one that another keeper has put in its place.
-pub(super) fn identity(directory: &Path) -> io::Result<(u64, u64)> {
+pub(crate) fn identity(directory: &Path) -> io::Result<(u64, u64)> {
     let found = std::fs::metadata(directory.join(NAME))?;
     Ok((found.dev(), found.ino()))
 }
 
 /// Takes the socket away, if it is this one still.
-pub(super) fn unlink(directory: &Path, own: (u64, u64)) -> io::Result<()> {
+pub(crate) fn unlink(directory: &Path, own: (u64, u64)) -> io::Result<()> {
     if identity(directory)? == own { std::fs::remove_file(directory.join(NAME)) } else { Ok(()) }
 }
 
 /// Refuses another user's process. Its process number proves nothing, as containers have their own.
-pub(super) fn check_peer(stream: &UnixStream) -> io::Result<()> {
+pub(crate) fn check_peer(stream: &UnixStream) -> io::Result<()> {
     let peer = peer_user(stream)?;
     let own = rustix::process::geteuid().as_raw();
     if peer == own && peer != OVERFLOW_USER {
@@ -150,7 +150,7 @@ fn peer_user(stream: &UnixStream) -> io::Result<u32> {
 }
 
 /// A frame that has come in. Its fields stand in the connection's buffer.
-pub(super) struct Frame {
+pub(crate) struct Frame {
     pub head: Head,
     pub data: Vec<u8>,
     /// The files that came along.
@@ -158,7 +158,7 @@ pub(super) struct Frame {
 }
 
 /// One side of a connection.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: Arc<UnixStream>,
     input: Vec<u8>,
     /// The bytes of `input` that are not taken yet.

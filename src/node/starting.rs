@@ -13,12 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
-
 use super::{interrupt, socket};
 use crate::error::Error;
 use crate::local::Turn;
-use crate::store::{BackendKind, StoreConfig};
 
 /// Names the descriptor that a keeper inherits.
 pub(crate) const KEEPER_FLAG: &str = "--keeper";
@@ -26,7 +23,8 @@ pub(crate) const KEEPER_FLAG: &str = "--keeper";
 /// The program that a keeper is, where nothing else is said.
 pub(crate) const PROGRAM: &str = "scaler_object_storage_server";
 
-const VARIABLE_PREFIX: &str = "SCALER_OBJECT_STORAGE_";
+/// What the names of the program's environment variables begin with.
+pub(crate) const VARIABLE_PREFIX: &str = "SCALER_OBJECT_STORAGE_";
 
 const RETRY: Duration = Duration::from_millis(5);
 
@@ -126,54 +124,14 @@ impl Starter {
     }
 }
 
-fn absolute(path: &Path) -> PathBuf {
+pub(crate) fn absolute(path: &Path) -> PathBuf {
     // It fails for the empty path alone, and where there is no current directory.
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A mere name is looked for in the path.
-fn program(command: &Path) -> PathBuf {
+pub(crate) fn program(command: &Path) -> PathBuf {
     if command.components().count() > 1 { absolute(command) } else { command.to_owned() }
-}
-
-/// The config as environment variables, as the server's program reads them. Not on its command line, which everybody on the machine may
-/// read: there may be a password in it.
-pub(super) fn environment(config: &StoreConfig) -> Vec<(String, String)> {
-    let StoreConfig { backend, memory: _, local, redis } = config;
-    // A keeper runs elsewhere than this process.
-    let path = |path: &Path| absolute(path).display().to_string();
-    let mut settings = vec![
-        ("BACKEND", backend.name().to_owned()),
-        ("LOCAL_PATH", path(&local.directory())),
-        ("LOCAL_MAX_SIZE_MB", local.max_size_mb.to_string()),
-        ("LOCAL_DURABILITY", local.durability.name().to_owned()),
-        ("LOCAL_LOCK_WAIT_MS", local.lock_wait_ms.to_string()),
-        ("LOCAL_KEEPER_COMMAND", program(&local.keeper_command).display().to_string()),
-        ("LOCAL_KEEPER_RESPONSE_TIMEOUT_MS", local.keeper_response_timeout_ms.to_string()),
-        ("LOCAL_KEEPER_IDLE_SECONDS", local.keeper_idle_seconds.to_string()),
-    ];
-    if *backend == BackendKind::Tiered {
-        let optional = |file: &Option<PathBuf>| file.as_deref().map(path).unwrap_or_default();
-        settings.extend([
-            ("REDIS_URL", redis.url.clone()),
-            ("REDIS_MAX_OBJECT_SIZE_MB", redis.max_object_size_mb.to_string()),
-            ("REDIS_KEY_PREFIX", redis.key_prefix.clone()),
-            ("REDIS_CONNECTION_POOL_SIZE", redis.connection_pool_size.to_string()),
-            ("REDIS_COMPRESSION", redis.compression.name().to_owned()),
-            ("REDIS_VALUE_FORMAT", redis.value_format.name().to_owned()),
-            ("REDIS_CONNECT_TIMEOUT_MS", redis.connect_timeout_ms.to_string()),
-            ("REDIS_RESPONSE_TIMEOUT_MS", redis.response_timeout_ms.to_string()),
-            ("REDIS_OBJECT_TTL_SECONDS", redis.object_ttl_seconds.to_string()),
-            ("REDIS_TOMBSTONE_TTL_SECONDS", redis.tombstone_ttl_seconds.to_string()),
-            ("REDIS_WAIT_REPLICAS", redis.wait_replicas.to_string()),
-            ("REDIS_DRAIN_TIMEOUT_MS", redis.drain_timeout_ms.to_string()),
-            ("REDIS_SETTLE_MS", redis.settle_ms.to_string()),
-            ("REDIS_TLS_CA", optional(&redis.tls_ca)),
-            ("REDIS_TLS_CERT", optional(&redis.tls_cert)),
-            ("REDIS_TLS_KEY", optional(&redis.tls_key)),
-        ]);
-    }
-    settings.into_iter().map(|(name, value)| (format!("{VARIABLE_PREFIX}{name}"), value)).collect()
 }
 
 /// What a keeper says before it can be asked.
@@ -228,7 +186,7 @@ fn detach(inherited: RawFd) -> io::Result<()> {
 }
 
 /// Makes the directory for its owner alone; one that is there has to be this user's.
-pub(super) fn make_directory(directory: &Path) -> Result<(), Error> {
+pub(crate) fn make_directory(directory: &Path) -> Result<(), Error> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(Error::io("make", directory))?;
     let found = std::fs::metadata(directory).map_err(Error::io("look at", directory))?;
@@ -246,46 +204,3 @@ pub(super) fn make_directory(directory: &Path) -> Result<(), Error> {
     }
     Ok(())
 }
-
-/// Takes over the turn that a keeper has inherited, and leaves the process that has started it. To be called before any thread is.
-///
-/// # Errors
-///
-/// Where the descriptor is not there.
-pub fn inherit_turn(descriptor: RawFd) -> io::Result<InheritedTurn> {
-    use std::os::fd::FromRawFd;
-    // Sound: asks about a number.
-    if unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // Sound: it was inherited for this, and nobody else knows of it.
-    let file = unsafe { File::from_raw_fd(descriptor) };
-    // Sound: there is one thread.
-    match unsafe { libc::fork() } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(InheritedTurn { file }),
-        // Sound: who waits for this process learns that the keeper is on its way.
-        _ => unsafe { libc::_exit(0) },
-    }
-}
-
-/// What a keeper holds until it listens.
-pub struct InheritedTurn {
-    file: File,
-}
-
-impl Drop for InheritedTurn {
-    fn drop(&mut self) {
-        unlock(&self.file);
-    }
-}
-
-/// A copy of the descriptor that another child has got by chance does not keep the turn.
-fn unlock(file: &File) {
-    if let Err(error) = flock(file, FlockOperation::Unlock) {
-        tracing::debug!("giving up the turn: {error}; it goes with the descriptor");
-    }
-}
-
-#[cfg(all(test, feature = "config"))]
-mod tests;

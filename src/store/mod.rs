@@ -1,3 +1,4 @@
+mod attaching;
 mod options;
 mod wait;
 mod writer;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+pub(crate) use attaching::expectations;
 pub use options::{BackendKind, ObjectStoreBuilder, StoreConfig};
 #[cfg(feature = "python")]
 pub(crate) use wait::Wait;
@@ -25,7 +27,6 @@ use crate::error::Error;
 use crate::fork;
 use crate::local::{LocalBackend, Reserved, Underlying};
 use crate::memory::MemoryBackend;
-use crate::node;
 use crate::object::{IdBytes, METADATA_BYTES_MAX, Object, ObjectId};
 use crate::redis::RedisBackend;
 use crate::replication::TieredBackend;
@@ -162,7 +163,7 @@ impl ObjectStore {
     pub fn attach(config: &StoreConfig) -> Result<Self, Error> {
         fork::watch();
         let waiters = Arc::<Waiters>::default();
-        let backend: Arc<dyn Backend> = node::attach(config, Arc::clone(&waiters))?;
+        let backend: Arc<dyn Backend> = attaching::attach(config, Arc::clone(&waiters))?;
         Self::assembled(backend, None, waiters, IdBytes::ORDINARY, true)
     }
 

@@ -7,7 +7,7 @@ use super::fields::{Fields, Reader};
 use crate::error::Error;
 use crate::object::ObjectId;
 
-pub(super) fn encode(error: &Error, fields: &mut Fields<'_>) {
+pub(crate) fn encode(error: &Error, fields: &mut Fields<'_>) {
     let text = |path: &std::path::Path| path.display().to_string();
     match error {
         Error::InvalidId { len, bytes_min, bytes_max } => {
@@ -83,7 +83,7 @@ fn known_action(action: &str) -> &'static str {
     ACTIONS.into_iter().find(|known| *known == action).unwrap_or("use")
 }
 
-pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Error, Malformed> {
+pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Error, Malformed> {
     let id = |reader: &mut Reader<'_>| reader.bytes().map(ObjectId::new);
     Ok(match reader.u8()? {
         1 => {

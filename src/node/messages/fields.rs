@@ -3,7 +3,7 @@
 use super::{Known, Malformed, NAMES_MAX};
 
 /// A frame's fields on their way out, in a buffer that is used again.
-pub(super) struct Fields<'b>(pub &'b mut Vec<u8>);
+pub(crate) struct Fields<'b>(pub &'b mut Vec<u8>);
 
 impl Fields<'_> {
     pub fn u8(&mut self, value: u8) -> &mut Self {
@@ -56,7 +56,7 @@ impl Fields<'_> {
 }
 
 /// The fields of a frame that has come in.
-pub(super) struct Reader<'a>(pub &'a [u8]);
+pub(crate) struct Reader<'a>(pub &'a [u8]);
 
 const CUT_SHORT: Malformed = Malformed("a message is cut short");
 

@@ -10,20 +10,17 @@ use std::time::Duration;
 
 use crossbeam_channel::RecvTimeoutError;
 
-use super::keeper::Shared;
-use super::messages::{Head, Known, Manner, NAMES_MAX, NO_SLOT, Reply, Request, VERSION};
 use super::sessions::{Connected, Notice, Session};
-use super::socket::{Connection, Frame};
+use super::shared::Shared;
 use crate::error::Error;
 use crate::local::{LocalBackend, Reserved};
+use crate::node::messages::{Head, Known, Manner, NAMES_MAX, NO_SESSION, NO_SLOT, Reply, Request, VERSION};
+use crate::node::socket::{Connection, Frame};
 use crate::object::Object;
 use crate::store::{ObjectStore, Parked};
 
 /// Shorter objects are sent, which costs less than to map them.
 const SENT_BYTES_MAX: usize = 32 << 10;
-
-/// A greeting that belongs to no session: it may ask the keeper to leave, and nothing else.
-pub(super) const NO_SESSION: u64 = u64::MAX;
 
 /// How often who listens is looked at while there is nothing to tell.
 const LISTENER_LOOK: Duration = Duration::from_millis(200);

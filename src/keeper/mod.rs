@@ -1,93 +1,42 @@
-//! The keeper: the process that has the directory open, in the service of all others on the machine.
+//! The keeper: the process that has a directory open, in the service of all others on the machine.
+//!
+//! [`accepting`] lets processes in; [`serving`] answers what one of them asks over one connection; [`sessions`] keeps what it holds, over the
+//! end of any connection.
 
-use std::collections::HashMap;
-use std::fs::File;
+mod accepting;
+mod inherited;
+mod serving;
+mod sessions;
+mod shared;
+
 use std::io;
 use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::messages::Reply;
-use super::sessions::Session;
-use super::socket::{self, Connection};
-use super::starting::{self, InheritedTurn};
-use super::{expectations, serving};
+pub use inherited::{InheritedTurn, inherit_turn};
+pub use shared::KeeperOptions;
+use shared::Shared;
+
 use crate::error::Error;
 use crate::local::{Counters, Fingerprints, LocalBackend, Turn, Underlying};
-use crate::store::{ObjectStore, StoreConfig};
-
-/// How often it is looked for processes that have ended.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// How long accepting waits before it looks whether it is to end.
-const ACCEPT_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-
-/// How long accepting rests where no descriptor is left.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+use crate::node::messages::{Head, Manner, NO_SESSION, NO_SLOT, Reply, Request, SLICE, VERSION};
+use crate::node::socket::{self, Connection};
+use crate::node::starting::make_directory;
+use crate::store::{ObjectStore, StoreConfig, expectations};
 
 /// How long closing waits for calls under way.
 const CALLS_WAIT_MAX: Duration = Duration::from_secs(5);
-
-/// Threads that serve connections do not call deep.
-const STACK_BYTES: usize = 512 << 10;
-
-/// How a keeper behaves.
-#[derive(Clone, Copy, Debug, Default)]
-#[non_exhaustive]
-pub struct KeeperOptions {
-    /// Whether it ends when a server wants the directory: one that was started for attached processes alone does. Default: false.
-    pub yields: bool,
-}
-
-impl KeeperOptions {
-    /// Ends when a server wants the directory.
-    #[must_use]
-    pub fn yielding(mut self) -> Self {
-        self.yields = true;
-        self
-    }
-}
 
 /// Lets other processes of the machine attach to a store: [`ObjectStore::attach`].
 pub struct Keeper {
     shared: Arc<Shared>,
     accepting: Option<JoinHandle<()>>,
-}
-
-pub(super) struct Shared {
-    /// Present once it is open.
-    pub store: OnceLock<ObjectStore>,
-    /// What tells processes of changes; their file, for them to map.
-    pub counters: File,
-    fingerprints: OnceLock<[u64; 2]>,
-    /// How far opening is, in parts of a thousand.
-    pub opened: Arc<AtomicU32>,
-    pub directory: PathBuf,
-    socket: (u64, u64),
-    pub expected: Vec<(String, String)>,
-    pub options: KeeperOptions,
-    sessions: Arc<Sessions>,
-    streams: Mutex<HashMap<u64, Arc<UnixStream>>>,
-    threads: AtomicUsize,
-    closing: AtomicBool,
-    pub yielding: AtomicBool,
-}
-
-/// The sessions of attached processes. They are the store's, until they are over or the store is closed: what they hold stays theirs, whether
-/// or not anybody listens to them.
-struct Sessions {
-    all: Mutex<HashMap<u64, Arc<Session>>>,
-    /// When the last process ended, or since when there was none.
-    empty_since: Mutex<Instant>,
-    /// When it was last looked for those that are over.
-    looked: Mutex<Instant>,
 }
 
 impl Keeper {
@@ -100,7 +49,7 @@ impl Keeper {
     /// and does not get there within [`lock_wait_ms`](crate::LocalOptions::lock_wait_ms).
     pub fn open(config: &StoreConfig) -> Result<(ObjectStore, Keeper), Error> {
         let directory = directory(config)?;
-        starting::make_directory(&directory)?;
+        make_directory(&directory)?;
         let patience = Duration::from_millis(config.local.lock_wait_ms);
         let Some(turn) = Turn::take(&directory, Instant::now() + patience)? else {
             let reason = "another process is about to keep it, and has not got there in time".to_owned();
@@ -171,23 +120,11 @@ impl Keeper {
         // What processes remember of an earlier keeper is over, before this one accepts anything.
         counters.0.raise_epoch();
         let own = socket::identity(&directory).map_err(Error::io("look at the socket in", &directory))?;
-        let shared = Arc::new(Shared {
-            store: OnceLock::new(),
-            counters: counters.1,
-            fingerprints: OnceLock::new(),
-            opened,
-            expected: expectations(config),
-            directory,
-            socket: own,
-            options,
-            sessions: Arc::new(Sessions::new()),
-            streams: Mutex::default(),
-            threads: AtomicUsize::new(0),
-            closing: AtomicBool::new(false),
-            yielding: AtomicBool::new(false),
-        });
-        let accepting = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("keeper".to_owned()).spawn(move || accept(&accepting, &listener));
+        let shared = Arc::new(Shared::new(directory, own, counters.1, expectations(config), options, opened));
+        let shared_accepting = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("keeper".to_owned())
+            .spawn(move || accepting::accept(&shared_accepting, &listener));
         match thread {
             Ok(thread) => Ok(Keeper { shared, accepting: Some(thread) }),
             Err(error) => {
@@ -273,85 +210,6 @@ impl Drop for Keeper {
     }
 }
 
-impl Shared {
-    fn unlink(&self) {
-        if let Err(error) = socket::unlink(&self.directory, self.socket)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!("removing the socket in {}: {error}", self.directory.display());
-        }
-    }
-
-    /// How fingerprints are made of ids.
-    pub fn fingerprints(&self) -> [u64; 2] {
-        self.fingerprints.get().copied().unwrap_or_default()
-    }
-
-    pub fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
-    }
-
-    pub fn add(&self, session: &Arc<Session>) {
-        self.sessions.all.lock().insert(session.id, Arc::clone(session));
-    }
-
-    pub fn find(&self, id: u64) -> Option<Arc<Session>> {
-        self.sessions.all.lock().get(&id).cloned()
-    }
-
-    pub fn look_after_sessions(&self) {
-        self.sessions.look_after();
-    }
-}
-
-impl Sessions {
-    fn new() -> Self {
-        let now = Instant::now();
-        Sessions { all: Mutex::default(), empty_since: Mutex::new(now), looked: Mutex::new(now) }
-    }
-
-    fn all(&self) -> Vec<Arc<Session>> {
-        self.all.lock().values().cloned().collect()
-    }
-
-    /// Ends those of processes that have ended.
-    fn look_after(&self) {
-        for session in self.all() {
-            session.release();
-            if session.is_over() {
-                let ended = {
-                    let mut sessions = self.all.lock();
-                    let ended = sessions.remove(&session.id);
-                    if sessions.is_empty() {
-                        *self.empty_since.lock() = Instant::now();
-                    }
-                    ended
-                };
-                drop(ended);
-            }
-        }
-    }
-
-    /// Drops what processes have given back, and what they only remember of bodies that are dead; every now and then, all that those have held
-    /// that have ended.
-    fn release(&self, is_dead: &dyn Fn(u32, u64) -> bool) {
-        let is_due = {
-            let mut looked = self.looked.lock();
-            let is_due = looked.elapsed() >= LOOK_EVERY;
-            if is_due {
-                *looked = Instant::now();
-            }
-            is_due
-        };
-        if is_due {
-            self.look_after();
-        }
-        for session in self.all() {
-            session.take_back(is_dead);
-        }
-    }
-}
-
 fn directory(config: &StoreConfig) -> Result<PathBuf, Error> {
     config.directory().ok_or_else(|| {
         let backend = config.backend.name();
@@ -359,79 +217,8 @@ fn directory(config: &StoreConfig) -> Result<PathBuf, Error> {
     })
 }
 
-fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
-    let mut number = 0;
-    while !shared.is_closing() {
-        if let Some(local) = shared.store.get().and_then(ObjectStore::local) {
-            local.beat();
-        }
-        match poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&ACCEPT_WAIT)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => continue,
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!("waiting for processes in {}: {error}", shared.directory.display());
-                std::thread::sleep(ACCEPT_PAUSE);
-                continue;
-            }
-        }
-        match listener.accept() {
-            Ok((stream, _)) => {
-                number += 1;
-                serve(shared, stream, number);
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-            Err(error) => {
-                tracing::warn!("accepting a process in {}: {error}", shared.directory.display());
-                std::thread::sleep(ACCEPT_PAUSE);
-            }
-        }
-    }
-}
-
-/// Gives the connection a thread; where there is none to be had, the process is told to come again.
-fn serve(shared: &Arc<Shared>, stream: UnixStream, number: u64) {
-    let stream = Arc::new(stream);
-    if let Err(error) = socket::check_peer(&stream).and_then(|()| stream.set_nonblocking(false)) {
-        tracing::warn!("a process that connected in {} is refused: {error}", shared.directory.display());
-        return;
-    }
-    shared.streams.lock().insert(number, Arc::clone(&stream));
-    shared.threads.fetch_add(1, Ordering::SeqCst);
-    let (serving, served) = (Arc::clone(shared), Arc::clone(&stream));
-    let run = move || {
-        let _ended = Ended { shared: &serving, number };
-        if let Err(error) = serving::run(&serving, served)
-            && !serving.is_closing()
-        {
-            tracing::info!("an attached process of {} is cut off: {error}", serving.directory.display());
-        }
-    };
-    let spawned = std::thread::Builder::new().name("keeper call".to_owned()).stack_size(STACK_BYTES).spawn(run);
-    if let Err(error) = spawned {
-        tracing::warn!("no thread for one more call in {}: {error}", shared.directory.display());
-        drop(Ended { shared, number });
-        let mut connection = Connection::new(stream);
-        Reply::Busy.encode(0, &mut connection.output);
-        // It sees the end of the connection as well.
-        let _ = connection.send(&[], &[], || Err(io::ErrorKind::WouldBlock.into()));
-    }
-}
-
-struct Ended<'a> {
-    shared: &'a Shared,
-    number: u64,
-}
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        self.shared.streams.lock().remove(&self.number);
-        self.shared.threads.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
 /// Asks a keeper that was started for attached processes to leave the directory to this one; whether there is one that will.
 fn ask_to_yield(directory: &Path, limit: Duration) -> Result<bool, Error> {
-    use super::messages::{Head, Manner, NO_SLOT, Request, SLICE, VERSION};
     let failed = |error: io::Error| Error::Detached { path: directory.to_owned(), reason: error.to_string() };
     let stream = match socket::connect(directory) {
         Ok(stream) => stream,
@@ -442,7 +229,7 @@ fn ask_to_yield(directory: &Path, limit: Duration) -> Result<bool, Error> {
     let limit = Instant::now() + limit;
     let rest = || if Instant::now() < limit { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) };
     let mut connection = Connection::new(Arc::new(stream));
-    let greeting = Request::Greet { version: VERSION, session: serving::NO_SESSION, expected: Vec::new() };
+    let greeting = Request::Greet { version: VERSION, session: NO_SESSION, expected: Vec::new() };
     for request in [greeting, Request::Yield] {
         request.encode(Manner::default(), NO_SLOT, 0, &mut connection.output);
         connection.send(&[], &[], rest).map_err(failed)?;

@@ -1,0 +1,170 @@
+//! What the threads of a keeper share.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::sessions::Session;
+use crate::node::socket;
+use crate::store::ObjectStore;
+
+/// How often it is looked for processes that have ended.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How a keeper behaves.
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct KeeperOptions {
+    /// Whether it ends when a server wants the directory: one that was started for attached processes alone does. Default: false.
+    pub yields: bool,
+}
+
+impl KeeperOptions {
+    /// Ends when a server wants the directory.
+    #[must_use]
+    pub fn yielding(mut self) -> Self {
+        self.yields = true;
+        self
+    }
+}
+
+pub(super) struct Shared {
+    /// Present once it is open.
+    pub store: OnceLock<ObjectStore>,
+    /// What tells processes of changes; their file, for them to map.
+    pub counters: File,
+    pub fingerprints: OnceLock<[u64; 2]>,
+    /// How far opening is, in parts of a thousand.
+    pub opened: Arc<AtomicU32>,
+    pub directory: PathBuf,
+    pub socket: (u64, u64),
+    pub expected: Vec<(String, String)>,
+    pub options: KeeperOptions,
+    pub sessions: Arc<Sessions>,
+    pub streams: Mutex<HashMap<u64, Arc<UnixStream>>>,
+    pub threads: AtomicUsize,
+    pub closing: AtomicBool,
+    pub yielding: AtomicBool,
+}
+
+/// The sessions of attached processes. They are the store's, until they are over or the store is closed: what they hold stays theirs, whether
+/// or not anybody listens to them.
+pub(super) struct Sessions {
+    pub all: Mutex<HashMap<u64, Arc<Session>>>,
+    /// When the last process ended, or since when there was none.
+    pub empty_since: Mutex<Instant>,
+    /// When it was last looked for those that are over.
+    pub looked: Mutex<Instant>,
+}
+
+impl Shared {
+    /// For a keeper that has begun to listen on the socket of this identity (device and inode).
+    pub fn new(
+        directory: PathBuf,
+        socket: (u64, u64),
+        counters: File,
+        expected: Vec<(String, String)>,
+        options: KeeperOptions,
+        opened: Arc<AtomicU32>,
+    ) -> Self {
+        Shared {
+            store: OnceLock::new(),
+            counters,
+            fingerprints: OnceLock::new(),
+            opened,
+            directory,
+            socket,
+            expected,
+            options,
+            sessions: Arc::new(Sessions::new()),
+            streams: Mutex::default(),
+            threads: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
+            yielding: AtomicBool::new(false),
+        }
+    }
+
+    pub fn unlink(&self) {
+        if let Err(error) = socket::unlink(&self.directory, self.socket)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("removing the socket in {}: {error}", self.directory.display());
+        }
+    }
+
+    /// How fingerprints are made of ids.
+    pub fn fingerprints(&self) -> [u64; 2] {
+        self.fingerprints.get().copied().unwrap_or_default()
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    pub fn add(&self, session: &Arc<Session>) {
+        self.sessions.all.lock().insert(session.id, Arc::clone(session));
+    }
+
+    pub fn find(&self, id: u64) -> Option<Arc<Session>> {
+        self.sessions.all.lock().get(&id).cloned()
+    }
+
+    pub fn look_after_sessions(&self) {
+        self.sessions.look_after();
+    }
+}
+
+impl Sessions {
+    fn new() -> Self {
+        let now = Instant::now();
+        Sessions { all: Mutex::default(), empty_since: Mutex::new(now), looked: Mutex::new(now) }
+    }
+
+    fn all(&self) -> Vec<Arc<Session>> {
+        self.all.lock().values().cloned().collect()
+    }
+
+    /// Ends those of processes that have ended.
+    fn look_after(&self) {
+        for session in self.all() {
+            session.release();
+            if session.is_over() {
+                let ended = {
+                    let mut sessions = self.all.lock();
+                    let ended = sessions.remove(&session.id);
+                    if sessions.is_empty() {
+                        *self.empty_since.lock() = Instant::now();
+                    }
+                    ended
+                };
+                drop(ended);
+            }
+        }
+    }
+
+    /// Drops what processes have given back, and what they only remember of bodies that are dead; every now and then, all that those have held
+    /// that have ended.
+    pub fn release(&self, is_dead: &dyn Fn(u32, u64) -> bool) {
+        let is_due = {
+            let mut looked = self.looked.lock();
+            let is_due = looked.elapsed() >= LOOK_EVERY;
+            if is_due {
+                *looked = Instant::now();
+            }
+            is_due
+        };
+        if is_due {
+            self.look_after();
+        }
+        for session in self.all() {
+            session.take_back(is_dead);
+        }
+    }
+}
