@@ -1,7 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::object::ObjectId;
+use crate::id::ObjectId;
 
 /// Why an operation on the store failed. A missing object is not an error: it is a value (`None`, `false`).
 #[non_exhaustive]

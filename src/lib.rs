@@ -38,6 +38,7 @@ mod common;
 pub mod config;
 mod error;
 mod fork;
+mod id;
 mod keeper;
 mod local;
 mod memory;
@@ -58,12 +59,13 @@ mod wire;
 
 pub use backend::Ticket;
 pub use error::Error;
+pub use id::{ID_BYTES_MAX, ObjectId, REDIS_ID_BYTES_MAX};
 pub use keeper::{InheritedTurn, Keeper, KeeperOptions, inherit_turn};
 pub use local::{Durability, LocalOptions};
 #[doc(hidden)]
 pub use local::{Underlying, disk};
 pub use memory::MemoryOptions;
-pub use object::{ID_BYTES_MAX, METADATA_BYTES_MAX, Object, ObjectId, REDIS_ID_BYTES_MAX};
+pub use object::{METADATA_BYTES_MAX, Object};
 pub use redis::{Compression, RedisOptions, ValueFormat};
 pub use store::{
     BackendKind, CancelToken, Info, ObjectStore, ObjectStoreBuilder, ObjectWriter, Parked, StoreConfig, Waited,

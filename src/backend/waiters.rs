@@ -7,7 +7,6 @@ use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::waking::Woken;
 use crate::error::Error;
 use crate::fork;
 use crate::object::Object;
@@ -26,6 +25,13 @@ pub(crate) enum Then {
 pub(crate) struct Waiter {
     since: Instant,
     pub then: Then,
+}
+
+/// A waiter whose time has come, with what it waited for.
+pub(crate) struct Woken {
+    pub id: Box<[u8]>,
+    pub object: Object,
+    pub waiter: Waiter,
 }
 
 /// Id -> who waits for it, for a part of all ids.

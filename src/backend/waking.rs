@@ -6,17 +6,10 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, unbounded};
 
 use super::patience::Patience;
-use super::waiters::{Then, Waiter, Waiters};
+use super::waiters::{Then, Waiters, Woken};
 use super::{Backend, OnStored, Stored};
 use crate::error::Error;
 use crate::object::Object;
-
-/// A waiter whose time has come, with what it waited for.
-pub(crate) struct Woken {
-    id: Box<[u8]>,
-    object: Object,
-    waiter: Waiter,
-}
 
 /// Runs a write to `id`, then answers whoever waited for it, then whoever waited for what those made, and so on: those who want a
 /// duplicate on this thread only if it may wait.

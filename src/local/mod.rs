@@ -21,6 +21,7 @@ mod catalog;
 mod files;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod gate;
 mod index;
 mod journal;
 mod opening;
@@ -46,7 +47,7 @@ pub(crate) use files::turn::Turn;
 pub(crate) use index::Fingerprints;
 pub(crate) use journal::Lsn as Place;
 pub use options::{Durability, LocalOptions};
-pub(crate) use shared::{Placed, Release, Reserved, UNSHARED_BYTES_MAX};
+pub(crate) use shared::{Placed, Reserved, UNSHARED_BYTES_MAX};
 pub(crate) use sharing::hearing::{DeleteAgain, Known};
 pub(crate) use sharing::ledger::{self, Held, Lane, Next};
 pub(crate) use sharing::outbox::{Outbox, OutboxOptions};

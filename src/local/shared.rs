@@ -15,9 +15,6 @@ use crate::error::Error;
 /// Objects of at most so many bytes of data and metadata stand in their records: no other process maps those.
 pub(crate) const UNSHARED_BYTES_MAX: u64 = INLINE_BODY_BYTES_MAX as u64;
 
-/// Drops what other processes have given back, and what they only remember of bodies that are dead: asked by segment and offset.
-pub(crate) type Release = Box<dyn Fn(&dyn Fn(u32, u64) -> bool) + Send + Sync>;
-
 /// Where bytes stand in a body segment. Whoever has this made holds the bytes.
 pub(crate) struct Placed {
     pub segment: u32,

@@ -1,10 +1,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::Mutex;
 
 use super::bodies::{Bodies, Superseder};
 use super::files::readers::Readers;
@@ -19,11 +19,10 @@ use super::sharing::outbox::Outbox;
 use super::upkeep::pace::Pace;
 use super::upkeep::progress::{Progress, Wanted};
 use super::upkeep::room::{Asking, Room, Verdict};
-use super::upkeep::sealer::Task;
 use crate::backend::Patience;
 use crate::error::Error;
-use crate::local::shared::Release;
-use crate::object::ObjectId;
+use crate::id::ObjectId;
+use crate::local::gate::Gate;
 
 /// How often it is looked whether Redis has more by now.
 const REPLICATION_WAIT: Duration = Duration::from_millis(20);
@@ -67,6 +66,18 @@ pub(crate) struct LocalTier {
     pub reaping: Mutex<()>,
 }
 
+/// What the sealer can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Somebody waits for room.
+    MakeRoom,
+    /// Seal what is pending, and end.
+    Stop,
+}
+
+/// Drops what other processes have given back, and what they only remember of bodies that are dead: asked by segment and offset.
+pub(crate) type Release = Box<dyn Fn(&dyn Fn(u32, u64) -> bool) + Send + Sync>;
+
 /// Counters behind `info`, and live bytes.
 pub(crate) struct Tally {
     pub segments: Arc<Segments>,
@@ -75,32 +86,6 @@ pub(crate) struct Tally {
     pub payloads: AtomicU64,
     pub payload_bytes: AtomicU64,
     pub damaged_objects: AtomicU64,
-}
-
-/// Lets what is under way end before the store is closed: nothing is written into the directory once another process may have it.
-#[derive(Default)]
-pub(crate) struct Gate {
-    closing: AtomicBool,
-    inside: RwLock<()>,
-}
-
-impl Gate {
-    /// Held by whoever writes; refused once the store is being closed.
-    pub fn enter(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
-        let inside = self.inside.read_recursive();
-        if self.is_closing() { Err(Error::Closed) } else { Ok(inside) }
-    }
-
-    #[inline]
-    pub fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Acquire)
-    }
-
-    /// Lets nobody in any more, and waits for those inside.
-    pub fn close(&self) {
-        self.closing.store(true, Ordering::Release);
-        drop(self.inside.write());
-    }
 }
 
 impl Counts for Tally {

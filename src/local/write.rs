@@ -13,7 +13,7 @@ use super::read::Unreadable;
 use super::tier::{Kinds, LocalTier};
 use crate::backend::{OnStored, Patience, Stored, Writer};
 use crate::error::Error;
-use crate::object::ObjectId;
+use crate::id::ObjectId;
 use crate::version::Version;
 
 /// An object's content on its way into the journal.

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64, xxh3_128_with_seed};
 
 use crate::error::Error;
-use crate::object::{Object, ObjectId};
+use crate::id::ObjectId;
+use crate::object::Object;
 
 /// Smaller payloads are not looked up: sharing them saves less than it costs.
 const SHARED_BYTES_MIN: usize = 1 << 10;

@@ -10,13 +10,14 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use parking_lot::{Mutex, ReentrantMutex};
 
+use super::holding::{Holding, Slot};
 use super::interrupt;
-use super::listening::Waits;
 use super::messages::{Known, Manner, NAMES_MAX, Reply, Request, SLICE};
 use super::remembered::Data;
-use super::session::{Answered, Greeted, Session, Slot, Unanswered};
+use super::session::{Answered, Greeted, Session, Unanswered};
 use super::socket;
 use super::starting::{self, Starter};
+use super::waits::Waits;
 use crate::backend::{Backend, OnDeleted, OnStored, Stored, Usage, Waiters, Writer};
 use crate::error::Error;
 use crate::fork;
@@ -219,13 +220,13 @@ impl Attached {
     pub(super) fn call<'q>(
         &self,
         call: &Call<'_>,
-        take_slot: fn(&Arc<Session>) -> Option<Slot>,
+        take_slot: fn(&Arc<Holding>) -> Option<Slot>,
         build: impl Fn(u64) -> Request<'q>,
     ) -> Result<Called, Error> {
         let keeper_limit = self.keeper_limit();
         loop {
             let session = self.session(keeper_limit)?;
-            let slot = take_slot(&session);
+            let slot = take_slot(&session.holding);
             let request = build(slot.as_ref().map_or(0, |slot| slot.ticket));
             match self.ask(&session, call, &request, slot.as_ref())? {
                 Some(answered) => return Ok(Called { session, slot, answered }),
@@ -305,7 +306,7 @@ impl Attached {
             Reply::Placed { metadata, known, segment, offset, data_bytes, file_bytes } => {
                 // Without a descriptor or a map left, a copy does as well.
                 let (Some(slot), Some(file)) = (slot, answered.frame.files.front()) else { return Ok(Taken::AsCopy) };
-                match session.lent(slot, (segment, file_bytes), file, (offset, data_bytes)) {
+                match session.holding.lent(slot, (segment, file_bytes), file, (offset, data_bytes)) {
                     Ok(lent) => {
                         let (data, metadata) = (lent.first(), Bytes::copy_from_slice(metadata));
                         remember(&session, id, known, &metadata, || Data::Lent(lent));
@@ -329,7 +330,7 @@ impl Attached {
         }
         let call = Call { manner: Manner { is_here, ..Manner::default() }, ..Call::new("get") };
         let build = |ticket| Request::Get { ticket, id };
-        match self.object("get", self.call(&call, Session::slot, build)?, Some(id))? {
+        match self.object("get", self.call(&call, Holding::slot, build)?, Some(id))? {
             Taken::Absent => Ok(None),
             Taken::Object(object) => Ok(Some(object)),
             Taken::AsCopy => match self.object("get", self.call(&call, no_slot, build)?, Some(id))? {
@@ -343,7 +344,7 @@ impl Attached {
     /// The object that woke those who waited under these names, in this session; None where the keeper has it no more.
     pub(super) fn claim(&self, session: &Arc<Session>, names: &[u64]) -> Result<Option<Object>, Error> {
         let call = Call::new("claim");
-        let slot = session.slot();
+        let slot = session.holding.slot();
         let names = names.get(..NAMES_MAX).unwrap_or(names);
         let request = Request::Claim { ticket: slot.as_ref().map_or(0, |slot| slot.ticket), names: names.to_vec() };
         let Some(answered) = self.ask(session, &call, &request, slot.as_ref())? else { return Ok(None) };
@@ -402,7 +403,7 @@ fn remember(session: &Session, id: Option<&[u8]>, known: Known, metadata: &Bytes
     }
 }
 
-pub(super) fn no_slot(_: &Arc<Session>) -> Option<Slot> {
+pub(super) fn no_slot(_: &Arc<Holding>) -> Option<Slot> {
     None
 }
 

@@ -25,7 +25,8 @@ use fields::{Fields, Reader};
 
 use crate::backend::Usage;
 use crate::error::Error;
-use crate::object::{ID_BYTES_MAX, METADATA_BYTES_MAX};
+use crate::id::ID_BYTES_MAX;
+use crate::object::METADATA_BYTES_MAX;
 
 /// Another number is another language.
 pub(crate) const VERSION: u32 = 1;

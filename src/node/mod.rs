@@ -7,6 +7,7 @@
 mod attached;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod holding;
 pub(crate) mod interrupt;
 mod listening;
 pub(crate) mod messages;
@@ -14,6 +15,7 @@ mod remembered;
 mod session;
 pub(crate) mod socket;
 pub(crate) mod starting;
+mod waits;
 mod writing;
 
 pub(crate) use attached::{AttachOptions, Attached};

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 
-use super::session::Lent;
+use super::holding::Lent;
 use crate::local::{Counters, Fingerprints};
 use crate::object::Object;
 

@@ -1,27 +1,24 @@
-//! One attachment of this process to one keeper: its slots, its connections, and what it has mapped.
+//! One attachment of this process to one keeper: its connections, what it holds, and what it remembers.
 
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
-use std::fs::File;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use memmap2::{MmapOptions, MmapRaw};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::holding::{Holding, Slot};
 use super::interrupt;
 use super::messages::{Head, Malformed, Manner, NO_SLOT, Reply, Request, SLICE, VERSION};
 use super::remembered::Remembered;
 use super::socket::{self, Connection, Frame};
 use crate::error::Error;
 use crate::fork;
-use crate::local::slots::{self, FREE, SLOTS, Slots};
 use crate::local::{Counters, Fingerprints};
 
 /// Calls of one process at a time; further ones wait for a connection.
@@ -30,30 +27,16 @@ const CONNECTIONS_MAX: usize = 16;
 /// A connection that was not used for longer is closed at the end of a later call, so that the keeper has its thread back.
 const UNUSED_MAX: Duration = Duration::from_secs(10);
 
-/// Slots that are kept for writes, of which each is soon over.
-const SLOTS_FOR_WRITES: usize = 64;
-
-/// Segments that stay mapped though nothing in them is held, so that the next object in one of them needs no map of its own, and none is
-/// unmapped by a get. A map keeps no blocks of a file that is gone: the keeper empties it.
-const MAPS_KEPT: usize = 1024;
-
-/// Until its last `Bytes` is dropped: those that it handed out keep it.
+/// What this process has of one keeper.
 pub(super) struct Session {
     pub id: u64,
     /// Where the keeper's objects are.
     pub place: String,
-    /// `fork::count` when it was made. With a fork it ends for new questions: a child may hold what the parent gives back.
-    count: u64,
     /// Of the process that made it.
     generation: u64,
-    slots: Slots,
-    /// Keeps the lock.
-    _file: File,
-    free: Mutex<Vec<u16>>,
-    next_ticket: AtomicU64,
+    pub holding: Arc<Holding>,
     pool: Mutex<Pool>,
     returned: Condvar,
-    maps: Mutex<Maps>,
     /// Goes with the session's keeper.
     pub remembered: Option<Remembered>,
     lost: AtomicBool,
@@ -64,11 +47,6 @@ struct Pool {
     /// With the moment of its last use, the longest unused first.
     idle: VecDeque<(Instant, Connection)>,
     open: usize,
-}
-
-/// A segment's file in this process.
-struct SegmentMap {
-    map: MmapRaw,
 }
 
 thread_local! {
@@ -88,52 +66,6 @@ impl Pool {
         taken.map(|(_, connection)| connection)
     }
 }
-
-/// The segments that are mapped, by number, and the order in which they were.
-#[derive(Default)]
-struct Maps {
-    by_segment: HashMap<u32, Arc<SegmentMap>>,
-    order: VecDeque<u32>,
-}
-
-impl Maps {
-    /// The segment's map, if it is as long as its file is now.
-    fn get(&self, segment: u32, file_bytes: u64) -> Option<Arc<SegmentMap>> {
-        self.by_segment.get(&segment).filter(|map| map.map.len() as u64 >= file_bytes).map(Arc::clone)
-    }
-
-    /// What it takes the place of, to be unmapped.
-    fn insert(&mut self, segment: u32, map: &Arc<SegmentMap>) -> [Option<Arc<SegmentMap>>; 2] {
-        let replaced = self.by_segment.insert(segment, Arc::clone(map));
-        if replaced.is_none() {
-            self.order.push_back(segment);
-        }
-        let oldest = if self.order.len() > MAPS_KEPT { self.order.pop_front() } else { None };
-        [replaced, oldest.and_then(|oldest| self.by_segment.remove(&oldest))]
-    }
-}
-
-/// A slot of this process, until dropped.
-pub(super) struct Slot {
-    session: Arc<Session>,
-    number: u16,
-    pub ticket: u64,
-}
-
-/// Bytes of a segment that a slot holds: handed out, or remembered.
-pub(super) struct Lent {
-    map: Arc<SegmentMap>,
-    offset: usize,
-    bytes: usize,
-    /// The slot's words: while somebody uses them, and while they are remembered only.
-    held: u64,
-    remembered: u64,
-    users: Mutex<usize>,
-    slot: Slot,
-}
-
-/// The bytes in somebody's hands.
-struct Held(Arc<Lent>);
 
 /// What the keeper said.
 pub(super) struct Answered {
@@ -173,7 +105,6 @@ impl Session {
         expected: &[(String, String)],
         limit: Instant,
     ) -> io::Result<Result<Greeted, Error>> {
-        let count = fork::count();
         let stream = timed(socket::connect(directory)?)?;
         let mut connection = Connection::new(Arc::new(stream));
         let greeting = Request::Greet { version: VERSION, session: 0, expected: expected.to_vec() };
@@ -184,7 +115,7 @@ impl Session {
                 let mut files = frame.files;
                 let file = files.pop_front();
                 let file = file.ok_or_else(|| io::Error::other("no descriptor is left for the session's file"))?;
-                let slots = Slots::map(&file)?;
+                let holding = Holding::new(file)?;
                 // Without a descriptor or a map left for them, the keeper is asked each time.
                 let counters = files.pop_front().and_then(|file| Counters::map(&file).ok());
                 let remembered = counters.map(|counters| Remembered::new(counters, Fingerprints { seed, mask }));
@@ -192,15 +123,10 @@ impl Session {
                 Ok(Ok(Greeted::Session(Arc::new(Session {
                     id: session,
                     place,
-                    count,
                     generation: fork::generation(),
-                    slots,
-                    _file: file,
-                    free: Mutex::new((0..SLOTS).rev().collect()),
-                    next_ticket: AtomicU64::new(1),
+                    holding,
                     pool: Mutex::new(pool),
                     returned: Condvar::new(),
-                    maps: Mutex::default(),
                     remembered,
                     lost: AtomicBool::new(false),
                 }))))
@@ -214,7 +140,7 @@ impl Session {
 
     /// Whether it is of use for another question.
     pub fn is_current(&self) -> bool {
-        !self.lost.load(Ordering::Acquire) && self.count == fork::count()
+        !self.lost.load(Ordering::Acquire) && self.holding.is_current()
     }
 
     /// Its keeper is gone.
@@ -229,28 +155,6 @@ impl Session {
         if let Some(remembered) = self.remembered.as_ref().filter(|_| self.generation == fork::generation()) {
             remembered.clear();
         }
-    }
-
-    /// A slot to ask in for an object; None where all are taken: the answer is a copy then.
-    pub fn slot(self: &Arc<Self>) -> Option<Slot> {
-        self.slot_beyond(SLOTS_FOR_WRITES)
-    }
-
-    /// A slot to write through: there are some that objects do not take.
-    pub fn slot_to_write(self: &Arc<Self>) -> Option<Slot> {
-        self.slot_beyond(0)
-    }
-
-    fn slot_beyond(self: &Arc<Self>, kept: usize) -> Option<Slot> {
-        let mut free = self.free.lock();
-        if free.len() <= kept {
-            return None;
-        }
-        let number = free.pop()?;
-        drop(free);
-        let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
-        self.slots.get(number)?.store(slots::asked(ticket), Ordering::Release);
-        Some(Slot { session: Arc::clone(self), number, ticket })
     }
 
     /// Sends a question and waits for its answer.
@@ -334,99 +238,6 @@ impl Session {
         drop(pool);
         drop(unused);
         self.returned.notify_one();
-    }
-
-    /// The bytes that a slot holds, in the file that came with the answer.
-    pub fn lent(
-        &self,
-        slot: Slot,
-        (segment, file_bytes): (u32, u64),
-        file: &File,
-        (offset, bytes): (u64, u64),
-    ) -> io::Result<Arc<Lent>> {
-        let map = self.map(segment, file_bytes, file)?;
-        let (held, remembered) = (slots::held(segment, offset), slots::remembered(segment, offset));
-        let place = usize::try_from(offset).ok().zip(usize::try_from(bytes).ok());
-        let (offset, bytes) = place.ok_or_else(|| io::Error::other("an object is longer than memory"))?;
-        if offset.checked_add(bytes).is_none_or(|end| end > map.map.len()) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "an object goes past its file's end"));
-        }
-        Ok(Arc::new(Lent { map, offset, bytes, held, remembered, users: Mutex::new(0), slot }))
-    }
-
-    fn map(&self, segment: u32, file_bytes: u64, file: &File) -> io::Result<Arc<SegmentMap>> {
-        if let Some(map) = self.maps.lock().get(segment, file_bytes) {
-            return Ok(map);
-        }
-        let length = usize::try_from(file_bytes).map_err(io::Error::other)?;
-        if file.metadata()?.len() < file_bytes {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a segment is shorter than the keeper says"));
-        }
-        let map = Arc::new(SegmentMap { map: MmapOptions::new().len(length).map_raw_read_only(file)? });
-        let replaced = self.maps.lock().insert(segment, &map);
-        drop(replaced);
-        Ok(map)
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        // After a fork a child may use what this holds: the lock tells when nobody does any more.
-        if self.session.count != fork::count() {
-            return;
-        }
-        if let Some(word) = self.session.slots.get(self.number) {
-            // Whatever the keeper has made of it: held, or not yet.
-            word.store(FREE, Ordering::Release);
-            self.session.free.lock().push(self.number);
-        }
-    }
-}
-
-impl Lent {
-    /// For a first user: the keeper has just said that the slot holds them.
-    pub fn first(self: &Arc<Self>) -> Bytes {
-        *self.users.lock() += 1;
-        Bytes::from_owner(Held(Arc::clone(self)))
-    }
-
-    /// For one more user, where the keeper has not taken them back.
-    pub fn hand_out(self: &Arc<Self>) -> Option<Bytes> {
-        let mut users = self.users.lock();
-        if *users == 0 {
-            let cell = self.slot.session.slots.get(self.slot.number)?;
-            cell.compare_exchange(self.remembered, self.held, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-        }
-        *users += 1;
-        drop(users);
-        Some(Bytes::from_owner(Held(Arc::clone(self))))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let lent = &self.0;
-        // After a fork a child may use them: see `Slot`.
-        if lent.slot.session.count != fork::count() {
-            return;
-        }
-        let mut users = lent.users.lock();
-        *users -= 1;
-        if *users == 0
-            && let Some(cell) = lent.slot.session.slots.get(lent.slot.number)
-        {
-            // Where nobody remembers them, the slot is given back at once: it goes with `self`.
-            let _ = cell.compare_exchange(lent.held, lent.remembered, Ordering::AcqRel, Ordering::Relaxed);
-        }
-    }
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        let Lent { map, offset, bytes, .. } = &*self.0;
-        // Sound: within the map, which lives as long as `self`; `lent` has looked. The keeper lets nobody write there and does not cut the file
-        // while the slot holds it.
-        unsafe { std::slice::from_raw_parts(map.map.as_ptr().add(*offset), *bytes) }
     }
 }
 

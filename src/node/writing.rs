@@ -8,12 +8,13 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::attached::{Attached, Call, Called, ROOM_WAIT_MAX, no_slot};
+use super::holding::{Holding, Slot};
 use super::messages::{Reply, Request};
-use super::session::{Session, Slot};
+use super::session::Session;
 use crate::backend::{Backend, OnStored, Writer};
 use crate::error::Error;
+use crate::id::ObjectId;
 use crate::local::UNSHARED_BYTES_MAX;
-use crate::object::ObjectId;
 
 impl Attached {
     /// An object that arrives in pieces; refused at once where there is no room for so much.
@@ -58,7 +59,7 @@ impl Attached {
     ) -> Result<Room, Error> {
         let call = Call { wait: ROOM_WAIT_MAX, ..Call::new(action) };
         let build = |ticket| Request::Reserve { ticket, id, data_bytes, metadata_bytes };
-        let Called { session, slot, answered } = self.call(&call, Session::slot_to_write, build)?;
+        let Called { session, slot, answered } = self.call(&call, Holding::slot_to_write, build)?;
         let failed = |reason: &str| Error::WriteFailed { id: ObjectId::new(id), reason: reason.to_owned() };
         let reply = answered.reply().map_err(|malformed| self.unanswered(action, &malformed.into()))?;
         let Reply::Reserved { offset, .. } = reply else { return self.nonsense(action) };

@@ -5,6 +5,7 @@ mod buffer;
 mod errors;
 mod logs;
 mod object;
+mod opened;
 mod settings;
 mod signals;
 mod store;
@@ -25,7 +26,7 @@ mod _native {
     use super::wait::{CancelToken, Ticket};
     #[pymodule_export]
     use super::writer::ObjectWriter;
-    use super::{logs, store};
+    use super::{logs, opened};
     use pyo3::prelude::*;
     use pyo3::wrap_pyfunction;
 
@@ -35,7 +36,7 @@ mod _native {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         logs::install(py)?;
         // Afterwards: who registers last is called first, and what closing has to say is logged before `logging` ends.
-        py.import("atexit")?.call_method1("register", (wrap_pyfunction!(store::close_all, module)?,))?;
+        py.import("atexit")?.call_method1("register", (wrap_pyfunction!(opened::close_all, module)?,))?;
         Ok(())
     }
 }

@@ -1,14 +1,12 @@
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
-use super::answers::Answers;
 use super::buffer::{BytesLike, copied};
-use super::errors::exiting;
 use super::object::{Info, Object};
+use super::opened::Opened;
 use super::settings::{store_config, store_config_of_file, with_program};
 use super::signals::detached;
 use super::wait::{CancelToken, Ticket, deadline, wait};
@@ -16,67 +14,17 @@ use super::writer::ObjectWriter;
 use crate::error::Error;
 use crate::store::{Parked, StoreConfig};
 
-/// Stores that are closed when the interpreter exits.
-static OPEN: Mutex<Vec<Weak<Opened>>> = Mutex::new(Vec::new());
-
-/// Closes what is still open.
-#[pyfunction]
-pub(super) fn close_all(py: Python<'_>) {
-    exiting();
-    // Locked only by who holds the interpreter's lock, as the one who forks does: never in a forked child.
-    let open = std::mem::take(&mut *OPEN.lock());
-    open.iter().filter_map(Weak::upgrade).for_each(|opened| opened.close_unasked(py));
-    py.detach(|| log::logger().flush());
-}
-
-/// A store, as long as it is referred to in Python: by itself or by its writers.
-pub(super) struct Opened {
-    pub store: crate::ObjectStore,
-    answers: Answers,
-}
-
-impl Opened {
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        match detached(py, || self.store.close())? {
-            // A child that leaves its parent's `with` block has nothing to close.
-            Ok(()) | Err(Error::Forked) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Closes it where nobody can be told what went wrong.
-    fn close_unasked(&self, py: Python<'_>) {
-        if let Err(error) = self.close(py) {
-            error.write_unraisable(py, None);
-        }
-    }
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        Python::attach(|py| self.close_unasked(py));
-    }
-}
-
 #[pyclass(frozen, module = "scaler_object_storage")]
 pub(super) struct ObjectStore(Arc<Opened>);
 
 impl ObjectStore {
     fn open(py: Python<'_>, config: &StoreConfig) -> PyResult<Self> {
-        Ok(Self::opened(py.detach(|| crate::ObjectStore::open(config))?))
+        Ok(ObjectStore(Opened::new(py.detach(|| crate::ObjectStore::open(config))?)))
     }
 
     fn attached(py: Python<'_>, config: StoreConfig) -> PyResult<Self> {
         let config = with_program(py, config)?;
-        Ok(Self::opened(detached(py, || crate::ObjectStore::attach(&config))??))
-    }
-
-    fn opened(store: crate::ObjectStore) -> Self {
-        let opened = Arc::new(Opened { store, answers: Answers::default() });
-        let mut open = OPEN.lock();
-        open.retain(|opened| opened.strong_count() > 0);
-        open.push(Arc::downgrade(&opened));
-        ObjectStore(opened)
+        Ok(ObjectStore(Opened::new(detached(py, || crate::ObjectStore::attach(&config))??)))
     }
 
     /// Runs what may block, and lets other threads run meanwhile.

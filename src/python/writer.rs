@@ -6,8 +6,8 @@ use pyo3::types::PyTuple;
 
 use super::buffer::BytesLike;
 use super::drop_detached;
+use super::opened::Opened;
 use super::signals::detached;
-use super::store::Opened;
 use crate::error::Error;
 
 #[pyclass(frozen, module = "scaler_object_storage")]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Receiver;
 use parking_lot::{Mutex, MutexGuard};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -16,18 +16,16 @@ use super::events::{Notice, publish};
 use super::fetch::{Fetched, Found, fetch, heads};
 use super::keys::Keys;
 use super::link::Link;
-use super::listener::Listener;
 use super::options::RedisOptions;
 use super::pool::{Lane, Pool};
 use super::push::{Outgoing, Pushed, What};
 use super::server;
 use super::standing::Standing;
-use super::watch::Watch;
-use crate::backend::{Backend, OnStored, Stored, Usage, Waiters, Writer};
+use crate::backend::{Backend, OnStored, Stored, Usage, Writer};
 use crate::clock::events_ms;
 use crate::error::Error;
-use crate::object::{Object, ObjectId};
-use crate::random::random_u64;
+use crate::id::ObjectId;
+use crate::object::Object;
 
 /// How often a write takes a version above the one that it met: each time, another node was faster.
 const VERSIONS_MAX: usize = 100;
@@ -44,6 +42,8 @@ const READER_WAIT_MAX: Duration = Duration::from_millis(500);
 /// Ids looked at in one round by `clear`.
 const CLEARED_IDS_MAX: usize = 256;
 
+/// Another handle on the same backend is a clone.
+#[derive(Clone)]
 pub(crate) struct RedisBackend {
     shared: Arc<Shared>,
 }
@@ -62,29 +62,11 @@ struct Shared {
 }
 
 impl RedisBackend {
-    /// Redis has to be reachable.
-    pub fn open(options: &RedisOptions, waiters: Arc<Waiters>) -> Result<Self, Error> {
-        let node = random_u64();
-        let pool = Pool::new(options, node)?;
-        let warnings = pool.run(|lane| {
-            server::epoch(&mut lane.link, pool.keys())?;
-            server::warnings(&mut lane.link)
-        })?;
-        for warning in warnings {
-            tracing::warn!("{}: {warning}", pool.target().address());
-        }
+    /// The backend over these connections; `ended` disconnects when the thread that hears events has ended.
+    pub(super) fn new(options: RedisOptions, pool: Pool, node: u64, ended: Receiver<()>) -> Self {
         let writing = std::iter::repeat_with(Mutex::default).take(WRITING_COUNT).collect();
-        let (options, damaged, closed) = (options.clone(), AtomicU64::new(0), AtomicBool::new(false));
-        let (ending, ended) = bounded(0);
-        let shared = Arc::new(Shared { pool, writing, options, damaged, node, closed, ended });
-        let backend = RedisBackend { shared: Arc::clone(&shared) };
-        let listener = Listener { backend: RedisBackend { shared }, waiters, watch: Watch::default() };
-        let listening = std::thread::Builder::new().name("event reader".into()).spawn(move || {
-            let _ending: Sender<()> = ending;
-            listener.run();
-        });
-        listening.map_err(Error::io("start the thread that hears events of", backend.place()))?;
-        Ok(backend)
+        let (damaged, closed) = (AtomicU64::new(0), AtomicBool::new(false));
+        RedisBackend { shared: Arc::new(Shared { pool, writing, options, damaged, node, closed, ended }) }
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -1,4 +1,4 @@
-use crate::object::REDIS_ID_BYTES_MAX;
+use crate::id::REDIS_ID_BYTES_MAX;
 use crate::version::Version;
 
 /// The names of everything that stands in Redis under one prefix.

@@ -15,6 +15,7 @@ mod keys;
 mod link;
 mod listener;
 mod masters;
+mod open;
 mod options;
 mod permissions;
 mod pipeline;

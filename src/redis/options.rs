@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::error::Error;
-use crate::object::ObjectId;
+use crate::id::ObjectId;
 
 /// Whether values are compressed before they go to Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -12,7 +12,7 @@ use super::attention::Attention;
 use super::flights::Flights;
 use super::health::Health;
 use super::jobs::{ASKING_MAX, Channels, Fetchers, Gate, QUESTIONS_MAX};
-use super::node::TieredBackend;
+use super::node::{Running, TieredBackend};
 use super::peers::Peers;
 use super::wants::Wants;
 use super::{fetchers, reader, replicator, watcher};
@@ -32,15 +32,6 @@ const NO_ANSWER: &str = "no answer in time";
 
 /// How long closing waits for threads that only listen; one that hangs on a connection ends by itself later.
 const LISTENERS_WAIT_MAX: Duration = Duration::from_millis(500);
-
-/// What ends when the store is closed.
-pub(super) struct Running {
-    /// Tells the replicator to drain, until when at most, and to stop then. Dropped, it stops at once.
-    drain: Sender<Instant>,
-    drained: Receiver<()>,
-    /// Disconnected when the last of the other threads has ended.
-    ended: Receiver<()>,
-}
 
 impl TieredBackend {
     /// Opens the local tier, and begins to share it. Redis need not be there.

@@ -9,8 +9,9 @@ use super::flights::{Deleted, Fetched, Landed, OnFetched, Unanswered};
 use super::jobs::{Job, Question, reason_of};
 use crate::backend::{Backend, Patience, answer_early, waking};
 use crate::error::Error;
+use crate::id::ObjectId;
 use crate::local::{DeleteAgain, Fill, Known};
-use crate::object::{Object, ObjectId};
+use crate::object::Object;
 use crate::redis::{self, Found, Link, Notice, Standing, fetch, heads, publish};
 use crate::version::Version;
 

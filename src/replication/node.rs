@@ -8,7 +8,6 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::attention::Attention;
-use super::backend::Running;
 use super::flights::Flights;
 use super::health::Health;
 use super::jobs::{Fetchers, Gate, Job, Question};
@@ -43,6 +42,15 @@ pub(crate) struct TieredBackend {
     pub(super) gate: Gate,
     pub(super) closing: AtomicBool,
     pub(super) running: Mutex<Option<Running>>,
+}
+
+/// What ends when the store is closed.
+pub(super) struct Running {
+    /// Tells the replicator to drain, until when at most, and to stop then. Dropped, it stops at once.
+    pub drain: Sender<Instant>,
+    pub drained: Receiver<()>,
+    /// Disconnected when the last of the other threads has ended.
+    pub ended: Receiver<()>,
 }
 
 impl TieredBackend {

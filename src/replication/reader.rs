@@ -8,8 +8,9 @@ use super::jobs::Job;
 use super::wants::Why;
 use crate::backoff::Backoff;
 use crate::error::Error;
+use crate::id::ObjectId;
 use crate::local::Known;
-use crate::object::{IdBytes, ObjectId};
+use crate::object::IdBytes;
 use crate::redis::{Event, Link, Notice, Op, Standing, gathered, heads, is_whole, publish, read};
 use crate::version::Version;
 

@@ -25,9 +25,10 @@ use crate::backend::{
 };
 use crate::error::Error;
 use crate::fork;
+use crate::id::ObjectId;
 use crate::local::{LocalBackend, Reserved, Underlying};
 use crate::memory::MemoryBackend;
-use crate::object::{IdBytes, METADATA_BYTES_MAX, Object, ObjectId};
+use crate::object::{IdBytes, METADATA_BYTES_MAX, Object};
 use crate::redis::RedisBackend;
 use crate::replication::TieredBackend;
 

@@ -1,6 +1,6 @@
 use super::{ObjectStore, Writer};
 use crate::error::Error;
-use crate::object::ObjectId;
+use crate::id::ObjectId;
 
 /// An object whose data arrives in pieces. Nothing exists until [`commit`](Self::commit); dropping it earlier leaves no trace.
 pub struct ObjectWriter {

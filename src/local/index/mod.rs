@@ -5,6 +5,7 @@ pub(crate) mod liveness;
 pub(crate) mod owed;
 pub(crate) mod payloads;
 pub(crate) mod tombstones;
+mod weight;
 
 use std::collections::HashMap;
 use std::mem;

@@ -2,7 +2,7 @@ use std::collections::hash_map::Entry;
 
 use rustc_hash::FxHashMap;
 
-use super::liveness::Weight;
+use super::weight::Weight;
 use crate::local::journal::Lsn;
 use crate::sync::RwLock;
 

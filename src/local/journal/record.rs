@@ -24,7 +24,8 @@
 use xxhash_rust::xxh3::{xxh3_64_with_seed, xxh3_128};
 
 use super::Lsn;
-use crate::object::{ID_BYTES_MAX, METADATA_BYTES_MAX};
+use crate::id::ID_BYTES_MAX;
+use crate::object::METADATA_BYTES_MAX;
 use crate::version::Version;
 
 pub(crate) const HEADER_BYTES: usize = 96;

@@ -26,11 +26,11 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::Lsn;
 use super::record::{HEADER_BYTES, Header};
 use crate::error::Error;
+use crate::id::ID_BYTES_MAX;
 use crate::local::files::disk::{self, Disk, DiskFile};
 use crate::local::files::mapping::Mapping;
 use crate::local::files::open_files::{FileSlot, OpenFiles};
 use crate::local::files::space::Lease;
-use crate::object::ID_BYTES_MAX;
 
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustc_hash::FxHashMap;
 
 use crate::error::Error;
+use crate::id::ObjectId;
 use crate::local::bodies::Bodies;
 use crate::local::catalog::hints::Hint;
 use crate::local::catalog::{Catalog, Closing};
@@ -20,7 +21,6 @@ use crate::local::journal::record::{HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::local::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Segments, Step, Walk};
 use crate::local::opening::scan::{self, Scanned};
 use crate::local::opening::superseded::{Superseded, Superseder};
-use crate::object::ObjectId;
 
 /// What is rebuilt.
 pub(in crate::local) struct Recovery<'a> {

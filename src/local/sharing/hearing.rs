@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::backend::{OnStored, Patience, Stored};
 use crate::clock::events_ms;
 use crate::error::Error;
+use crate::id::ObjectId;
 use crate::local::index::Table;
 use crate::local::index::liveness::Standing;
 use crate::local::index::tombstones::{Tombstone, delete_bytes};
@@ -13,7 +14,7 @@ use crate::local::read::Unreadable;
 use crate::local::sharing::outbox::Outbox;
 use crate::local::tier::LocalTier;
 use crate::local::write::{Again, Fill, Origin};
-use crate::object::{Object, ObjectId};
+use crate::object::Object;
 use crate::version::Version;
 
 /// What this node knows of an id.

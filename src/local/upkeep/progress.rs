@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::local::tier::Gate;
+use crate::local::gate::Gate;
 
 /// How often those who wait look whether the store is being closed, and call again.
 const LOOK: Duration = Duration::from_millis(100);

@@ -15,7 +15,7 @@ use crate::local::catalog::cursors::Cursors;
 use crate::local::catalog::hints::Hint;
 use crate::local::files::readers::Foreign;
 use crate::local::journal::{Lsn, Sealing, Segment, SegmentKind, Step, Walk};
-use crate::local::tier::LocalTier;
+use crate::local::tier::{LocalTier, Task};
 
 /// How often it looks around when nobody calls.
 const TICK: Duration = Duration::from_secs(1);
@@ -25,15 +25,6 @@ const CURSORS_AGE_MAX: Duration = Duration::from_secs(5);
 
 /// How often the same failure is told.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
-
-/// What the sealer can be asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Task {
-    /// Somebody waits for room.
-    MakeRoom,
-    /// Seal what is pending, and end.
-    Stop,
-}
 
 pub(in crate::local) struct Sealer {
     pub(super) tier: Arc<LocalTier>,

@@ -5,7 +5,7 @@ use std::io;
 use super::Malformed;
 use super::fields::{Fields, Reader};
 use crate::error::Error;
-use crate::object::ObjectId;
+use crate::id::ObjectId;
 
 pub(crate) fn encode(error: &Error, fields: &mut Fields<'_>) {
     let text = |path: &std::path::Path| path.display().to_string();

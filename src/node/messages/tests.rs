@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::object::ObjectId;
+use crate::id::ObjectId;
 
 fn frame(bytes: &[u8]) -> (Head, &[u8]) {
     let (head, fields) = bytes.split_first_chunk::<HEAD_BYTES>().unwrap();

@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::object::REDIS_ID_BYTES_MAX;
+use crate::id::REDIS_ID_BYTES_MAX;
 use crate::redis::testing::*;
 
 const SHORT: Duration = Duration::from_millis(1);

@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use redis::{Cmd, RedisWrite as _, Value};
 
-use super::watched::{Group, Hearing, Watch};
+use super::watched::{Group, Hearing, Numbered, Watch};
 use super::{Outcomes, Outgoing, Pushed, Pusher, What};
 use crate::error::Error;
 use crate::redis::envelope::Head;
@@ -24,9 +24,6 @@ const OUT_OF_MEMORY: &str = "OOM";
 
 /// What it says of a transaction that it refuses as a whole, in front of the reason.
 const DISCARDED: &str = "EXECABORT Transaction discarded because of: ";
-
-/// A write, and its number in its batch.
-pub(super) type Numbered<'a> = (usize, &'a Outgoing<'a>);
 
 /// What Redis has said to the commands of each write, and whether their event stands in the stream.
 struct Answers {

@@ -2,12 +2,14 @@
 
 use redis::Cmd;
 
-use super::python::Numbered;
 use super::{Outcomes, Outgoing, Pushed, What};
 use crate::error::Error;
 use crate::redis::events::{EVENT_OPS_MAX, EntryId, asking_last, last_of};
 use crate::redis::keys::Keys;
 use crate::redis::pipeline::{Reply, code};
+
+/// A write, and its number in its batch.
+pub(super) type Numbered<'a> = (usize, &'a Outgoing<'a>);
 
 /// How often a group, or what is left of it, is tried while others write there.
 const TRIES_MAX: u32 = 16;

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use super::Replicator;
 use crate::error::Error;
+use crate::id::ObjectId;
 use crate::local::ledger::Due;
 use crate::local::{Budget, Dirty, Found, Held, Lane, Next, Place, Wanted};
-use crate::object::ObjectId;
 use crate::redis::{Body, Outgoing, What};
 use crate::replication::TieredBackend;
 use crate::replication::caution::{Bounds, Caution};

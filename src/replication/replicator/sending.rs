@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::gathering::{BUDGET, Batch, EXTRA_MAX, ReadAhead, Sending, Step, read};
 use super::{COMPLAIN_EVERY, IN_FLIGHT_WAIT, Replicator};
 use crate::error::Error;
+use crate::id::ObjectId;
 use crate::local::{Again, Budget, DeleteAgain, Held, Lane, Next, Place, Wanted};
-use crate::object::ObjectId;
 use crate::redis::{Outgoing, Pushed, Standing, What};
 use crate::version::Version;
 

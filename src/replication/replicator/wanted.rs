@@ -2,8 +2,8 @@
 
 use super::Replicator;
 use crate::error::Error;
+use crate::id::ObjectId;
 use crate::local::{Dirty, Place};
-use crate::object::ObjectId;
 use crate::redis::{Notice, Standing, claim, heads, publish};
 use crate::replication::wants::Why;
 

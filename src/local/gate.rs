@@ -1,0 +1,33 @@
+//! Who is at work in the store while it is open.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{RwLock, RwLockReadGuard};
+
+use crate::error::Error;
+
+/// Lets what is under way end before the store is closed: nothing is written into the directory once another process may have it.
+#[derive(Default)]
+pub(crate) struct Gate {
+    closing: AtomicBool,
+    inside: RwLock<()>,
+}
+
+impl Gate {
+    /// Held by whoever writes; refused once the store is being closed.
+    pub fn enter(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
+        let inside = self.inside.read_recursive();
+        if self.is_closing() { Err(Error::Closed) } else { Ok(inside) }
+    }
+
+    #[inline]
+    pub fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// Lets nobody in any more, and waits for those inside.
+    pub fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        drop(self.inside.write());
+    }
+}
