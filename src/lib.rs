@@ -28,12 +28,6 @@
 mod backend;
 mod backoff;
 mod clock;
-// The rigs of the integration tests, for the tests inside the crate.
-#[cfg(test)]
-extern crate self as scaler_object_storage;
-#[cfg(test)]
-#[path = "../tests/common/mod.rs"]
-mod common;
 #[cfg(feature = "config")]
 pub mod config;
 mod error;

@@ -1,11 +1,13 @@
 //! What the integration tests share.
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
+pub mod nodes;
 pub mod redis;
 
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+pub use redis_for_tests::{HANG, splitmix, until};
 use scaler_object_storage::{Keeper, KeeperOptions, Object, ObjectStore, ObjectStoreBuilder};
 use tempfile::TempDir;
 
@@ -18,9 +20,6 @@ pub const CAPACITY_MB_MIN: u64 = 16;
 /// equal payloads (1 KiB), handing out copies (16 KiB), bodies inside records (64 KiB).
 pub const SIZES: &[usize] =
     &[0, 1, 7, 8, 1023, 1024, 1025, 16383, 16384, 16385, 65535, 65536, 65537, (1 << 20) - 1, 1 << 20, (1 << 20) + 1];
-
-/// Longer than anything takes on a slow machine, shorter than what nextest waits for.
-const HANG: Duration = Duration::from_secs(240);
 
 /// A backend that the contract is checked with, and where its objects are.
 pub struct Fixture {
@@ -95,14 +94,6 @@ pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// The next number of a pseudo-random sequence.
-pub fn splitmix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
 pub fn object(data: &[u8], metadata: &[u8]) -> Object {
     Object { data: data.to_vec().into(), metadata: metadata.to_vec().into() }
 }
@@ -111,16 +102,6 @@ pub fn object(data: &[u8], metadata: &[u8]) -> Object {
 #[track_caller]
 pub fn get(store: &ObjectStore, id: &[u8]) -> Object {
     store.get(id).unwrap().unwrap_or_else(|| panic!("{} is missing", String::from_utf8_lossy(id)))
-}
-
-/// Waits until `condition` holds; the limit only ends a test that would hang.
-#[track_caller]
-pub fn until(what: &str, condition: impl Fn() -> bool) {
-    let limit = Instant::now() + HANG;
-    while !condition() {
-        assert!(Instant::now() < limit, "still not so: {what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// A moment so late that only a test that would hang reaches it.

@@ -9,5 +9,6 @@ mod fork;
 mod formats;
 mod locks;
 mod missing;
+mod rival;
 mod specimen;
 mod tails;

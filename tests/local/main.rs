@@ -3,6 +3,7 @@
 
 mod children;
 mod clearing;
+mod collisions;
 #[path = "../common/mod.rs"]
 mod common;
 mod damaged;

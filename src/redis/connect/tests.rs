@@ -1,13 +1,13 @@
 //! Every topology, for real.
 
 use super::*;
-use crate::common::redis::{Authority, Cluster as Servers, RedisServer, Sentinel};
 use crate::redis::events::{self, Notice, Op};
 use crate::redis::fetch::{Fetched, fetch, heads};
 use crate::redis::options::RedisOptions;
 use crate::redis::push::{Outgoing, Pushed, Pusher};
 use crate::redis::server;
 use crate::redis::testing::*;
+use redis_for_tests::{Authority, Cluster as Servers, RedisServer, Sentinel};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -1,13 +1,9 @@
 //! What a client may send that is not a request, and how slowly.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
-
-mod client;
-
 use std::io::Write;
 use std::time::Duration;
 
-use client::*;
+use crate::client::*;
 use scaler_object_storage::ObjectStore;
 use scaler_object_storage::server::ServerOptions;
 
@@ -75,7 +71,7 @@ fn a_header_in_another_legal_encoding_is_understood() {
     header.extend_from_slice(&u64::from(DELETE).to_le_bytes());
     header.extend_from_slice(&[2, 0, 0, 0, 1, 0, 0, 0]);
     header.extend_from_slice(&[0, 0, 0, 0, 4, 0, 0, 0]);
-    header.extend_from_slice(&crate::original(id(5))[16..]);
+    header.extend_from_slice(&crate::client::original(id(5))[16..]);
     assert_eq!(client.ask(&message(&header)), reply(DEL_NOT_EXISTS, id(5), 77, b""));
 }
 

@@ -1,5 +1,5 @@
-use super::{RedisServer, Settings};
-use crate::common::until;
+use crate::until;
+use crate::{RedisServer, Settings};
 
 const MASTER: &str = "objects";
 

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use socket2::SockRef;
 
-use super::RedisServer;
-use super::process::Port;
-use crate::common::{splitmix, until};
+use crate::RedisServer;
+use crate::process::Port;
+use crate::{splitmix, until};
 
 /// What a proxy does to connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,4 @@
 //! A damaged record whose id has the fingerprint of another id.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;

@@ -1,10 +1,6 @@
 //! Gets and duplicates of objects that do not exist yet.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
-
-mod client;
-
-use client::*;
+use crate::client::*;
 
 /// Invariants 4 and 9: the waiter is answered.
 #[test]

@@ -1,13 +1,9 @@
 //! Limits on what a client may make the server hold, and how the server stops.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
-
-mod client;
-
 use std::io::Write;
 use std::time::Duration;
 
-use client::*;
+use crate::client::*;
 use scaler_object_storage::server::ServerOptions;
 
 #[test]

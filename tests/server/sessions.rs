@@ -1,12 +1,8 @@
 //! What belongs to an identity outlives its connection.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
-
-mod client;
-
 use std::time::Duration;
 
-use client::*;
+use crate::client::*;
 use scaler_object_storage::server::ServerOptions;
 
 #[test]

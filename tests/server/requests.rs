@@ -1,10 +1,6 @@
 //! What each request does and what is replied.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
-
-mod client;
-
-use client::*;
+use crate::client::*;
 use scaler_object_storage::ObjectStore;
 
 #[test]

@@ -1,7 +1,4 @@
 //! The program as a user meets it: arguments, log, signals, exit status.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
-
-mod client;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -9,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
 
-use client::{Client, DEL_OK, GET_OK, PATIENCE, SET_OK, delete, get, id, reply, set};
+use crate::client::{Client, DEL_OK, GET_OK, PATIENCE, SET_OK, delete, get, id, reply, set};
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_scaler_object_storage_server");
@@ -186,7 +183,7 @@ fn the_level_decides_what_is_logged() {
         .args([&file])
         .spawn()
         .unwrap();
-    client::eventually("it listens", || socket.exists());
+    crate::client::eventually("it listens", || socket.exists());
     Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(fs::read_to_string(&file).unwrap(), "");

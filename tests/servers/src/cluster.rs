@@ -1,7 +1,7 @@
 use redis::Value;
 
-use super::{RedisServer, Settings};
-use crate::common::until;
+use crate::until;
+use crate::{RedisServer, Settings};
 
 const SLOTS: usize = 16_384;
 

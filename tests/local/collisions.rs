@@ -1,12 +1,9 @@
 //! Ids with equal fingerprints: the index has 64 bits of an id, here only 5 to 8 of them, so that nearly all ids collide.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{bytes, splitmix};
+use crate::common::{bytes, splitmix};
 use scaler_object_storage::{ObjectStore, Underlying};
 
 const LENGTHS: [usize; 6] = [0, 10, 2000, 30_000, 70_000, 1200];

@@ -1,15 +1,11 @@
 //! What carries the byte stream, and what can go wrong at start.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
-
-mod client;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 
-use client::*;
+use crate::client::*;
 use scaler_object_storage::ObjectStore;
 use scaler_object_storage::server::{Address, Server, ServerError, ServerOptions, TlsFiles};
 use tokio_rustls::rustls;

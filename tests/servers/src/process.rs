@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
 
-use crate::common::splitmix;
+use crate::splitmix;
 
 /// A TCP port of 127.0.0.1 which is this test's until dropped, also while nobody listens on it.
 ///
