@@ -184,7 +184,7 @@ bench-python: needs wheel build ## Compare puts, gets and Scaler runs from Pytho
 .PHONY: lint
 lint: ## Formatting, clippy, documentation, dependencies; warnings are errors
 	cargo fmt --all -- --check
-	cargo clippy --all-targets --all-features --locked -- -D warnings
+	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --all-features --locked
 	@tests/needs.sh cargo cargo-deny
 	cargo deny --locked check bans licenses sources

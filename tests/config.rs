@@ -401,10 +401,10 @@ fn misspelt_variables_are_noticed_and_those_of_a_container_platform_are_not() {
 }
 
 #[test]
-fn the_readme_lists_every_setting() {
-    let readme = include_str!("../README.md");
+fn the_page_of_settings_lists_every_setting() {
+    let page = include_str!("../docs/settings.md");
     for setting in settings() {
-        let row = readme.lines().find(|line| line.starts_with('|') && line.contains(&format!("| `{}` |", setting.key)));
+        let row = page.lines().find(|line| line.starts_with('|') && line.contains(&format!("| `{}` |", setting.key)));
         let row = row.unwrap_or_else(|| panic!("{} is missing", setting.key));
         assert!(setting.key == "bind_address" || row.contains(&format!("`--{}`", setting.flag())), "{row}");
         let default = setting.default.split([':', ' ']).next().unwrap();

@@ -14,6 +14,7 @@ pub struct Certificate {
 }
 
 impl Authority {
+    #[expect(clippy::new_without_default, reason = "each has keys of its own")]
     pub fn new() -> Self {
         let mut params = named("authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
