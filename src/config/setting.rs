@@ -155,7 +155,7 @@ pub const STORE_SETTINGS: [Setting; 25] = [
         key: "redis.url",
         kind: Kind::Text,
         value_name: "URL",
-        help: "Where Redis is: redis://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE], rediss:// (TLS), redis+unix:///SOCKET[?db=N], \
+        help: "Where Redis is: redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], rediss:// (TLS), redis+unix:///SOCKET[?db=N], \
                redis+sentinel://HOST:PORT[,HOST:PORT...]/MASTER[/DATABASE] or redis+cluster://HOST:PORT[,HOST:PORT...]",
         default: "redis://localhost:6379/0",
     },

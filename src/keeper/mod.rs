@@ -120,7 +120,7 @@ impl Keeper {
         // What processes remember of an earlier keeper is over, before this one accepts anything.
         counters.0.raise_epoch();
         let own = socket::identity(&directory).map_err(Error::io("look at the socket in", &directory))?;
-        let shared = Arc::new(Shared::new(directory, own, counters.1, expectations(config), options, opened));
+        let shared = Arc::new(Shared::new(directory, own, counters.1, expectations(config)?, options, opened));
         let shared_accepting = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("keeper".to_owned())

@@ -134,7 +134,13 @@ pub(crate) fn check_peer(stream: &UnixStream) -> io::Result<()> {
     if peer == own && peer != OVERFLOW_USER {
         return Ok(());
     }
-    let reason = format!("it belongs to user {peer}, and this is user {own}: a store is for the processes of one user");
+    let reason = if peer == own {
+        format!(
+            "user {own} stands for every user of another namespace, who cannot be told apart: run as a user of your own"
+        )
+    } else {
+        format!("it belongs to user {peer}, and this is user {own}: a store is for the processes of one user")
+    };
     Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
 }
 

@@ -31,6 +31,9 @@ const RETRY: Duration = Duration::from_millis(5);
 /// How much of the log an error quotes.
 const QUOTED_BYTES_MAX: u64 = 2000;
 
+/// How far descriptors are looked for one by one: some systems allow a milliard of them.
+const OLD_KERNEL_DESCRIPTORS_MAX: RawFd = 1 << 20;
+
 /// How a keeper is started.
 pub(crate) struct Starter {
     pub directory: PathBuf,
@@ -177,12 +180,26 @@ fn detach(inherited: RawFd) -> io::Result<()> {
         // Whatever this process has open that would stay open, pipes among it. Closed on exec, as the one through which the result of
         // exec is told must stay until then.
         let (first, cloexec) = (3, 1 << 2);
-        libc::syscall(libc::SYS_close_range, first, u32::MAX, cloexec);
+        if libc::syscall(libc::SYS_close_range, first, u32::MAX, cloexec) != 0 {
+            close_on_exec(first);
+        }
         if libc::fcntl(inherited, libc::F_SETFD, 0) < 0 {
             return Err(io::Error::last_os_error());
         }
     }
     Ok(())
+}
+
+/// What `close_range` does, on a kernel that does not know it (before Linux 5.11). Async-signal-safe.
+fn close_on_exec(first: RawFd) {
+    // Sound: calls that are async-signal-safe, on values of this function. A number that is no descriptor is passed over.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        let most = if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 { limit.rlim_cur } else { 1024 };
+        for descriptor in first..RawFd::try_from(most).unwrap_or(RawFd::MAX).min(OLD_KERNEL_DESCRIPTORS_MAX) {
+            libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
+        }
+    }
 }
 
 /// Makes the directory for its owner alone; one that is there has to be this user's.
@@ -203,4 +220,20 @@ pub(crate) fn make_directory(directory: &Path) -> Result<(), Error> {
         std::fs::set_permissions(directory, private).map_err(Error::io("make private", directory))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn descriptors_are_closed_for_a_keeper_also_on_an_old_kernel() {
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        let is_closed = || rustix::io::fcntl_getfd(reader.as_fd()).unwrap().contains(rustix::io::FdFlags::CLOEXEC);
+        assert!(!is_closed());
+        close_on_exec(3);
+        assert!(is_closed());
+    }
 }

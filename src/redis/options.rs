@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::url::Url;
 use crate::error::Error;
 use crate::id::ObjectId;
 
@@ -100,6 +101,11 @@ impl RedisOptions {
             0 => u64::MAX,
             mb => mb.saturating_mul(1 << 20),
         }
+    }
+
+    /// The url as logs and other processes may see it: without user and password, and the same however it is written.
+    pub(crate) fn address(&self) -> Result<String, Error> {
+        Url::parse(&self.url).map(|url| url.address()).map_err(Error::Config)
     }
 
     /// Refuses an object of more bytes.

@@ -22,7 +22,7 @@ pub(super) fn attach(config: &StoreConfig, waiters: Arc<Waiters>) -> Result<Arc<
         return Err(Error::Config(format!("{shown}: a directory that processes share has a name that is UTF-8")));
     }
     let options = AttachOptions {
-        expected: expectations(config),
+        expected: expectations(config)?,
         is_durable: config.local.durability == Durability::Disk,
         keeper_wait: Duration::from_millis(config.local.lock_wait_ms),
         response_timeout: Duration::from_millis(config.local.keeper_response_timeout_ms),
@@ -43,7 +43,11 @@ pub(super) fn attach(config: &StoreConfig, waiters: Arc<Waiters>) -> Result<Arc<
 }
 
 /// What two processes must agree on to share a store, by name: a process that expects another Redis would otherwise silently get the keeper's.
-pub(crate) fn expectations(config: &StoreConfig) -> Vec<(String, String)> {
+///
+/// # Errors
+///
+/// Where the url of Redis is not valid: it may hold a password, and so is taken apart before it is told to anybody.
+pub(crate) fn expectations(config: &StoreConfig) -> Result<Vec<(String, String)>, Error> {
     let mut expected = vec![
         ("backend".to_owned(), config.backend.name().to_owned()),
         ("local.max_size_mb".to_owned(), config.local.max_size_mb.to_string()),
@@ -51,23 +55,14 @@ pub(crate) fn expectations(config: &StoreConfig) -> Vec<(String, String)> {
     if config.backend == BackendKind::Tiered {
         let redis = &config.redis;
         expected.extend([
-            ("redis.url".to_owned(), without_user(&redis.url)),
+            ("redis.url".to_owned(), redis.address()?),
             ("redis.key_prefix".to_owned(), redis.key_prefix.clone()),
             ("redis.value_format".to_owned(), redis.value_format.name().to_owned()),
             ("redis.max_object_size_mb".to_owned(), redis.max_object_size_mb.to_string()),
             ("redis.object_ttl_seconds".to_owned(), redis.object_ttl_seconds.to_string()),
         ]);
     }
-    expected
-}
-
-/// A url without user and password.
-fn without_user(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let end = rest.find('/').unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    format!("{scheme}://{host}{path}")
+    Ok(expected)
 }
 
 /// The config as environment variables, as the server's program reads them. Not on its command line, which everybody on the machine may

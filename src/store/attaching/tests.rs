@@ -94,3 +94,26 @@ fn relative_paths_mean_the_same_to_a_keeper() {
     let expected = ("SCALER_OBJECT_STORAGE_LOCAL_KEEPER_COMMAND".to_owned(), "program".to_owned());
     assert!(environment(&config).contains(&expected), "looked for in the path");
 }
+
+/// Invariant 12: what processes tell each other, and errors quote, has no password in it; and the same Redis is the same however it is written.
+#[test]
+fn a_password_is_not_told_to_other_processes() {
+    let url = |url: &str| {
+        let config = config(BackendKind::Tiered);
+        let redis = RedisOptions { url: url.to_owned(), ..config.redis };
+        expectations(&StoreConfig { redis, ..config })
+    };
+    let expected = url("redis://host:6379/0").unwrap();
+    for same in [
+        "redis://host",
+        "redis://:hunter2@host",
+        "redis://u:hunter2@host/",
+        "redis://host?password=hunter2",
+        "redis://host/0?user=u&pass=hunter2",
+    ] {
+        assert_eq!(url(same).unwrap(), expected, "{same}");
+    }
+    assert_ne!(url("redis://host/1").unwrap(), expected);
+    let error = url("redis://u:hunt/er2@host").unwrap_err().to_string();
+    assert!(!error.contains("er2"), "{error}");
+}
