@@ -1,15 +1,20 @@
+//! Bodies that are too large to stand in their records, and the room that they take.
+
+mod free;
+mod reservation;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::disk::DiskFile;
 use super::files::space::Space;
 use super::journal::segment::BODY_ALIGNMENT;
 use super::journal::{BodyPlace, Lsn, NoFile, Segment, SegmentKind, Segments, SyncError};
 use crate::error::Error;
+use free::Free;
+pub(crate) use reservation::Reservation;
 
 /// A body segment of its own grows by this much at a time, as the bytes arrive.
 const GROWTH_BYTES: u64 = 16 << 20;
@@ -68,14 +73,6 @@ struct LiveBody {
     body_bytes: u64,
     /// The record that refers to it.
     record: Lsn,
-}
-
-#[derive(Default)]
-struct Free {
-    by_place: BTreeMap<(u32, u32), u64>,
-    by_bytes: BTreeSet<(u64, u32, u32)>,
-    /// Of all stretches together.
-    bytes: u64,
 }
 
 struct DeadStretch {
@@ -141,7 +138,7 @@ impl Bodies {
         } else {
             self.allocate(bytes)?
         };
-        self.reserved(stretch)
+        Reservation::new(self, stretch)
     }
 
     /// The same, in a hole that is there, outside one segment: for a body that is moved out of it.
@@ -150,25 +147,7 @@ impl Bodies {
         let taken = self.stretches.lock().free.take(bytes, |segment| segment != number);
         let Some((number, offset)) = taken else { return Ok(None) };
         let segment = self.segments.get(number).ok_or(NoFile::NoRoom)?;
-        self.reserved(Stretch { place: BodyPlace { segment: number, offset }, segment, bytes }).map(Some)
-    }
-
-    fn reserved(self: &Arc<Self>, stretch: Stretch) -> Result<Reservation, NoFile> {
-        stretch.segment.body_came();
-        stretch.segment.stretch_came();
-        self.reservations.fetch_add(1, Ordering::SeqCst);
-        let mut reservation = Reservation {
-            bodies: Arc::clone(self),
-            stretch: Some(Arc::new(stretch)),
-            file: None,
-            written: 0,
-            is_awaited: true,
-        };
-        let segment = Arc::clone(&reservation.stretch().map_err(NoFile::Failed)?.segment);
-        // Open from here to the end: a write must not fail half-way for want of a descriptor.
-        let file = segment.file().map_err(|error| NoFile::Failed(Error::io("open", segment.path())(error)))?;
-        reservation.file = Some(file);
-        Ok(reservation)
+        Reservation::new(self, Stretch { place: BodyPlace { segment: number, offset }, segment, bytes }).map(Some)
     }
 
     fn allocate(&self, bytes: u64) -> Result<Stretch, NoFile> {
@@ -425,9 +404,7 @@ impl Bodies {
     /// The shared body segment with the most free room, unless it is wholly free, and the records of its bodies.
     pub fn sparsest(&self) -> Option<(Arc<Segment>, Vec<Lsn>)> {
         let stretches = self.stretches.lock();
-        let free_bytes = |number: u32| -> u64 {
-            stretches.free.by_place.range((number, 0)..=(number, u32::MAX)).map(|(_, bytes)| bytes).sum()
-        };
+        let free_bytes = |number: u32| stretches.free.bytes_in(number);
         let segments = self.segments.load();
         let is_asked = |it: &&Arc<Segment>| it.kind == SegmentKind::Bodies && !it.is_withheld() && it.has_bodies();
         let segment = segments.values().filter(is_asked).max_by_key(|segment| free_bytes(segment.number))?;
@@ -482,194 +459,6 @@ impl Stretches {
         }
         if segment.bytes() > at {
             self.free.insert(segment.number, at as u32, segment.bytes() - at);
-        }
-    }
-}
-
-impl Free {
-    /// The smallest free stretch that is large enough, in a segment that is asked for, cut to size.
-    fn take(&mut self, bytes: u64, is_asked: impl Fn(u32) -> bool) -> Option<(u32, u32)> {
-        let found = *self.by_bytes.range((bytes, 0, 0)..).find(|(_, segment, _)| is_asked(*segment))?;
-        let (length, segment, offset) = found;
-        self.remove(segment, offset, length);
-        if length > bytes {
-            self.insert(segment, offset + bytes as u32, length - bytes);
-        }
-        Some((segment, offset))
-    }
-
-    /// Adds a free stretch, merged with those that touch it.
-    fn insert(&mut self, segment: u32, mut offset: u32, mut bytes: u64) {
-        let before = self.by_place.range(..(segment, offset)).next_back().map(|(place, bytes)| (*place, *bytes));
-        if let Some(((before_segment, before_offset), before_bytes)) = before
-            && before_segment == segment
-            && u64::from(before_offset) + before_bytes == u64::from(offset)
-        {
-            self.remove(segment, before_offset, before_bytes);
-            offset = before_offset;
-            bytes += before_bytes;
-        }
-        let end = u64::from(offset) + bytes;
-        if let Ok(after_offset) = u32::try_from(end)
-            && let Some(after_bytes) = self.by_place.get(&(segment, after_offset)).copied()
-        {
-            self.remove(segment, after_offset, after_bytes);
-            bytes += after_bytes;
-        }
-        self.by_place.insert((segment, offset), bytes);
-        self.by_bytes.insert((bytes, segment, offset));
-        self.bytes += bytes;
-    }
-
-    fn remove(&mut self, segment: u32, offset: u32, bytes: u64) {
-        self.bytes -= bytes;
-        self.by_place.remove(&(segment, offset));
-        self.by_bytes.remove(&(bytes, segment, offset));
-    }
-
-    fn remove_segment(&mut self, segment: u32) {
-        let stretches: Vec<_> =
-            self.by_place.range((segment, 0)..=(segment, u32::MAX)).map(|(at, n)| (*at, *n)).collect();
-        for ((segment, offset), bytes) in stretches {
-            self.remove(segment, offset, bytes);
-        }
-    }
-
-    /// Whether this segment is wholly free, and more such segments exist than are kept.
-    fn is_empty_segment(&self, segment: &Segment, kept: usize) -> bool {
-        let whole = segment.bytes() - BODY_ALIGNMENT;
-        let is_empty = self.by_place.get(&(segment.number, BODY_ALIGNMENT as u32)) == Some(&whole);
-        is_empty && self.by_bytes.range((whole, 0, 0)..).count() > kept
-    }
-}
-
-/// Room for a body on its way in: nobody else knows of it.
-pub(crate) struct Reservation {
-    bodies: Arc<Bodies>,
-    stretch: Option<Arc<Stretch>>,
-    file: Option<Arc<dyn DiskFile>>,
-    written: u64,
-    /// Whether others may wait for it to end.
-    is_awaited: bool,
-}
-
-impl Reservation {
-    /// Whether others may wait for it to end, which is for who writes it to say: another process may have been stopped.
-    pub fn set_awaited(&mut self, is_awaited: bool) {
-        if std::mem::replace(&mut self.is_awaited, is_awaited) != is_awaited {
-            if is_awaited {
-                self.bodies.reservations.fetch_add(1, Ordering::SeqCst);
-            } else {
-                self.bodies.reservations.fetch_sub(1, Ordering::SeqCst);
-            }
-        }
-    }
-
-    fn stretch(&self) -> Result<&Arc<Stretch>, Error> {
-        self.stretch.as_ref().ok_or(Error::Closed)
-    }
-
-    pub fn place(&self) -> BodyPlace {
-        self.stretch.as_ref().map(|stretch| stretch.place).unwrap_or_default()
-    }
-
-    /// Has the segment hold the whole body, before another process writes it.
-    pub fn grow_whole(&self) -> Result<(), NoFile> {
-        let stretch = self.stretch().map_err(NoFile::Failed)?;
-        self.grow_to(u64::from(stretch.place.offset) + stretch.bytes)
-    }
-
-    /// Another process has written so many bytes of it. Before its record is appended, as with `write`.
-    pub fn set_written(&mut self, bytes: u64) {
-        let Some(stretch) = &self.stretch else { return };
-        self.written = bytes;
-        let segment = &stretch.segment;
-        self.bodies.written.lock().entry(segment.number).or_insert_with(|| Arc::clone(segment));
-    }
-
-    /// The file, to which another process may write within the stretch.
-    pub fn file(&self) -> Option<&Arc<dyn DiskFile>> {
-        self.file.as_ref()
-    }
-
-    /// Lengthens the file, where it is shorter.
-    fn grow_to(&self, bytes: u64) -> Result<(), NoFile> {
-        let stretch = self.stretch().map_err(NoFile::Failed)?;
-        let file = self.file.as_ref().ok_or(NoFile::Failed(Error::Closed))?;
-        let segment = &stretch.segment;
-        let present = segment.bytes();
-        if bytes <= present {
-            return Ok(());
-        }
-        if !segment.lease().grow(bytes) {
-            return Err(NoFile::NoRoom);
-        }
-        if let Err(error) = file.grow(bytes) {
-            segment.lease().shrink(present);
-            return Err(NoFile::Failed(Error::io("grow", segment.path())(error)));
-        }
-        Ok(())
-    }
-
-    /// Appends a piece of the body. One that fails may be written again.
-    pub fn write(&mut self, piece: &[u8]) -> Result<(), NoFile> {
-        let stretch = Arc::clone(self.stretch().map_err(NoFile::Failed)?);
-        let file = self.file.as_ref().ok_or(NoFile::Failed(Error::Closed))?;
-        let segment = &stretch.segment;
-        let offset = u64::from(stretch.place.offset) + self.written;
-        let end = offset + piece.len() as u64;
-        if end > segment.bytes() {
-            let whole = u64::from(stretch.place.offset) + stretch.bytes;
-            self.grow_to((end + GROWTH_BYTES).min(whole).max(end))?;
-        }
-        let written = file.write_all_at(&mut [IoSlice::new(piece)], offset);
-        written.map_err(|error| NoFile::Failed(Error::io("write", segment.path())(error)))?;
-        self.written = self.written.saturating_add(piece.len() as u64);
-        // Before its record is appended: who makes that durable makes this durable first.
-        self.bodies.written.lock().entry(segment.number).or_insert_with(|| Arc::clone(segment));
-        Ok(())
-    }
-
-    /// The segment that it is in, and where its bytes begin there.
-    pub fn location(&self) -> Option<(&Arc<Segment>, u64)> {
-        self.stretch.as_ref().map(|stretch| (&stretch.segment, u64::from(stretch.place.offset)))
-    }
-
-    /// Makes the bytes durable.
-    pub fn sync(&self) -> Result<(), SyncError> {
-        let stretch = self.stretch().map_err(SyncError::NotTried)?;
-        stretch.segment.sync_through(self.file.as_deref())
-    }
-
-    /// The record at `lsn` refers to it now: it lives until that one is superseded.
-    pub fn keep(self, lsn: Lsn) {
-        let bodies = Arc::clone(&self.bodies);
-        if let Some(stretch) = self.keep_uncounted(lsn) {
-            bodies.count(&stretch);
-        }
-    }
-
-    /// The same; its bytes are counted as live by who calls this, when what it supersedes is not any more.
-    pub fn keep_uncounted(mut self, lsn: Lsn) -> Option<Arc<Stretch>> {
-        let stretch = self.stretch.take()?;
-        // Written by this process: nothing to check at its first read.
-        stretch.segment.set_verified(stretch.place.offset);
-        let body = LiveBody { stretch: Arc::clone(&stretch), body_bytes: self.written, record: lsn };
-        self.bodies.stretches.lock().live.insert(stretch.place, body);
-        Some(stretch)
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.set_awaited(false);
-        let Some(stretch) = self.stretch.take() else { return };
-        stretch.segment.body_went();
-        let emptied = self.bodies.stretches.lock().give_back(&stretch);
-        if let Some(segment) = emptied
-            && let Err(error) = self.bodies.remove(&segment)
-        {
-            tracing::warn!("{error}; tried again later");
         }
     }
 }

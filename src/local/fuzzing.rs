@@ -2,7 +2,7 @@
 
 use super::catalog::hints::{Hint, decode_chunk, encode_chunks};
 use super::journal::record::{HEADER_BYTES, RECORD_BYTES_MAX};
-use super::journal::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::journal::segment_header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::journal::{Header, Lsn, Step, Walk};
 
 const NUMBER: u32 = 7;

@@ -1,5 +1,8 @@
 mod attaching;
+mod info;
+mod opening;
 mod options;
+mod parking;
 mod wait;
 mod writer;
 
@@ -12,7 +15,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 pub(crate) use attaching::expectations;
+pub use info::Info;
 pub use options::{BackendKind, ObjectStoreBuilder, StoreConfig};
+pub use parking::Parked;
 #[cfg(feature = "python")]
 pub(crate) use wait::Wait;
 #[cfg(not(feature = "python"))]
@@ -20,17 +25,12 @@ use wait::Wait;
 pub use wait::{CancelToken, Waited};
 pub use writer::ObjectWriter;
 
-use crate::backend::{
-    Backend, OnStored, Patience, Then, Ticket, Usage, Waiters, Writer, join_duplicator, spawn_duplicator, waking,
-};
+use crate::backend::{Backend, OnStored, Patience, Usage, Waiters, Writer, join_duplicator, waking};
 use crate::error::Error;
 use crate::fork;
 use crate::id::ObjectId;
-use crate::local::{LocalBackend, Reserved, Underlying};
-use crate::memory::MemoryBackend;
+use crate::local::{LocalBackend, Reserved};
 use crate::object::{IdBytes, METADATA_BYTES_MAX, Object};
-use crate::redis::RedisBackend;
-use crate::replication::TieredBackend;
 
 /// A store of objects: the crate's front door. Cloning is cheap and gives another handle on the same store; every method may be
 /// called from any thread.
@@ -58,114 +58,10 @@ struct Inner {
     generation: u64,
 }
 
-/// What a store holds and who waits. Made by [`ObjectStore::info`].
-#[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Info {
-    /// `memory`, `local`, `redis` or `tiered`.
-    pub backend: &'static str,
-    /// Where the objects are: `memory`, the directory, the address of Redis without its password, or (`tiered`) both of these.
-    pub place: String,
-    /// Objects: with `tiered` those held on this node, with `redis` about as many as Redis holds.
-    pub objects: u64,
-    /// Payloads stored for them; objects that share one count it once. In Redis each object has its own.
-    pub payloads: u64,
-    /// Bytes of those payloads, metadata included.
-    pub payload_bytes: u64,
-    /// The most bytes that the store may take; with `redis`, that Redis may take for everything in it.
-    pub capacity_bytes: u64,
-    /// Bytes that it takes now, with what is dead but not yet reclaimed; with `redis`, that Redis takes for everything in it.
-    pub physical_bytes: u64,
-    /// Objects found damaged since the store was opened; each is a miss and a line in the log.
-    pub damaged_objects: u64,
-    /// Requests waiting for an object.
-    pub waiting_requests: u64,
-    /// Different ids that they wait for.
-    pub waiting_ids: u64,
-    /// How long the oldest of them has waited.
-    pub oldest_wait: Duration,
-}
-
-/// An answer now, or a ticket for one later.
-pub enum Parked<T> {
-    /// It is answered.
-    Ready(T),
-    /// It waits; dropping the ticket takes it back.
-    Waiting(Ticket),
-}
-
 impl ObjectStore {
     /// A builder with every setting at its default.
     pub fn builder() -> ObjectStoreBuilder {
         ObjectStoreBuilder::default()
-    }
-
-    /// Opens the store that the config describes.
-    ///
-    /// # Errors
-    ///
-    /// As [`ObjectStoreBuilder::open`].
-    pub fn open(config: &StoreConfig) -> Result<Self, Error> {
-        Self::open_under(config, Underlying::default())
-    }
-
-    pub(crate) fn open_under(config: &StoreConfig, under: Underlying) -> Result<Self, Error> {
-        fork::watch();
-        let waiters = Arc::<Waiters>::default();
-        let (backend, local): (Arc<dyn Backend>, _) = match config.backend {
-            BackendKind::Memory => (Arc::new(MemoryBackend::open(&config.memory)), None),
-            BackendKind::Local => {
-                let local = Arc::new(LocalBackend::open(&config.local, under)?);
-                (Arc::clone(&local) as Arc<dyn Backend>, Some(local))
-            }
-            BackendKind::Redis => (Arc::new(RedisBackend::open(&config.redis, Arc::clone(&waiters))?), None),
-            BackendKind::Tiered => {
-                let tiered = TieredBackend::open(&config.local, &config.redis, under, Arc::clone(&waiters))?;
-                let local = Arc::clone(tiered.local());
-                (tiered as Arc<dyn Backend>, Some(local))
-            }
-        };
-        let id_bytes = if config.backend == BackendKind::Redis { IdBytes::REDIS } else { IdBytes::ORDINARY };
-        let may_not_wait = matches!(config.backend, BackendKind::Redis | BackendKind::Tiered);
-        Self::assembled(backend, local, waiters, id_bytes, may_not_wait)
-    }
-
-    /// A store of these parts; with a thread that makes duplicates, where threads of the backend may not wait for them.
-    fn assembled(
-        backend: Arc<dyn Backend>,
-        local: Option<Arc<LocalBackend>>,
-        waiters: Arc<Waiters>,
-        id_bytes: IdBytes,
-        may_not_wait: bool,
-    ) -> Result<Self, Error> {
-        let duplicator = match may_not_wait {
-            false => None,
-            true => match spawn_duplicator(&waiters, &backend) {
-                Ok(thread) => Some(thread),
-                Err(error) => {
-                    let _ = backend.close();
-                    return Err(Error::io("start the threads of", backend.place())(error));
-                }
-            },
-        };
-        let (closed, duplicator, generation) = (AtomicBool::new(false), Mutex::new(duplicator), fork::generation());
-        Ok(ObjectStore { inner: Arc::new(Inner { backend, local, waiters, id_bytes, closed, duplicator, generation }) })
-    }
-
-    /// Attaches to the store in the config's directory that another process of this machine keeps open (backends `local` and `tiered`): a
-    /// server, or a keeper, which is started where there is none. All processes that attach share one store: one copy of each object, one
-    /// presence in Redis. Large objects are read and written where they stand, without a copy.
-    ///
-    /// The keeper may be killed and replaced: calls go to the next one, bytes that were handed out stay valid and unchanged.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Detached`] where no keeper can be reached or started, [`Error::Config`] where its settings are others than the config's.
-    pub fn attach(config: &StoreConfig) -> Result<Self, Error> {
-        fork::watch();
-        let waiters = Arc::<Waiters>::default();
-        let backend: Arc<dyn Backend> = attaching::attach(config, Arc::clone(&waiters))?;
-        Self::assembled(backend, None, waiters, IdBytes::ORDINARY, true)
     }
 
     /// The part of it that is on this node, for its keeper; None where it has none.
@@ -372,101 +268,6 @@ impl ObjectStore {
         };
         let ended = wait.until(deadline, cancel)?;
         wait.end(ended)
-    }
-
-    /// The object if it exists; otherwise `answer` is called with it as soon as it does, on the thread that stores it and before
-    /// that thread's `put` returns. `answer` must not block. If the object is there at once, `answer` is not called.
-    ///
-    /// # Errors
-    ///
-    /// As [`get`](Self::get).
-    pub fn get_or_park(
-        &self,
-        id: &[u8],
-        answer: impl FnOnce(Object) + Send + 'static,
-    ) -> Result<Parked<Object>, Error> {
-        self.inner.id_bytes.check(id)?;
-        let backend = self.backend()?;
-        if let Some(object) = backend.get_here(id)? {
-            return Ok(Parked::Ready(object));
-        }
-        let ticket = self.inner.waiters.park(id, Then::Answer(Box::new(answer)));
-        if let Some(object) = backend.get_here(id)?
-            && ticket.take_back().is_some()
-        {
-            return Ok(Parked::Ready(object));
-        }
-        backend.seek(id);
-        self.backend()?; // closed meanwhile: dropping the ticket takes the request back
-        Ok(Parked::Waiting(ticket))
-    }
-
-    /// Duplicates if `original` exists; otherwise as soon as it does, and then calls `done`, before whoever waits for `new` is
-    /// answered. `done` must not block. If it is done at once, `done` is not called. What another node's write ends is done on a thread of
-    /// the store's own, since it may have to wait for room.
-    ///
-    /// # Errors
-    ///
-    /// As [`duplicate`](Self::duplicate).
-    pub fn duplicate_or_park(
-        &self,
-        original: &[u8],
-        new: &[u8],
-        done: impl FnOnce(Result<(), Error>) + Send + 'static,
-    ) -> Result<Parked<()>, Error> {
-        self.inner.id_bytes.check(original)?;
-        self.inner.id_bytes.check(new)?;
-        let mut done: Box<dyn FnOnce(Result<(), Error>) + Send> = Box::new(done);
-        loop {
-            if self.duplicate_here(original, new)? {
-                return Ok(Parked::Ready(()));
-            }
-            let ticket = self.inner.waiters.park(original, Then::Duplicate { new: new.into(), done });
-            let backend = self.backend()?;
-            if backend.get_here(original)?.is_none() {
-                backend.seek(original);
-                return Ok(Parked::Waiting(ticket));
-            }
-            match ticket.take_back() {
-                Some(Then::Duplicate { done: unused, .. }) => done = unused,
-                _ => return Ok(Parked::Waiting(ticket)),
-            }
-        }
-    }
-
-    /// What the store holds and who waits. In a forked child: nothing and nobody.
-    #[must_use]
-    pub fn info(&self) -> Info {
-        // In a forked child the parent's threads may have left anything locked.
-        let (usage, waiting) = match self.inner.is_forked() {
-            true => Default::default(),
-            false => (self.inner.backend.usage(), self.inner.waiters.usage()),
-        };
-        let Usage { objects, payloads, payload_bytes, capacity_bytes, physical_bytes, damaged_objects } = usage;
-        let (waiting_requests, waiting_ids, oldest_wait) = waiting;
-        Info {
-            backend: self.inner.backend.name(),
-            place: self.inner.backend.place(),
-            objects,
-            payloads,
-            payload_bytes,
-            capacity_bytes,
-            physical_bytes,
-            damaged_objects,
-            waiting_requests,
-            waiting_ids,
-            oldest_wait,
-        }
-    }
-
-    /// How many objects there are, and the bytes of their data and metadata. Backend `redis`: by looking at every object (some seconds
-    /// for a million), where [`info`](Self::info) tells what counters say, which may be off. `tiered`: what is on this node.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unreachable`], [`Error::Closed`].
-    pub fn count(&self) -> Result<(u64, u64), Error> {
-        self.backend()?.count()
     }
 
     /// Makes everything acknowledged so far survive a power loss, whatever the [`Durability`](crate::Durability).

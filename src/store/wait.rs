@@ -3,7 +3,8 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
-use super::{ObjectStore, Parked, Ticket};
+use super::{ObjectStore, Parked};
+use crate::backend::Ticket;
 use crate::error::Error;
 use crate::object::Object;
 

@@ -5,24 +5,6 @@ use super::*;
 use crate::local::disk::SystemDisk;
 use crate::local::files::numbers::Numbers;
 
-#[test]
-fn free_stretches_merge_and_the_smallest_that_fits_is_taken() {
-    let mut free = Free::default();
-    free.insert(1, 4096, 8192);
-    free.insert(1, 20480, 4096);
-    free.insert(2, 4096, 65536);
-    assert_eq!(free.take(4096, |_| true), Some((1, 20480)));
-    assert_eq!(free.take(4096, |_| true), Some((1, 4096)));
-    free.insert(1, 4096, 4096);
-    free.insert(1, 20480, 4096);
-    free.insert(1, 12288, 8192);
-    assert_eq!(free.by_place.get(&(1, 4096)), Some(&20480));
-    assert_eq!(free.by_bytes.len(), free.by_place.len());
-    assert_eq!(free.take(1 << 20, |_| true), None);
-    free.remove_segment(1);
-    assert_eq!(free.take(4096, |_| true), Some((2, 4096)));
-}
-
 fn bodies(place: &Path) -> Arc<Bodies> {
     let journal = place.join("journal");
     std::fs::create_dir(&journal).unwrap();

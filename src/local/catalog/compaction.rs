@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::{BATCH_ENTRIES_MAX, Catalog, Database, Unopened, guarded};
+use super::database::{Database, Unopened, guarded, open_database};
+use super::{BATCH_ENTRIES_MAX, Catalog};
 use crate::error::Error;
 use crate::local::files::space::Space;
 
@@ -51,7 +52,7 @@ impl Catalog {
         let replaced = exchange(&new, &self.path).and_then(|()| remove(&new));
         drop(lease);
         replaced.map_err(Error::io("replace", &self.path))?;
-        let opened = Self::open_database(&self.path);
+        let opened = open_database(&self.path);
         let (database, _) = opened.map_err(|(Unopened::Failed(reason) | Unopened::Damaged(reason))| failed(reason))?;
         let compact_bytes = guarded(|| database.database.size_on_disk()).map_err(failed)?;
         state.database = Some(database);
@@ -72,7 +73,7 @@ impl Catalog {
 
 /// Whether it came to its end.
 fn copy(from: &Database, path: &Path, is_pressed: impl Fn() -> bool) -> Result<bool, String> {
-    let opened = Catalog::open_database(path);
+    let opened = open_database(path);
     let (to, _) = opened.map_err(|(Unopened::Failed(reason) | Unopened::Damaged(reason))| reason)?;
     let is_whole = guarded(|| {
         for name in from.database.tree_names() {

@@ -2,12 +2,10 @@
 
 mod compaction;
 pub(crate) mod cursors;
+mod database;
 pub(crate) mod hints;
 mod size;
 
-use std::fs::File;
-use std::io;
-use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,31 +15,17 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::Error;
-use crate::fork;
 use crate::random::random_u64;
 use cursors::Cursors;
+use database::{Database, Unopened, guarded, open_database, replace};
 use hints::{Hint, decode_chunk, encode_chunks};
 use size::Size;
-
-/// sled's page cache. What the catalog holds is read once, at open.
-const CACHE_BYTES: u64 = 4 << 20;
 
 /// Larger batches make sled take memory out of proportion.
 const BATCH_ENTRIES_MAX: usize = 100;
 
 /// Smaller catalogs are not worth opening twice.
 const SLIMMED_BYTES_MIN: u64 = 8 << 20;
-
-/// How long sled's lock is waited for: a database that is going down, here or in a process that has just ended, holds it a little longer.
-/// The directory is ours, so whoever has it for longer is a forked child, which only keeps a copy of a descriptor.
-const LOCK_WAIT: Duration = Duration::from_secs(1);
-
-const LOCK_RETRY: Duration = Duration::from_millis(20);
-
-/// sled's file grows by 512 KiB at a time, and it has one other open beside it.
-const PROBED_BYTES: usize = 1 << 20;
-
-const PROBED_DESCRIPTORS: usize = 4;
 
 /// How often it is tried to open a catalog that failed.
 const REOPEN_EVERY: Duration = Duration::from_millis(500);
@@ -50,8 +34,6 @@ const REOPEN_EVERY: Duration = Duration::from_millis(500);
 const CLOSING: u32 = u32::MAX;
 
 const CURSORS_KEY: &[u8] = b"replication";
-
-const SEED_KEY: &[u8] = b"fingerprint_seed";
 
 /// sled's tree of hints, and of settings: what is needed to open quickly, and can be rebuilt from the journal.
 ///
@@ -81,24 +63,6 @@ struct State {
     size: Size,
 }
 
-struct Database {
-    database: sled::Db,
-    hints: sled::Tree,
-    cursors: sled::Tree,
-    /// For the part of a flush that sled leaves out.
-    file: File,
-    /// sled's own descriptor of the file, which has the lock: forked children close it.
-    locking: Option<RawFd>,
-}
-
-/// Why the catalog cannot be had.
-enum Unopened {
-    /// What is there is not a catalog, or is damaged.
-    Damaged(String),
-    /// It says nothing about what is there: no descriptor, no room, a lock.
-    Failed(String),
-}
-
 /// What the hints of one segment say of it as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Closing {
@@ -116,7 +80,7 @@ impl Catalog {
     /// when it is used.
     pub fn open(path: &Path) -> Self {
         Self::clean_up(path);
-        let database = match Self::open_database(path) {
+        let database = match open_database(path) {
             Ok(opened) => Some(opened),
             Err(Unopened::Failed(reason)) => {
                 tracing::warn!(
@@ -125,7 +89,7 @@ impl Catalog {
                 );
                 None
             }
-            Err(Unopened::Damaged(reason)) => Self::replace(path, &reason),
+            Err(Unopened::Damaged(reason)) => replace(path, &reason),
         };
         let (database, seed) = match database {
             Some((database, seed)) => (Some(database), seed.unwrap_or_else(random_u64)),
@@ -140,97 +104,6 @@ impl Catalog {
         catalog
     }
 
-    /// Sets a damaged catalog aside, and begins an empty one.
-    fn replace(path: &Path, reason: &str) -> Option<(Database, Option<u64>)> {
-        let aside = aside(path);
-        tracing::warn!(
-            "the catalog in {} is damaged: {reason}; set aside as {}, rebuilding it from the journal",
-            path.display(),
-            aside.display()
-        );
-        if let Err(error) = std::fs::rename(path, &aside) {
-            tracing::warn!("cannot set the catalog aside: {error}; the store goes on without one, and tries again");
-            return None;
-        }
-        match Self::open_database(path) {
-            Ok(opened) => Some(opened),
-            Err(Unopened::Failed(reason) | Unopened::Damaged(reason)) => {
-                tracing::warn!(
-                    "a new catalog cannot be made: {reason}; the store goes on without one, and tries again"
-                );
-                None
-            }
-        }
-    }
-
-    /// Opens sled; also the seed that its hints were made with.
-    fn open_database(path: &Path) -> Result<(Database, Option<u64>), Unopened> {
-        Self::open_by(path, || Self::try_open(path))
-    }
-
-    fn open_by(
-        path: &Path,
-        open: impl Fn() -> Result<(Database, Option<u64>), sled::Error>,
-    ) -> Result<(Database, Option<u64>), Unopened> {
-        let deadline = Instant::now() + LOCK_WAIT;
-        let mut panics = 0;
-        loop {
-            let opened = catch_unwind(AssertUnwindSafe(&open));
-            let error = match opened {
-                Ok(Ok(opened)) => return Ok(opened),
-                Ok(Err(error)) => error,
-                // It also panics where it can neither read nor write, for a moment perhaps: what it does every time, with all that it needs, is
-                // damage.
-                Err(_) => match probe(path) {
-                    Err(error) => return Err(Unopened::Failed(format!("sled panicked: {error}"))),
-                    Ok(()) => {
-                        panics += 1;
-                        if panics >= PANICS_MIN {
-                            return Err(Unopened::Damaged("sled panicked".to_owned()));
-                        }
-                        std::thread::sleep(LOCK_RETRY);
-                        continue;
-                    }
-                },
-            };
-            if !is_lock_error(&error) {
-                return Err(match is_damage(&error) {
-                    true => Unopened::Damaged(error.to_string()),
-                    false => Unopened::Failed(error.to_string()),
-                });
-            }
-            if Instant::now() >= deadline {
-                return Self::open_copy(path)
-                    .map_err(|reason| Unopened::Failed(format!("{error}, and it cannot be copied: {reason}")));
-            }
-            std::thread::sleep(LOCK_RETRY);
-        }
-    }
-
-    fn try_open(path: &Path) -> Result<(Database, Option<u64>), sled::Error> {
-        let before = descriptors_of(&path.join("db"));
-        let database = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
-        let hints = database.open_tree("hints")?;
-        let settings = database.open_tree("settings")?;
-        let cursors = database.open_tree("cursors")?;
-        let seed = settings.get(SEED_KEY)?;
-        let seed = seed.as_deref().and_then(|value| value.first_chunk()).map(|seed| u64::from_le_bytes(*seed));
-        let locking = descriptors_of(&path.join("db")).into_iter().find(|descriptor| !before.contains(descriptor));
-        let file = File::open(path.join("db")).map_err(sled::Error::Io)?;
-        locking.into_iter().for_each(fork::close_in_child);
-        Ok((Database { database, hints, cursors, file, locking }, seed))
-    }
-
-    /// A child that was forked from a process which is gone keeps the lock of its file: another file with the same content has none.
-    fn open_copy(path: &Path) -> Result<(Database, Option<u64>), String> {
-        let (said, io) = (|error: sled::Error| error.to_string(), |error: io::Error| error.to_string());
-        let (file, copy) = (path.join("db"), path.join("db.copy"));
-        std::fs::copy(&file, &copy).map_err(io)?;
-        File::open(&copy).and_then(|copy| copy.sync_all()).map_err(io)?;
-        std::fs::rename(&copy, &file).map_err(io)?;
-        catch_unwind(AssertUnwindSafe(|| Self::try_open(path))).map_err(|_| "sled panicked".to_owned())?.map_err(said)
-    }
-
     /// Calls sled; after an error, or where it is not open, it is opened anew, if not tried just now.
     fn with<T>(&self, call: impl FnOnce(&Database) -> Result<T, sled::Error>) -> Result<T, Error> {
         let failed = |reason| Error::Catalog { path: self.path.clone(), reason };
@@ -240,10 +113,10 @@ impl Catalog {
                 return Err(failed("it failed, and is opened anew soon".to_owned()));
             }
             state.tried = Instant::now();
-            let (database, seed) = match Self::open_database(&self.path) {
+            let (database, seed) = match open_database(&self.path) {
                 Ok(opened) => opened,
                 Err(Unopened::Failed(reason)) => return Err(failed(reason)),
-                Err(Unopened::Damaged(reason)) => Self::replace(&self.path, &reason).ok_or_else(|| failed(reason))?,
+                Err(Unopened::Damaged(reason)) => replace(&self.path, &reason).ok_or_else(|| failed(reason))?,
             };
             if seed != Some(self.seed) {
                 guarded(|| database.set_seed(self.seed)).map_err(failed)?;
@@ -289,7 +162,7 @@ impl Catalog {
         unsafe {
             libc::malloc_trim(0);
         }
-        match Self::open_database(&self.path) {
+        match open_database(&self.path) {
             Ok((database, _)) => state.database = Some(database),
             Err(Unopened::Failed(reason) | Unopened::Damaged(reason)) => {
                 tracing::warn!("the catalog in {}: {reason}; tried again later", self.path.display());
@@ -451,40 +324,6 @@ impl Drop for Catalog {
     }
 }
 
-impl Database {
-    fn flush(&self) -> Result<(), sled::Error> {
-        self.database.flush()?;
-        // sled's own flush only starts the writing of what is in the page cache.
-        loop {
-            match self.file.sync_data() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result.map_err(sled::Error::Io),
-            }
-        }
-    }
-
-    /// Notes what fingerprints are made with; hints with others go.
-    fn set_seed(&self, seed: u64) -> Result<(), sled::Error> {
-        let settings = self.database.open_tree("settings")?;
-        let seed = seed.to_le_bytes();
-        if settings.get(SEED_KEY)?.as_deref() != Some(&seed) {
-            self.hints.clear()?;
-            settings.insert(SEED_KEY, &seed)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Database {
-    fn drop(&mut self) {
-        let Some(descriptor) = self.locking else { return };
-        fork::keep_in_child(descriptor);
-        // Sound: unlocking has no other effect. The descriptor is sled's, open until its database is dropped, just behind this. A child
-        // that has a copy of it would keep the lock otherwise.
-        unsafe { libc::flock(descriptor, libc::LOCK_UN) };
-    }
-}
-
 impl Closing {
     fn encode(&self, checksum: u64) -> Vec<u8> {
         [self.nonce, self.end, self.hint_count, self.clock, self.growth as u64, checksum]
@@ -513,61 +352,6 @@ fn checksum<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> u64 {
     let mut hasher = Xxh3::new();
     chunks.for_each(|chunk| hasher.update(chunk));
     hasher.digest()
-}
-
-/// How often sled has to panic, with room and descriptors there, before that proves damage: others may give room back and take it meanwhile.
-const PANICS_MIN: u32 = 4;
-
-/// Whether there are room and descriptors for what sled does when it opens its file.
-fn probe(path: &Path) -> io::Result<()> {
-    let probe = path.join("probe");
-    let descriptors: io::Result<Vec<File>> = (0..PROBED_DESCRIPTORS).map(|_| File::open("/dev/null")).collect();
-    let written = std::fs::write(&probe, vec![1; PROBED_BYTES]).and_then(|()| File::open(&probe)?.sync_all());
-    let removed = std::fs::remove_file(&probe);
-    descriptors.and(written).and(removed)
-}
-
-/// sled panics on some kinds of damage, and on some errors: these are errors like any other here.
-fn guarded<T>(call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err("sled panicked".to_owned()),
-    }
-}
-
-/// Whether the error says that what is there is not what sled wrote.
-fn is_damage(error: &sled::Error) -> bool {
-    match error {
-        sled::Error::Io(error) => matches!(
-            error.kind(),
-            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
-        ),
-        sled::Error::CollectionNotFound(_)
-        | sled::Error::Unsupported(_)
-        | sled::Error::ReportableBug(_)
-        | sled::Error::Corruption { .. } => true,
-    }
-}
-
-fn is_lock_error(error: &sled::Error) -> bool {
-    let sled::Error::Io(error) = error else { return false };
-    error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
-}
-
-/// This process's descriptors of a file. Where that cannot be said, none are: a forked child keeps the lock then, and the next open
-/// makes a copy.
-fn descriptors_of(path: &Path) -> Vec<RawFd> {
-    let Ok(path) = path.canonicalize() else { return Vec::new() };
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
-    let is_it = |entry: &std::fs::DirEntry| std::fs::read_link(entry.path()).is_ok_and(|target| target == path);
-    let numbers = entries.flatten().filter(is_it).map(|entry| entry.file_name().to_string_lossy().parse());
-    numbers.filter_map(Result::ok).collect()
-}
-
-/// A name for a catalog that will not open, not taken yet.
-fn aside(path: &Path) -> PathBuf {
-    let name = |number: u32| path.with_extension(format!("damaged-{number}"));
-    (1..).map(name).find(|candidate| !candidate.exists()).unwrap_or_else(|| name(0))
 }
 
 #[cfg(test)]
@@ -622,29 +406,6 @@ mod tests {
         assert!(directory.path().join("catalog.damaged-1").exists());
     }
 
-    // Invariants 13 and 14.
-    #[test]
-    fn that_sled_panics_is_damage_only_where_nothing_else_explains_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("catalog");
-        drop(Catalog::open(&path));
-        let attempts = std::cell::Cell::new(0);
-        let open = |panics: u32| {
-            attempts.set(0);
-            let opened = Catalog::open_by(&path, || {
-                attempts.set(attempts.get() + 1);
-                assert!(attempts.get() > panics, "as sled does");
-                Catalog::try_open(&path)
-            });
-            opened.map(|(database, _)| drop(database))
-        };
-        assert!(open(PANICS_MIN - 1).is_ok(), "at the last attempt");
-        assert!(matches!(open(PANICS_MIN), Err(Unopened::Damaged(_))));
-        // What it needs is not there.
-        std::fs::create_dir(path.join("probe")).unwrap();
-        assert!(matches!(open(2), Err(Unopened::Failed(_))) && attempts.get() == 1);
-    }
-
     // Invariant 14.
     #[test]
     fn a_catalog_whose_lock_a_forked_child_keeps_is_copied_again_after_a_copy_was_interrupted() {
@@ -655,7 +416,7 @@ mod tests {
         catalog.flush().unwrap();
         drop(catalog);
         std::fs::write(path.join("db.copy"), b"half").unwrap();
-        let held = File::open(path.join("db")).unwrap();
+        let held = std::fs::File::open(path.join("db")).unwrap();
         rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
         let catalog = Catalog::open(&path);
         assert!(catalog.is_open());

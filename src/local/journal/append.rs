@@ -1,3 +1,7 @@
+//! The appending side of the journal.
+
+mod syncing;
+
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
@@ -5,14 +9,15 @@ use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
 
 use super::Lsn;
-use super::record::{ALIGNMENT, BodyPlace, Flags, Header, Kind, RECORD_BYTES_MAX};
+use super::new_record::{NewRecord, Purpose};
+use super::record::{ALIGNMENT, Header, RECORD_BYTES_MAX};
 use super::reserve::{Reserve, ReservedSpare};
-use super::segment::SyncError;
-use super::segment::{SEGMENT_HEADER_BYTES, Seal, Segment, SegmentKind};
+use super::segment::Segment;
+use super::segment_header::{SEGMENT_HEADER_BYTES, Seal, SegmentKind};
 use super::segments::{NoFile, Segments, Spare};
 use crate::clock::{Past, Reading, RedisTime};
 use crate::error::Error;
-use crate::local::files::disk::{DiskFile, is_exhausted};
+use crate::local::files::disk::DiskFile;
 use crate::version::{HybridClock, Version};
 
 /// The first segment of an open; each further one is twice as large, up to the maximum. A small store stays small on disk.
@@ -29,78 +34,6 @@ const RESERVE_KEPT_BYTES: u64 = 1 << 20;
 
 /// Shorter bodies are copied behind their header, so that the record goes out as one slice.
 const COPIED_BODY_BYTES_MAX: usize = 4096;
-
-/// What a record is appended for, which decides where it may stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// Puts and duplicates: never in a segment of the reserve.
-    Put,
-    /// Deletes and marks: in the reserve where there is no other room, but for what copies need.
-    Delete,
-    /// Copies made by reclaiming.
-    Copy,
-}
-
-/// What is to be appended; the journal adds lsn and, where none is given, version.
-pub(crate) struct NewRecord<'a> {
-    pub id: &'a [u8],
-    pub kind: Kind,
-    pub flags: Flags,
-    /// None: newer than everything that the journal has seen.
-    pub version: Option<Version>,
-    /// Where the journal gives the version: one whose clock is above this one.
-    pub above_clock: u64,
-    pub supersedes: Lsn,
-    pub deadline_ms: u64,
-    pub body_hash: u128,
-    pub payload: Lsn,
-    pub data_bytes: u64,
-    pub metadata_bytes: u32,
-    pub body_place: BodyPlace,
-    /// The inline body's two parts; empty where the body is elsewhere.
-    pub metadata: &'a [u8],
-    pub data: &'a [u8],
-}
-
-impl<'a> NewRecord<'a> {
-    /// A record without a body.
-    pub fn bare(id: &'a [u8], kind: Kind, supersedes: Lsn) -> Self {
-        NewRecord {
-            id,
-            kind,
-            flags: Flags::NONE,
-            version: None,
-            above_clock: 0,
-            supersedes,
-            deadline_ms: 0,
-            body_hash: 0,
-            payload: Lsn::NONE,
-            data_bytes: 0,
-            metadata_bytes: 0,
-            body_place: BodyPlace::default(),
-            metadata: &[],
-            data: &[],
-        }
-    }
-
-    /// The header as it stands at `lsn`, but for the version where the journal gives one.
-    pub fn header(&self, lsn: Lsn) -> Header {
-        Header {
-            lsn,
-            version: self.version.unwrap_or_default(),
-            supersedes: self.supersedes,
-            deadline_ms: self.deadline_ms,
-            body_hash: self.body_hash,
-            payload: self.payload,
-            data_bytes: self.data_bytes,
-            metadata_bytes: self.metadata_bytes,
-            id_bytes: self.id.len() as u16,
-            kind: self.kind,
-            flags: self.flags,
-            body_place: self.body_place,
-        }
-    }
-}
 
 /// A record that was appended.
 #[derive(Clone, Copy, Debug)]
@@ -544,86 +477,9 @@ impl Journal {
         is_freed
     }
 
-    /// Makes the record at `lsn`, and every one before it, durable. Callers that come while a sync runs share the next one.
-    pub fn sync_to(&self, lsn: Lsn) -> Result<(), Error> {
-        self.sync_unless(|synced| synced > lsn)
-    }
-
-    /// Makes everything durable that is not, unless what is, all below the lsn that `is_enough` is told, will do.
-    fn sync_unless(&self, is_enough: impl FnOnce(Lsn) -> bool) -> Result<(), Error> {
-        let mut synced = self.synced.lock();
-        if is_enough(*synced) {
-            return Ok(());
-        }
-        self.check_writable()?;
-        let (segments, end) = {
-            let mut append = self.append.lock();
-            (std::mem::take(&mut append.unsynced), append.end)
-        };
-        self.sync_segments(segments)?;
-        // Otherwise a segment's name is durable before the first record is appended to it: see `roll`.
-        if !self.options.syncs_each {
-            self.sync_names()?;
-        }
-        *synced = end;
-        Ok(())
-    }
-
-    fn sync_segments(&self, mut segments: Vec<Unsynced>) -> Result<(), Error> {
-        while let Some(Unsynced { segment, file }) = segments.first() {
-            match segment.sync_through(file.as_deref()) {
-                Ok(()) => drop(segments.remove(0)),
-                Err(SyncError::Failed(error)) => return Err(self.fail(error)),
-                Err(SyncError::NotTried(error)) => {
-                    // Still to be synced, the next time.
-                    self.append.lock().unsynced.splice(0..0, segments);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes the names of new segments durable.
-    pub fn sync_names(&self) -> Result<(), Error> {
-        let directory = self.segments.directory();
-        self.segments.sync_names().map_err(|error| match is_exhausted(&error) {
-            true => Error::io("open", directory)(error),
-            false => self.fail(Error::io("sync", directory)(error)),
-        })
-    }
-
     /// Just behind the last record.
     pub fn end(&self) -> Lsn {
         self.append.lock().end
-    }
-
-    /// What is durable when every record appended so far is.
-    pub fn latest(&self) -> Lsn {
-        self.end().just_below()
-    }
-
-    /// Makes every record appended so far durable: all those below the lsn that it returns.
-    pub fn sync(&self) -> Result<Lsn, Error> {
-        let end = self.end();
-        self.sync_unless(|synced| synced >= end)?;
-        Ok(end)
-    }
-
-    /// A failed sync is never tried again: the kernel has dropped the pages, and the next try would succeed without them.
-    pub fn fail(&self, error: Error) -> Error {
-        tracing::error!("{error}; the store takes no more writes until it is opened anew");
-        self.failure.write().get_or_insert_with(|| error.to_string());
-        error
-    }
-
-    pub fn check_writable(&self) -> Result<(), Error> {
-        match &*self.failure.read() {
-            None => Ok(()),
-            Some(cause) => {
-                Err(Error::WritesRefused { path: self.segments.directory().to_path_buf(), cause: cause.clone() })
-            }
-        }
     }
 
     /// Ends appending: seals the active segment and removes the spare files.

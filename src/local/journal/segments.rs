@@ -7,7 +7,8 @@ use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
-use super::segment::{Segment, SegmentHeader, SegmentKind, file_name};
+use super::segment::Segment;
+use super::segment_header::{SegmentHeader, SegmentKind, file_name};
 use crate::error::Error;
 use crate::local::files::disk::{Disk, DiskFile};
 use crate::local::files::mapping::Mapping;

@@ -1,6 +1,6 @@
 use super::Lsn;
 use super::record::{ALIGNMENT, HEADER_BYTES, Header, RECORD_BYTES_MAX};
-use super::segment::SEGMENT_HEADER_BYTES;
+use super::segment_header::SEGMENT_HEADER_BYTES;
 
 /// Goes through a record segment's bytes, from record to record by their lengths.
 ///

@@ -11,7 +11,7 @@ use crate::local::catalog::Catalog;
 use crate::local::files::disk::{Disk, SystemDisk};
 use crate::local::files::open_files::OpenFiles;
 use crate::local::files::space::Space;
-use crate::local::journal::segment::{SegmentHeader, guess_header, parse_file_name, read_header};
+use crate::local::journal::segment_header::{SegmentHeader, guess_header, parse_file_name, read_header};
 use crate::local::journal::{Seal, Segment, SegmentKind, SegmentMap};
 
 const FORMAT: u32 = 1;

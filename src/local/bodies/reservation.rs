@@ -1,0 +1,155 @@
+//! A body on its way in.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Bodies, GROWTH_BYTES, LiveBody, Stretch};
+use crate::error::Error;
+use crate::local::disk::DiskFile;
+use crate::local::journal::{BodyPlace, Lsn, NoFile, Segment, SyncError};
+
+/// Room for a body on its way in: nobody else knows of it.
+pub(crate) struct Reservation {
+    bodies: Arc<Bodies>,
+    stretch: Option<Arc<Stretch>>,
+    file: Option<Arc<dyn DiskFile>>,
+    written: u64,
+    /// Whether others may wait for it to end.
+    is_awaited: bool,
+}
+
+impl Reservation {
+    pub(super) fn new(bodies: &Arc<Bodies>, stretch: Stretch) -> Result<Self, NoFile> {
+        stretch.segment.body_came();
+        stretch.segment.stretch_came();
+        bodies.reservations.fetch_add(1, Ordering::SeqCst);
+        let segment = Arc::clone(&stretch.segment);
+        let (bodies, stretch) = (Arc::clone(bodies), Some(Arc::new(stretch)));
+        // What was counted is so until this is dropped.
+        let mut reservation = Reservation { bodies, stretch, file: None, written: 0, is_awaited: true };
+        // Open from here to the end: a write must not fail half-way for want of a descriptor.
+        let file = segment.file().map_err(|error| NoFile::Failed(Error::io("open", segment.path())(error)))?;
+        reservation.file = Some(file);
+        Ok(reservation)
+    }
+
+    /// Whether others may wait for it to end, which is for who writes it to say: another process may have been stopped.
+    pub fn set_awaited(&mut self, is_awaited: bool) {
+        if std::mem::replace(&mut self.is_awaited, is_awaited) != is_awaited {
+            if is_awaited {
+                self.bodies.reservations.fetch_add(1, Ordering::SeqCst);
+            } else {
+                self.bodies.reservations.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn stretch(&self) -> Result<&Arc<Stretch>, Error> {
+        self.stretch.as_ref().ok_or(Error::Closed)
+    }
+
+    pub fn place(&self) -> BodyPlace {
+        self.stretch.as_ref().map(|stretch| stretch.place).unwrap_or_default()
+    }
+
+    /// Has the segment hold the whole body, before another process writes it.
+    pub fn grow_whole(&self) -> Result<(), NoFile> {
+        let stretch = self.stretch().map_err(NoFile::Failed)?;
+        self.grow_to(u64::from(stretch.place.offset) + stretch.bytes)
+    }
+
+    /// Another process has written so many bytes of it. Before its record is appended, as with `write`.
+    pub fn set_written(&mut self, bytes: u64) {
+        let Some(stretch) = &self.stretch else { return };
+        self.written = bytes;
+        let segment = &stretch.segment;
+        self.bodies.written.lock().entry(segment.number).or_insert_with(|| Arc::clone(segment));
+    }
+
+    /// The file, to which another process may write within the stretch.
+    pub fn file(&self) -> Option<&Arc<dyn DiskFile>> {
+        self.file.as_ref()
+    }
+
+    /// Lengthens the file, where it is shorter.
+    fn grow_to(&self, bytes: u64) -> Result<(), NoFile> {
+        let stretch = self.stretch().map_err(NoFile::Failed)?;
+        let file = self.file.as_ref().ok_or(NoFile::Failed(Error::Closed))?;
+        let segment = &stretch.segment;
+        let present = segment.bytes();
+        if bytes <= present {
+            return Ok(());
+        }
+        if !segment.lease().grow(bytes) {
+            return Err(NoFile::NoRoom);
+        }
+        if let Err(error) = file.grow(bytes) {
+            segment.lease().shrink(present);
+            return Err(NoFile::Failed(Error::io("grow", segment.path())(error)));
+        }
+        Ok(())
+    }
+
+    /// Appends a piece of the body. One that fails may be written again.
+    pub fn write(&mut self, piece: &[u8]) -> Result<(), NoFile> {
+        let stretch = Arc::clone(self.stretch().map_err(NoFile::Failed)?);
+        let file = self.file.as_ref().ok_or(NoFile::Failed(Error::Closed))?;
+        let segment = &stretch.segment;
+        let offset = u64::from(stretch.place.offset) + self.written;
+        let end = offset + piece.len() as u64;
+        if end > segment.bytes() {
+            let whole = u64::from(stretch.place.offset) + stretch.bytes;
+            self.grow_to((end + GROWTH_BYTES).min(whole).max(end))?;
+        }
+        let written = file.write_all_at(&mut [IoSlice::new(piece)], offset);
+        written.map_err(|error| NoFile::Failed(Error::io("write", segment.path())(error)))?;
+        self.written = self.written.saturating_add(piece.len() as u64);
+        // Before its record is appended: who makes that durable makes this durable first.
+        self.bodies.written.lock().entry(segment.number).or_insert_with(|| Arc::clone(segment));
+        Ok(())
+    }
+
+    /// The segment that it is in, and where its bytes begin there.
+    pub fn location(&self) -> Option<(&Arc<Segment>, u64)> {
+        self.stretch.as_ref().map(|stretch| (&stretch.segment, u64::from(stretch.place.offset)))
+    }
+
+    /// Makes the bytes durable.
+    pub fn sync(&self) -> Result<(), SyncError> {
+        let stretch = self.stretch().map_err(SyncError::NotTried)?;
+        stretch.segment.sync_through(self.file.as_deref())
+    }
+
+    /// The record at `lsn` refers to it now: it lives until that one is superseded.
+    pub fn keep(self, lsn: Lsn) {
+        let bodies = Arc::clone(&self.bodies);
+        if let Some(stretch) = self.keep_uncounted(lsn) {
+            bodies.count(&stretch);
+        }
+    }
+
+    /// The same; its bytes are counted as live by who calls this, when what it supersedes is not any more.
+    pub fn keep_uncounted(mut self, lsn: Lsn) -> Option<Arc<Stretch>> {
+        let stretch = self.stretch.take()?;
+        // Written by this process: nothing to check at its first read.
+        stretch.segment.set_verified(stretch.place.offset);
+        let body = LiveBody { stretch: Arc::clone(&stretch), body_bytes: self.written, record: lsn };
+        self.bodies.stretches.lock().live.insert(stretch.place, body);
+        Some(stretch)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.set_awaited(false);
+        let Some(stretch) = self.stretch.take() else { return };
+        stretch.segment.body_went();
+        let emptied = self.bodies.stretches.lock().give_back(&stretch);
+        if let Some(segment) = emptied
+            && let Err(error) = self.bodies.remove(&segment)
+        {
+            tracing::warn!("{error}; tried again later");
+        }
+    }
+}

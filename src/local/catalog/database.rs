@@ -1,0 +1,250 @@
+//! sled, opened and closed with all that can go wrong.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::fork;
+
+/// sled's page cache. What the catalog holds is read once, at open.
+const CACHE_BYTES: u64 = 4 << 20;
+
+/// How long sled's lock is waited for: a database that is going down, here or in a process that has just ended, holds it a little longer.
+/// The directory is ours, so whoever has it for longer is a forked child, which only keeps a copy of a descriptor.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// sled's file grows by 512 KiB at a time, and it has one other open beside it.
+const PROBED_BYTES: usize = 1 << 20;
+
+const PROBED_DESCRIPTORS: usize = 4;
+
+const SEED_KEY: &[u8] = b"fingerprint_seed";
+
+pub(super) struct Database {
+    pub database: sled::Db,
+    pub hints: sled::Tree,
+    pub cursors: sled::Tree,
+    /// For the part of a flush that sled leaves out.
+    pub file: File,
+    /// sled's own descriptor of the file, which has the lock: forked children close it.
+    pub locking: Option<RawFd>,
+}
+
+/// Why the catalog cannot be had.
+pub(super) enum Unopened {
+    /// What is there is not a catalog, or is damaged.
+    Damaged(String),
+    /// It says nothing about what is there: no descriptor, no room, a lock.
+    Failed(String),
+}
+
+/// Sets a damaged catalog aside, and begins an empty one.
+pub(super) fn replace(path: &Path, reason: &str) -> Option<(Database, Option<u64>)> {
+    let aside = aside(path);
+    tracing::warn!(
+        "the catalog in {} is damaged: {reason}; set aside as {}, rebuilding it from the journal",
+        path.display(),
+        aside.display()
+    );
+    if let Err(error) = std::fs::rename(path, &aside) {
+        tracing::warn!("cannot set the catalog aside: {error}; the store goes on without one, and tries again");
+        return None;
+    }
+    match open_database(path) {
+        Ok(opened) => Some(opened),
+        Err(Unopened::Failed(reason) | Unopened::Damaged(reason)) => {
+            tracing::warn!("a new catalog cannot be made: {reason}; the store goes on without one, and tries again");
+            None
+        }
+    }
+}
+
+/// Opens sled; also the seed that its hints were made with.
+pub(super) fn open_database(path: &Path) -> Result<(Database, Option<u64>), Unopened> {
+    open_by(path, || try_open(path))
+}
+
+fn open_by(
+    path: &Path,
+    open: impl Fn() -> Result<(Database, Option<u64>), sled::Error>,
+) -> Result<(Database, Option<u64>), Unopened> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    let mut panics = 0;
+    loop {
+        let opened = catch_unwind(AssertUnwindSafe(&open));
+        let error = match opened {
+            Ok(Ok(opened)) => return Ok(opened),
+            Ok(Err(error)) => error,
+            // It also panics where it can neither read nor write, for a moment perhaps: what it does every time, with all that it needs, is
+            // damage.
+            Err(_) => match probe(path) {
+                Err(error) => return Err(Unopened::Failed(format!("sled panicked: {error}"))),
+                Ok(()) => {
+                    panics += 1;
+                    if panics >= PANICS_MIN {
+                        return Err(Unopened::Damaged("sled panicked".to_owned()));
+                    }
+                    std::thread::sleep(LOCK_RETRY);
+                    continue;
+                }
+            },
+        };
+        if !is_lock_error(&error) {
+            return Err(match is_damage(&error) {
+                true => Unopened::Damaged(error.to_string()),
+                false => Unopened::Failed(error.to_string()),
+            });
+        }
+        if Instant::now() >= deadline {
+            return open_copy(path)
+                .map_err(|reason| Unopened::Failed(format!("{error}, and it cannot be copied: {reason}")));
+        }
+        std::thread::sleep(LOCK_RETRY);
+    }
+}
+
+fn try_open(path: &Path) -> Result<(Database, Option<u64>), sled::Error> {
+    let before = descriptors_of(&path.join("db"));
+    let database = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
+    let hints = database.open_tree("hints")?;
+    let settings = database.open_tree("settings")?;
+    let cursors = database.open_tree("cursors")?;
+    let seed = settings.get(SEED_KEY)?;
+    let seed = seed.as_deref().and_then(|value| value.first_chunk()).map(|seed| u64::from_le_bytes(*seed));
+    let locking = descriptors_of(&path.join("db")).into_iter().find(|descriptor| !before.contains(descriptor));
+    let file = File::open(path.join("db")).map_err(sled::Error::Io)?;
+    locking.into_iter().for_each(fork::close_in_child);
+    Ok((Database { database, hints, cursors, file, locking }, seed))
+}
+
+/// A child that was forked from a process which is gone keeps the lock of its file: another file with the same content has none.
+fn open_copy(path: &Path) -> Result<(Database, Option<u64>), String> {
+    let (said, io) = (|error: sled::Error| error.to_string(), |error: io::Error| error.to_string());
+    let (file, copy) = (path.join("db"), path.join("db.copy"));
+    std::fs::copy(&file, &copy).map_err(io)?;
+    File::open(&copy).and_then(|copy| copy.sync_all()).map_err(io)?;
+    std::fs::rename(&copy, &file).map_err(io)?;
+    catch_unwind(AssertUnwindSafe(|| try_open(path))).map_err(|_| "sled panicked".to_owned())?.map_err(said)
+}
+
+impl Database {
+    pub fn flush(&self) -> Result<(), sled::Error> {
+        self.database.flush()?;
+        // sled's own flush only starts the writing of what is in the page cache.
+        loop {
+            match self.file.sync_data() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result.map_err(sled::Error::Io),
+            }
+        }
+    }
+
+    /// Notes what fingerprints are made with; hints with others go.
+    pub fn set_seed(&self, seed: u64) -> Result<(), sled::Error> {
+        let settings = self.database.open_tree("settings")?;
+        let seed = seed.to_le_bytes();
+        if settings.get(SEED_KEY)?.as_deref() != Some(&seed) {
+            self.hints.clear()?;
+            settings.insert(SEED_KEY, &seed)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Some(descriptor) = self.locking else { return };
+        fork::keep_in_child(descriptor);
+        // Sound: unlocking has no other effect. The descriptor is sled's, open until its database is dropped, just behind this. A child
+        // that has a copy of it would keep the lock otherwise.
+        unsafe { libc::flock(descriptor, libc::LOCK_UN) };
+    }
+}
+
+/// How often sled has to panic, with room and descriptors there, before that proves damage: others may give room back and take it meanwhile.
+const PANICS_MIN: u32 = 4;
+
+/// Whether there are room and descriptors for what sled does when it opens its file.
+fn probe(path: &Path) -> io::Result<()> {
+    let probe = path.join("probe");
+    let descriptors: io::Result<Vec<File>> = (0..PROBED_DESCRIPTORS).map(|_| File::open("/dev/null")).collect();
+    let written = std::fs::write(&probe, vec![1; PROBED_BYTES]).and_then(|()| File::open(&probe)?.sync_all());
+    let removed = std::fs::remove_file(&probe);
+    descriptors.and(written).and(removed)
+}
+
+/// sled panics on some kinds of damage, and on some errors: these are errors like any other here.
+pub(super) fn guarded<T>(call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("sled panicked".to_owned()),
+    }
+}
+
+/// Whether the error says that what is there is not what sled wrote.
+fn is_damage(error: &sled::Error) -> bool {
+    match error {
+        sled::Error::Io(error) => matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+        ),
+        sled::Error::CollectionNotFound(_)
+        | sled::Error::Unsupported(_)
+        | sled::Error::ReportableBug(_)
+        | sled::Error::Corruption { .. } => true,
+    }
+}
+
+fn is_lock_error(error: &sled::Error) -> bool {
+    let sled::Error::Io(error) = error else { return false };
+    error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
+}
+
+/// This process's descriptors of a file. Where that cannot be said, none are: a forked child keeps the lock then, and the next open
+/// makes a copy.
+fn descriptors_of(path: &Path) -> Vec<RawFd> {
+    let Ok(path) = path.canonicalize() else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };
+    let is_it = |entry: &std::fs::DirEntry| std::fs::read_link(entry.path()).is_ok_and(|target| target == path);
+    let numbers = entries.flatten().filter(is_it).map(|entry| entry.file_name().to_string_lossy().parse());
+    numbers.filter_map(Result::ok).collect()
+}
+
+/// A name for a catalog that will not open, not taken yet.
+fn aside(path: &Path) -> PathBuf {
+    let name = |number: u32| path.with_extension(format!("damaged-{number}"));
+    (1..).map(name).find(|candidate| !candidate.exists()).unwrap_or_else(|| name(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Invariants 13 and 14.
+    #[test]
+    fn that_sled_panics_is_damage_only_where_nothing_else_explains_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("catalog");
+        drop(try_open(&path).unwrap());
+        let attempts = std::cell::Cell::new(0);
+        let open = |panics: u32| {
+            attempts.set(0);
+            let opened = open_by(&path, || {
+                attempts.set(attempts.get() + 1);
+                assert!(attempts.get() > panics, "as sled does");
+                try_open(&path)
+            });
+            opened.map(|(database, _)| drop(database))
+        };
+        assert!(open(PANICS_MIN - 1).is_ok(), "at the last attempt");
+        assert!(matches!(open(PANICS_MIN), Err(Unopened::Damaged(_))));
+        // What it needs is not there.
+        std::fs::create_dir(path.join("probe")).unwrap();
+        assert!(matches!(open(2), Err(Unopened::Failed(_))) && attempts.get() == 1);
+    }
+}

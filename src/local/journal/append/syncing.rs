@@ -1,0 +1,86 @@
+//! What has been appended is made durable, by one sync for all who wait.
+
+use super::{Journal, Unsynced};
+use crate::error::Error;
+use crate::local::files::disk::is_exhausted;
+use crate::local::journal::Lsn;
+use crate::local::journal::segment::SyncError;
+
+impl Journal {
+    /// Makes the record at `lsn`, and every one before it, durable. Callers that come while a sync runs share the next one.
+    pub fn sync_to(&self, lsn: Lsn) -> Result<(), Error> {
+        self.sync_unless(|synced| synced > lsn)
+    }
+
+    /// Makes everything durable that is not, unless what is, all below the lsn that `is_enough` is told, will do.
+    fn sync_unless(&self, is_enough: impl FnOnce(Lsn) -> bool) -> Result<(), Error> {
+        let mut synced = self.synced.lock();
+        if is_enough(*synced) {
+            return Ok(());
+        }
+        self.check_writable()?;
+        let (segments, end) = {
+            let mut append = self.append.lock();
+            (std::mem::take(&mut append.unsynced), append.end)
+        };
+        self.sync_segments(segments)?;
+        // Otherwise a segment's name is durable before the first record is appended to it: see `roll`.
+        if !self.options.syncs_each {
+            self.sync_names()?;
+        }
+        *synced = end;
+        Ok(())
+    }
+
+    fn sync_segments(&self, mut segments: Vec<Unsynced>) -> Result<(), Error> {
+        while let Some(Unsynced { segment, file }) = segments.first() {
+            match segment.sync_through(file.as_deref()) {
+                Ok(()) => drop(segments.remove(0)),
+                Err(SyncError::Failed(error)) => return Err(self.fail(error)),
+                Err(SyncError::NotTried(error)) => {
+                    // Still to be synced, the next time.
+                    self.append.lock().unsynced.splice(0..0, segments);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the names of new segments durable.
+    pub fn sync_names(&self) -> Result<(), Error> {
+        let directory = self.segments.directory();
+        self.segments.sync_names().map_err(|error| match is_exhausted(&error) {
+            true => Error::io("open", directory)(error),
+            false => self.fail(Error::io("sync", directory)(error)),
+        })
+    }
+
+    /// What is durable when every record appended so far is.
+    pub fn latest(&self) -> Lsn {
+        self.end().just_below()
+    }
+
+    /// Makes every record appended so far durable: all those below the lsn that it returns.
+    pub fn sync(&self) -> Result<Lsn, Error> {
+        let end = self.end();
+        self.sync_unless(|synced| synced >= end)?;
+        Ok(end)
+    }
+
+    /// A failed sync is never tried again: the kernel has dropped the pages, and the next try would succeed without them.
+    pub fn fail(&self, error: Error) -> Error {
+        tracing::error!("{error}; the store takes no more writes until it is opened anew");
+        self.failure.write().get_or_insert_with(|| error.to_string());
+        error
+    }
+
+    pub fn check_writable(&self) -> Result<(), Error> {
+        match &*self.failure.read() {
+            None => Ok(()),
+            Some(cause) => {
+                Err(Error::WritesRefused { path: self.segments.directory().to_path_buf(), cause: cause.clone() })
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Opening a store, and attaching to one.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::Mutex;
+
+use super::options::{BackendKind, StoreConfig};
+use super::{Inner, ObjectStore, attaching};
+use crate::backend::{Backend, Waiters, spawn_duplicator};
+use crate::error::Error;
+use crate::fork;
+use crate::local::{LocalBackend, Underlying};
+use crate::memory::MemoryBackend;
+use crate::object::IdBytes;
+use crate::redis::RedisBackend;
+use crate::replication::TieredBackend;
+
+impl ObjectStore {
+    /// Opens the store that the config describes.
+    ///
+    /// # Errors
+    ///
+    /// As [`ObjectStoreBuilder::open`](crate::ObjectStoreBuilder::open).
+    pub fn open(config: &StoreConfig) -> Result<Self, Error> {
+        Self::open_under(config, Underlying::default())
+    }
+
+    pub(crate) fn open_under(config: &StoreConfig, under: Underlying) -> Result<Self, Error> {
+        fork::watch();
+        let waiters = Arc::<Waiters>::default();
+        let (backend, local): (Arc<dyn Backend>, _) = match config.backend {
+            BackendKind::Memory => (Arc::new(MemoryBackend::open(&config.memory)), None),
+            BackendKind::Local => {
+                let local = Arc::new(LocalBackend::open(&config.local, under)?);
+                (Arc::clone(&local) as Arc<dyn Backend>, Some(local))
+            }
+            BackendKind::Redis => (Arc::new(RedisBackend::open(&config.redis, Arc::clone(&waiters))?), None),
+            BackendKind::Tiered => {
+                let tiered = TieredBackend::open(&config.local, &config.redis, under, Arc::clone(&waiters))?;
+                let local = Arc::clone(tiered.local());
+                (tiered as Arc<dyn Backend>, Some(local))
+            }
+        };
+        let id_bytes = if config.backend == BackendKind::Redis { IdBytes::REDIS } else { IdBytes::ORDINARY };
+        let may_not_wait = matches!(config.backend, BackendKind::Redis | BackendKind::Tiered);
+        Self::assembled(backend, local, waiters, id_bytes, may_not_wait)
+    }
+
+    /// A store of these parts; with a thread that makes duplicates, where threads of the backend may not wait for them.
+    fn assembled(
+        backend: Arc<dyn Backend>,
+        local: Option<Arc<LocalBackend>>,
+        waiters: Arc<Waiters>,
+        id_bytes: IdBytes,
+        may_not_wait: bool,
+    ) -> Result<Self, Error> {
+        let duplicator = match may_not_wait {
+            false => None,
+            true => match spawn_duplicator(&waiters, &backend) {
+                Ok(thread) => Some(thread),
+                Err(error) => {
+                    let _ = backend.close();
+                    return Err(Error::io("start the threads of", backend.place())(error));
+                }
+            },
+        };
+        let (closed, duplicator, generation) = (AtomicBool::new(false), Mutex::new(duplicator), fork::generation());
+        Ok(ObjectStore { inner: Arc::new(Inner { backend, local, waiters, id_bytes, closed, duplicator, generation }) })
+    }
+
+    /// Attaches to the store in the config's directory that another process of this machine keeps open (backends `local` and `tiered`): a
+    /// server, or a keeper, which is started where there is none. All processes that attach share one store: one copy of each object, one
+    /// presence in Redis. Large objects are read and written where they stand, without a copy.
+    ///
+    /// The keeper may be killed and replaced: calls go to the next one, bytes that were handed out stay valid and unchanged.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Detached`] where no keeper can be reached or started, [`Error::Config`] where its settings are others than the config's.
+    pub fn attach(config: &StoreConfig) -> Result<Self, Error> {
+        fork::watch();
+        let waiters = Arc::<Waiters>::default();
+        let backend: Arc<dyn Backend> = attaching::attach(config, Arc::clone(&waiters))?;
+        Self::assembled(backend, None, waiters, IdBytes::ORDINARY, true)
+    }
+}
