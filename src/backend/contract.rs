@@ -1,3 +1,4 @@
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
@@ -58,6 +59,11 @@ pub(crate) trait Backend: Send + Sync {
     #[inline]
     fn get_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         self.get(id)
+    }
+
+    /// What `get` says, where no other process has to be asked for it.
+    fn get_at_once(&self, id: &[u8]) -> Result<Poll<Option<Object>>, Error> {
+        self.get(id).map(Poll::Ready)
     }
 
     /// Somebody has begun to wait for an object that is not here: looks for it elsewhere, and wakes whoever waits when it is found.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -322,10 +323,7 @@ impl Attached {
 
     fn get_object(&self, id: &[u8], is_here: bool) -> Result<Option<Object>, Error> {
         // Without asking, where nothing has changed since it was told.
-        if let Some(session) = &*self.current.load()
-            && session.is_current()
-            && let Some(object) = session.remembered.as_ref().and_then(|remembered| remembered.get(id))
-        {
+        if let Some(object) = self.recalled(id) {
             return Ok(Some(object));
         }
         let call = Call { manner: Manner { is_here, ..Manner::default() }, ..Call::new("get") };
@@ -339,6 +337,13 @@ impl Attached {
                 Taken::AsCopy => self.nonsense("get"),
             },
         }
+    }
+
+    /// The object, where it is remembered.
+    fn recalled(&self, id: &[u8]) -> Option<Object> {
+        let session = self.current.load();
+        let session = session.as_ref().filter(|session| session.is_current())?;
+        session.remembered.as_ref()?.get(id)
     }
 
     /// The object that woke those who waited under these names, in this session; None where the keeper has it no more.
@@ -428,6 +433,10 @@ impl Backend for Attached {
 
     fn get_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         self.get_object(id, true)
+    }
+
+    fn get_at_once(&self, id: &[u8]) -> Result<Poll<Option<Object>>, Error> {
+        Ok(self.recalled(id).map_or(Poll::Pending, |object| Poll::Ready(Some(object))))
     }
 
     fn seek(&self, id: &[u8]) {

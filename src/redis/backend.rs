@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -225,6 +226,10 @@ impl Backend for RedisBackend {
 
     fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         self.shared.read(id)
+    }
+
+    fn get_at_once(&self, _id: &[u8]) -> Result<Poll<Option<Object>>, Error> {
+        Ok(Poll::Pending)
     }
 
     fn contains(&self, id: &[u8]) -> Result<bool, Error> {

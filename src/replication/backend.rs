@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -161,6 +162,10 @@ impl Backend for TieredBackend {
             return Ok(None);
         }
         Ok(found)
+    }
+
+    fn get_at_once(&self, id: &[u8]) -> Result<Poll<Option<Object>>, Error> {
+        Ok(self.get_here(id)?.map_or(Poll::Pending, |object| Poll::Ready(Some(object))))
     }
 
     fn seek(&self, id: &[u8]) {

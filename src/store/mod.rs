@@ -1,3 +1,5 @@
+#[cfg(feature = "async")]
+mod asynchronous;
 mod attaching;
 mod info;
 mod opening;

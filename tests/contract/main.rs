@@ -23,6 +23,7 @@ macro_rules! bounded_contract {
     };
 }
 
+mod asynchronous;
 mod capacity;
 mod closing;
 mod linearizability;

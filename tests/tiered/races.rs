@@ -209,9 +209,10 @@ fn a_delete_that_found_an_object_has_deleted_it_whatever_is_heard_meanwhile() {
     let world = World::new(2);
     let proxy = Proxy::to(&world.redis);
     let a = world.open(0);
-    // The clock of this node is ahead of the other's from now on, so that deletes that come later have the lower version.
-    world.announce(&[operation(1, b"ahead", version_ahead())]);
+    // The clock of this node is ahead of the other's from now on, so that deletes that come later have the lower version. It hears what
+    // comes once it has begun to.
     until("it is heard", || {
+        world.announce(&[operation(1, b"ahead", version_ahead())]);
         a.put(b"heard", b"", b"").unwrap();
         version_in_redis(&world, b"heard") > version_ahead() - (10_000 << 16)
     });
@@ -221,10 +222,10 @@ fn a_delete_that_found_an_object_has_deleted_it_whatever_is_heard_meanwhile() {
         let id = [b'd', round];
         proxy.set(Mode::Delay(LATER));
         // As many as it takes to be ahead of all that the other has heard.
-        for _ in 0..3 {
-            a.put(&id, b"data", b"").unwrap();
+        for data in [b"first", b"other", b"third"] {
+            a.put(&id, data, b"").unwrap();
         }
-        until("it is pushed", || version_in_redis(&world, &id) > 0);
+        until("it is pushed", || value_in_redis(&world, &id).ends_with(b"third"));
         std::thread::sleep(LATER / 2);
         let has_deleted = b.delete(&id).unwrap();
         proxy.set(Mode::Normal);
@@ -238,7 +239,11 @@ fn a_delete_that_found_an_object_has_deleted_it_whatever_is_heard_meanwhile() {
 
 /// The clock of the version that Redis has of an id; 0 where it has none.
 fn version_in_redis(world: &World, id: &[u8]) -> u64 {
+    value_in_redis(world, id).get(8..16).map_or(0, |clock| u64::from_be_bytes(clock.try_into().unwrap()))
+}
+
+/// Empty where there is none.
+fn value_in_redis(world: &World, id: &[u8]) -> Vec<u8> {
     let key = id.iter().fold("scaler:obj:".to_owned(), |key, byte| format!("{key}{byte:02x}"));
-    let value: Option<Vec<u8>> = world.redis.command(&[&b"GET"[..], key.as_bytes()]);
-    value.map_or(0, |value| u64::from_be_bytes(value[8..16].try_into().unwrap()))
+    world.redis.command::<Option<Vec<u8>>>(&[&b"GET"[..], key.as_bytes()]).unwrap_or_default()
 }
