@@ -13,7 +13,8 @@ async fn main() -> Result<(), Error> {
     // A task waits without a thread for an object that does not exist yet.
     let waiting = tokio::spawn(store.wait_async(b"result"));
     store.put_async(b"result", "42", "").await?;
-    let result = waiting.await.expect("the task does not panic")?;
+    let Ok(result) = waiting.await else { panic!("the task panicked") };
+    let result = result?;
     println!("the result is {}", String::from_utf8_lossy(&result.data));
 
     // Dropped, here by a timeout, a wait is taken back.

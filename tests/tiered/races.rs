@@ -218,7 +218,7 @@ fn a_delete_that_found_an_object_has_deleted_it_whatever_is_heard_meanwhile() {
     });
     let b = world.builder(1).redis_options(|options| options.url = world.redis.url_at(proxy.port())).open().unwrap();
     let mut found = 0;
-    for round in 0..20_u8 {
+    for round in 0..40_u8 {
         let id = [b'd', round];
         proxy.set(Mode::Delay(LATER));
         // As many as it takes to be ahead of all that the other has heard.
@@ -226,7 +226,8 @@ fn a_delete_that_found_an_object_has_deleted_it_whatever_is_heard_meanwhile() {
             a.put(&id, data, b"").unwrap();
         }
         until("it is pushed", || value_in_redis(&world, &id).ends_with(b"third"));
-        std::thread::sleep(LATER / 2);
+        // What has gathered is heard every now and then: in some rounds between the delete's question and its answer.
+        std::thread::sleep(LATER * u32::from(round % 8) / 4);
         let has_deleted = b.delete(&id).unwrap();
         proxy.set(Mode::Normal);
         if has_deleted {
