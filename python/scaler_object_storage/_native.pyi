@@ -1,5 +1,6 @@
 import os
 import sys
+from asyncio import Future
 from types import TracebackType
 from typing import Callable, Literal, Optional, Tuple, Type, TypedDict, Union, final
 
@@ -247,6 +248,27 @@ class ObjectStore:
     ) -> Optional[Ticket]:
         """Duplicates if ``original`` exists, and returns None; otherwise does so as soon as it exists, and then calls ``done``, on
         another thread, with None or with what went wrong."""
+
+    def get_async(self, id: _Buffer) -> Future[Optional[Object]]:
+        """As :meth:`get`, for asyncio: ``await store.get_async(id)``. What is in this process is there at once; everything else is
+        done on a thread of the loop's executor. Needs a running event loop, as all of these do."""
+
+    def wait_async(self, id: _Buffer) -> Future[Object]:
+        """The object as soon as it exists, without a thread that waits: ``await asyncio.wait_for(store.wait_async(id), 10)``.
+        Cancelling it takes the request back. Raises :class:`ClosedError` where the store is closed meanwhile."""
+
+    def put_async(self, id: _Buffer, data: _Buffer, metadata: _Buffer = b"") -> Future[None]:
+        """As :meth:`put`. The buffers must not be changed before it is done, also where it is cancelled: what has begun comes to its
+        end."""
+
+    def contains_async(self, id: _Buffer) -> Future[bool]:
+        """As :meth:`contains`."""
+
+    def delete_async(self, id: _Buffer) -> Future[bool]:
+        """As :meth:`delete`."""
+
+    def duplicate_async(self, original: _Buffer, new: _Buffer) -> Future[bool]:
+        """As :meth:`duplicate`."""
 
     def info(self) -> Info:
         """What the store holds and who waits."""

@@ -62,6 +62,7 @@ pub(crate) trait Backend: Send + Sync {
     }
 
     /// What `get` says, where no other process has to be asked for it.
+    #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "futures ask for it"))]
     fn get_at_once(&self, id: &[u8]) -> Result<Poll<Option<Object>>, Error> {
         self.get(id).map(Poll::Ready)
     }

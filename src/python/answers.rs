@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use crate::error::Error;
 
 /// Calls a function, attached to the interpreter.
-type Call = Box<dyn FnOnce(Python<'_>) -> PyResult<()> + Send>;
+pub(super) type Call = Box<dyn FnOnce(Python<'_>) -> PyResult<()> + Send>;
 
 /// A thread that calls Python, so that no thread of the store waits for the interpreter. It ends when nobody can ask it any more. As many
 /// calls can be queued as requests were parked.

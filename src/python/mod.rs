@@ -1,6 +1,7 @@
 //! The Python package's native module. What it offers is described in `python/scaler_object_storage/_native.pyi`.
 
 mod answers;
+mod asynchronous;
 mod buffer;
 mod errors;
 mod logs;

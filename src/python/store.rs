@@ -1,9 +1,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::Poll;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
+use super::asynchronous;
 use super::buffer::{BytesLike, copied};
 use super::object::{Info, Object};
 use super::opened::Opened;
@@ -35,6 +37,19 @@ impl ObjectStore {
     ) -> PyResult<T> {
         Ok(detached(py, || operation(&self.0.store))??)
     }
+}
+
+/// A future of the running event loop for what this method does, on a thread of the loop's executor.
+fn in_thread<'py>(
+    store: &Bound<'py, ObjectStore>,
+    method: &str,
+    arguments: &[&Bound<'py, PyAny>],
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = store.py();
+    let event_loop = asynchronous::running_loop(py)?;
+    let (executor, method) = (py.None().into_bound(py), store.getattr(method)?);
+    let call = [&executor, &method].into_iter().chain(arguments.iter().copied());
+    event_loop.getattr("run_in_executor")?.call1(PyTuple::new(py, call.collect::<Vec<_>>())?)
 }
 
 #[pymethods]
@@ -182,6 +197,47 @@ impl ObjectStore {
             Parked::Ready(()) => Ok(py.None()),
             Parked::Waiting(ticket) => Ok(Py::new(py, Ticket::new(ticket))?.into_any()),
         }
+    }
+
+    fn get_async<'py>(slf: &Bound<'py, Self>, id: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let bytes: BytesLike<'_, '_> = id.extract()?;
+        match slf.get().0.store.get_at_once(bytes.as_slice())? {
+            Poll::Ready(found) => asynchronous::ready(slf.py(), found.map(Object)),
+            Poll::Pending => in_thread(slf, "get", &[id]),
+        }
+    }
+
+    fn wait_async<'py>(&self, py: Python<'py>, id: BytesLike<'_, '_>) -> PyResult<Bound<'py, PyAny>> {
+        asynchronous::wait(py, &self.0, id.as_slice())
+    }
+
+    #[pyo3(signature = (id, data, metadata = None), text_signature = "($self, id, data, metadata=b'')")]
+    fn put_async<'py>(
+        slf: &Bound<'py, Self>,
+        id: &Bound<'py, PyAny>,
+        data: &Bound<'py, PyAny>,
+        metadata: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match metadata {
+            Some(metadata) => in_thread(slf, "put", &[id, data, metadata]),
+            None => in_thread(slf, "put", &[id, data]),
+        }
+    }
+
+    fn contains_async<'py>(slf: &Bound<'py, Self>, id: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        in_thread(slf, "contains", &[id])
+    }
+
+    fn delete_async<'py>(slf: &Bound<'py, Self>, id: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        in_thread(slf, "delete", &[id])
+    }
+
+    fn duplicate_async<'py>(
+        slf: &Bound<'py, Self>,
+        original: &Bound<'py, PyAny>,
+        new: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        in_thread(slf, "duplicate", &[original, new])
     }
 
     fn info(&self, py: Python<'_>) -> PyResult<Info> {

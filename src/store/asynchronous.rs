@@ -127,7 +127,8 @@ impl ObjectStore {
         async move { blocking::unblock(move || store.duplicate(&original, &new)).await }
     }
 
-    fn get_at_once(&self, id: &[u8]) -> Result<Poll<Option<Object>>, Error> {
+    /// What `get` says, where nothing has to be asked for it that may take its time.
+    pub(crate) fn get_at_once(&self, id: &[u8]) -> Result<Poll<Option<Object>>, Error> {
         self.inner.id_bytes.check(id)?;
         match self.backend()?.get_at_once(id)? {
             Poll::Ready(found) => self.unless_closed(found).map(Poll::Ready),
