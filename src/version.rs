@@ -126,7 +126,7 @@ mod tests {
         clock
     }
 
-    // REPLICATION.md, Versions.
+    // docs/replication.md, Versions.
     #[test]
     fn versions_ascend_whatever_the_clocks_do() {
         let clock = clock(0);

@@ -26,7 +26,7 @@
 //!
 //! # How to read what is found
 //!
-//! A failing test names the property (by the number of the invariant, `DESIGN` of the project) and a shortest way to break it, one
+//! A failing test names the property (by the number of the invariant, docs/design.md) and a shortest way to break it, one
 //! [`protocol::Step`] a line, then the state it leads to. Writes are numbered in the order in which they were made (`write: 2` is the second
 //! of `writes`); that number is the truth, versions are what nodes compare. `values` is what Redis has of each id, `cursor` how many
 //! entries of `stream` a node has read (those that all have read are cut off). Properties 4 and 6 are about quiet states: the protocol has

@@ -3,7 +3,7 @@
 //! A fork copies every handle to handed-out bytes, and nobody tells when the copies are gone. So each handle belongs to a session, whose
 //! file is locked (`flock`) through a descriptor that children inherit. With a fork the session ends for new handles; its lock is gone
 //! when the parent's last handle is dropped and every child has ended or has become another program. What its handles read is given
-//! back then, and not before. ("Forks" in the design: a handle is given back only if no fork lies between.)
+//! back then, and not before. ("Forks" in docs/node.md: a handle is given back only if no fork lies between.)
 //!
 //! ```text
 //! <directory>/readers/<random>   locked while somebody may read; at close, the numbers of the body segments concerned, one a line,

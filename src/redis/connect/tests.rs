@@ -153,7 +153,7 @@ fn a_cluster_of_three() {
     assert!(fetch(&mut link, &keys(), &ids(20), 0).unwrap().iter().all(Result::is_ok));
 }
 
-// REPLICATION.md, Pushing 6: who had asked a node that no longer holds the key has to hear of it.
+// docs/replication.md, Pushing 6: who had asked a node that no longer holds the key has to hear of it.
 #[test]
 fn a_slot_that_moves_is_followed_at_every_moment() {
     let servers = Servers::start();

@@ -95,7 +95,7 @@ fn a_blocked_reader_is_woken() {
     assert_eq!(reading.join().unwrap(), [event(Op::Put, b"id", 1)]);
 }
 
-// REPLICATION.md, Hearing 4: XREAD does not report a lost past.
+// docs/replication.md, Hearing 4: XREAD does not report a lost past.
 #[test]
 fn a_past_that_was_flushed_trimmed_or_restarted_is_reported() {
     let lose: [fn(&mut Link); 3] = [
@@ -120,7 +120,7 @@ fn a_past_that_was_flushed_trimmed_or_restarted_is_reported() {
     }
 }
 
-// REPLICATION.md, Hearing 4: FLUSHALL during BLOCK goes unnoticed by XREAD itself.
+// docs/replication.md, Hearing 4: FLUSHALL during BLOCK goes unnoticed by XREAD itself.
 #[test]
 fn a_flush_while_the_reader_blocks_is_reported() {
     let server = Server::start();

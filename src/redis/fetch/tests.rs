@@ -179,7 +179,7 @@ fn a_key_of_another_type_refuses_only_itself() {
     assert!(heads[0].is_err() && matches!(heads[1], Ok(Some(Standing::Ours(_)))), "{heads:?}");
 }
 
-// REPLICATION.md, Pushing 7: a reader that misses a chunk reads the manifest again.
+// docs/replication.md, Pushing 7: a reader that misses a chunk reads the manifest again.
 #[test]
 fn an_object_replaced_under_the_reader_is_read_anew() {
     let mut world = world();

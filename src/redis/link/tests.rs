@@ -72,7 +72,7 @@ fn nonsense_from_redis_is_an_error() {
     }
 }
 
-// REPLICATION.md, Pushing 6: a server that is no master (any more) is left.
+// docs/replication.md, Pushing 6: a server that is no master (any more) is left.
 #[test]
 fn a_server_that_cannot_serve_makes_the_link_useless() {
     let answers: [&[u8]; 5] = [

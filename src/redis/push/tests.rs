@@ -96,7 +96,7 @@ fn head_of(write: &Outgoing<'_>) -> Head {
     }
 }
 
-// REPLICATION.md, Pushing 2: the highest version wins, in whatever order writes arrive.
+// docs/replication.md, Pushing 2: the highest version wins, in whatever order writes arrive.
 #[test]
 fn the_highest_version_wins() {
     let mut world = world();
@@ -111,7 +111,7 @@ fn the_highest_version_wins() {
     assert_eq!(world.object("id"), Some(object("new")));
 }
 
-// REPLICATION.md, Pushing 4: an applied write and a repeat are announced, a refused one is not.
+// docs/replication.md, Pushing 4: an applied write and a repeat are announced, a refused one is not.
 #[test]
 fn what_stands_in_redis_is_announced() {
     let mut world = world();
@@ -129,7 +129,7 @@ fn what_stands_in_redis_is_announced() {
     assert!(world.heard().len() <= 1, "refused as older");
 }
 
-// REPLICATION.md, Versions: node ids decide between equal clocks, by bytes and not as numbers.
+// docs/replication.md, Versions: node ids decide between equal clocks, by bytes and not as numbers.
 #[test]
 fn versions_are_compared_byte_by_byte() {
     let mut world = world();
@@ -152,7 +152,7 @@ fn versions_are_compared_byte_by_byte() {
     }
 }
 
-// REPLICATION.md, Pushing 3; invariant 5.
+// docs/replication.md, Pushing 3; invariant 5.
 #[test]
 fn a_tombstone_beats_a_late_put_and_expires() {
     let mut world = world_with(|options| options.tombstone_ttl_seconds = 1000);
@@ -180,7 +180,7 @@ fn a_delete_is_refused_where_a_newer_put_stands() {
     assert_eq!(world.object("id"), Some(object("x")));
 }
 
-// REPLICATION.md, Pushing 1 and 3: out of memory, puts stay dirty, deletes pass and are announced, nothing else is held back.
+// docs/replication.md, Pushing 1 and 3: out of memory, puts stay dirty, deletes pass and are announced, nothing else is held back.
 #[test]
 fn out_of_memory_deletes_still_pass() {
     let mut world = world();
@@ -310,7 +310,7 @@ fn a_damaged_body_is_repaired() {
     }
 }
 
-// REPLICATION.md, What stands in Redis: the Python backend's values are older than every version.
+// docs/replication.md, What stands in Redis: the Python backend's values are older than every version.
 #[test]
 fn a_python_value_is_replaced_by_any_version() {
     let mut world = world();

@@ -25,7 +25,7 @@ fn a_large_object_stands_in_chunks_that_stay() {
     assert_eq!(ttls(&mut world), [-1, -1, -1]);
 }
 
-// REPLICATION.md, Pushing 7: the replaced manifest's chunks go, when readers have had time to finish.
+// docs/replication.md, Pushing 7: the replaced manifest's chunks go, when readers have had time to finish.
 #[test]
 fn the_chunks_of_a_replaced_manifest_expire() {
     for write in [put("id", 2, &object("small")), put("id", 2, &large(2)), delete("id", 2)] {
@@ -45,7 +45,7 @@ fn the_chunks_of_a_replaced_manifest_expire() {
     }
 }
 
-// REPLICATION.md, Pushing 7: a crash between any two commands shows no half an object and leaks no chunk.
+// docs/replication.md, Pushing 7: a crash between any two commands shows no half an object and leaks no chunk.
 #[test]
 fn a_push_that_stops_anywhere_leaves_nothing_for_ever() {
     let write = put("id", 1, &large(1));
@@ -106,7 +106,7 @@ fn a_large_object_that_is_refused_as_older_leaves_chunks_that_expire() {
     assert!(ttls(&mut world).iter().all(|ttl| (1..=3600).contains(ttl)));
 }
 
-// REPLICATION.md, Pushing 9.
+// docs/replication.md, Pushing 9.
 #[test]
 fn object_and_chunks_end_with_the_deadline() {
     let mut world = world();
