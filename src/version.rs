@@ -87,7 +87,7 @@ impl HybridClock {
     }
 
     /// Goes on behind a version from elsewhere, unless that one is too far ahead to be believed.
-    pub fn observe(&self, version: Version) {
+    pub fn merge_clock(&self, version: Version) {
         self.merge(version.clock);
     }
 
@@ -146,7 +146,7 @@ mod tests {
         assert!(clock.next_above(seen.clock) > seen);
         assert!(clock.next() > seen, "merged");
         let heard = Version { clock: back.clock + first_clock(2000), node: 9 };
-        clock.observe(heard);
+        clock.merge_clock(heard);
         assert!(clock.next() > heard, "merged");
         clock.time().set_floor(TODAY + 5 * HOUR_MS);
         assert!(clock.next().ms() >= TODAY + 5 * HOUR_MS, "an id of the stream");
@@ -158,7 +158,7 @@ mod tests {
         let far = Version { clock: first_clock(TODAY + 10 * AHEAD_MS_MAX), node: u64::MAX };
         assert!(clock.is_too_far_ahead(far));
         assert!(clock.next_above(far.clock) > far);
-        clock.observe(far);
+        clock.merge_clock(far);
         assert!(clock.next() < far);
         assert_eq!(far.clock_at_open(), far.clock);
         assert_eq!(Version { clock: u64::MAX, node: 0 }.clock_at_open(), 0);
@@ -183,7 +183,7 @@ mod tests {
     fn no_clock_is_too_large() {
         let clock = clock(0);
         assert_eq!(clock.next_above(u64::MAX).clock, u64::MAX);
-        clock.observe(Version { clock: u64::MAX, node: 1 });
+        clock.merge_clock(Version { clock: u64::MAX, node: 1 });
         assert!(clock.next().clock < u64::MAX);
         assert!(HybridClock::new(7, u64::MAX, Past::default(), 0).next().clock < u64::MAX);
         for redis_ms in [0, u64::MAX] {
@@ -191,7 +191,7 @@ mod tests {
             clock.time().set_floor(redis_ms);
             let (first, second) = (clock.next(), clock.next());
             assert!(first < second && second.clock < u64::MAX);
-            clock.observe(Version { clock: u64::MAX, node: 1 });
+            clock.merge_clock(Version { clock: u64::MAX, node: 1 });
         }
     }
 }

@@ -45,13 +45,13 @@ pub(crate) use files::readers::is_locked;
 pub(crate) use files::slots;
 pub(crate) use files::turn::Turn;
 pub(crate) use index::Fingerprints;
-pub(crate) use journal::Lsn as Place;
+pub(crate) use journal::Lsn;
 pub use options::{Durability, LocalOptions};
 pub(crate) use shared::{Placed, Reserved, UNSHARED_BYTES_MAX};
 pub(crate) use sharing::hearing::{DeleteAgain, Known};
 pub(crate) use sharing::ledger::{self, Held, Lane, Next};
 pub(crate) use sharing::outbox::{Outbox, OutboxOptions};
-pub(crate) use sharing::tail::{Budget, Dirty, Found, Wanted};
+pub(crate) use sharing::tail::{Budget, Dirty, DirtyRecords, Wanted};
 pub(crate) use tier::LocalTier as Tier;
 pub(crate) use write::{Again, Fill};
 

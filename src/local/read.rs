@@ -32,7 +32,7 @@ const PASSED_MS: u64 = 1;
 pub(super) struct RecordAt {
     pub header: Header,
     pub mapping: Arc<Mapping>,
-    pub place: Lsn,
+    pub lsn: Lsn,
     /// Its bytes come from an earlier open, and were not checked since.
     pub unverified: Option<Arc<Segment>>,
 }
@@ -48,14 +48,14 @@ pub(super) enum Unreadable {
 
 /// An id's record that cannot be served.
 pub(super) struct Trouble {
-    place: Lsn,
+    lsn: Lsn,
     /// What the record says, where that much of it is whole.
     header: Option<Box<Header>>,
     unreadable: Unreadable,
 }
 
 /// Where the bytes of an object are. They stay as they are for as long as this is held.
-pub(super) struct Found {
+pub(super) struct Located {
     /// What the record of the id says.
     pub header: Header,
     /// The record that holds the body: the same, or the one that it shares.
@@ -65,13 +65,13 @@ pub(super) struct Found {
 
 impl RecordAt {
     pub fn id(&self) -> &[u8] {
-        let at = u64::from(self.place.offset()) + HEADER_BYTES as u64;
+        let at = u64::from(self.lsn.offset()) + HEADER_BYTES as u64;
         self.mapping.slice(at, u64::from(self.header.id_bytes)).unwrap_or_default()
     }
 
     /// The inline body: metadata, then data.
     pub fn body(&self) -> &[u8] {
-        let at = u64::from(self.place.offset()) + self.header.body_offset() as u64;
+        let at = u64::from(self.lsn.offset()) + self.header.body_offset() as u64;
         self.mapping.slice(at, self.header.body_bytes()).unwrap_or_default()
     }
 
@@ -79,9 +79,9 @@ impl RecordAt {
     pub fn verify(&self, segment: &Segment) -> Result<(), Unreadable> {
         let mut bytes = vec![0; self.header.record_bytes().min(RECORD_BYTES_MAX)];
         // With pread, so that a medium that fails is an error here and not a signal.
-        read_piece(segment, &*open(segment)?, &mut bytes, u64::from(self.place.offset()))?;
+        read_piece(segment, &*open(segment)?, &mut bytes, u64::from(self.lsn.offset()))?;
         let (header, _) =
-            Header::decode(&bytes, segment.nonce, self.place).ok_or(Unreadable::Damaged("its header is not valid"))?;
+            Header::decode(&bytes, segment.nonce, self.lsn).ok_or(Unreadable::Damaged("its header is not valid"))?;
         if header.is_inline() {
             let body = bytes.get(header.body_offset()..header.record_bytes()).unwrap_or_default();
             if xxhash_rust::xxh3::xxh3_128(body) != header.body_hash {
@@ -118,25 +118,25 @@ impl LocalTier {
         let index = self.index();
         let fingerprint = index.fingerprint(id);
         let table = index.shard(fingerprint).table.read();
-        let place = table.find_fingerprint(fingerprint)?;
+        let lsn = table.find_fingerprint(fingerprint)?;
         // While the shard is locked, the segment of one of its places is not removed.
         let segments = self.segments.load();
-        let segment = segments.get(&place.segment())?;
+        let segment = segments.get(&lsn.segment())?;
         let mapping = segment.mapping();
         let mapping = mapping.as_deref()?;
         drop(table);
-        if segment.needs_verification(place.offset()) {
+        if segment.needs_verification(lsn.offset()) {
             return None;
         }
-        let offset = u64::from(place.offset());
+        let offset = u64::from(lsn.offset());
         let record = InlineRecord::parse(|from, bytes| mapping.slice(offset + from, bytes))?;
         let is_small = (record.metadata.len() + record.data.len()) as u64 <= COPIED_BODY_BYTES_MAX;
         let is_over = self.journal.time().is_past(record.deadline_ms);
-        if !is_small || record.id != id || is_over || self.is_hidden(place) {
+        if !is_small || record.id != id || is_over || self.is_hidden(lsn) {
             return None;
         }
         if self.outbox.is_some() {
-            segment.set_read(place.offset());
+            segment.set_read(lsn.offset());
         }
         Some(Object { data: copy(record.data), metadata: copy(record.metadata) })
     }
@@ -154,15 +154,15 @@ impl LocalTier {
     pub(super) fn read_found(
         &self,
         id: &[u8],
-        located: Result<Option<Found>, Trouble>,
+        located: Result<Option<Located>, Trouble>,
     ) -> Result<Option<(Header, Object)>, Error> {
         match located {
             Ok(None) => Ok(None),
             Ok(Some(found)) => match self.verified(&found) {
                 Ok(()) => Ok(Some((found.header, self.hand_out(found)?))),
                 Err(unreadable) => {
-                    let (place, header) = (found.header.lsn, Some(Box::new(found.header)));
-                    self.unreadable(id, Trouble { place, header, unreadable }).map(|()| None)
+                    let (lsn, header) = (found.header.lsn, Some(Box::new(found.header)));
+                    self.unreadable(id, Trouble { lsn, header, unreadable }).map(|()| None)
                 }
             },
             Err(trouble) => self.unreadable(id, trouble).map(|()| None),
@@ -177,35 +177,34 @@ impl LocalTier {
     }
 
     /// Finds the id's record and its body. The shard is locked only here; what is found stays readable afterwards.
-    pub(super) fn locate(&self, id: &[u8]) -> Result<Option<Found>, Trouble> {
+    pub(super) fn locate(&self, id: &[u8]) -> Result<Option<Located>, Trouble> {
         let fingerprint = self.index().fingerprint(id);
         let table = self.index().shard(fingerprint).table.read();
         let segments = self.segments.load();
-        let places = (table.find_fingerprint(fingerprint), table.find_collision(id));
-        let Some(record) = self.find_record(&segments, places, id)? else { return Ok(None) };
-        if self.journal.is_over(&record.header) || self.is_hidden(record.place) {
+        let lsns = (table.find_fingerprint(fingerprint), table.find_collision(id));
+        let Some(record) = self.find_record(&segments, lsns, id)? else { return Ok(None) };
+        if self.journal.is_over(&record.header) || self.is_hidden(record.lsn) {
             return Ok(None);
         }
-        let (place, header) = (record.place, record.header);
+        let (lsn, header) = (record.lsn, record.header);
         if self.outbox.is_some()
-            && let Some(segment) = segments.get(&place.segment())
+            && let Some(segment) = segments.get(&lsn.segment())
         {
-            segment.set_read(place.offset());
+            segment.set_read(lsn.offset());
         }
         let found = self.with_body(&segments, record);
-        found.map(Some).map_err(|unreadable| Trouble { place, header: Some(Box::new(header)), unreadable })
+        found.map(Some).map_err(|unreadable| Trouble { lsn, header: Some(Box::new(header)), unreadable })
     }
 
     /// The id's record: at the place of its fingerprint, or, where another id has that, at its own.
     fn find_record(
         &self,
         segments: &SegmentMap,
-        (place, collision): (Option<Lsn>, Option<Lsn>),
+        (lsn, collision): (Option<Lsn>, Option<Lsn>),
         id: &[u8],
     ) -> Result<Option<RecordAt>, Trouble> {
-        let read =
-            |place| self.record_in(segments, place).map_err(|unreadable| Trouble { place, header: None, unreadable });
-        let found = place.map(read).transpose();
+        let read = |lsn| self.record_in(segments, lsn).map_err(|unreadable| Trouble { lsn, header: None, unreadable });
+        let found = lsn.map(read).transpose();
         match (found, collision) {
             (Ok(Some(record)), _) if record.id() == id => Ok(Some(record)),
             (_, Some(collision)) => read(collision).map(Some),
@@ -220,34 +219,34 @@ impl LocalTier {
     pub(super) fn standing(&self, fingerprint: u64, id: &[u8]) -> Result<Option<Standing>, Error> {
         let found = {
             let table = self.index().shard(fingerprint).table.read();
-            let places = (table.find_fingerprint(fingerprint), table.find_collision(id));
-            self.find_record(&self.segments.load(), places, id)
+            let lsns = (table.find_fingerprint(fingerprint), table.find_collision(id));
+            self.find_record(&self.segments.load(), lsns, id)
         };
         match found {
-            Ok(found) => Ok(found.map(|RecordAt { place, mut header, .. }| {
-                if self.is_hidden(place) {
+            Ok(found) => Ok(found.map(|RecordAt { lsn, mut header, .. }| {
+                if self.is_hidden(lsn) {
                     header.deadline_ms = PASSED_MS;
                 }
-                Standing { lsn: place, header }
+                Standing { lsn, header }
             })),
             Err(Trouble { unreadable: Unreadable::Failed(error), .. }) => Err(error),
-            Err(Trouble { place, header, unreadable: Unreadable::Damaged(reason) }) => {
-                self.lose(fingerprint, id, place, header.map(|header| *header), reason);
+            Err(Trouble { lsn, header, unreadable: Unreadable::Damaged(reason) }) => {
+                self.lose(fingerprint, id, lsn, header.map(|header| *header), reason);
                 Ok(None)
             }
         }
     }
 
     /// Goes from an id's record to where its body is.
-    fn with_body(&self, segments: &SegmentMap, record: RecordAt) -> Result<Found, Unreadable> {
+    fn with_body(&self, segments: &SegmentMap, record: RecordAt) -> Result<Located, Unreadable> {
         let header = record.header;
         if !header.flags.has(Flags::SHARED) {
             let stretch = self.stretch_of(&record.header)?;
-            return Ok(Found { header, holder: record, stretch });
+            return Ok(Located { header, holder: record, stretch });
         }
         if let Some(segment) = &record.unverified {
             record.verify(segment)?;
-            segment.set_verified(record.place.offset());
+            segment.set_verified(record.lsn.offset());
         }
         // While the payload's holder is looked up, neither it nor its body is moved away.
         self.liveness.payloads().at_holder(header.payload, |holder| {
@@ -258,7 +257,7 @@ impl LocalTier {
                 false => self.record_in(&self.segments.load(), holder)?,
             };
             let stretch = self.stretch_of(&holder.header)?;
-            Ok(Found { header, holder, stretch })
+            Ok(Located { header, holder, stretch })
         })
     }
 
@@ -269,11 +268,11 @@ impl LocalTier {
         self.bodies.find(header.body_place).map(Some).ok_or(Unreadable::Damaged("its body is lost"))
     }
 
-    /// Whether the record at `place`, which holds the body that was found, has these bytes. Who asks may not hold the place: it is an
+    /// Whether the record at `lsn`, which holds the body that was found, has these bytes. Who asks may not hold the place: it is an
     /// answer about bytes, wherever they have gone meanwhile.
-    pub(super) fn holds(&self, place: Lsn, metadata: &[u8], data: &[u8]) -> Result<Option<Header>, Unreadable> {
+    pub(super) fn holds(&self, lsn: Lsn, metadata: &[u8], data: &[u8]) -> Result<Option<Header>, Unreadable> {
         let segments = self.segments.load();
-        let record = self.record_in(&segments, place)?;
+        let record = self.record_in(&segments, lsn)?;
         let header = record.header;
         if u64::from(header.metadata_bytes) != metadata.len() as u64 || header.data_bytes != data.len() as u64 {
             return Ok(None);
@@ -284,32 +283,32 @@ impl LocalTier {
         Ok(self.read_body(&found, is_equal)?.then_some(header))
     }
 
-    fn record_in(&self, segments: &SegmentMap, place: Lsn) -> Result<RecordAt, Unreadable> {
-        let segment = segments.get(&place.segment()).ok_or(Unreadable::Damaged("its segment is missing"))?;
+    fn record_in(&self, segments: &SegmentMap, lsn: Lsn) -> Result<RecordAt, Unreadable> {
+        let segment = segments.get(&lsn.segment()).ok_or(Unreadable::Damaged("its segment is missing"))?;
         let mapping = self.segments.mapping(segment).map_err(Unreadable::Failed)?;
-        let offset = u64::from(place.offset());
-        let unverified = segment.needs_verification(place.offset()).then(|| Arc::clone(segment));
+        let offset = u64::from(lsn.offset());
+        let unverified = segment.needs_verification(lsn.offset()).then(|| Arc::clone(segment));
         let header = mapping.slice(offset, HEADER_BYTES as u64).and_then(|fixed| {
             let bytes = mapping.slice(offset, HEADER_BYTES as u64 + Header::id_bytes(fixed)?)?;
             // What an earlier process wrote is not believed unchecked: its lengths and places are acted upon.
-            if unverified.is_some() { Header::decode(bytes, segment.nonce, place) } else { Header::parse(bytes) }
+            if unverified.is_some() { Header::decode(bytes, segment.nonce, lsn) } else { Header::parse(bytes) }
         });
         let Some((header, _)) = header else {
             return Err(Unreadable::Damaged("its header is not valid"));
         };
-        Ok(RecordAt { header, mapping, place, unverified })
+        Ok(RecordAt { header, mapping, lsn, unverified })
     }
 
-    /// The record at `place`, where the caller knows that its segment stays.
-    pub(super) fn record_at(&self, place: Lsn) -> Result<RecordAt, Unreadable> {
-        self.record_in(&self.segments.load(), place)
+    /// The record at `lsn`, where the caller knows that its segment stays.
+    pub(super) fn record_at(&self, lsn: Lsn) -> Result<RecordAt, Unreadable> {
+        self.record_in(&self.segments.load(), lsn)
     }
 
     /// Checks, once in this open, what an earlier one wrote.
-    pub(super) fn verified(&self, found: &Found) -> Result<(), Unreadable> {
+    pub(super) fn verified(&self, found: &Located) -> Result<(), Unreadable> {
         if let Some(segment) = &found.holder.unverified {
             found.holder.verify(segment)?;
-            segment.set_verified(found.holder.place.offset());
+            segment.set_verified(found.holder.lsn.offset());
         }
         // Its record may have moved since it was written.
         if let Some(stretch) = &found.stretch
@@ -322,24 +321,24 @@ impl LocalTier {
     }
 
     /// Where the body that was found is mapped.
-    fn body_in(&self, found: &Found) -> Result<(Arc<Mapping>, u64), Error> {
+    fn body_in(&self, found: &Located) -> Result<(Arc<Mapping>, u64), Error> {
         let holder = &found.holder;
         Ok(match &found.stretch {
             None => {
-                let offset = u64::from(holder.place.offset()) + holder.header.body_offset() as u64;
+                let offset = u64::from(holder.lsn.offset()) + holder.header.body_offset() as u64;
                 (Arc::clone(&holder.mapping), offset)
             }
             Some(stretch) => (self.segments.mapping(&stretch.segment)?, u64::from(stretch.place.offset)),
         })
     }
 
-    fn read_body<T>(&self, found: &Found, read: impl FnOnce(&[u8]) -> T) -> Result<T, Unreadable> {
+    fn read_body<T>(&self, found: &Located, read: impl FnOnce(&[u8]) -> T) -> Result<T, Unreadable> {
         let (mapping, offset) = self.body_in(found).map_err(Unreadable::Failed)?;
         let body = mapping.slice(offset, found.holder.header.body_bytes());
         Ok(read(body.ok_or(Unreadable::Damaged("its body is cut short"))?))
     }
 
-    pub(super) fn hand_out(&self, found: Found) -> Result<Object, Error> {
+    pub(super) fn hand_out(&self, found: Located) -> Result<Object, Error> {
         let body_bytes = found.holder.header.body_bytes();
         let metadata_bytes = found.header.metadata_bytes as usize;
         let (mapping, offset) = self.body_in(&found)?;
@@ -373,7 +372,7 @@ impl LocalTier {
     /// A record that cannot be served. What is out of reach at the moment is an error; what is damaged is a miss, one line in the log and
     /// one on the counter, and is let go.
     fn unreadable(&self, id: &[u8], trouble: Trouble) -> Result<(), Error> {
-        let Trouble { place, header, unreadable } = trouble;
+        let Trouble { lsn, header, unreadable } = trouble;
         let reason = match unreadable {
             Unreadable::Failed(error) => return Err(error),
             Unreadable::Damaged(reason) => reason,
@@ -381,9 +380,9 @@ impl LocalTier {
         let fingerprint = self.index().fingerprint(id);
         let shard = self.index().shard(fingerprint);
         let _writing = shard.writing.lock();
-        let stands = shard.table.read().stands_at(fingerprint, id, place);
+        let stands = shard.table.read().stands_at(fingerprint, id, lsn);
         if stands {
-            self.lose(fingerprint, id, place, header.map(|header| *header), reason);
+            self.lose(fingerprint, id, lsn, header.map(|header| *header), reason);
         }
         Ok(())
     }

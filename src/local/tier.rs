@@ -222,9 +222,9 @@ impl LocalTier {
                 Verdict::Evict => {
                     // Others are not to wait for what waits itself.
                     let _waiting = (kind == Kinds::Body).then(|| self.bodies.waiting());
-                    let (deadline, is_emptied) = (asking.deadline(), self.is_being_emptied());
+                    let (deadline, is_draining) = (asking.deadline(), self.is_being_emptied());
                     let found = self.progress.wait(seen, wanted, deadline, &self.gate, || self.call_sealer());
-                    asking.looked(found, is_emptied || self.is_being_emptied());
+                    asking.looked(found, is_draining || self.is_being_emptied());
                 }
                 Verdict::Wait => {
                     std::thread::sleep(REPLICATION_WAIT);
@@ -243,13 +243,13 @@ impl LocalTier {
 
     /// Whether what is dirty now may go soon, because Redis takes what it is sent.
     fn is_being_emptied(&self) -> bool {
-        self.outbox.as_ref().is_some_and(|outbox| outbox.is_emptied(self.journal.end()))
+        self.outbox.as_ref().is_some_and(|outbox| outbox.is_draining(self.journal.end()))
     }
 
-    /// Whether the record at `place` was overruled by another node, and the journal does not say so yet: it does not count.
+    /// Whether the record at `lsn` was overruled by another node, and the journal does not say so yet: it does not count.
     #[inline]
-    pub fn is_hidden(&self, place: Lsn) -> bool {
-        self.outbox.as_ref().is_some_and(|outbox| outbox.hidden.has(place))
+    pub fn is_hidden(&self, lsn: Lsn) -> bool {
+        self.outbox.as_ref().is_some_and(|outbox| outbox.hidden.has(lsn))
     }
 
     /// Holds a write back where room is being used up faster than it is made, or others keep taking what somebody waits for.
@@ -321,11 +321,11 @@ impl LocalTier {
     }
 
     /// Lets a damaged record go, with all that it took: the id has none any more. The caller holds the id.
-    pub(super) fn lose(&self, fingerprint: u64, id: &[u8], place: Lsn, header: Option<Header>, reason: &str) {
+    pub(super) fn lose(&self, fingerprint: u64, id: &[u8], lsn: Lsn, header: Option<Header>, reason: &str) {
         self.liveness.counts.count_damaged(1);
-        tracing::error!("object {} at {place} is damaged: {reason}; it is treated as missing", ObjectId::new(id));
+        tracing::error!("object {} at {lsn} is damaged: {reason}; it is treated as missing", ObjectId::new(id));
         // A disk that fails for a while must not bring it back beside what is written meanwhile.
-        let after = match self.append_drop(id, place) {
+        let after = match self.append_drop(id, lsn) {
             Ok(after) => after,
             Err(error) => {
                 tracing::warn!("{error}; the damaged object will be found again by the next open");
@@ -334,32 +334,32 @@ impl LocalTier {
         };
         match header {
             Some(header) => {
-                self.liveness.leave(fingerprint, id, &Standing { lsn: place, header }, after.into(), |_| {});
+                self.liveness.leave(fingerprint, id, &Standing { lsn, header }, after.into(), |_| {});
             }
             None => {
-                self.index().shard(fingerprint).table.write().remove(fingerprint, id, place);
-                self.lost.lock().push((fingerprint, place));
+                self.index().shard(fingerprint).table.write().remove(fingerprint, id, lsn);
+                self.lost.lock().push((fingerprint, lsn));
                 self.call_sealer();
             }
         }
     }
 
     /// The same for a record whose id is not known. The caller holds the id's shard.
-    pub(super) fn lose_unnamed(&self, fingerprint: u64, place: Lsn, reason: &str) {
+    pub(super) fn lose_unnamed(&self, fingerprint: u64, lsn: Lsn, reason: &str) {
         let mut table = self.index().shard(fingerprint).table.write();
-        if table.remove_place(fingerprint, place) {
+        if table.remove_place(fingerprint, lsn) {
             drop(table);
             self.liveness.counts.count_damaged(1);
-            tracing::error!("the object at {place} is damaged: {reason}; it is lost");
-            self.lost.lock().push((fingerprint, place));
+            tracing::error!("the object at {lsn} is damaged: {reason}; it is lost");
+            self.lost.lock().push((fingerprint, lsn));
             self.call_sealer();
         }
     }
 
-    /// Notes that the record at `place` does not count any more, though no newer one of its id superseded it; behind what is noted then.
+    /// Notes that the record at `lsn` does not count any more, though no newer one of its id superseded it; behind what is noted then.
     /// Without room for that note it is left out: it matters only after more went wrong.
-    pub(super) fn append_drop(&self, id: &[u8], place: Lsn) -> Result<Lsn, Error> {
-        match self.journal.append(&NewRecord::bare(id, Kind::Drop, place), Purpose::Delete) {
+    pub(super) fn append_drop(&self, id: &[u8], lsn: Lsn) -> Result<Lsn, Error> {
+        match self.journal.append(&NewRecord::bare(id, Kind::Drop, lsn), Purpose::Delete) {
             Ok(appended) => Ok(appended.lsn),
             Err(AppendError::NoRoom(_)) => Ok(self.journal.latest()),
             Err(AppendError::Failed(error)) => Err(error),

@@ -54,7 +54,7 @@ pub(crate) struct Fill<'a> {
 
 /// What is stored once more, above a version that it did not know of, if it still stands where it stood.
 pub(crate) struct Again {
-    pub place: Lsn,
+    pub lsn: Lsn,
     pub above: Version,
     pub deadline_ms: u64,
 }
@@ -78,11 +78,11 @@ impl LocalTier {
         let bytes = data.len() as u64 + metadata.len() as u64;
         self.admit(id, bytes, Patience::Caller)?;
         self.hold_back(bytes, bytes <= INLINE_BODY_BYTES_MAX as u64);
-        self.take_in(id, data, metadata, body_hash(metadata, data), Origin::Write, stored).map(drop)
+        self.write_object(id, data, metadata, body_hash(metadata, data), Origin::Write, stored).map(drop)
     }
 
     /// Whether it was stored: always, but for a fill that is overtaken.
-    pub(super) fn take_in(
+    pub(super) fn write_object(
         &self,
         id: &[u8],
         data: &[u8],
@@ -100,15 +100,19 @@ impl LocalTier {
             IncomingBody::External(Some(self.write_body(id, metadata, data, origin.patience())?))
         };
         let metadata_bytes = metadata.len() as u32;
-        self.store(id, Incoming { data_bytes: data.len() as u64, metadata_bytes, body_hash, body, origin }, stored)
+        self.write_record(
+            id,
+            Incoming { data_bytes: data.len() as u64, metadata_bytes, body_hash, body, origin },
+            stored,
+        )
     }
 
     /// Writes the record of an object whose body is where it belongs.
-    fn store(&self, id: &[u8], mut incoming: Incoming<'_>, stored: OnStored<'_>) -> Result<bool, Error> {
+    fn write_record(&self, id: &[u8], mut incoming: Incoming<'_>, stored: OnStored<'_>) -> Result<bool, Error> {
         let bytes = incoming.data_bytes + u64::from(incoming.metadata_bytes);
         let patience = incoming.origin.patience();
         let kind = if matches!(incoming.body, IncomingBody::External(_)) { Kinds::Body } else { Kinds::Files };
-        let result = self.with_room_of(kind, id, bytes, patience, || self.enter(id, &mut incoming, stored));
+        let result = self.with_room_of(kind, id, bytes, patience, || self.append_record(id, &mut incoming, stored));
         if let (Err(_) | Ok(None), IncomingBody::Equal { payload }) = (&result, &incoming.body) {
             self.let_go(*payload);
         }
@@ -129,7 +133,12 @@ impl LocalTier {
     }
 
     /// Check, append and index update of one id, in one piece.
-    fn enter(&self, id: &[u8], incoming: &mut Incoming<'_>, stored: OnStored<'_>) -> Result<Option<Lsn>, AppendError> {
+    fn append_record(
+        &self,
+        id: &[u8],
+        incoming: &mut Incoming<'_>,
+        stored: OnStored<'_>,
+    ) -> Result<Option<Lsn>, AppendError> {
         let fingerprint = self.index().fingerprint(id);
         let _writing = self.index().shard(fingerprint).writing.lock();
         let old = self.standing(fingerprint, id)?;
@@ -141,7 +150,7 @@ impl LocalTier {
         }
         let mut above_clock = known.map_or(0, |known| known.clock);
         if let Origin::Again(again) = incoming.origin {
-            if old.as_ref().is_none_or(|old| old.lsn != again.place) {
+            if old.as_ref().is_none_or(|old| old.lsn != again.lsn) {
                 return Ok(None);
             }
             above_clock = above_clock.max(again.above.clock);
@@ -212,13 +221,13 @@ impl LocalTier {
         if let Some(outbox) = &self.outbox {
             return self.delete_everywhere(outbox, id, patience, deleting);
         }
-        match self.enter_delete(id)? {
+        match self.append_delete(id)? {
             None => Ok(false),
             Some(lsn) => self.acknowledge(lsn).map(|()| true),
         }
     }
 
-    fn enter_delete(&self, id: &[u8]) -> Result<Option<Lsn>, Error> {
+    fn append_delete(&self, id: &[u8]) -> Result<Option<Lsn>, Error> {
         self.with_room(id, 0, Patience::Caller, || {
             let fingerprint = self.index().fingerprint(id);
             let _writing = self.index().shard(fingerprint).writing.lock();
@@ -232,14 +241,14 @@ impl LocalTier {
     /// Writes a record for `new` that refers to the payload of `original`.
     pub fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {
         self.admit(new, 0, Patience::Caller)?;
-        let lsn = self.with_room(new, 0, Patience::Caller, || self.enter_duplicate(original, new, stored))?;
+        let lsn = self.with_room(new, 0, Patience::Caller, || self.append_duplicate(original, new, stored))?;
         match lsn {
             None => Ok(false),
             Some(lsn) => self.acknowledge(lsn).map(|()| true),
         }
     }
 
-    fn enter_duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<Option<Lsn>, AppendError> {
+    fn append_duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<Option<Lsn>, AppendError> {
         let original_fingerprint = self.index().fingerprint(original);
         let fingerprint = self.index().fingerprint(new);
         let numbers = [Index::shard_number(original_fingerprint), Index::shard_number(fingerprint)];
@@ -282,8 +291,8 @@ impl LocalTier {
 
     /// Notes that these records are superseded. Otherwise they would come back when the newer record that hides them goes.
     pub fn bury(&self, orphans: &[(ObjectId, Lsn)]) {
-        for (id, place) in orphans {
-            if let Err(error) = self.append_drop(id.as_bytes(), *place) {
+        for (id, lsn) in orphans {
+            if let Err(error) = self.append_drop(id.as_bytes(), *lsn) {
                 tracing::warn!("{error}; what has been superseded is told apart again by the next open");
             }
         }
@@ -299,10 +308,10 @@ impl LocalTier {
             for id in ids {
                 let deleted = match &self.outbox {
                     Some(outbox) => {
-                        let deleted = self.enter_delete_everywhere(outbox, &id, Patience::Caller, &|_| {});
+                        let deleted = self.append_delete_everywhere(outbox, &id, Patience::Caller, &|_| {});
                         deleted.map(|(lsn, _)| Some(lsn))
                     }
-                    None => self.enter_delete(&id),
+                    None => self.append_delete(&id),
                 };
                 last = deleted?.or(last);
             }
@@ -317,18 +326,18 @@ impl LocalTier {
     fn ids_in(&self, shard: &Shard) -> (Vec<Vec<u8>>, Option<Error>) {
         let (mut ids, mut damaged, mut failed) = (Vec::new(), Vec::new(), None);
         let table = shard.table.read();
-        for (fingerprint, place) in table.places(self.index().fingerprints()) {
+        for (fingerprint, lsn) in table.lsns(self.index().fingerprints()) {
             // While the shard is locked, the segments of its places are not removed.
-            match self.record_at(place) {
+            match self.record_at(lsn) {
                 Ok(record) => ids.push(record.id().to_vec()),
-                Err(Unreadable::Damaged(reason)) => damaged.push((fingerprint, place, reason)),
+                Err(Unreadable::Damaged(reason)) => damaged.push((fingerprint, lsn, reason)),
                 Err(Unreadable::Failed(error)) => failed = Some(error),
             }
         }
         drop(table);
-        for (fingerprint, place, reason) in damaged {
+        for (fingerprint, lsn, reason) in damaged {
             let _writing = shard.writing.lock();
-            self.lose_unnamed(fingerprint, place, reason);
+            self.lose_unnamed(fingerprint, lsn, reason);
         }
         (ids, failed)
     }
@@ -385,7 +394,7 @@ impl LocalTier {
             IncomingBody::External(Some(reservation))
         };
         let origin = Origin::Write;
-        self.store(id, Incoming { data_bytes, metadata_bytes, body_hash, body, origin }, stored).map(drop)
+        self.write_record(id, Incoming { data_bytes, metadata_bytes, body_hash, body, origin }, stored).map(drop)
     }
 
     /// Reserves a place for a large body and writes it there.

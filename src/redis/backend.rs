@@ -14,11 +14,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::body::{Body, Raw};
 use super::envelope::Kind;
 use super::events::{Notice, publish};
-use super::fetch::{Fetched, Found, fetch, heads};
+use super::fetch::{Fetched, VersionedObject, fetch, heads};
 use super::keys::Keys;
 use super::link::Link;
 use super::options::RedisOptions;
-use super::pool::{Lane, Pool};
+use super::pool::{Pool, PooledLink};
 use super::push::{Outgoing, Pushed, What};
 use super::server;
 use super::standing::Standing;
@@ -46,10 +46,10 @@ const CLEARED_IDS_MAX: usize = 256;
 /// Another handle on the same backend is a clone.
 #[derive(Clone)]
 pub(crate) struct RedisBackend {
-    shared: Arc<Shared>,
+    inner: Arc<Inner>,
 }
 
-struct Shared {
+struct Inner {
     pool: Pool,
     /// Held while an id is written and its waiters are told: who begins to wait after a later delete must not be answered with what
     /// was deleted.
@@ -67,47 +67,47 @@ impl RedisBackend {
     pub(super) fn new(options: RedisOptions, pool: Pool, node: u64, ended: Receiver<()>) -> Self {
         let writing = std::iter::repeat_with(Mutex::default).take(WRITING_COUNT).collect();
         let (damaged, closed) = (AtomicU64::new(0), AtomicBool::new(false));
-        RedisBackend { shared: Arc::new(Shared { pool, writing, options, damaged, node, closed, ended }) }
+        RedisBackend { inner: Arc::new(Inner { pool, writing, options, damaged, node, closed, ended }) }
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.shared.closed.load(Ordering::Acquire)
+        self.inner.closed.load(Ordering::Acquire)
     }
 
     /// A connection of its own, for answers that take so much longer.
     pub(super) fn connect(&self, longer: Duration) -> Result<Link, Error> {
-        let timeout = Duration::from_millis(self.shared.options.response_timeout_ms);
-        self.shared.pool.target().connect(timeout + longer)
+        let timeout = Duration::from_millis(self.inner.options.response_timeout_ms);
+        self.inner.pool.target().connect(timeout + longer)
     }
 
     pub(super) fn keys(&self) -> &Keys {
-        self.shared.pool.keys()
+        self.inner.pool.keys()
     }
 
     pub(super) fn node(&self) -> u64 {
-        self.shared.node
+        self.inner.node
     }
 
     /// Entries of the event stream have been given ids up to this one.
     pub(super) fn note_events(&self, cursor: &str) {
-        self.shared.pool.clock().time().set_floor(events_ms(cursor));
+        self.inner.pool.clock().time().set_floor(events_ms(cursor));
     }
 
     pub(super) fn object_bytes_max(&self) -> u64 {
-        self.shared.options.object_bytes_max()
+        self.inner.options.object_bytes_max()
     }
 
     /// Tells those who wait for an id, if it exists. No delete of this node comes in between.
     pub(super) fn tell(&self, id: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
-        let _writing = self.shared.writing(id);
-        if let Some(object) = self.shared.read(id)? {
+        let _writing = self.inner.writing(id);
+        if let Some(object) = self.inner.read(id)? {
             stored(Stored::now(&|| Some(object.clone())));
         }
         Ok(())
     }
 }
 
-impl Shared {
+impl Inner {
     fn writing(&self, id: &[u8]) -> MutexGuard<'_, ()> {
         #[expect(clippy::indexing_slicing, reason = "reduced modulo the length")]
         self.writing[xxh3_64(id) as usize % WRITING_COUNT].lock()
@@ -163,7 +163,7 @@ impl Shared {
         Err(self.refused(action, id)("other nodes write it again and again".into()))
     }
 
-    fn await_replicas(&self, id: &[u8], lane: &mut Lane) -> Result<(), Error> {
+    fn await_replicas(&self, id: &[u8], lane: &mut PooledLink) -> Result<(), Error> {
         let wanted = self.options.wait_replicas;
         if wanted == 0 || lane.link.is_cluster() {
             return Ok(());
@@ -185,7 +185,7 @@ impl Shared {
             fetched.unwrap_or_else(|| Err("no answer".into())).map_err(self.refused("read", id))
         })?;
         Ok(match fetched {
-            Fetched::Object(Found { object, .. }) | Fetched::Python(object) => Some(object),
+            Fetched::Object(VersionedObject { object, .. }) | Fetched::Python(object) => Some(object),
             Fetched::Missing | Fetched::Tombstone(_) => None,
             Fetched::Damaged { reason, .. } => {
                 self.damaged.fetch_add(1, Ordering::Relaxed);
@@ -211,13 +211,13 @@ impl Shared {
 
 impl Backend for RedisBackend {
     fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
-        self.shared.store(id, Body::Lent(Raw { metadata, data }), stored)
+        self.inner.store(id, Body::Lent(Raw { metadata, data }), stored)
     }
 
     fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Box<dyn Writer>, Error> {
-        self.shared.options.check_size(id, data_bytes.saturating_add(metadata.len() as u64))?;
+        self.inner.options.check_size(id, data_bytes.saturating_add(metadata.len() as u64))?;
         Ok(Box::new(RedisWriter {
-            shared: Arc::clone(&self.shared),
+            inner: Arc::clone(&self.inner),
             id: id.into(),
             metadata: Bytes::copy_from_slice(metadata),
             data: Vec::with_capacity(data_bytes.min(BUFFER_BYTES) as usize),
@@ -225,7 +225,7 @@ impl Backend for RedisBackend {
     }
 
     fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
-        self.shared.read(id)
+        self.inner.read(id)
     }
 
     fn get_at_once(&self, _id: &[u8]) -> Result<Poll<Option<Object>>, Error> {
@@ -233,29 +233,29 @@ impl Backend for RedisBackend {
     }
 
     fn contains(&self, id: &[u8]) -> Result<bool, Error> {
-        let shared = &self.shared;
-        shared.pool.run(|lane| {
-            let head = heads(&mut lane.link, shared.pool.keys(), &[id])?.pop();
-            let standing = head.unwrap_or(Ok(None)).map_err(shared.refused("read", id))?;
+        let inner = &self.inner;
+        inner.pool.run(|lane| {
+            let head = heads(&mut lane.link, inner.pool.keys(), &[id])?.pop();
+            let standing = head.unwrap_or(Ok(None)).map_err(inner.refused("read", id))?;
             Ok(standing.as_ref().is_some_and(Standing::is_object))
         })
     }
 
     fn delete(&self, id: &[u8]) -> Result<bool, Error> {
-        let replaced = self.shared.delete(id)?;
+        let replaced = self.inner.delete(id)?;
         Ok(replaced.as_ref().is_some_and(Standing::is_object))
     }
 
     fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {
-        match self.shared.read(original)? {
-            Some(object) => self.shared.store(new, Body::Kept(object), stored).map(|()| true),
+        match self.inner.read(original)? {
+            Some(object) => self.inner.store(new, Body::Kept(object), stored).map(|()| true),
             None => Ok(false),
         }
     }
 
     /// From counters in Redis, which are about right; zeros where it cannot be reached.
     fn usage(&self) -> Usage {
-        let pool = &self.shared.pool;
+        let pool = &self.inner.pool;
         let asked = pool.run(|lane| {
             pool.run_idle(|idle| idle.pusher.settle_counters(&mut idle.link));
             lane.pusher.settle_counters(&mut lane.link)?;
@@ -273,13 +273,13 @@ impl Backend for RedisBackend {
         if let Err(error) = &asked {
             tracing::debug!("what is stored is not known: {error}");
         }
-        Usage { damaged_objects: self.shared.damaged.load(Ordering::Relaxed), ..asked.unwrap_or_default() }
+        Usage { damaged_objects: self.inner.damaged.load(Ordering::Relaxed), ..asked.unwrap_or_default() }
     }
 
     fn count(&self) -> Result<(u64, u64), Error> {
         // Over a connection of its own: it may take a while.
         let mut link = self.connect(Duration::ZERO)?;
-        server::count(&mut link, self.shared.pool.keys())
+        server::count(&mut link, self.inner.pool.keys())
     }
 
     /// What Redis has acknowledged is as durable as Redis is set up.
@@ -290,11 +290,11 @@ impl Backend for RedisBackend {
     fn clear(&self) -> Result<(), Error> {
         // Over a connection of its own: each id is deleted over the pool's.
         let mut link = self.connect(Duration::ZERO)?;
-        server::scan_ids(&mut link, self.shared.pool.keys(), |link, ids| self.shared.clear_ids(link, ids))
+        server::scan_ids(&mut link, self.inner.pool.keys(), |link, ids| self.inner.clear_ids(link, ids))
     }
 
     fn close(&self) -> Result<(), Error> {
-        let Shared { pool, node, closed, ended, .. } = &*self.shared;
+        let Inner { pool, node, closed, ended, .. } = &*self.inner;
         let mut is_reader_told = closed.swap(true, Ordering::AcqRel);
         pool.run_idle(|idle| {
             idle.pusher.settle_counters(&mut idle.link)?;
@@ -310,7 +310,7 @@ impl Backend for RedisBackend {
     }
 
     fn place(&self) -> String {
-        self.shared.pool.target().address().to_owned()
+        self.inner.pool.target().address().to_owned()
     }
 
     fn name(&self) -> &'static str {
@@ -320,7 +320,7 @@ impl Backend for RedisBackend {
 
 /// Gathers an object in memory: it has to be whole before its checksum is known.
 struct RedisWriter {
-    shared: Arc<Shared>,
+    inner: Arc<Inner>,
     id: Box<[u8]>,
     metadata: Bytes,
     data: Vec<u8>,
@@ -333,8 +333,8 @@ impl Writer for RedisWriter {
     }
 
     fn commit(self: Box<Self>, stored: OnStored<'_>) -> Result<(), Error> {
-        let RedisWriter { shared, id, metadata, data } = *self;
-        shared.store(&id, Body::Kept(Object { data: data.into(), metadata }), stored)
+        let RedisWriter { inner, id, metadata, data } = *self;
+        inner.store(&id, Body::Kept(Object { data: data.into(), metadata }), stored)
     }
 }
 
@@ -354,7 +354,7 @@ mod tests {
         backend.put(b"id", b"data", b"", &mut |_| {}).unwrap();
         let begun = Instant::now();
         backend.close().unwrap();
-        let has_ended = backend.shared.ended.try_recv() == Err(TryRecvError::Disconnected);
+        let has_ended = backend.inner.ended.try_recv() == Err(TryRecvError::Disconnected);
         assert!(has_ended || begun.elapsed() >= READER_WAIT_MAX);
         backend.close().unwrap();
     }

@@ -49,7 +49,7 @@ impl Cluster {
             connections: HashMap::new(),
             redirected: false,
         };
-        cluster.learn(nodes).map_err(|reason| cluster.target.unreachable(reason))?;
+        cluster.discover(nodes).map_err(|reason| cluster.target.unreachable(reason))?;
         Ok(cluster)
     }
 
@@ -170,7 +170,7 @@ impl Cluster {
         self.redirected = true;
         let mut nodes: Vec<HostPort> = moved.iter().map(|(_, node)| node.clone()).collect();
         nodes.extend(self.masters.iter().cloned());
-        self.learn(&nodes)?;
+        self.discover(&nodes)?;
         // The node that was asked may not have heard of it yet.
         for (slot, node) in moved {
             let master = self.masters.iter().position(|known| *known == node).unwrap_or_else(|| {
@@ -185,7 +185,7 @@ impl Cluster {
     }
 
     /// Asks the first of these nodes that answers which node holds which slots.
-    fn learn(&mut self, nodes: &[HostPort]) -> Result<(), String> {
+    fn discover(&mut self, nodes: &[HostPort]) -> Result<(), String> {
         let mut reasons = Vec::new();
         let mut slots = redis::cmd("CLUSTER");
         slots.arg("SLOTS");
@@ -196,7 +196,7 @@ impl Cluster {
                     (self.masters, self.slots) = (masters, slots);
                     let masters = &self.masters;
                     self.connections.retain(|node, _| masters.contains(node));
-                    self.target.learnt(masters);
+                    self.target.set_masters(masters);
                     return Ok(());
                 }
                 Ok(None) => reasons.push(format!("{node}: no slots are assigned")),

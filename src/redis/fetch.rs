@@ -26,7 +26,7 @@ pub(crate) enum Fetched {
     Missing,
     /// Deleted by the write of this version.
     Tombstone(Version),
-    Object(Found),
+    Object(VersionedObject),
     /// A value of the Python backend, older than every version.
     Python(Object),
     /// Something that cannot be what was stored.
@@ -37,7 +37,7 @@ pub(crate) enum Fetched {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct VersionedObject {
     pub version: Version,
     /// Milliseconds since 1970; 0 never.
     pub deadline_ms: u64,
@@ -149,7 +149,7 @@ fn beginning(value: Vec<u8>) -> Beginning {
 fn found(head: &Head, object: Result<Object, String>) -> Fetched {
     let Head { version, deadline_ms, body_hash, .. } = *head;
     match object {
-        Ok(object) => Fetched::Object(Found { version, deadline_ms, body_hash, object }),
+        Ok(object) => Fetched::Object(VersionedObject { version, deadline_ms, body_hash, object }),
         Err(reason) => Fetched::Damaged { version: Some(version), reason },
     }
 }
@@ -176,7 +176,7 @@ fn whole(
     let key = keys.object(id);
     for _ in 0..STARTS_MAX {
         let head = match beginning {
-            Beginning::Settled(Fetched::Object(Found { object, .. }) | Fetched::Python(object))
+            Beginning::Settled(Fetched::Object(VersionedObject { object, .. }) | Fetched::Python(object))
                 if object.len() as u64 > object_bytes_max =>
             {
                 return Ok(Err(too_large(object.len() as u64, object_bytes_max)));

@@ -39,7 +39,7 @@ pub(crate) use backend::RedisBackend;
 pub(crate) use body::Body;
 pub(crate) use claims::claim;
 pub(crate) use events::{EntryId, Event, Notice, Op, gathered, is_whole, last, publish, read};
-pub(crate) use fetch::{Fetched, Found, fetch, heads};
+pub(crate) use fetch::{Fetched, VersionedObject, fetch, heads};
 pub(crate) use keys::Keys;
 pub(crate) use link::Link;
 pub(crate) use masters::{Masters, masters};

@@ -28,15 +28,15 @@ pub(super) struct Pool {
 
 #[derive(Default)]
 struct State {
-    idle: Vec<Lane>,
-    /// Lanes that exist, in use or idle.
+    idle: Vec<PooledLink>,
+    /// Links that exist, in use or idle.
     count: usize,
     clock_read: Option<Instant>,
     is_closed: bool,
 }
 
 /// A connection, and what pushes over it.
-pub(super) struct Lane {
+pub(super) struct PooledLink {
     pub link: Link,
     pub pusher: Pusher,
 }
@@ -68,7 +68,7 @@ impl Pool {
 
     /// Runs this over a connection. One that was idle may have been cut meanwhile, so where it breaks, this is run once more over a
     /// new one: it has to be harmless twice.
-    pub fn run<T>(&self, mut run: impl FnMut(&mut Lane) -> Result<T, Error>) -> Result<T, Error> {
+    pub fn run<T>(&self, mut run: impl FnMut(&mut PooledLink) -> Result<T, Error>) -> Result<T, Error> {
         let mut borrowed = self.borrow()?;
         let was_idle = borrowed.lane.is_some();
         match self.attempt(&mut borrowed, &mut run) {
@@ -84,7 +84,7 @@ impl Pool {
     fn attempt<T>(
         &self,
         borrowed: &mut Borrowed<'_>,
-        run: &mut impl FnMut(&mut Lane) -> Result<T, Error>,
+        run: &mut impl FnMut(&mut PooledLink) -> Result<T, Error>,
     ) -> Result<T, Error> {
         // Not in its place while it is in use: a lane that panicked is lost, not used again.
         let mut lane = match borrowed.lane.take() {
@@ -100,7 +100,7 @@ impl Pool {
     }
 
     /// Runs this over every connection that is idle, until one is found not to work.
-    pub fn run_idle(&self, mut run: impl FnMut(&mut Lane) -> Result<(), Error>) {
+    pub fn run_idle(&self, mut run: impl FnMut(&mut PooledLink) -> Result<(), Error>) {
         let mut idle = std::mem::take(&mut self.state.lock().idle);
         let count = idle.len();
         let mut works = true;
@@ -150,12 +150,12 @@ impl Pool {
         drop(idle);
     }
 
-    fn connect(&self) -> Result<Lane, Error> {
+    fn connect(&self) -> Result<PooledLink, Error> {
         let link = self.target.connect(Duration::from_millis(self.options.response_timeout_ms))?;
-        Ok(Lane { link, pusher: Pusher::new(&self.options, self.node) })
+        Ok(PooledLink { link, pusher: Pusher::new(&self.options, self.node) })
     }
 
-    fn read_clock(&self, lane: &mut Lane) -> Result<(), Error> {
+    fn read_clock(&self, lane: &mut PooledLink) -> Result<(), Error> {
         let due = |read: &Option<Instant>| read.is_none_or(|read| read.elapsed() > CLOCK_AGE_MAX);
         if due(&self.state.lock().clock_read) {
             self.clock.set_time(server::time(&mut lane.link, &self.keys)?);
@@ -168,7 +168,7 @@ impl Pool {
 /// A place in the pool, with a connection in it or without.
 struct Borrowed<'a> {
     pool: &'a Pool,
-    lane: Option<Lane>,
+    lane: Option<PooledLink>,
 }
 
 impl Drop for Borrowed<'_> {

@@ -69,7 +69,7 @@ impl Target {
         self.0.masters.lock().clone()
     }
 
-    pub(super) fn learnt(&self, masters: &[HostPort]) {
+    pub(super) fn set_masters(&self, masters: &[HostPort]) {
         *self.0.masters.lock() = masters.to_vec();
     }
 

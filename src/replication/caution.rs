@@ -1,7 +1,7 @@
 //! What to do about a record that breaks the connection each time that it is sent: a path that drops large packets, a limit of Redis below
 //! its size. Batches are halved until it stands alone, and it is set aside.
 
-use crate::local::{Lane, Place};
+use crate::local::{Lane, Lsn};
 
 /// A batch that failed is tried again in so many parts.
 const PARTS: usize = 8;
@@ -13,8 +13,8 @@ const TRIES_MAX: u32 = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fragile {
     lane: Lane,
-    from: Place,
-    to: Place,
+    from: Lsn,
+    to: Lsn,
     records_max: usize,
     tries: u32,
 }
@@ -27,12 +27,12 @@ pub(super) struct Caution(Option<Fragile>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub records_max: usize,
-    pub until: Place,
+    pub until: Lsn,
 }
 
 impl Caution {
     /// What a batch may hold that begins at `from` and could hold as much as `bounds` says.
-    pub fn bound(&self, lane: Lane, from: Place, bounds: Bounds) -> Bounds {
+    pub fn bound(&self, lane: Lane, from: Lsn, bounds: Bounds) -> Bounds {
         match self.0 {
             Some(fragile) if fragile.lane == lane && from < fragile.from => {
                 Bounds { until: bounds.until.min(fragile.from), ..bounds }
@@ -46,7 +46,7 @@ impl Caution {
 
     /// The connection broke while so many records were pushed, all from this part of the journal; whether to set the record aside that
     /// was sent: it was the only one, again and again.
-    pub fn failed(&mut self, lane: Lane, from: Place, to: Place, records: usize) -> bool {
+    pub fn failed(&mut self, lane: Lane, from: Lsn, to: Lsn, records: usize) -> bool {
         let again = self.0.filter(|it| it.lane == lane && it.from == from && it.to == to && it.records_max == 1);
         let tries = again.map_or(0, |fragile| fragile.tries) + u32::from(records <= 1);
         self.0 = Some(Fragile { lane, from, to, records_max: (records / PARTS).max(1), tries });
@@ -54,7 +54,7 @@ impl Caution {
     }
 
     /// A batch went through up to here.
-    pub fn passed(&mut self, lane: Lane, to: Place) {
+    pub fn passed(&mut self, lane: Lane, to: Lsn) {
         if let Some(fragile) = &mut self.0
             && fragile.lane == lane
         {
@@ -75,8 +75,8 @@ mod tests {
 
     const BATCH: usize = 1024;
 
-    fn at(offset: u32) -> Place {
-        Place::new(1, offset)
+    fn at(offset: u32) -> Lsn {
+        Lsn::new(1, offset)
     }
 
     /// Every record takes one place; sending `bad` breaks the connection. How many tries it takes until it is set aside.

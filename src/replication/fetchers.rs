@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use super::TieredBackend;
-use super::flights::{Deleted, Fetched, Landed, OnFetched, Unanswered};
+use super::flights::{Deleted, FetchResult, Landed, OnFetched, Unanswered};
 use super::jobs::{Job, Question, reason_of};
 use crate::backend::{Backend, Patience, answer_early, waking};
 use crate::error::Error;
 use crate::id::ObjectId;
 use crate::local::{DeleteAgain, Fill, Known};
 use crate::object::Object;
-use crate::redis::{self, Found, Link, Notice, Standing, fetch, heads, publish};
+use crate::redis::{self, Link, Notice, Standing, VersionedObject, fetch, heads, publish};
 use crate::version::Version;
 
 /// Ids that a fetcher asks for at a time, of up to a MiB each.
@@ -44,12 +44,12 @@ impl TieredBackend {
     }
 
     /// Ends a fetch, and tells whoever asked.
-    fn land(&self, id: &[u8], fetched: &Fetched) {
+    fn land(&self, id: &[u8], fetched: &FetchResult) {
         self.land_each(id, |_, _| fetched.clone());
     }
 
     /// The same; `fetched` is told whether the id was deleted meanwhile, and since when each has asked.
-    fn land_each(&self, id: &[u8], fetched: impl Fn(Option<Deleted>, Instant) -> Fetched) {
+    fn land_each(&self, id: &[u8], fetched: impl Fn(Option<Deleted>, Instant) -> FetchResult) {
         let Landed { deleted, asked, again } = self.flights.land(id);
         for (since, asked) in asked {
             asked(fetched(deleted, since));
@@ -86,7 +86,7 @@ impl TieredBackend {
                 self.hand_out(id, object, moment)
             }
             redis::Fetched::Tombstone(version) => {
-                self.tier()?.hear(id, version, true)?;
+                self.tier()?.apply_event(id, version, true)?;
                 self.hand_out_here(id)
             }
             redis::Fetched::Missing => self.hand_out_here(id),
@@ -112,8 +112,8 @@ impl TieredBackend {
     }
 
     /// Keeps what was fetched, if nothing newer is known, and wakes whoever waits for it.
-    fn install(&self, id: &[u8], found: &Found) -> Result<(), Error> {
-        let Found { version, deadline_ms, body_hash, object } = found;
+    fn install(&self, id: &[u8], found: &VersionedObject) -> Result<(), Error> {
+        let VersionedObject { version, deadline_ms, body_hash, object } = found;
         let is_current = || self.flights.is_current(id, *version);
         let fill = Fill { version: *version, deadline_ms: *deadline_ms, is_current: &is_current };
         let tier = self.tier()?;
@@ -366,27 +366,27 @@ impl TieredBackend {
     /// Redis has said what it has of a suspect.
     pub(super) fn resolve(&self, id: &[u8], standing: Option<&Standing>) -> Result<Resolved, Error> {
         let tier = self.tier()?;
-        let (Some((place, version)), Some(outbox)) = (tier.suspect(id)?, &tier.outbox) else {
+        let (Some((lsn, version)), Some(outbox)) = (tier.suspect(id)?, &tier.outbox) else {
             return Ok(Resolved::Other);
         };
         match standing {
             Some(Standing::Ours(head)) if head.version == version => {
-                tier.trust(place, || self.flights.is_current(id, version));
+                tier.trust(lsn, || self.flights.is_current(id, version));
                 return Ok(Resolved::Newest);
             }
             Some(Standing::Ours(head)) if head.version > version => {
-                self.learn(id, head.version, !standing.is_some_and(Standing::is_object))?;
+                self.apply_version(id, head.version, !standing.is_some_and(Standing::is_object))?;
             }
             // Whether it is this one cannot be told.
-            Some(Standing::Python { .. }) if self.is_unversioned() => tier.drop_at(id, place, version)?,
+            Some(Standing::Python { .. }) if self.is_unversioned() => tier.drop_at(id, lsn, version)?,
             // Without versions a delete leaves nothing behind: that it was deleted is likelier than that Redis has lost it alone.
-            None if self.is_unversioned() => tier.drop_at(id, place, version)?,
-            None if !tier.would_have_tombstone(outbox, version) => tier.drop_at(id, place, version)?,
+            None if self.is_unversioned() => tier.drop_at(id, lsn, version)?,
+            None if !tier.would_have_tombstone(outbox, version) => tier.drop_at(id, lsn, version)?,
             // Redis has lost it: it is dirty until it is pushed again.
             None | Some(_) => {
                 // Otherwise it stays a suspect, and is looked at again when it is asked for again.
-                if outbox.ledger.lose(place, id) {
-                    tier.trust(place, || self.flights.is_current(id, version));
+                if outbox.ledger.lose(lsn, id) {
+                    tier.trust(lsn, || self.flights.is_current(id, version));
                     outbox.wake();
                 }
             }

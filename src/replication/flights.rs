@@ -14,7 +14,7 @@ const SHARD_COUNT: usize = 16;
 const RETRIES_MAX: u32 = 4;
 
 /// What a fetch came to: the object, or that there is none, or that Redis did not say.
-pub(super) type Fetched = Result<Option<Object>, Unanswered>;
+pub(super) type FetchResult = Result<Option<Object>, Unanswered>;
 
 /// Redis did not say, and why.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Unanswered {
 }
 
 /// Told what a fetch came to.
-pub(super) type OnFetched = Box<dyn FnOnce(Fetched) + Send>;
+pub(super) type OnFetched = Box<dyn FnOnce(FetchResult) + Send>;
 
 /// Fetches on their way, at most one for an id however many ask.
 #[derive(Default)]
@@ -121,7 +121,7 @@ impl Flights {
     }
 
     /// An event named this version of the id.
-    pub fn hear(&self, id: &[u8], version: Version) {
+    pub fn note_version(&self, id: &[u8], version: Version) {
         self.with(id, |flights| {
             if let Some(flight) = flights.get_mut(id) {
                 flight.heard = flight.heard.max(Some(version));

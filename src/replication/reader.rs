@@ -88,7 +88,7 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
         let mut events = std::mem::take(&mut unheeded);
         events.extend(read.events);
         let mut awaited = Vec::new();
-        match backend.act_upon(events, &mut link, &mut awaited) {
+        match backend.apply_events(events, &mut link, &mut awaited) {
             Ok(left) => unheeded = left,
             Err(error) => {
                 awaited.iter().for_each(|id| backend.give_up(id, &error));
@@ -155,7 +155,7 @@ impl TieredBackend {
             let read = gathered(link, &self.keys, behind.as_deref(), ENTRIES_MAX)?;
             for event in read.events.iter().filter(|event| matches!(event.op, Op::Put | Op::Delete)) {
                 if IdBytes::ORDINARY.allow(&event.id) && self.tier()?.is_owed(&event.id)? {
-                    self.tier()?.hear_other(&event.id, event.version)?;
+                    self.tier()?.apply_others_event(&event.id, event.version)?;
                 }
             }
             if read.entry_count < ENTRIES_MAX {
@@ -175,7 +175,7 @@ impl TieredBackend {
                 // What would cost this node the only copy is left to who names it again.
                 let is_sure = event.op != Op::Put || self.is_unversioned();
                 if is_sure || !matches!(self.tier()?.known(&event.id)?, Known::Held { .. }) {
-                    self.hear(event, false, &mut awaited)?;
+                    self.apply(event, false, &mut awaited)?;
                 }
             }
             for id in awaited {
@@ -193,15 +193,15 @@ impl TieredBackend {
     }
 
     /// This version of an id is in Redis, or was: what is older here goes.
-    pub(super) fn learn(&self, id: &[u8], version: Version, is_delete: bool) -> Result<(), Error> {
+    pub(super) fn apply_version(&self, id: &[u8], version: Version, is_delete: bool) -> Result<(), Error> {
         // Fetches first: one that has looked before now is refused or, once installed, dropped.
-        self.flights.hear(id, version);
-        self.tier()?.hear(id, version, is_delete).map(drop)
+        self.flights.note_version(id, version);
+        self.tier()?.apply_event(id, version, is_delete).map(drop)
     }
 
     /// Which events of puts, by number, would cost this node what it holds though Redis has nothing newer: the put did not get through
     /// at the first try, and is named again when it does; or Redis has lost it. A get would find something older then.
-    fn unfounded(&self, link: &mut Link, events: &[Event]) -> Result<BTreeSet<usize>, Error> {
+    fn unbacked_puts(&self, link: &mut Link, events: &[Event]) -> Result<BTreeSet<usize>, Error> {
         let tier = self.tier()?;
         if self.is_unversioned() {
             return Ok(BTreeSet::new()); // what was heard of last is what Redis has
@@ -219,22 +219,27 @@ impl TieredBackend {
         }
         let ids: Vec<_> = held.iter().map(|(_, _, id)| id).collect();
         let standings = heads(link, &self.keys, &ids)?;
-        let unfounded = held.iter().zip(standings).filter(|((_, version, _), standing)| match standing {
+        let unbacked_puts = held.iter().zip(standings).filter(|((_, version, _), standing)| match standing {
             Ok(Some(Standing::Ours(head))) => head.version <= *version,
             Ok(None) => true,
             _ => false,
         });
-        Ok(unfounded.map(|((number, ..), _)| *number).collect())
+        Ok(unbacked_puts.map(|((number, ..), _)| *number).collect())
     }
 
     /// Acts upon events; those are left that cannot be acted upon now. What they bring for those who wait is fetched at once; after an error,
     /// the fetches of the ids in `awaited` are still under way and have to be given up.
-    fn act_upon(&self, events: Vec<Event>, link: &mut Link, awaited: &mut Vec<Box<[u8]>>) -> Result<Vec<Event>, Error> {
+    fn apply_events(
+        &self,
+        events: Vec<Event>,
+        link: &mut Link,
+        awaited: &mut Vec<Box<[u8]>>,
+    ) -> Result<Vec<Event>, Error> {
         self.peers.heard(events.iter().map(|event| event.node), Instant::now());
-        let unfounded = self.unfounded(link, &events)?;
+        let unbacked_puts = self.unbacked_puts(link, &events)?;
         let mut left = Vec::new();
         for (number, event) in events.into_iter().enumerate() {
-            match self.hear(&event, unfounded.contains(&number), awaited) {
+            match self.apply(&event, unbacked_puts.contains(&number), awaited) {
                 Ok(()) => {}
                 Err(error) if left.len() >= UNHEEDED_MAX || matches!(error, Error::Closed | Error::Forked) => {
                     return Err(error);
@@ -254,7 +259,7 @@ impl TieredBackend {
 
     /// Acts upon an event. An id that somebody waits for is added to `awaited`: fetching it at once over the connection that is at hand is
     /// quicker than waking a fetcher.
-    fn hear(&self, event: &Event, is_unfounded: bool, awaited: &mut Vec<Box<[u8]>>) -> Result<(), Error> {
+    fn apply(&self, event: &Event, is_unbacked: bool, awaited: &mut Vec<Box<[u8]>>) -> Result<(), Error> {
         let tier = self.tier()?;
         // Ids that only the `redis` backend takes cannot be held here.
         if !IdBytes::ORDINARY.allow(&event.id) {
@@ -265,7 +270,7 @@ impl TieredBackend {
             if is_write && self.is_unversioned() {
                 // First: while the delete counts as being on its way, nothing that Redis had is handed out.
                 self.flights.doubt(&event.id);
-                tier.hear_own(&event.id, event.version)?;
+                tier.apply_own_event(&event.id, event.version)?;
             }
             return Ok(());
         }
@@ -276,11 +281,11 @@ impl TieredBackend {
                 }
                 if self.is_unversioned() {
                     self.flights.doubt(&event.id);
-                    tier.hear_other(&event.id, event.version)?;
-                } else if is_unfounded {
-                    self.flights.hear(&event.id, event.version);
+                    tier.apply_others_event(&event.id, event.version)?;
+                } else if is_unbacked {
+                    self.flights.note_version(&event.id, event.version);
                 } else {
-                    self.learn(&event.id, event.version, event.op == Op::Delete)?;
+                    self.apply_version(&event.id, event.version, event.op == Op::Delete)?;
                 }
                 // Redis has taken a put though this node knows that it was deleted later: it has lost the tombstone.
                 if event.op == Op::Put

@@ -19,7 +19,7 @@ use super::caution::Caution;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::local::ledger::Epoch;
-use crate::local::{Outbox, Place};
+use crate::local::{Lsn, Outbox};
 use crate::redis::{EntryId, Link, Masters, Pusher, last, masters, refused_commands, server};
 use crate::version::Version;
 
@@ -56,7 +56,7 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
             Err(_) => {}
         }
         let round = replicator.round();
-        replicator.outbox.set_emptied(round.is_ok() && replicator.outbox.ledger.held_count() == 0);
+        replicator.outbox.set_draining(round.is_ok() && replicator.outbox.ledger.held_count() == 0);
         if round.is_ok() && replicator.catching_up.is_none() {
             backend.health.pushes();
         }
@@ -104,7 +104,7 @@ struct Replicator<'a> {
     /// Before that event of others was heard, nothing is pushed again.
     catching_up: Option<(EntryId, Instant)>,
     /// While too much stands apart: how far ahead of the tail deletes were pushed.
-    scout: Option<Place>,
+    scout: Option<Lsn>,
     /// What follows, read while Redis was at work.
     ahead: Option<ReadAhead>,
     /// By which versions name this open.
@@ -115,7 +115,7 @@ struct Replicator<'a> {
     sending: Option<Sending>,
     caution: Caution,
     extra_max: usize,
-    alone: (Place, u32),
+    alone: (Lsn, u32),
     /// Whether enough replicas have what was pushed.
     is_confirmed: bool,
     /// When the next batch begins: the more nodes there are, the more events are packed.
@@ -149,7 +149,7 @@ impl<'a> Replicator<'a> {
             sending: None,
             caution: Caution::default(),
             extra_max: EXTRA_MAX,
-            alone: (Place::default(), 0),
+            alone: (Lsn::default(), 0),
             is_confirmed: true,
             next_batch: Instant::now(),
             full: Backoff::default(),
@@ -314,7 +314,7 @@ impl<'a> Replicator<'a> {
         let ledger = &self.outbox.ledger;
         let retry =
             if self.full.is_failing() { Some(Instant::now() + self.full.remaining()) } else { ledger.next_due() };
-        let end = self.backend.tier().map_or(Place::default(), |tier| tier.journal.end());
+        let end = self.backend.tier().map_or(Lsn::default(), |tier| tier.journal.end());
         let more = ledger.next(self.epoch, end).map(|_| self.next_batch);
         let more = more.filter(|_| !self.full.is_failing() && !ledger.is_full());
         let next = [self.next_settled(), retry, more].into_iter().flatten().min();

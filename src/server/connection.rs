@@ -17,7 +17,7 @@ use super::outbox::Outbox;
 use super::session::Session;
 use super::transport::Transport;
 use super::websocket::WebSocket;
-use super::{Protocol, Shared, TURN_BYTES_MAX};
+use super::{Protocol, ServerState, TURN_BYTES_MAX};
 use crate::wire::{Greeting, Malformed, RequestDecoder, Step, encode_greeting};
 
 /// Bytes that one read may bring: few system calls for large payloads, and still within a core's own cache.
@@ -63,7 +63,7 @@ enum End {
 }
 
 /// Serves one client from its handshake to its end.
-pub(super) async fn serve(shared: Arc<Shared>, socket: Socket, peer: String, number: u64, control: Arc<Control>) {
+pub(super) async fn serve(shared: Arc<ServerState>, socket: Socket, peer: String, number: u64, control: Arc<Control>) {
     let mut kept = BytesMut::new();
     let greeting = timeout(shared.options.greeting_time_max, greet(&shared, socket, &mut kept));
     let Greeted { transport, identity, answer } = match until_stopped(&control, greeting).await {
@@ -143,7 +143,7 @@ enum Ungreeted {
 }
 
 /// Learns who the client is, and answers in its version.
-async fn greet(shared: &Shared, socket: Socket, kept: &mut BytesMut) -> Result<Greeted, Ungreeted> {
+async fn greet(shared: &ServerState, socket: Socket, kept: &mut BytesMut) -> Result<Greeted, Ungreeted> {
     let mut transport = carry(&shared.protocol, socket).await?;
     let mut answered = false;
     loop {
@@ -338,7 +338,7 @@ async fn close(transport: &mut Transport) -> Result<(), End> {
     }
 }
 
-fn tell(shared: &Shared, end: &End, name: &Name<'_>, peer: &str) {
+fn tell(shared: &ServerState, end: &End, name: &Name<'_>, peer: &str) {
     let counters = &shared.counters;
     match end {
         End::Closed => tracing::debug!("{name} at {peer} has left"),
@@ -359,7 +359,7 @@ fn tell(shared: &Shared, end: &End, name: &Name<'_>, peer: &str) {
 }
 
 /// Leaves the session to the identity's next connection, for as long as it may take to come.
-fn depart(shared: &Arc<Shared>, session: &Arc<Session>, number: u64, unsent: Outbox, end: &End) {
+fn depart(shared: &Arc<ServerState>, session: &Arc<Session>, number: u64, unsent: Outbox, end: &End) {
     let Some(absence) = shared.sessions.detach(session, number, unsent) else { return };
     let options = &shared.options;
     let hold = match end {

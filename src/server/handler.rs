@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Shared;
+use super::ServerState;
 use super::control::{Control, Signal};
 use super::outbox::{Outbox, Reply};
 use super::session::{Due, Session, TooManyWaits};
@@ -28,7 +28,7 @@ impl From<TooManyWaits> for Refusal {
 
 /// Carries out the requests of one connection, and queues the replies.
 pub(super) struct Handler {
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     session: Arc<Session>,
     control: Arc<Control>,
     outbox: Outbox,
@@ -38,7 +38,7 @@ pub(super) struct Handler {
 }
 
 impl Handler {
-    pub fn new(shared: Arc<Shared>, session: Arc<Session>, control: Arc<Control>) -> Self {
+    pub fn new(shared: Arc<ServerState>, session: Arc<Session>, control: Arc<Control>) -> Self {
         Handler { shared, session, control, outbox: Outbox::default(), arriving: None, requests: 0 }
     }
 

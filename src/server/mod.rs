@@ -68,11 +68,11 @@ pub struct Server {
     listener: Listener,
     local_address: Address,
     workers: Workers,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
 }
 
 /// What all connections share.
-struct Shared {
+struct ServerState {
     options: ServerOptions,
     store: ObjectStore,
     protocol: Protocol,
@@ -104,7 +104,7 @@ impl Server {
         let workers = Workers::start(options.worker_threads).map_err(ServerError::Threads)?;
         let (listener, local_address) = Listener::bind(&options.bind_address)
             .map_err(|source| ServerError::Listen { address: options.bind_address.clone(), source })?;
-        let shared = Shared { options, store, protocol, sessions: Sessions::default(), counters: Arc::default() };
+        let shared = ServerState { options, store, protocol, sessions: Sessions::default(), counters: Arc::default() };
         Ok(Server { listener, local_address, workers, shared: Arc::new(shared) })
     }
 
@@ -139,7 +139,7 @@ impl Server {
     }
 }
 
-async fn accept_all(listener: &Listener, workers: &Workers, shared: &Arc<Shared>, open: &Arc<OpenConnections>) {
+async fn accept_all(listener: &Listener, workers: &Workers, shared: &Arc<ServerState>, open: &Arc<OpenConnections>) {
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => begin(socket, peer, workers, shared, open),
@@ -152,7 +152,7 @@ async fn accept_all(listener: &Listener, workers: &Workers, shared: &Arc<Shared>
     }
 }
 
-fn begin(socket: Socket, peer: String, workers: &Workers, shared: &Arc<Shared>, open: &Arc<OpenConnections>) {
+fn begin(socket: Socket, peer: String, workers: &Workers, shared: &Arc<ServerState>, open: &Arc<OpenConnections>) {
     let connections_max = shared.options.connections_max;
     let Some((open, (worker, place))) = open.open(connections_max).zip(workers.place()) else {
         shared.counters.connections_refused.add(1);

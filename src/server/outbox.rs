@@ -43,14 +43,14 @@ pub(super) struct Outbox {
     /// Starts with a reply's header.
     copied: Vec<u8>,
     copied_written: usize,
-    shared: VecDeque<Shared>,
+    shared: VecDeque<OutboxState>,
     unwritten: usize,
     unflushed: bool,
 }
 
 /// Bytes that come after the first `at` bytes of what is copied.
 #[derive(Debug)]
-struct Shared {
+struct OutboxState {
     at: usize,
     bytes: Bytes,
 }
@@ -80,7 +80,7 @@ impl Outbox {
         if payload.len() <= PAYLOAD_BYTES_COPIED_MAX {
             self.copied.extend_from_slice(&payload);
         } else {
-            self.shared.push_back(Shared { at: self.copied.len(), bytes: payload });
+            self.shared.push_back(OutboxState { at: self.copied.len(), bytes: payload });
         }
     }
 
@@ -89,7 +89,7 @@ impl Outbox {
         let offset = self.copied.len();
         self.unwritten += other.unwritten;
         self.copied.extend_from_slice(&other.copied);
-        self.shared.extend(other.shared.into_iter().map(|shared| Shared { at: shared.at + offset, ..shared }));
+        self.shared.extend(other.shared.into_iter().map(|shared| OutboxState { at: shared.at + offset, ..shared }));
     }
 
     /// The replies of which no byte is written. The one that is half written is lost with its connection.

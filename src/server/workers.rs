@@ -24,7 +24,7 @@ struct Worker {
 }
 
 /// Counts one connection on its worker, until dropped.
-pub(super) struct Place {
+pub(super) struct WorkerSeat {
     connections: Arc<AtomicUsize>,
 }
 
@@ -35,10 +35,10 @@ impl Workers {
     }
 
     /// A place on the worker with the fewest connections.
-    pub fn place(&self) -> Option<(Handle, Place)> {
+    pub fn place(&self) -> Option<(Handle, WorkerSeat)> {
         let worker = self.workers.iter().min_by_key(|worker| worker.connections.load(Ordering::Relaxed))?;
         worker.connections.fetch_add(1, Ordering::Relaxed);
-        Some((worker.handle.clone(), Place { connections: Arc::clone(&worker.connections) }))
+        Some((worker.handle.clone(), WorkerSeat { connections: Arc::clone(&worker.connections) }))
     }
 }
 
@@ -56,7 +56,7 @@ impl Worker {
     }
 }
 
-impl Drop for Place {
+impl Drop for WorkerSeat {
     fn drop(&mut self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }

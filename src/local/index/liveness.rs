@@ -6,7 +6,7 @@
 //! Live bytes are hints: they say which segment to look at. That nothing in a segment counts is said by the index and the payload
 //! table alone, see `remaining`.
 
-use super::payloads::{EQUAL_BODY_BYTES_MIN, Move, Payloads, Shared};
+use super::payloads::{EQUAL_BODY_BYTES_MIN, Move, Payloads, SharedPayload};
 use super::weight::Weight;
 use super::{Index, Table};
 use crate::local::catalog::hints::Hint;
@@ -58,7 +58,7 @@ pub(crate) struct Remaining {
     /// Fingerprints and places of ids.
     pub indexed: Vec<(u64, Lsn)>,
     /// Names of payloads that are shared.
-    pub holders: Vec<(Lsn, Shared)>,
+    pub holders: Vec<(Lsn, SharedPayload)>,
 }
 
 pub(crate) struct Liveness<C> {
@@ -115,7 +115,7 @@ impl<C: Counts> Liveness<C> {
 
     /// Gives a reference to a payload back.
     pub fn let_go(&self, payload: Lsn, by: C::Superseder) {
-        if let Some(Shared { holder, weight, .. }) = self.payloads.release(payload) {
+        if let Some(SharedPayload { holder, weight, .. }) = self.payloads.release(payload) {
             self.died(holder, &weight, by);
         }
     }
@@ -130,18 +130,18 @@ impl<C: Counts> Liveness<C> {
 
     /// A record is damaged, and only its hint tells what it took: that is let go. The caller holds the id, and has removed it from the
     /// index.
-    pub fn lose(&self, place: Lsn, hint: &Hint, by: C::Superseder) {
+    pub fn lose(&self, lsn: Lsn, hint: &Hint, by: C::Superseder) {
         if hint.flags.has(Flags::SHARED) {
-            self.counts.remove_live(place.segment(), hint.stride());
+            self.counts.remove_live(lsn.segment(), hint.stride());
             self.let_go(hint.payload, by);
-        } else if !self.payloads.owner_left(if hint.flags.has(Flags::NAMED) { hint.payload } else { place }, 0) {
-            self.died(place, &hint.into(), by);
+        } else if !self.payloads.owner_left(if hint.flags.has(Flags::NAMED) { hint.payload } else { lsn }, 0) {
+            self.died(lsn, &hint.into(), by);
         }
     }
 
     /// A payload's holder is lost, that its sharers still refer to: they will be found damaged.
     pub fn lose_payload(&self, payload: Lsn, by: C::Superseder) {
-        if let Some(Shared { holder, weight, .. }) = self.payloads.lose(payload) {
+        if let Some(SharedPayload { holder, weight, .. }) = self.payloads.lose(payload) {
             self.died(holder, &weight, by);
         }
     }
@@ -214,9 +214,8 @@ impl<C: Counts> Liveness<C> {
         let mut indexed = Vec::new();
         for shard in self.index.shards() {
             let _writing = shard.writing.lock();
-            indexed.extend(
-                shard.table.read().places(self.index.fingerprints()).filter(|(_, place)| place.segment() == segment),
-            );
+            indexed
+                .extend(shard.table.read().lsns(self.index.fingerprints()).filter(|(_, lsn)| lsn.segment() == segment));
         }
         Remaining { indexed, holders: self.payloads.holders(|holder| holder.segment() == segment) }
     }

@@ -77,7 +77,7 @@ impl Table {
 #[derive(Clone, Copy)]
 struct Entry {
     fingerprint: u64,
-    place: Lsn,
+    lsn: Lsn,
 }
 
 const _: () = assert!(mem::size_of::<Entry>() == 16);
@@ -134,13 +134,13 @@ impl Index {
     }
 
     /// At open, newest record first: enters a place, unless another has its fingerprint; that one is returned then.
-    pub fn restore(&mut self, fingerprint: u64, place: Lsn) -> Option<Lsn> {
+    pub fn restore(&mut self, fingerprint: u64, lsn: Lsn) -> Option<Lsn> {
         #[expect(clippy::indexing_slicing, reason = "reduced modulo the length")]
         let table = self.shards[Self::shard_number(fingerprint)].table.get_mut();
         match table.find_fingerprint(fingerprint) {
             Some(occupant) => Some(occupant),
             None => {
-                table.entries.insert_unique(fingerprint, Entry { fingerprint, place }, |entry| entry.fingerprint);
+                table.entries.insert_unique(fingerprint, Entry { fingerprint, lsn }, |entry| entry.fingerprint);
                 None
             }
         }
@@ -155,10 +155,10 @@ impl Index {
     }
 
     /// The places of all objects, shard by shard, each as it was at one moment.
-    pub fn places(&self) -> impl Iterator<Item = Lsn> + '_ {
+    pub fn lsns(&self) -> impl Iterator<Item = Lsn> + '_ {
         self.shards.iter().flat_map(|shard| {
             let table = shard.table.read();
-            table.places(self.fingerprints).map(|(_, place)| place).collect::<Vec<_>>()
+            table.lsns(self.fingerprints).map(|(_, lsn)| lsn).collect::<Vec<_>>()
         })
     }
 }
@@ -169,9 +169,9 @@ impl Table {
     }
 
     /// All ids' fingerprints and places.
-    pub fn places(&self, fingerprints: Fingerprints) -> impl Iterator<Item = (u64, Lsn)> + '_ {
-        let entries = self.entries.iter().map(|entry| (entry.fingerprint, entry.place));
-        entries.chain(self.collisions.iter().map(move |(id, place)| (fingerprints.of(id), *place)))
+    pub fn lsns(&self, fingerprints: Fingerprints) -> impl Iterator<Item = (u64, Lsn)> + '_ {
+        let entries = self.entries.iter().map(|entry| (entry.fingerprint, entry.lsn));
+        entries.chain(self.collisions.iter().map(move |(id, lsn)| (fingerprints.of(id), *lsn)))
     }
 
     /// Whether the id has a record; `is_its` says whether the one at a place is of this id, where that is not certain.
@@ -179,20 +179,20 @@ impl Table {
         self.find_collision(id).is_some() || self.find_fingerprint(fingerprint).is_some_and(is_its)
     }
 
-    /// Whether an id with this fingerprint stands at `place`.
-    pub fn has_place(&self, fingerprint: u64, place: Lsn) -> bool {
-        self.find_fingerprint(fingerprint) == Some(place) || self.collisions.values().any(|at| *at == place)
+    /// Whether an id with this fingerprint stands at `lsn`.
+    pub fn has_place(&self, fingerprint: u64, lsn: Lsn) -> bool {
+        self.find_fingerprint(fingerprint) == Some(lsn) || self.collisions.values().any(|at| *at == lsn)
     }
 
-    /// Whether the id's record is the one at `place`.
-    pub fn stands_at(&self, fingerprint: u64, id: &[u8], place: Lsn) -> bool {
-        self.find_fingerprint(fingerprint) == Some(place) || self.find_collision(id) == Some(place)
+    /// Whether the id's record is the one at `lsn`.
+    pub fn stands_at(&self, fingerprint: u64, id: &[u8], lsn: Lsn) -> bool {
+        self.find_fingerprint(fingerprint) == Some(lsn) || self.find_collision(id) == Some(lsn)
     }
 
     /// The place that goes with a fingerprint, whosever it is.
     #[inline]
     pub fn find_fingerprint(&self, fingerprint: u64) -> Option<Lsn> {
-        self.entries.find(fingerprint, |entry| entry.fingerprint == fingerprint).map(|entry| entry.place)
+        self.entries.find(fingerprint, |entry| entry.fingerprint == fingerprint).map(|entry| entry.lsn)
     }
 
     /// Where an id whose fingerprint another id has is.
@@ -201,38 +201,38 @@ impl Table {
         if self.collisions.is_empty() { None } else { self.collisions.get(id).copied() }
     }
 
-    /// Puts the id at `place`, in place of `old` where it had one.
-    pub fn set(&mut self, fingerprint: u64, id: &[u8], old: Option<Lsn>, place: Lsn) {
+    /// Puts the id at `lsn`, in place of `old` where it had one.
+    pub fn set(&mut self, fingerprint: u64, id: &[u8], old: Option<Lsn>, lsn: Lsn) {
         self.changes.raise(fingerprint);
         let same = |entry: &Entry| entry.fingerprint == fingerprint;
         match self.entries.find_mut(fingerprint, same) {
-            Some(entry) if old == Some(entry.place) => entry.place = place,
-            Some(_) => drop(self.collisions.insert(id.into(), place)),
+            Some(entry) if old == Some(entry.lsn) => entry.lsn = lsn,
+            Some(_) => drop(self.collisions.insert(id.into(), lsn)),
             // A colliding id whose rival is gone stays at the side: it may be in one place only.
-            None if old.is_some() => drop(self.collisions.insert(id.into(), place)),
+            None if old.is_some() => drop(self.collisions.insert(id.into(), lsn)),
             None => {
-                self.entries.insert_unique(fingerprint, Entry { fingerprint, place }, |entry| entry.fingerprint);
+                self.entries.insert_unique(fingerprint, Entry { fingerprint, lsn }, |entry| entry.fingerprint);
             }
         }
     }
 
-    /// Forgets whoever is at `place`; whether there was one.
-    pub fn remove_place(&mut self, fingerprint: u64, place: Lsn) -> bool {
+    /// Forgets whoever is at `lsn`; whether there was one.
+    pub fn remove_place(&mut self, fingerprint: u64, lsn: Lsn) -> bool {
         self.changes.raise(fingerprint);
-        let is_it = |entry: &Entry| entry.fingerprint == fingerprint && entry.place == place;
+        let is_it = |entry: &Entry| entry.fingerprint == fingerprint && entry.lsn == lsn;
         if let Ok(entry) = self.entries.find_entry(fingerprint, is_it) {
             entry.remove();
             return true;
         }
         let before = self.collisions.len();
-        self.collisions.retain(|_, at| *at != place);
+        self.collisions.retain(|_, at| *at != lsn);
         self.collisions.len() < before
     }
 
-    /// Forgets the id, which was at `place`.
-    pub fn remove(&mut self, fingerprint: u64, id: &[u8], place: Lsn) {
+    /// Forgets the id, which was at `lsn`.
+    pub fn remove(&mut self, fingerprint: u64, id: &[u8], lsn: Lsn) {
         self.changes.raise(fingerprint);
-        match self.entries.find_entry(fingerprint, |entry| entry.fingerprint == fingerprint && entry.place == place) {
+        match self.entries.find_entry(fingerprint, |entry| entry.fingerprint == fingerprint && entry.lsn == lsn) {
             Ok(entry) => drop(entry.remove()),
             Err(_) => drop(self.collisions.remove(id)),
         }

@@ -15,20 +15,20 @@ struct Bytes {
 }
 
 impl Owed {
-    pub(super) fn add(&self, place: Lsn, bytes: u64) {
+    pub(super) fn add(&self, lsn: Lsn, bytes: u64) {
         let mut owed = self.0.lock();
-        *owed.segments.entry(place.segment()).or_default() += bytes;
+        *owed.segments.entry(lsn.segment()).or_default() += bytes;
         owed.total += bytes;
     }
 
     /// Does nothing where it is settled already.
-    pub(super) fn remove(&self, place: Lsn, bytes: u64) {
+    pub(super) fn remove(&self, lsn: Lsn, bytes: u64) {
         let mut owed = self.0.lock();
-        let Some(left) = owed.segments.get_mut(&place.segment()) else { return };
+        let Some(left) = owed.segments.get_mut(&lsn.segment()) else { return };
         let removed = bytes.min(*left);
         *left -= removed;
         if *left == 0 {
-            owed.segments.remove(&place.segment());
+            owed.segments.remove(&lsn.segment());
         }
         owed.total -= removed;
     }

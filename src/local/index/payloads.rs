@@ -23,7 +23,7 @@ pub(crate) struct Payloads {
 
 #[derive(Default)]
 struct State {
-    shared: FxHashMap<Lsn, Shared>,
+    shared: FxHashMap<Lsn, SharedPayload>,
     /// Payload names by body hash, in two generations: when the young one is half of the maximum, it takes the old one's place.
     young: FxHashMap<u128, Lsn>,
     old: FxHashMap<u128, Lsn>,
@@ -31,7 +31,7 @@ struct State {
 
 /// A payload with sharers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shared {
+pub(crate) struct SharedPayload {
     /// The record that holds the payload.
     pub holder: Lsn,
     /// What that record takes.
@@ -87,7 +87,7 @@ impl Payloads {
             }
             // Remembered and not listed: an id stands at it.
             Entry::Vacant(unlisted) => {
-                unlisted.insert(Shared { holder, weight, sharers: 1, owned: true });
+                unlisted.insert(SharedPayload { holder, weight, sharers: 1, owned: true });
                 true
             }
         }
@@ -96,7 +96,7 @@ impl Payloads {
     /// Adds a sharer to the payload that stands, as an id's own, at `holder`. The caller holds that id.
     pub fn acquire_owned(&self, payload: Lsn, holder: Lsn, weight: Weight) {
         let mut state = self.state.write();
-        state.shared.entry(payload).or_insert(Shared { holder, weight, sharers: 0, owned: true }).sharers += 1;
+        state.shared.entry(payload).or_insert(SharedPayload { holder, weight, sharers: 0, owned: true }).sharers += 1;
     }
 
     /// Adds a sharer to a payload that has one already. The caller holds the id that shares it.
@@ -106,7 +106,7 @@ impl Payloads {
     }
 
     /// A sharer is gone; the payload's record, if that makes it dead.
-    pub fn release(&self, payload: Lsn) -> Option<Shared> {
+    pub fn release(&self, payload: Lsn) -> Option<SharedPayload> {
         let mut state = self.state.write();
         let shared = state.shared.get_mut(&payload)?;
         shared.sharers = shared.sharers.saturating_sub(1);
@@ -187,7 +187,7 @@ impl Payloads {
                 // The last sharer left meanwhile. The id, if there is one, stays, under the name that the copy has.
                 Entry::Vacant(unlisted) => {
                     if is_owned {
-                        unlisted.insert(Shared { holder: to, weight, sharers: 0, owned: true });
+                        unlisted.insert(SharedPayload { holder: to, weight, sharers: 0, owned: true });
                     }
                     is_owned
                 }
@@ -200,7 +200,7 @@ impl Payloads {
         if let Move::Alone { was_remembered } = begun {
             let mut state = self.state.write();
             if payload != from {
-                state.shared.insert(payload, Shared { holder: from, weight, sharers: 0, owned: true });
+                state.shared.insert(payload, SharedPayload { holder: from, weight, sharers: 0, owned: true });
             }
             if was_remembered {
                 state.remember(body_hash, payload);
@@ -215,19 +215,19 @@ impl Payloads {
     }
 
     /// The holders of payloads with sharers for which that is asked.
-    pub fn holders(&self, is_asked: impl Fn(Lsn) -> bool) -> Vec<(Lsn, Shared)> {
+    pub fn holders(&self, is_asked: impl Fn(Lsn) -> bool) -> Vec<(Lsn, SharedPayload)> {
         let state = self.state.read();
         let holders = state.shared.iter().filter(|(_, shared)| shared.sharers > 0 && is_asked(shared.holder));
         holders.map(|(payload, shared)| (*payload, *shared)).collect()
     }
 
     /// Forgets a payload whose bytes are lost, with all that is known of it.
-    pub fn lose(&self, payload: Lsn) -> Option<Shared> {
+    pub fn lose(&self, payload: Lsn) -> Option<SharedPayload> {
         self.state.write().shared.remove(&payload)
     }
 
     /// At open: a payload with its sharers counted.
-    pub fn restore(&self, payload: Lsn, shared: Shared) {
+    pub fn restore(&self, payload: Lsn, shared: SharedPayload) {
         self.state.write().shared.insert(payload, shared);
     }
 }
@@ -330,7 +330,7 @@ mod tests {
         assert!(!payloads.owner_left(at(1), HASH), "nobody shares it");
 
         // Under a name that does not say where it is, it stays listed as long as its owner is there.
-        payloads.restore(at(2), Shared { holder: at(9), weight: weight(10), sharers: 1, owned: true });
+        payloads.restore(at(2), SharedPayload { holder: at(9), weight: weight(10), sharers: 1, owned: true });
         assert!(payloads.release(at(2)).is_none());
         assert_eq!(listed(&payloads, at(2)), Some((at(9), 10, 0, true)));
         assert!(!payloads.is_held(at(2), at(9)) && payloads.holders(|_| true).is_empty());
@@ -372,7 +372,7 @@ mod tests {
         assert!(payloads.find_equal(OTHER_HASH).is_none());
 
         // A name that nobody knows any more is given up.
-        payloads.restore(at(3), Shared { holder: at(7), weight: weight(10), sharers: 0, owned: true });
+        payloads.restore(at(3), SharedPayload { holder: at(7), weight: weight(10), sharers: 0, owned: true });
         let begun = payloads.begin_move(at(3), OTHER_HASH, at(7), true);
         assert_eq!(begun, Move::Alone { was_remembered: false });
         assert!(listed(&payloads, at(3)).is_none());
@@ -391,7 +391,7 @@ mod tests {
         payloads.cancel_move(begun, at(2), OTHER_HASH, at(2), weight(10));
         assert!(payloads.find_equal(OTHER_HASH).is_none());
 
-        payloads.restore(at(3), Shared { holder: at(7), weight: weight(10), sharers: 0, owned: true });
+        payloads.restore(at(3), SharedPayload { holder: at(7), weight: weight(10), sharers: 0, owned: true });
         let begun = payloads.begin_move(at(3), OTHER_HASH, at(7), true);
         payloads.cancel_move(begun, at(3), OTHER_HASH, at(7), weight(10));
         assert_eq!(listed(&payloads, at(3)), Some((at(7), 10, 0, true)));
@@ -419,7 +419,7 @@ mod tests {
         assert!(payloads.holders(|holder| holder == at(1)).is_empty());
         // Its last sharer leaves while it moves again: its owner stays, if it has one.
         for is_owned in [true, false] {
-            payloads.restore(at(2), Shared { holder: at(2), weight: weight(10), sharers: 1, owned: is_owned });
+            payloads.restore(at(2), SharedPayload { holder: at(2), weight: weight(10), sharers: 1, owned: is_owned });
             let begun = payloads.begin_move(at(2), HASH, at(2), is_owned);
             assert_eq!(begun, Move::Shared);
             assert_eq!(payloads.release(at(2)).is_none(), is_owned);

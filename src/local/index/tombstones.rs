@@ -11,7 +11,7 @@ use crate::version::Version;
 pub(crate) struct Tombstone {
     pub version: Version,
     /// The record of this node's own delete; none where another node's was heard of.
-    pub place: Lsn,
+    pub lsn: Lsn,
     /// When it may be forgotten, in milliseconds since the open: no clock that is set takes any of its time.
     pub expires_ms: u64,
     /// The id was written again since: whether it exists, only Redis knows where this node does not hold it.
@@ -21,8 +21,8 @@ pub(crate) struct Tombstone {
 }
 
 impl Tombstone {
-    pub fn new(version: Version, place: Lsn, expires_ms: u64) -> Self {
-        Tombstone { version, place, expires_ms, is_overtaken: false, is_announced: false }
+    pub fn new(version: Version, lsn: Lsn, expires_ms: u64) -> Self {
+        Tombstone { version, lsn, expires_ms, is_overtaken: false, is_announced: false }
     }
 }
 
@@ -53,12 +53,12 @@ impl Tombstones {
         if known.as_ref().is_some_and(|known| known.version >= tombstone.version) {
             return;
         }
-        if !tombstone.place.is_none() {
-            self.owed.add(tombstone.place, delete_bytes(id));
+        if !tombstone.lsn.is_none() {
+            self.owed.add(tombstone.lsn, delete_bytes(id));
         }
         match known {
             Some(known) => {
-                settle(&self.owed, id, known.place);
+                settle(&self.owed, id, known.lsn);
                 *known = tombstone;
             }
             None => drop(self.by_id.insert(id.into(), tombstone)),
@@ -84,12 +84,12 @@ impl Tombstones {
 
     /// The record of the delete has moved, or (`Lsn::NONE`) is gone.
     pub fn moved(&mut self, id: &[u8], from: Lsn, to: Lsn) {
-        if let Some(known) = self.by_id.get_mut(id).filter(|known| known.place == from) {
+        if let Some(known) = self.by_id.get_mut(id).filter(|known| known.lsn == from) {
             if !to.is_none() {
                 self.owed.add(to, delete_bytes(id));
             }
             settle(&self.owed, id, from);
-            known.place = to;
+            known.lsn = to;
         }
     }
 
@@ -98,17 +98,17 @@ impl Tombstones {
         self.by_id.retain(|id, tombstone| {
             let is_kept = tombstone.expires_ms > now_ms || is_needed(tombstone);
             if !is_kept {
-                settle(&self.owed, id, tombstone.place);
+                settle(&self.owed, id, tombstone.lsn);
             }
             is_kept
         });
     }
 }
 
-/// The delete at `place` is not needed any more.
-fn settle(owed: &Owed, id: &[u8], place: Lsn) {
-    if !place.is_none() {
-        owed.remove(place, delete_bytes(id));
+/// The delete at `lsn` is not needed any more.
+fn settle(owed: &Owed, id: &[u8], lsn: Lsn) {
+    if !lsn.is_none() {
+        owed.remove(lsn, delete_bytes(id));
     }
 }
 
@@ -149,7 +149,7 @@ mod tests {
         tombstones.note(b"id", Tombstone::new(version(4), Lsn::NONE, 10));
         assert_eq!(all(), [0; 4], "another node's is no record here");
         tombstones.note(b"other", Tombstone::new(version(4), moved, 10));
-        tombstones.expire(10, |tombstone| tombstone.place == moved);
+        tombstones.expire(10, |tombstone| tombstone.lsn == moved);
         assert_eq!(all(), [0, 0, delete_bytes(b"other"), delete_bytes(b"other")]);
         tombstones.expire(10, |_| false);
         assert_eq!(all(), [0; 4]);

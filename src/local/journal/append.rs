@@ -312,8 +312,8 @@ impl Journal {
     }
 
     /// Versions given from now on are above this one from elsewhere, unless it is too far ahead to be believed.
-    pub fn observe(&self, version: Version) {
-        self.clock.observe(version);
+    pub fn merge_clock(&self, version: Version) {
+        self.clock.merge_clock(version);
     }
 
     /// This open's part of the versions that it gives.

@@ -92,7 +92,7 @@ pub(in crate::local) fn limit_bytes(max_size_mb: u64, directory: &Path, present_
 }
 
 /// The segment files of a directory.
-pub(in crate::local) struct Found {
+pub(in crate::local) struct Contents {
     segments: Vec<(PathBuf, SegmentHeader, u64)>,
     /// Files that an earlier open preallocated.
     spares: Vec<(PathBuf, u64)>,
@@ -109,8 +109,8 @@ pub(in crate::local) fn list(
     catalog: &Catalog,
     numbers_below: u32,
     disk: &Arc<dyn Disk>,
-) -> Result<Found, Error> {
-    let mut found = Found { segments: Vec::new(), spares: Vec::new(), next_number: 1, bytes: 0, damaged: 0 };
+) -> Result<Contents, Error> {
+    let mut found = Contents { segments: Vec::new(), spares: Vec::new(), next_number: 1, bytes: 0, damaged: 0 };
     let hinted = if catalog.is_open() { catalog.segments()? } else { Vec::new() };
     let hinted_next = hinted.last().map_or(1, |last| last.saturating_add(1));
     found.next_number = numbers_below.max(hinted_next);
@@ -174,7 +174,7 @@ fn set_aside(path: &Path, disk: &Arc<dyn Disk>) -> Result<(), Error> {
     disk.rename(path, &aside).map_err(Error::io("rename", path))
 }
 
-impl Found {
+impl Contents {
     fn add(&mut self, path: PathBuf, header: SegmentHeader, bytes: u64) {
         self.next_number = self.next_number.max(header.number.saturating_add(1));
         self.bytes += bytes;

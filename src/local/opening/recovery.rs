@@ -15,7 +15,7 @@ use crate::local::bodies::Bodies;
 use crate::local::catalog::hints::Hint;
 use crate::local::catalog::{Catalog, Closing};
 use crate::local::files::space::Space;
-use crate::local::index::payloads::{Payloads, Shared};
+use crate::local::index::payloads::{Payloads, SharedPayload};
 use crate::local::index::{Fingerprints, Index, SHARD_COUNT};
 use crate::local::journal::record::{HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::local::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Segments, Step, Walk};
@@ -55,11 +55,11 @@ pub(in crate::local) struct Outcome {
 
 struct Sharer {
     fingerprint: u64,
-    place: Lsn,
+    lsn: Lsn,
 }
 
 struct Holder {
-    place: Lsn,
+    lsn: Lsn,
     hint: Hint,
     owned: bool,
 }
@@ -180,7 +180,7 @@ impl<'a> Recovery<'a> {
                 (None, Some((closing, hints))) => {
                     self.outcome.clock = self.outcome.clock.max(closing.clock);
                     self.outcome.missing.insert(number);
-                    self.mourn(number, &hints)?;
+                    self.replay_missing(number, &hints)?;
                 }
                 (None, None) => self.forget_hints(number),
             }
@@ -233,12 +233,12 @@ impl<'a> Recovery<'a> {
 
     /// Takes a segment's records into account, newest first.
     fn replay(&mut self, segment: &Arc<Segment>, hints: &[Hint]) -> Result<(), Error> {
-        let place = |hint: &Hint| Lsn::new(segment.number, hint.offset);
+        let lsn_of = |hint: &Hint| Lsn::new(segment.number, hint.offset);
         let (mut live_bytes, mut lost) = (0, 0);
         self.superseded.begin(segment.number, hints);
         let mut states = vec![State::Overruled; hints.len()];
         for (hint, state) in hints.iter().zip(&mut states).rev() {
-            if self.follow(hint, place(hint), hints)? {
+            if self.follow(hint, lsn_of(hint), hints)? {
                 *state = if self.is_readable(segment, hint) { State::Live } else { State::Lost };
             }
         }
@@ -246,21 +246,21 @@ impl<'a> Recovery<'a> {
             let (Some(hint), Some(state)) = (hints.get(number as usize), states.get_mut(number as usize)) else {
                 continue;
             };
-            if !self.enter(fingerprint, place(hint))? {
+            if !self.index_record(fingerprint, lsn_of(hint))? {
                 *state = State::Overruled;
             }
         }
         for (hint, state) in hints.iter().zip(&states).rev() {
             lost += u64::from(*state == State::Lost);
-            let is_live = *state == State::Live && self.count(hint, place(hint));
+            let is_live = *state == State::Live && self.count(hint, lsn_of(hint));
             live_bytes += if is_live { hint.stride() } else { 0 };
             if !hint.has_body() {
                 if is_live {
-                    let sharer = Sharer { fingerprint: hint.fingerprint, place: place(hint) };
+                    let sharer = Sharer { fingerprint: hint.fingerprint, lsn: lsn_of(hint) };
                     self.sharers.entry(hint.payload).or_default().push(sharer);
                 }
             } else if is_live || self.is_readable(segment, hint) {
-                self.note_holder(hint, place(hint), is_live);
+                self.note_holder(hint, lsn_of(hint), is_live);
             }
         }
         segment.add_live(live_bytes);
@@ -274,7 +274,7 @@ impl<'a> Recovery<'a> {
     }
 
     /// A segment of which only the hints are left: its objects are lost, but what they superseded stays superseded.
-    fn mourn(&mut self, number: u32, hints: &[Hint]) -> Result<(), Error> {
+    fn replay_missing(&mut self, number: u32, hints: &[Hint]) -> Result<(), Error> {
         let mut lost = 0;
         self.superseded.begin(number, hints);
         for hint in hints.iter().rev() {
@@ -287,21 +287,21 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    /// Whether the record at `place` says something about its id that no newer one has overruled; it overrules older ones. A void
+    /// Whether the record at `lsn` says something about its id that no newer one has overruled; it overrules older ones. A void
     /// record does so only where a newer one superseded it: otherwise what stood before still does.
-    fn follow(&mut self, hint: &Hint, place: Lsn, hints: &[Hint]) -> Result<bool, Error> {
-        let is_superseded = self.superseded.meet(place) || self.is_severed(hint.fingerprint, place)?;
+    fn follow(&mut self, hint: &Hint, lsn: Lsn, hints: &[Hint]) -> Result<bool, Error> {
+        let is_superseded = self.superseded.meet(lsn) || self.is_severed(hint.fingerprint, lsn)?;
         if !hint.supersedes.is_none() && (is_superseded || hint.kind != Kind::Void) {
-            let by = Superseder { fingerprint: hint.fingerprint, place };
+            let by = Superseder { fingerprint: hint.fingerprint, lsn };
             self.superseded.insert(hint.supersedes, by, hints);
         }
         Ok(hint.kind.stores() && !is_superseded && !hint.flags.has(Flags::DETACHED))
     }
 
     /// Whether a newer record of the same id superseded one that is lost. An id that cannot be read is taken for the same.
-    fn is_severed(&self, fingerprint: u64, place: Lsn) -> Result<bool, Error> {
+    fn is_severed(&self, fingerprint: u64, lsn: Lsn) -> Result<bool, Error> {
         let Some(superseders) = self.superseded.severed(fingerprint) else { return Ok(false) };
-        let Some(id) = self.id_at(place)? else { return Ok(true) };
+        let Some(id) = self.id_at(lsn)? else { return Ok(true) };
         for superseder in superseders {
             if self.id_at(*superseder)?.is_none_or(|other| other == id) {
                 return Ok(true);
@@ -324,39 +324,39 @@ impl<'a> Recovery<'a> {
     }
 
     /// Enters a record into the index; false where it turns out to be an older one of an id that is there already.
-    fn enter(&mut self, fingerprint: u64, place: Lsn) -> Result<bool, Error> {
-        let Some(occupant) = self.index.restore(fingerprint, place) else { return Ok(true) };
-        let (Some(id), Some(rival)) = (self.id_at(place)?, self.id_at(occupant)?) else {
+    fn index_record(&mut self, fingerprint: u64, lsn: Lsn) -> Result<bool, Error> {
+        let Some(occupant) = self.index.restore(fingerprint, lsn) else { return Ok(true) };
+        let (Some(id), Some(rival)) = (self.id_at(lsn)?, self.id_at(occupant)?) else {
             tracing::error!(
-                "the record at {place} cannot be told from the one at {occupant}: it is taken for an older one"
+                "the record at {lsn} cannot be told from the one at {occupant}: it is taken for an older one"
             );
             self.outcome.damaged_objects += 1;
             return Ok(false);
         };
         let mut table = self.index.shard(fingerprint).table.write();
         if id == rival || table.find_collision(id.as_bytes()).is_some() {
-            self.outcome.orphans.push((id, place));
+            self.outcome.orphans.push((id, lsn));
             return Ok(false);
         }
-        table.set(fingerprint, id.as_bytes(), None, place);
+        table.set(fingerprint, id.as_bytes(), None, lsn);
         Ok(true)
     }
 
     /// Counts a live record, and takes its body into use; false where another record has that body.
-    fn count(&mut self, hint: &Hint, place: Lsn) -> bool {
-        if !hint.has_body() || self.restore_body(hint, place) {
+    fn count(&mut self, hint: &Hint, lsn: Lsn) -> bool {
+        if !hint.has_body() || self.restore_body(hint, lsn) {
             return true;
         }
-        tracing::error!("the record at {place} refers to a body that another one has");
-        self.index.shard(hint.fingerprint).table.write().remove_place(hint.fingerprint, place);
+        tracing::error!("the record at {lsn} refers to a body that another one has");
+        self.index.shard(hint.fingerprint).table.write().remove_place(hint.fingerprint, lsn);
         self.outcome.damaged_objects += 1;
         false
     }
 
-    fn restore_body(&mut self, hint: &Hint, place: Lsn) -> bool {
+    fn restore_body(&mut self, hint: &Hint, lsn: Lsn) -> bool {
         if hint.flags.has(Flags::EXTERNAL) {
             let segment = self.segments.get(hint.body_place.segment);
-            if !segment.is_some_and(|segment| self.bodies.restore(hint.body_place, hint.body_bytes, &segment, place)) {
+            if !segment.is_some_and(|segment| self.bodies.restore(hint.body_place, hint.body_bytes, &segment, lsn)) {
                 return false;
             }
         }
@@ -367,10 +367,10 @@ impl<'a> Recovery<'a> {
 
     /// Remembers where a payload stands, if its name differs from its place or sharers were met, which are always newer than the
     /// record that first stored it.
-    fn note_holder(&mut self, hint: &Hint, place: Lsn, owned: bool) {
-        let name = if hint.flags.has(Flags::NAMED) { hint.payload } else { place };
-        if name != place || self.sharers.contains_key(&name) {
-            self.holders.entry(name).or_insert(Holder { place, hint: *hint, owned });
+    fn note_holder(&mut self, hint: &Hint, lsn: Lsn, owned: bool) {
+        let name = if hint.flags.has(Flags::NAMED) { hint.payload } else { lsn };
+        if name != lsn || self.sharers.contains_key(&name) {
+            self.holders.entry(name).or_insert(Holder { lsn, hint: *hint, owned });
         }
     }
 
@@ -379,33 +379,33 @@ impl<'a> Recovery<'a> {
         for (payload, sharers) in std::mem::take(&mut self.sharers) {
             let holder = self.holders.remove(&payload);
             let is_there =
-                holder.as_ref().is_some_and(|holder| holder.owned || self.restore_body(&holder.hint, holder.place));
-            let Some(Holder { place, hint, owned }) = holder.filter(|_| is_there) else {
+                holder.as_ref().is_some_and(|holder| holder.owned || self.restore_body(&holder.hint, holder.lsn));
+            let Some(Holder { lsn, hint, owned }) = holder.filter(|_| is_there) else {
                 tracing::error!("the payload first stored at {payload} is missing: {} objects are lost", sharers.len());
                 self.outcome.damaged_objects += sharers.len() as u64;
-                for Sharer { fingerprint, place } in &sharers {
-                    self.index.shard(*fingerprint).table.write().remove_place(*fingerprint, *place);
+                for Sharer { fingerprint, lsn } in &sharers {
+                    self.index.shard(*fingerprint).table.write().remove_place(*fingerprint, *lsn);
                 }
                 continue;
             };
-            if !owned && let Some(segment) = self.segments.get(place.segment()) {
+            if !owned && let Some(segment) = self.segments.get(lsn.segment()) {
                 segment.add_live(hint.stride());
                 self.space.add_live(hint.stride());
             }
             let (weight, sharers) = ((&hint).into(), sharers.len() as u32);
-            self.payloads.restore(payload, Shared { holder: place, weight, sharers, owned });
+            self.payloads.restore(payload, SharedPayload { holder: lsn, weight, sharers, owned });
         }
     }
 
-    /// The id in the record at `place`; None where the record is not valid.
-    fn id_at(&self, place: Lsn) -> Result<Option<ObjectId>, Error> {
-        let Some(segment) = self.segments.get(place.segment()) else { return Ok(None) };
+    /// The id in the record at `lsn`; None where the record is not valid.
+    fn id_at(&self, lsn: Lsn) -> Result<Option<ObjectId>, Error> {
+        let Some(segment) = self.segments.get(lsn.segment()) else { return Ok(None) };
         let file = segment.file().map_err(Error::io("open", segment.path()))?;
-        let offset = u64::from(place.offset());
+        let offset = u64::from(lsn.offset());
         let readable = segment.bytes().saturating_sub(offset).min(RECORD_BYTES_MAX as u64);
         let mut bytes = vec![0; readable.min((HEADER_BYTES + crate::ID_BYTES_MAX) as u64) as usize];
         file.read_exact_at(&mut bytes, offset).map_err(Error::io("read", segment.path()))?;
-        Ok(Header::decode(&bytes, segment.nonce, place).map(|(_, id)| ObjectId::new(id)))
+        Ok(Header::decode(&bytes, segment.nonce, lsn).map(|(_, id)| ObjectId::new(id)))
     }
 }
 

@@ -99,18 +99,18 @@ fn is_whole(segments: &Segments, header: &Header, body: &[u8], rebooted: bool) -
     }
 }
 
-/// Whether the payload that was stored first at `place` outlived a power loss. One in a sealed segment did, and so did one whose
+/// Whether the payload that was stored first at `lsn` outlived a power loss. One in a sealed segment did, and so did one whose
 /// segment is gone: it had moved before.
-fn has_payload(segments: &Segments, place: Lsn) -> Result<bool, Error> {
-    let Some(segment) = segments.get(place.segment()) else { return Ok(true) };
+fn has_payload(segments: &Segments, lsn: Lsn) -> Result<bool, Error> {
+    let Some(segment) = segments.get(lsn.segment()) else { return Ok(true) };
     if segment.read_seal().map_err(Error::io("read", segment.path()))?.is_some() {
         return Ok(true);
     }
     let mapping = segments.mapping(&segment)?;
-    let offset = u64::from(place.offset());
+    let offset = u64::from(lsn.offset());
     let bytes = segment.bytes().saturating_sub(offset).min(RECORD_BYTES_MAX as u64);
     let bytes = mapping.slice(offset, bytes).unwrap_or_default();
-    let Some((header, _)) = Header::decode(bytes, segment.nonce, place).filter(|(header, _)| header.has_body()) else {
+    let Some((header, _)) = Header::decode(bytes, segment.nonce, lsn).filter(|(header, _)| header.has_body()) else {
         return Ok(false);
     };
     let body = bytes.get(header.body_offset()..header.record_bytes()).unwrap_or_default();

@@ -11,14 +11,14 @@ use crate::local::journal::Lsn;
 #[derive(Clone, Copy)]
 pub(in crate::local) struct Superseder {
     pub fingerprint: u64,
-    pub place: Lsn,
+    pub lsn: Lsn,
 }
 
 /// Places that a newer record superseded.
 #[derive(Default)]
 pub(in crate::local) struct Superseded {
     /// Those that were not met yet, by segment and offset.
-    places: BTreeMap<u32, FxHashMap<u32, Superseder>>,
+    lsns: BTreeMap<u32, FxHashMap<u32, Superseder>>,
     /// The oldest segment that there is anything of: what is older is not met.
     oldest: u32,
     /// By fingerprint, records that superseded one that was lost: what that one had superseded is known by its id alone.
@@ -28,10 +28,10 @@ pub(in crate::local) struct Superseded {
 impl Superseded {
     /// Begins a segment, all newer ones having been gone through: what is not among its records, or was not met in those, is lost.
     pub fn begin(&mut self, number: u32, hints: &[Hint]) {
-        let passed = self.places.split_off(&number.saturating_add(1)).into_values().flatten();
+        let passed = self.lsns.split_off(&number.saturating_add(1)).into_values().flatten();
         let mut lost: Vec<_> = passed.map(|(_, by)| by).collect();
-        if let Some(places) = self.places.get_mut(&number) {
-            lost.extend(places.extract_if(|offset, _| !has_record(hints, *offset)).map(|(_, by)| by));
+        if let Some(lsns) = self.lsns.get_mut(&number) {
+            lost.extend(lsns.extract_if(|offset, _| !has_record(hints, *offset)).map(|(_, by)| by));
         }
         lost.into_iter().for_each(|by| self.sever(by));
     }
@@ -40,15 +40,15 @@ impl Superseded {
         self.oldest = number;
     }
 
-    /// `by`, in the segment with these hints, superseded the record at `place`.
-    pub fn insert(&mut self, place: Lsn, by: Superseder, hints: &[Hint]) {
-        if place.segment() < self.oldest {
+    /// `by`, in the segment with these hints, superseded the record at `lsn`.
+    pub fn insert(&mut self, lsn: Lsn, by: Superseder, hints: &[Hint]) {
+        if lsn.segment() < self.oldest {
             return;
         }
-        if place.segment() == by.place.segment() && !has_record(hints, place.offset()) {
+        if lsn.segment() == by.lsn.segment() && !has_record(hints, lsn.offset()) {
             self.sever(by);
         } else {
-            self.places.entry(place.segment()).or_default().insert(place.offset(), by);
+            self.lsns.entry(lsn.segment()).or_default().insert(lsn.offset(), by);
         }
     }
 
@@ -58,13 +58,13 @@ impl Superseded {
     }
 
     fn sever(&mut self, by: Superseder) {
-        self.severed.entry(by.fingerprint).or_default().push(by.place);
+        self.severed.entry(by.fingerprint).or_default().push(by.lsn);
     }
 
-    /// The record at `place` is met; whether it is superseded.
-    pub fn meet(&mut self, place: Lsn) -> bool {
-        let places = self.places.get_mut(&place.segment());
-        places.is_some_and(|places| places.remove(&place.offset()).is_some())
+    /// The record at `lsn` is met; whether it is superseded.
+    pub fn meet(&mut self, lsn: Lsn) -> bool {
+        let lsns = self.lsns.get_mut(&lsn.segment());
+        lsns.is_some_and(|lsns| lsns.remove(&lsn.offset()).is_some())
     }
 }
 
@@ -94,7 +94,7 @@ mod tests {
     }
 
     fn by(fingerprint: u64, segment: u32, offset: u32) -> Superseder {
-        Superseder { fingerprint, place: Lsn::new(segment, offset) }
+        Superseder { fingerprint, lsn: Lsn::new(segment, offset) }
     }
 
     #[test]

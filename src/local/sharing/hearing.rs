@@ -24,7 +24,7 @@ pub(crate) enum Known {
     /// It holds the object, in this version.
     Held {
         version: Version,
-        place: Lsn,
+        lsn: Lsn,
         is_clean: bool,
     },
     Deleted(Tombstone),
@@ -50,10 +50,10 @@ impl LocalTier {
         stored: OnStored<'_>,
     ) -> Result<bool, Error> {
         let _inside = self.gate.enter()?;
-        self.journal.observe(fill.version);
-        let kept = self
-            .admit(id, object.len() as u64, Patience::Background)
-            .and_then(|()| self.take_in(id, &object.data, &object.metadata, body_hash, Origin::Fill(fill), stored));
+        self.journal.merge_clock(fill.version);
+        let kept = self.admit(id, object.len() as u64, Patience::Background).and_then(|()| {
+            self.write_object(id, &object.data, &object.metadata, body_hash, Origin::Fill(fill), stored)
+        });
         match kept {
             Err(Error::Full { .. }) => Ok(false),
             kept => kept,
@@ -69,13 +69,13 @@ impl LocalTier {
         patience: Patience,
         deleting: &dyn Fn(Version),
     ) -> Result<bool, Error> {
-        let (lsn, existed) = self.enter_delete_everywhere(outbox, id, patience, deleting)?;
+        let (lsn, existed) = self.append_delete_everywhere(outbox, id, patience, deleting)?;
         self.acknowledge(lsn)?;
         Ok(existed)
     }
 
     /// The same, not yet acknowledged; where the record is.
-    pub(in crate::local) fn enter_delete_everywhere(
+    pub(in crate::local) fn append_delete_everywhere(
         &self,
         outbox: &Outbox,
         id: &[u8],
@@ -129,7 +129,7 @@ impl LocalTier {
     pub fn put_above(&self, id: &[u8], object: &Object, body_hash: u128, again: &Again) -> Result<(), Error> {
         let _inside = self.gate.enter()?;
         self.admit(id, object.len() as u64, Patience::Background)?;
-        self.take_in(id, &object.data, &object.metadata, body_hash, Origin::Again(again), &mut |_| {}).map(drop)
+        self.write_object(id, &object.data, &object.metadata, body_hash, Origin::Again(again), &mut |_| {}).map(drop)
     }
 
     /// Enters a delete above a version. The caller holds the id's shard.
@@ -179,10 +179,10 @@ impl LocalTier {
     }
 
     /// Another node has written (`is_delete`: deleted) the id with this version: an older object here goes. Whether one did.
-    pub fn hear(&self, id: &[u8], version: Version, is_delete: bool) -> Result<bool, Error> {
+    pub fn apply_event(&self, id: &[u8], version: Version, is_delete: bool) -> Result<bool, Error> {
         let Some(outbox) = &self.outbox else { return Ok(false) };
         let _inside = self.gate.enter()?;
-        self.journal.observe(version);
+        self.journal.merge_clock(version);
         let fingerprint = self.index().fingerprint(id);
         let shard = self.index().shard(fingerprint);
         let _writing = shard.writing.lock();
@@ -201,13 +201,13 @@ impl LocalTier {
         }
     }
 
-    /// Forgets the object at `place`, if it is still there, because Redis has something newer or has it no more.
-    pub fn drop_at(&self, id: &[u8], place: Lsn, version: Version) -> Result<(), Error> {
+    /// Forgets the object at `lsn`, if it is still there, because Redis has something newer or has it no more.
+    pub fn drop_at(&self, id: &[u8], lsn: Lsn, version: Version) -> Result<(), Error> {
         let _inside = self.gate.enter()?;
         let fingerprint = self.index().fingerprint(id);
         let _writing = self.index().shard(fingerprint).writing.lock();
         match self.standing(fingerprint, id)? {
-            Some(standing) if standing.lsn == place => self.drop_locked(fingerprint, id, &standing, version),
+            Some(standing) if standing.lsn == lsn => self.drop_locked(fingerprint, id, &standing, version),
             _ => Ok(()),
         }
     }
@@ -246,21 +246,21 @@ impl LocalTier {
     /// Notes what was dropped while the journal took nothing, as far as it does now.
     pub(in crate::local) fn note_hidden(&self) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
-        for (place, version) in outbox.hidden.all() {
+        for (lsn, version) in outbox.hidden.all() {
             // Its segment stays: this thread is the one that removes segments.
-            let record = match self.record_at(place) {
+            let record = match self.record_at(lsn) {
                 Ok(record) => record,
                 Err(Unreadable::Failed(error)) => return Err(error),
                 // Whoever reads it next finds that out.
                 Err(Unreadable::Damaged(_)) => {
-                    outbox.hidden.remove(place);
+                    outbox.hidden.remove(lsn);
                     continue;
                 }
             };
             let fingerprint = self.index().fingerprint(record.id());
             let _writing = self.index().shard(fingerprint).writing.lock();
             match self.standing(fingerprint, record.id())? {
-                Some(standing) if standing.lsn == place => {
+                Some(standing) if standing.lsn == lsn => {
                     match self.note_drop(fingerprint, record.id(), &standing, version) {
                         Ok(()) => {}
                         Err(AppendError::NoRoom(_)) => return Ok(()),
@@ -270,7 +270,7 @@ impl LocalTier {
                 // What has taken its place names it.
                 _ => {}
             }
-            outbox.hidden.remove(place);
+            outbox.hidden.remove(lsn);
         }
         Ok(())
     }
@@ -296,7 +296,7 @@ impl LocalTier {
             && !self.journal.is_over(&standing.header)
         {
             let Header { version, flags, .. } = standing.header;
-            return Ok(Known::Held { version, place: standing.lsn, is_clean: flags.has(Flags::CLEAN) });
+            return Ok(Known::Held { version, lsn: standing.lsn, is_clean: flags.has(Flags::CLEAN) });
         }
         Ok(match self.index().shard(fingerprint).table.read().tombstones.get(id) {
             Some(tombstone) => Known::Deleted(tombstone),
@@ -309,29 +309,28 @@ impl LocalTier {
         let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.has_suspects()) else { return Ok(None) };
         let fingerprint = self.index().fingerprint(id);
         let table = self.index().shard(fingerprint).table.read();
-        let places = [table.find_fingerprint(fingerprint), table.find_collision(id)];
+        let lsns = [table.find_fingerprint(fingerprint), table.find_collision(id)];
         drop(table);
-        if !places.into_iter().flatten().any(|place| outbox.is_suspect(place)) {
+        if !lsns.into_iter().flatten().any(|lsn| outbox.is_suspect(lsn)) {
             return Ok(None);
         }
-        let Known::Held { version, place, is_clean } = self.known(id)? else { return Ok(None) };
-        Ok(self.is_suspect(outbox, place, is_clean).then_some((place, version)))
+        let Known::Held { version, lsn, is_clean } = self.known(id)? else { return Ok(None) };
+        Ok(self.is_suspect(outbox, lsn, is_clean).then_some((lsn, version)))
     }
 
-    /// Whether the record at `place`, which says of itself whether it `is_clean`, may have been overtaken unheard.
-    pub(in crate::local) fn is_suspect(&self, outbox: &Outbox, place: Lsn, is_clean: bool) -> bool {
-        let is_trusted =
-            || self.segments.get(place.segment()).is_some_and(|segment| segment.is_trusted(place.offset()));
-        outbox.is_suspect(place) && (outbox.is_deaf() || !is_trusted()) && !outbox.is_dirty(place, is_clean)
+    /// Whether the record at `lsn`, which says of itself whether it `is_clean`, may have been overtaken unheard.
+    pub(in crate::local) fn is_suspect(&self, outbox: &Outbox, lsn: Lsn, is_clean: bool) -> bool {
+        let is_trusted = || self.segments.get(lsn.segment()).is_some_and(|segment| segment.is_trusted(lsn.offset()));
+        outbox.is_suspect(lsn) && (outbox.is_deaf() || !is_trusted()) && !outbox.is_dirty(lsn, is_clean)
     }
 
-    /// The object at `place` is what Redis had when it was asked. `is_current`: and nothing was missed since.
-    pub fn trust(&self, place: Lsn, is_current: impl FnOnce() -> bool) {
-        if let Some(segment) = self.segments.get(place.segment()) {
-            segment.set_trusted(place.offset(), true);
+    /// The object at `lsn` is what Redis had when it was asked. `is_current`: and nothing was missed since.
+    pub fn trust(&self, lsn: Lsn, is_current: impl FnOnce() -> bool) {
+        if let Some(segment) = self.segments.get(lsn.segment()) {
+            segment.set_trusted(lsn.offset(), true);
             // Afterwards: what is missed from now on takes the trust away by itself.
             if !is_current() {
-                segment.set_trusted(place.offset(), false);
+                segment.set_trusted(lsn.offset(), false);
             }
         }
     }
@@ -339,11 +338,11 @@ impl LocalTier {
     /// Events may have been missed: what is clean is checked before it is served again, also what was checked before.
     pub fn suspect_all(&self) {
         let Some(outbox) = &self.outbox else { return };
-        let is_unchecked = |place: Lsn| {
-            let is_trusted = |segment: Arc<crate::local::journal::Segment>| segment.is_trusted(place.offset());
-            outbox.is_suspect(place) && !self.segments.get(place.segment()).is_some_and(is_trusted)
+        let is_unchecked = |lsn: Lsn| {
+            let is_trusted = |segment: Arc<crate::local::journal::Segment>| segment.is_trusted(lsn.offset());
+            outbox.is_suspect(lsn) && !self.segments.get(lsn.segment()).is_some_and(is_trusted)
         };
-        if outbox.has_suspects() && !self.index().places().any(is_unchecked) {
+        if outbox.has_suspects() && !self.index().lsns().any(is_unchecked) {
             outbox.suspect_none();
         }
         outbox.suspect_below(self.journal.end());
@@ -355,8 +354,7 @@ impl LocalTier {
         let Some(outbox) = &self.outbox else { return };
         let now_ms = self.journal.time().monotonic_ms();
         for shard in self.index().shards() {
-            let is_needed =
-                |tombstone: &Tombstone| !tombstone.place.is_none() && outbox.is_dirty(tombstone.place, false);
+            let is_needed = |tombstone: &Tombstone| !tombstone.lsn.is_none() && outbox.is_dirty(tombstone.lsn, false);
             shard.table.write().tombstones.expire(now_ms, is_needed);
         }
     }
@@ -404,8 +402,8 @@ mod tests {
     /// Rule "Hearing" 5: what was checked after a lost past, and is suspect because of another, was heard of between the two.
     #[test]
     fn a_suspect_that_was_checked_was_in_step_until_the_next_lost_past() {
-        let place = tempfile::tempdir().unwrap();
-        let backend = open(place.path(), 0, TTL_MS);
+        let lsn = tempfile::tempdir().unwrap();
+        let backend = open(lsn.path(), 0, TTL_MS);
         let tier = backend.tier().unwrap();
         let outbox = tier.outbox.as_ref().unwrap();
         for id in [b"a", b"b"] {
@@ -436,15 +434,15 @@ mod tests {
     /// has lost.
     #[test]
     fn a_clock_that_is_set_takes_no_time_from_tombstones() {
-        let place = tempfile::tempdir().unwrap();
-        let backend = open(place.path(), 0, HOUR_MS / 2);
+        let lsn = tempfile::tempdir().unwrap();
+        let backend = open(lsn.path(), 0, HOUR_MS / 2);
         let tier = backend.tier().unwrap();
         let outbox = tier.outbox.as_ref().unwrap();
         tell(tier, TODAY);
         tier.delete(b"here").unwrap();
         let version =
             tier.journal.append(&NewRecord::bare(b"other", Kind::Put, Lsn::NONE), Purpose::Put).unwrap().version;
-        assert!(!tier.hear(b"there", version, true).unwrap());
+        assert!(!tier.apply_event(b"there", version, true).unwrap());
         tier.set_heard(format!("{TODAY}-1"));
         tier.suspect_all();
         for redis_ms in [TODAY + HOUR_MS, TODAY - HOUR_MS, TODAY + 100_000 * HOUR_MS] {
@@ -462,8 +460,8 @@ mod tests {
     /// Versions: a local delete beats what is known, however far ahead.
     #[test]
     fn a_delete_is_made_again_above_a_version_far_ahead_unless_the_id_was_written_since() {
-        let place = tempfile::tempdir().unwrap();
-        let backend = open(place.path(), 0, HOUR_MS);
+        let lsn = tempfile::tempdir().unwrap();
+        let backend = open(lsn.path(), 0, HOUR_MS);
         let tier = backend.tier().unwrap();
         tell(tier, TODAY);
         let far = Version { clock: (TODAY + 10_000 * HOUR_MS) << 16, node: u64::MAX };
@@ -492,7 +490,7 @@ mod tests {
         assert!(matches!(tier.known(b"id").unwrap(), Known::Held { .. }));
         // Another node has written it since, and is not undone by the delete before that.
         let newer = Version { clock: version.clock + 1, node: 1 };
-        assert!(tier.hear(b"id", newer, false).unwrap());
+        assert!(tier.apply_event(b"id", newer, false).unwrap());
         let before = deleted();
         tier.delete_above(b"id", newer, DeleteAgain::Refused).unwrap();
         assert_eq!(deleted(), before);
@@ -504,21 +502,21 @@ mod tests {
 
     #[test]
     fn a_put_is_made_again_above_a_version_far_ahead_if_it_still_stands() {
-        let place = tempfile::tempdir().unwrap();
-        let backend = open(place.path(), 0, HOUR_MS);
+        let lsn = tempfile::tempdir().unwrap();
+        let backend = open(lsn.path(), 0, HOUR_MS);
         let tier = backend.tier().unwrap();
         tell(tier, TODAY);
         let far = Version { clock: (TODAY + 10_000 * HOUR_MS) << 16, node: u64::MAX };
         for size in [10, 5000, 100_000] {
             let data = vec![7; size];
             let held = || match tier.known(b"id").unwrap() {
-                Known::Held { version, place, is_clean: false } => (version, place),
+                Known::Held { version, lsn, is_clean: false } => (version, lsn),
                 known => panic!("{known:?}"),
             };
             tier.put(b"id", &data, b"m", &mut |_| {}).unwrap();
             let (_, first) = held();
             let dirty = tier.dirty_at(b"id", first).unwrap().unwrap().put.unwrap();
-            let again = Again { place: first, above: far, deadline_ms: TODAY + HOUR_MS };
+            let again = Again { lsn: first, above: far, deadline_ms: TODAY + HOUR_MS };
             tier.put_above(b"id", &dirty.object, dirty.body_hash, &again).unwrap();
             let (version, second) = held();
             assert!(version > far && second != first);
@@ -538,11 +536,11 @@ mod tests {
     /// Pushing 9: without Redis's clock a lifetime does not begin, also not over another open.
     #[test]
     fn a_lifetime_begins_when_redis_has_told_the_time() {
-        let place = tempfile::tempdir().unwrap();
-        let backend = open(place.path(), HOUR_MS, HOUR_MS);
+        let lsn = tempfile::tempdir().unwrap();
+        let backend = open(lsn.path(), HOUR_MS, HOUR_MS);
         backend.tier().unwrap().put(b"id", b"data", b"", &mut |_| {}).unwrap();
         backend.close().unwrap();
-        let backend = open(place.path(), HOUR_MS, HOUR_MS);
+        let backend = open(lsn.path(), HOUR_MS, HOUR_MS);
         let tier = backend.tier().unwrap();
         tell(tier, TODAY);
         let dirty = tier.dirty_now(b"id").unwrap().unwrap().put.unwrap();

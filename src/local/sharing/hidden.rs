@@ -13,42 +13,42 @@ use crate::version::Version;
 pub(crate) struct Hidden {
     /// Looked at by every get.
     count: AtomicUsize,
-    places: Mutex<BTreeMap<Lsn, Version>>,
+    lsns: Mutex<BTreeMap<Lsn, Version>>,
 }
 
 impl Hidden {
     /// `version`: what overruled it. The caller holds the id.
-    pub fn insert(&self, place: Lsn, version: Version) {
-        let mut places = self.places.lock();
-        let known = places.entry(place).or_default();
+    pub fn insert(&self, lsn: Lsn, version: Version) {
+        let mut lsns = self.lsns.lock();
+        let known = lsns.entry(lsn).or_default();
         *known = version.max(*known);
-        self.count.store(places.len(), Ordering::Release);
+        self.count.store(lsns.len(), Ordering::Release);
     }
 
     /// The record has a copy.
     pub fn moved(&self, from: Lsn, to: Lsn) {
         if !self.is_empty() {
-            let version = self.places.lock().get(&from).copied();
+            let version = self.lsns.lock().get(&from).copied();
             if let Some(version) = version {
                 self.insert(to, version);
             }
         }
     }
 
-    pub fn remove(&self, place: Lsn) {
+    pub fn remove(&self, lsn: Lsn) {
         if !self.is_empty() {
-            let mut places = self.places.lock();
-            places.remove(&place);
-            self.count.store(places.len(), Ordering::Release);
+            let mut lsns = self.lsns.lock();
+            lsns.remove(&lsn);
+            self.count.store(lsns.len(), Ordering::Release);
         }
     }
 
     /// The segment and all before it are gone.
     pub fn segment_gone(&self, number: u32) {
         if !self.is_empty() {
-            let mut places = self.places.lock();
-            places.retain(|place, _| place.segment() > number);
-            self.count.store(places.len(), Ordering::Release);
+            let mut lsns = self.lsns.lock();
+            lsns.retain(|lsn, _| lsn.segment() > number);
+            self.count.store(lsns.len(), Ordering::Release);
         }
     }
 
@@ -58,15 +58,15 @@ impl Hidden {
     }
 
     #[inline]
-    pub fn has(&self, place: Lsn) -> bool {
-        !self.is_empty() && self.places.lock().contains_key(&place)
+    pub fn has(&self, lsn: Lsn) -> bool {
+        !self.is_empty() && self.lsns.lock().contains_key(&lsn)
     }
 
     pub fn all(&self) -> Vec<(Lsn, Version)> {
         if self.is_empty() {
             return Vec::new();
         }
-        self.places.lock().iter().map(|(place, version)| (*place, *version)).collect()
+        self.lsns.lock().iter().map(|(lsn, version)| (*lsn, *version)).collect()
     }
 }
 

@@ -143,9 +143,9 @@ impl Walk {
     }
 
     /// A record that the walk had passed was pushed only now: what was acknowledged before does not reach over it.
-    fn pushed_late(&mut self, place: Lsn, now: Instant) {
+    fn pushed_late(&mut self, lsn: Lsn, now: Instant) {
         let earlier = self.acknowledged.iter_mut().filter(|it| it.until < now);
-        earlier.for_each(|it| it.below = it.below.min(place));
+        earlier.for_each(|it| it.below = it.below.min(lsn));
         self.acknowledge(now);
     }
 
@@ -188,9 +188,9 @@ impl Apart {
 }
 
 impl State {
-    /// What is in the backlog, if `place` is.
-    fn backlog_of(&mut self, place: Lsn) -> Option<&mut Walk> {
-        self.backlog.as_mut().filter(|(range, _)| range.contains(&place)).map(|(_, walk)| walk)
+    /// What is in the backlog, if `lsn` is.
+    fn backlog_of(&mut self, lsn: Lsn) -> Option<&mut Walk> {
+        self.backlog.as_mut().filter(|(range, _)| range.contains(&lsn)).map(|(_, walk)| walk)
     }
 }
 
@@ -279,19 +279,19 @@ impl Ledger {
     }
 
     /// This record was pushed.
-    pub fn pushed(&self, epoch: Epoch, place: Lsn, id: &[u8], now: Instant) {
+    pub fn pushed(&self, epoch: Epoch, lsn: Lsn, id: &[u8], now: Instant) {
         self.within(epoch, |state| {
-            let was_apart = state.apart.remove(&place).is_some();
-            let is_unsettled = place >= state.settled;
-            let walk = if is_unsettled { Some(&mut state.tail) } else { state.backlog_of(place) };
+            let was_apart = state.apart.remove(&lsn).is_some();
+            let is_unsettled = lsn >= state.settled;
+            let walk = if is_unsettled { Some(&mut state.tail) } else { state.backlog_of(lsn) };
             match walk {
-                Some(walk) if place >= walk.position => {} // the walk is about to pass it
-                Some(walk) if was_apart => walk.pushed_late(place, now),
+                Some(walk) if lsn >= walk.position => {} // the walk is about to pass it
+                Some(walk) if was_apart => walk.pushed_late(lsn, now),
                 Some(_) => {}
                 // Long settled as far as the walk is concerned: now it is pushed again, or at last.
                 None => {
                     if was_apart || state.apart.len() < APART_MAX {
-                        state.apart.insert(place, Apart { id: id.to_vec(), way: Way::Pushed { at: now } });
+                        state.apart.insert(lsn, Apart { id: id.to_vec(), way: Way::Pushed { at: now } });
                     }
                 }
             }
@@ -299,41 +299,41 @@ impl Ledger {
     }
 
     /// This record need not be pushed any more: a newer one of its id has taken its place.
-    pub fn overtaken(&self, epoch: Epoch, place: Lsn) {
-        self.within(epoch, |state| drop(state.apart.remove(&place)));
+    pub fn overtaken(&self, epoch: Epoch, lsn: Lsn) {
+        self.within(epoch, |state| drop(state.apart.remove(&lsn)));
     }
 
     /// This record could not be pushed, and is tried again later.
-    pub fn hold(&self, epoch: Epoch, place: Lsn, id: &[u8], why: Held) {
+    pub fn hold(&self, epoch: Epoch, lsn: Lsn, id: &[u8], why: Held) {
         self.within(epoch, |state| {
             let longest = if why == Held::SetAside { SET_ASIDE_RETRY_MAX } else { REFUSED_RETRY_MAX };
-            let mut backoff = match state.apart.remove(&place) {
+            let mut backoff = match state.apart.remove(&lsn) {
                 Some(Apart { way: Way::Held { why: before, backoff, .. }, .. }) if before == why => backoff,
                 _ => Backoff::up_to(longest),
             };
             let wait = backoff.failed();
             let wait = if why == Held::SetAside { wait.max(SET_ASIDE_RETRY_MIN) } else { wait };
             let way = Way::Held { why, due: Instant::now() + wait, backoff };
-            state.apart.insert(place, Apart { id: id.to_vec(), way });
+            state.apart.insert(lsn, Apart { id: id.to_vec(), way });
         });
     }
 
     /// This record is pushed a little later.
-    pub fn postpone(&self, epoch: Epoch, place: Lsn, id: &[u8], wait: Duration) {
+    pub fn postpone(&self, epoch: Epoch, lsn: Lsn, id: &[u8], wait: Duration) {
         self.within(epoch, |state| {
             let way = Way::Postponed { due: Instant::now() + wait };
-            state.apart.insert(place, Apart { id: id.to_vec(), way });
+            state.apart.insert(lsn, Apart { id: id.to_vec(), way });
         });
     }
 
     /// Redis has lost this one record: it is dirty until it is pushed again. False, and nothing done, where too many stand apart.
-    pub fn lose(&self, place: Lsn, id: &[u8]) -> bool {
+    pub fn lose(&self, lsn: Lsn, id: &[u8]) -> bool {
         let mut state = self.0.lock();
-        if state.apart.len() >= APART_MAX && !state.apart.contains_key(&place) {
+        if state.apart.len() >= APART_MAX && !state.apart.contains_key(&lsn) {
             return false;
         }
         let lost = || Apart { id: id.to_vec(), way: Way::Lost };
-        let apart = state.apart.entry(place).or_insert_with(lost);
+        let apart = state.apart.entry(lsn).or_insert_with(lost);
         if apart.is_pushed() {
             *apart = lost();
         }
@@ -343,7 +343,7 @@ impl Ledger {
     /// Records apart whose time has come, oldest first.
     pub fn due(&self, epoch: Epoch, now: Instant, records_max: usize) -> Due {
         self.within(epoch, |state| {
-            let named = |(place, apart): (&Lsn, &Apart)| (*place, apart.id.clone());
+            let named = |(lsn, apart): (&Lsn, &Apart)| (*lsn, apart.id.clone());
             let due = || state.apart.iter().filter(|(_, apart)| apart.is_due(now));
             let records: Vec<_> = due().filter(|(_, it)| !it.is_set_aside()).take(records_max).map(named).collect();
             if !records.is_empty() {
@@ -360,7 +360,7 @@ impl Ledger {
             let refused = |apart: &Apart| matches!(apart.way, Way::Held { why: Held::Refused, .. });
             let first = state.apart.iter().find(|(_, apart)| refused(apart));
             Due {
-                records: first.map(|(place, apart)| (*place, apart.id.clone())).into_iter().collect(),
+                records: first.map(|(lsn, apart)| (*lsn, apart.id.clone())).into_iter().collect(),
                 is_set_aside: false,
             }
         })
@@ -373,8 +373,8 @@ impl Ledger {
         state.apart.values().filter_map(|apart| if apart.is_due(now) { Some(now) } else { apart.due() }).min()
     }
 
-    pub fn is_apart(&self, place: Lsn) -> bool {
-        self.0.lock().apart.contains_key(&place)
+    pub fn is_apart(&self, lsn: Lsn) -> bool {
+        self.0.lock().apart.contains_key(&lsn)
     }
 
     /// How many records could not be pushed, for whatever reason.
@@ -416,18 +416,18 @@ impl Ledger {
         walks.chain(apart).min().map(|at| at + settle)
     }
 
-    /// Whether Redis may lack the record at `place`, which says of itself whether it `is_clean`.
-    pub fn is_dirty(&self, place: Lsn, is_clean: bool) -> bool {
+    /// Whether Redis may lack the record at `lsn`, which says of itself whether it `is_clean`.
+    pub fn is_dirty(&self, lsn: Lsn, is_clean: bool) -> bool {
         let state = self.0.lock();
-        let in_backlog = state.backlog.as_ref().is_some_and(|(range, _)| range.contains(&place));
-        in_backlog || state.apart.contains_key(&place) || (place >= state.settled && !is_clean)
+        let in_backlog = state.backlog.as_ref().is_some_and(|(range, _)| range.contains(&lsn));
+        in_backlog || state.apart.contains_key(&lsn) || (lsn >= state.settled && !is_clean)
     }
 
     /// Everything below is clean.
     pub fn replicated(&self) -> Lsn {
         let state = self.0.lock();
         let backlog = state.backlog.as_ref().map_or(state.settled, |(range, _)| range.start);
-        let apart = state.apart.first_key_value().map_or(state.settled, |(place, _)| *place);
+        let apart = state.apart.first_key_value().map_or(state.settled, |(lsn, _)| *lsn);
         apart.min(backlog).min(state.settled)
     }
 

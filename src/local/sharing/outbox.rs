@@ -109,25 +109,25 @@ impl Outbox {
         self.has_heard_past.store(true, Ordering::Release);
     }
 
-    /// Whether something that was heard may have come later than the record at `place` though the event of the record was not heard.
-    pub fn may_be_overruled(&self, place: Lsn) -> bool {
-        place < self.opened_at && !self.knows_past.load(Ordering::Acquire)
+    /// Whether something that was heard may have come later than the record at `lsn` though the event of the record was not heard.
+    pub fn may_be_overruled(&self, lsn: Lsn) -> bool {
+        lsn < self.opened_at && !self.knows_past.load(Ordering::Acquire)
     }
 
     /// Whether dirty records become fewer: there are some, and Redis takes what it is sent, or did so a moment ago, as far as is known.
-    pub fn is_emptied(&self, end: Lsn) -> bool {
+    pub fn is_draining(&self, end: Lsn) -> bool {
         self.ledger.replicated() < end && self.stuck.lock().is_none_or(|since| since.elapsed() < STUCK_MIN)
     }
 
     /// Redis takes what it is sent, or does not.
-    pub fn set_emptied(&self, emptied: bool) {
+    pub fn set_draining(&self, emptied: bool) {
         let mut stuck = self.stuck.lock();
         *stuck = if emptied { None } else { stuck.or_else(|| Some(Instant::now())) };
     }
 
-    /// Whether Redis may lack the record at `place`, which says of itself whether it `is_clean`.
-    pub fn is_dirty(&self, place: Lsn, is_clean: bool) -> bool {
-        self.ledger.is_dirty(place, is_clean)
+    /// Whether Redis may lack the record at `lsn`, which says of itself whether it `is_clean`.
+    pub fn is_dirty(&self, lsn: Lsn, is_clean: bool) -> bool {
+        self.ledger.is_dirty(lsn, is_clean)
     }
 
     /// The epoch of the Redis that the cursors are good for; empty where there is none yet.
@@ -154,7 +154,7 @@ impl Outbox {
 
     /// Evicted, but the segment is not yet removed: what is heard of those objects leaves no trace in the journal, so the event cursor is
     /// not persisted.
-    pub fn set_uncertain(&self, uncertain: bool) {
+    pub fn set_evicting(&self, uncertain: bool) {
         self.hearing.lock().uncertain = uncertain;
     }
 
@@ -199,9 +199,9 @@ impl Outbox {
         self.suspect_below.store(Lsn::NONE.to_u64(), Ordering::Release);
     }
 
-    /// A suspect's record has a copy at `place`, which is suspect as well.
-    pub fn suspect_moved(&self, place: Lsn) {
-        self.suspect_below(Lsn::new(place.segment(), place.offset() + 1));
+    /// A suspect's record has a copy at `lsn`, which is suspect as well.
+    pub fn suspect_moved(&self, lsn: Lsn) {
+        self.suspect_below(Lsn::new(lsn.segment(), lsn.offset() + 1));
     }
 
     /// Whether Redis, had a suspect been deleted unheard, would still have a tombstone for it: a delete comes after the write, which was
@@ -215,8 +215,8 @@ impl Outbox {
     }
 
     #[inline]
-    pub fn is_suspect(&self, place: Lsn) -> bool {
-        self.is_deaf() || place.to_u64() < self.suspect_below.load(Ordering::Acquire)
+    pub fn is_suspect(&self, lsn: Lsn) -> bool {
+        self.is_deaf() || lsn.to_u64() < self.suspect_below.load(Ordering::Acquire)
     }
 
     #[inline]

@@ -16,7 +16,7 @@ use crate::version::Version;
 
 /// A record that Redis has yet to get.
 pub(crate) struct Dirty {
-    pub place: Lsn,
+    pub lsn: Lsn,
     pub id: Vec<u8>,
     pub version: Version,
     /// None: a delete.
@@ -33,7 +33,7 @@ pub(crate) struct DirtyObject {
 
 /// What a look into the journal has found.
 #[derive(Default)]
-pub(crate) struct Found {
+pub(crate) struct DirtyRecords {
     pub dirty: Vec<Dirty>,
     /// Records that may be dirty and cannot be read now, and why.
     pub unreadable: Vec<(Lsn, Vec<u8>, Error)>,
@@ -66,8 +66,8 @@ impl LocalTier {
     /// The next dirty records from `from` on, and where to go on; at `until`, or at the journal's end, there is nothing more.
     /// Records that a newer one of their id has overtaken are left out. An error means that a whole segment cannot be read now: it is
     /// where the next look begins.
-    pub fn dirty_records(&self, from: Lsn, until: Lsn, wanted: Wanted, budget: Budget) -> Result<Found, Error> {
-        let mut found = Found { next: from, ..Found::default() };
+    pub fn dirty_records(&self, from: Lsn, until: Lsn, wanted: Wanted, budget: Budget) -> Result<DirtyRecords, Error> {
+        let mut found = DirtyRecords { next: from, ..DirtyRecords::default() };
         let (mut bytes, mut visited) = (0, 0);
         let journal_end = self.journal.end().min(until);
         while let Some((segment, end)) = self.segment_from(found.next, journal_end) {
@@ -135,17 +135,17 @@ impl LocalTier {
         self.dirty_at(id, header.lsn)
     }
 
-    /// The record at `place`, as something to push, if it is the newest of its id. One that is damaged is none: it is let go.
-    pub fn dirty_at(&self, id: &[u8], place: Lsn) -> Result<Option<Dirty>, Error> {
+    /// The record at `lsn`, as something to push, if it is the newest of its id. One that is damaged is none: it is let go.
+    pub fn dirty_at(&self, id: &[u8], lsn: Lsn) -> Result<Option<Dirty>, Error> {
         let _inside = self.gate.enter()?;
         let fingerprint = self.index().fingerprint(id);
         let (version, found) = {
             // What is found under the id's lock stays as it is afterwards: nothing else comes to stand in its place.
             let _writing = self.index().shard(fingerprint).writing.lock();
             match self.known_locked(fingerprint, id)? {
-                Known::Held { version, place: at, .. } if at == place => (version, self.locate(id)),
-                Known::Deleted(Tombstone { version, place: at, is_overtaken, .. }) if at == place => {
-                    return Ok(Some(Dirty { place, id: id.to_vec(), version, put: None, is_overtaken }));
+                Known::Held { version, lsn: at, .. } if at == lsn => (version, self.locate(id)),
+                Known::Deleted(Tombstone { version, lsn: at, is_overtaken, .. }) if at == lsn => {
+                    return Ok(Some(Dirty { lsn, id: id.to_vec(), version, put: None, is_overtaken }));
                 }
                 _ => return Ok(None),
             }
@@ -155,15 +155,15 @@ impl LocalTier {
         };
         let deadline_ms = self.journal.time().settled(deadline_ms);
         let put = Some(DirtyObject { object, body_hash, deadline_ms });
-        Ok(Some(Dirty { place, id: id.to_vec(), version, put, is_overtaken: false }))
+        Ok(Some(Dirty { lsn, id: id.to_vec(), version, put, is_overtaken: false }))
     }
 
     /// What is known here of an id, as something to push: the object, or that it was deleted.
     pub fn dirty_now(&self, id: &[u8]) -> Result<Option<Dirty>, Error> {
         match self.known(id)? {
-            Known::Held { place, .. } => self.dirty_at(id, place),
-            Known::Deleted(Tombstone { version, place, is_overtaken, .. }) => {
-                Ok(Some(Dirty { place, id: id.to_vec(), version, put: None, is_overtaken }))
+            Known::Held { lsn, .. } => self.dirty_at(id, lsn),
+            Known::Deleted(Tombstone { version, lsn, is_overtaken, .. }) => {
+                Ok(Some(Dirty { lsn, id: id.to_vec(), version, put: None, is_overtaken }))
             }
             Known::Nothing => Ok(None),
         }
@@ -185,19 +185,19 @@ impl LocalTier {
         let mut deleted = FxHashSet::default();
         for segment in records {
             for hint in hints_of(segment)? {
-                let place = Lsn::new(segment.number, hint.offset);
-                let is_dirty = hint.kind == Kind::Delete && place >= from;
+                let lsn = Lsn::new(segment.number, hint.offset);
+                let is_dirty = hint.kind == Kind::Delete && lsn >= from;
                 if is_dirty {
                     deleted.insert(hint.fingerprint);
                 } else if !deleted.contains(&hint.fingerprint) {
                     continue;
                 }
-                let record = match self.record_at(place) {
+                let record = match self.record_at(lsn) {
                     Ok(record) => record,
                     Err(Unreadable::Failed(error)) => return Err(error),
                     Err(Unreadable::Damaged(reason)) => {
                         tracing::error!(
-                            "the record at {place} is damaged: {reason}; if it is a delete, Redis is not told"
+                            "the record at {lsn} is damaged: {reason}; if it is a delete, Redis is not told"
                         );
                         continue;
                     }
@@ -207,8 +207,8 @@ impl LocalTier {
                 let mut table = self.index().shard(fingerprint).table.write();
                 if !is_dirty {
                     table.tombstones.overtake(id, Some(header.version));
-                } else if !table.stands(fingerprint, id, |place| self.record_at(place).is_ok_and(|it| it.id() == id)) {
-                    table.tombstones.note(id, Tombstone::new(header.version, place, expires_ms));
+                } else if !table.stands(fingerprint, id, |lsn| self.record_at(lsn).is_ok_and(|it| it.id() == id)) {
+                    table.tombstones.note(id, Tombstone::new(header.version, lsn, expires_ms));
                 }
             }
         }

@@ -11,13 +11,13 @@ use crate::version::Version;
 
 impl LocalTier {
     /// This node's own event was heard: from here on, what others write comes later.
-    pub fn hear_own(&self, id: &[u8], version: Version) -> Result<(), Error> {
+    pub fn apply_own_event(&self, id: &[u8], version: Version) -> Result<(), Error> {
         let _inside = self.gate.enter()?;
         let fingerprint = self.index().fingerprint(id);
         let shard = self.index().shard(fingerprint);
         let _writing = shard.writing.lock();
         match self.known_locked(fingerprint, id)? {
-            Known::Held { version: here, place, .. } if here == version => self.trust(place, || true),
+            Known::Held { version: here, lsn, .. } if here == version => self.trust(lsn, || true),
             Known::Deleted(_) => shard.table.write().tombstones.announced(id, version),
             _ => {}
         }
@@ -27,10 +27,10 @@ impl LocalTier {
     /// Another node's write or delete was heard, or this node's own of an earlier open: what is here goes, and what was deleted may exist again,
     /// unless that is still on its way. Of what an earlier open has written, and the stream may have lost the event of, nothing is known but
     /// its version.
-    pub fn hear_other(&self, id: &[u8], version: Version) -> Result<(), Error> {
+    pub fn apply_others_event(&self, id: &[u8], version: Version) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
         let _inside = self.gate.enter()?;
-        self.journal.observe(version);
+        self.journal.merge_clock(version);
         let fingerprint = self.index().fingerprint(id);
         let shard = self.index().shard(fingerprint);
         let _writing = shard.writing.lock();
@@ -46,7 +46,7 @@ impl LocalTier {
             None => {
                 let tombstone = shard.table.read().tombstones.get(id);
                 let Some(tombstone) = tombstone else { return Ok(()) };
-                let is_known_older = outbox.may_be_overruled(tombstone.place) && tombstone.version < version;
+                let is_known_older = outbox.may_be_overruled(tombstone.lsn) && tombstone.version < version;
                 if tombstone.version == version {
                     shard.table.write().tombstones.announced(id, version);
                 } else if is_known_older || !self.is_delete_on_its_way(&tombstone) {
@@ -59,17 +59,17 @@ impl LocalTier {
 
     /// Whether the delete has yet to reach Redis, as far as was heard: then what Redis has comes before it.
     pub fn is_delete_on_its_way(&self, tombstone: &Tombstone) -> bool {
-        let is_dirty = |outbox: &Outbox| outbox.is_dirty(tombstone.place, false);
+        let is_dirty = |outbox: &Outbox| outbox.is_dirty(tombstone.lsn, false);
         let is_heard_of = tombstone.is_overtaken || tombstone.is_announced;
-        !is_heard_of && !tombstone.place.is_none() && self.outbox.as_ref().is_some_and(is_dirty)
+        !is_heard_of && !tombstone.lsn.is_none() && self.outbox.as_ref().is_some_and(is_dirty)
     }
 
     /// Whether this open does not know yet what has become of what it holds of an id: it is from an earlier one, and Redis may have it.
     pub fn is_owed(&self, id: &[u8]) -> Result<bool, Error> {
         let Some(outbox) = &self.outbox else { return Ok(false) };
         Ok(match self.known(id)? {
-            Known::Held { place, is_clean, .. } => outbox.is_dirty(place, is_clean),
-            Known::Deleted(tombstone) => !tombstone.place.is_none() && outbox.is_dirty(tombstone.place, false),
+            Known::Held { lsn, is_clean, .. } => outbox.is_dirty(lsn, is_clean),
+            Known::Deleted(tombstone) => !tombstone.lsn.is_none() && outbox.is_dirty(tombstone.lsn, false),
             Known::Nothing => false,
         })
     }
@@ -82,11 +82,11 @@ impl LocalTier {
         }
     }
 
-    fn is_on_its_way(&self, outbox: &Outbox, place: Lsn, is_clean: bool) -> bool {
-        outbox.is_dirty(place, is_clean) && !self.is_announced(place)
+    fn is_on_its_way(&self, outbox: &Outbox, lsn: Lsn, is_clean: bool) -> bool {
+        outbox.is_dirty(lsn, is_clean) && !self.is_announced(lsn)
     }
 
-    fn is_announced(&self, place: Lsn) -> bool {
-        self.segments.get(place.segment()).is_some_and(|segment| segment.is_trusted(place.offset()))
+    fn is_announced(&self, lsn: Lsn) -> bool {
+        self.segments.get(lsn.segment()).is_some_and(|segment| segment.is_trusted(lsn.offset()))
     }
 }

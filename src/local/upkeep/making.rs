@@ -72,7 +72,7 @@ impl Sealer {
             let directory = self.tier.segments.directory();
             self.tier.segments.sync_directory().map_err(Error::io("sync", directory))?;
             self.tier.bodies.segments_gone(segment.number);
-            outbox.set_uncertain(false);
+            outbox.set_evicting(false);
             outbox.hidden.segment_gone(segment.number);
         }
         self.tier.refill_spares()?;

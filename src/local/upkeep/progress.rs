@@ -81,7 +81,7 @@ pub(crate) struct Seen(u64);
 
 /// How a wait for room ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum WaitOutcome {
     /// Some was made since.
     Room,
     /// A pass that began later found nothing to free, or several failed to look.
@@ -131,7 +131,7 @@ impl Progress {
     }
 
     /// Waits until room is made that was not seen, or a pass that begins after this call finds nothing.
-    pub fn wait(&self, seen: Seen, wanted: Wanted, deadline: Instant, gate: &Gate, wake: impl Fn()) -> Found {
+    pub fn wait(&self, seen: Seen, wanted: Wanted, deadline: Instant, gate: &Gate, wake: impl Fn()) -> WaitOutcome {
         let mut state = self.state.lock();
         let patience = Instant::now() + UNDER_WAY_MAX;
         let (before, failed_before) = (state.passes_begun, state.failed_passes);
@@ -139,17 +139,17 @@ impl Progress {
         state.wanted = state.wanted.and(wanted);
         let found = loop {
             if state.freed != seen.0 {
-                break Found::Room;
+                break WaitOutcome::Room;
             }
             if state.barren_pass > before || state.failed_passes >= failed_before + FAILED_PASSES_MAX {
-                break Found::Nothing;
+                break WaitOutcome::Nothing;
             }
             let now = Instant::now();
             if state.under_way_pass > before && now >= patience {
-                break Found::Nothing;
+                break WaitOutcome::Nothing;
             }
             if now >= deadline || gate.is_closing() {
-                break Found::TimeOut;
+                break WaitOutcome::TimeOut;
             }
             wake();
             let _ = self.changed.wait_until(&mut state, deadline.min(now + LOOK));
@@ -173,7 +173,7 @@ mod tests {
     const WANTED: Wanted = Wanted { bytes: 100, is_disk_full: false, is_live: false };
 
     /// Somebody waits, and meanwhile this is done.
-    fn while_waiting(progress: &Progress, gate: &Gate, done: impl FnOnce()) -> Found {
+    fn while_waiting(progress: &Progress, gate: &Gate, done: impl FnOnce()) -> WaitOutcome {
         let (call, called) = crossbeam_channel::bounded(1);
         std::thread::scope(|scope| {
             // Its end is noticed, too, if it does not wait at all.
@@ -191,19 +191,19 @@ mod tests {
     #[test]
     fn a_wait_for_room_ends_with_room_that_was_not_seen() {
         let (progress, gate) = (Progress::default(), Gate::default());
-        assert_eq!(while_waiting(&progress, &gate, || progress.freed()), Found::Room);
+        assert_eq!(while_waiting(&progress, &gate, || progress.freed()), WaitOutcome::Room);
         let made = || {
             progress.begin();
             progress.done(Looked::Made);
         };
-        assert_eq!(while_waiting(&progress, &gate, made), Found::Room);
+        assert_eq!(while_waiting(&progress, &gate, made), WaitOutcome::Room);
 
         let seen = progress.seen();
         progress.freed();
         let found = progress.wait(seen, WANTED, Instant::now() + LONG, &gate, || panic!("there is room"));
-        assert_eq!(found, Found::Room, "made between the look and the wait");
+        assert_eq!(found, WaitOutcome::Room, "made between the look and the wait");
         let found = progress.wait(progress.seen(), WANTED, Instant::now(), &gate, || {});
-        assert_eq!(found, Found::TimeOut, "it was seen");
+        assert_eq!(found, WaitOutcome::TimeOut, "it was seen");
     }
 
     #[test]
@@ -218,12 +218,12 @@ mod tests {
             progress.begin();
             progress.done(Looked::Barren);
         });
-        assert_eq!(found, Found::Nothing);
+        assert_eq!(found, WaitOutcome::Nothing);
         // Had the pass that was under way ended the wait, the later ones would have found nobody to ask.
         progress.begin();
         progress.done(Looked::Barren);
         let found = progress.wait(progress.seen(), WANTED, Instant::now(), &gate, || {});
-        assert_eq!(found, Found::TimeOut, "that pass was over");
+        assert_eq!(found, WaitOutcome::TimeOut, "that pass was over");
     }
 
     #[test]
@@ -239,16 +239,16 @@ mod tests {
                 progress.begin();
                 progress.done(Looked::Failed);
             });
-            assert_eq!(found, Found::Nothing);
+            assert_eq!(found, WaitOutcome::Nothing);
             let found = progress.wait(progress.seen(), WANTED, Instant::now(), &gate, || {});
-            assert_eq!(found, Found::TimeOut, "what failed before it began is nothing to it");
+            assert_eq!(found, WaitOutcome::TimeOut, "what failed before it began is nothing to it");
         }
     }
 
     #[test]
     fn closing_the_store_ends_a_wait() {
         let (progress, gate) = (Progress::default(), Gate::default());
-        assert_eq!(while_waiting(&progress, &gate, || gate.close()), Found::TimeOut);
+        assert_eq!(while_waiting(&progress, &gate, || gate.close()), WaitOutcome::TimeOut);
     }
 
     #[test]

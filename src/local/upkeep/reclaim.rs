@@ -144,17 +144,17 @@ impl LocalTier {
         if dead_bytes < self.space.segment_bytes_max() { 0 } else { dead_bytes }
     }
 
-    /// Moves the body that the record at `place` refers to out of a body segment, into a hole of another, if there is one.
-    pub fn move_body(&self, place: Lsn, from_segment: u32) -> Result<(), Error> {
-        match self.try_move_body(place, from_segment) {
+    /// Moves the body that the record at `lsn` refers to out of a body segment, into a hole of another, if there is one.
+    pub fn move_body(&self, lsn: Lsn, from_segment: u32) -> Result<(), Error> {
+        match self.try_move_body(lsn, from_segment) {
             // Without a hole it stays; what is damaged or gone is left to who reads it next.
             Ok(()) | Err(NotCopied::NoRoom | NotCopied::Damaged(_)) => Ok(()),
             Err(NotCopied::Failed(error)) => Err(error),
         }
     }
 
-    fn try_move_body(&self, place: Lsn, from_segment: u32) -> Result<(), NotCopied> {
-        let record = self.record_at(place)?;
+    fn try_move_body(&self, lsn: Lsn, from_segment: u32) -> Result<(), NotCopied> {
+        let record = self.record_at(lsn)?;
         let header = record.header;
         if !header.flags.has(Flags::EXTERNAL) || header.body_place.segment != from_segment {
             return Ok(()); // something else stands there by now
@@ -188,17 +188,17 @@ impl LocalTier {
     /// False where there was not even room for the copies.
     pub fn evacuate(&self, segment: &Segment, hints: &[Hint], eviction: &Eviction) -> Result<bool, Error> {
         for hint in hints {
-            let place = Lsn::new(segment.number, hint.offset);
+            let lsn = Lsn::new(segment.number, hint.offset);
             let result = match hint.kind {
-                Kind::Delete => self.keep_delete(place),
-                kind if kind.stores() => self.keep_live(place, hint, eviction),
+                Kind::Delete => self.keep_delete(lsn),
+                kind if kind.stores() => self.keep_live(lsn, hint, eviction),
                 _ => continue,
             };
             match result {
                 Ok(()) => {}
                 Err(NotCopied::NoRoom) => return Ok(false),
                 Err(NotCopied::Failed(error)) => return Err(error),
-                Err(NotCopied::Damaged(reason)) => self.give_up(place, hint, reason),
+                Err(NotCopied::Damaged(reason)) => self.give_up(lsn, hint, reason),
             }
         }
         // Also where nothing was copied: what made these records dead must not be undone by a power loss.
@@ -211,9 +211,9 @@ impl LocalTier {
     /// this, nothing in the segment counts.
     fn lose_remaining(&self, segment: &Segment) {
         let Remaining { indexed, holders } = self.liveness.remaining(segment.number);
-        for (fingerprint, place) in indexed {
+        for (fingerprint, lsn) in indexed {
             let _writing = self.index().shard(fingerprint).writing.lock();
-            self.lose_unnamed(fingerprint, place, "its segment does not have it");
+            self.lose_unnamed(fingerprint, lsn, "its segment does not have it");
         }
         for (payload, shared) in holders {
             tracing::error!(
@@ -229,9 +229,9 @@ impl LocalTier {
     pub fn has_evictable(&self, segment: &Segment, hints: &[Hint]) -> bool {
         let Some(outbox) = &self.outbox else { return false };
         hints.iter().any(|hint| {
-            let place = Lsn::new(segment.number, hint.offset);
-            let is_clean = hint.kind.stores() && !outbox.is_dirty(place, hint.flags.has(Flags::CLEAN));
-            is_clean && self.may_count(place, hint)
+            let lsn = Lsn::new(segment.number, hint.offset);
+            let is_clean = hint.kind.stores() && !outbox.is_dirty(lsn, hint.flags.has(Flags::CLEAN));
+            is_clean && self.may_count(lsn, hint)
         })
     }
 
@@ -245,8 +245,8 @@ impl LocalTier {
             if gain_bytes >= enough_bytes {
                 break;
             }
-            let place = Lsn::new(segment.number, hint.offset);
-            if !outbox.is_dirty(place, hint.flags.has(Flags::CLEAN)) && self.may_count(place, hint) {
+            let lsn = Lsn::new(segment.number, hint.offset);
+            if !outbox.is_dirty(lsn, hint.flags.has(Flags::CLEAN)) && self.may_count(lsn, hint) {
                 gain_bytes += hint.stride() + if hint.flags.has(Flags::EXTERNAL) { hint.body_bytes } else { 0 };
             }
         }
@@ -254,32 +254,32 @@ impl LocalTier {
     }
 
     /// A delete that Redis may not know of yet is copied forward, if it is still what counts for its id.
-    fn keep_delete(&self, place: Lsn) -> Result<(), NotCopied> {
+    fn keep_delete(&self, lsn: Lsn) -> Result<(), NotCopied> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
-        let record = self.record_at(place)?;
+        let record = self.record_at(lsn)?;
         let fingerprint = self.index().fingerprint(record.id());
         let shard = self.index().shard(fingerprint);
         let _writing = shard.writing.lock();
         let tombstone = shard.table.read().tombstones.get(record.id());
-        if tombstone.is_none_or(|tombstone| tombstone.place != place) {
+        if tombstone.is_none_or(|tombstone| tombstone.lsn != lsn) {
             return Ok(());
         }
-        let to = if outbox.is_dirty(place, false) {
+        let to = if outbox.is_dirty(lsn, false) {
             let copying = Copying { flags: record.header.flags, payload: Lsn::NONE };
             self.append_copy(&record, copying, None)?
         } else {
             Lsn::NONE
         };
-        shard.table.write().tombstones.moved(record.id(), place, to);
+        shard.table.write().tombstones.moved(record.id(), lsn, to);
         Ok(())
     }
 
     /// Copies a live object forward, unless it has lived its time, or Redis has it and nobody read it here since it was written.
-    fn keep_live(&self, place: Lsn, hint: &Hint, eviction: &Eviction) -> Result<(), NotCopied> {
-        let record = match self.record_at(place) {
+    fn keep_live(&self, lsn: Lsn, hint: &Hint, eviction: &Eviction) -> Result<(), NotCopied> {
+        let record = match self.record_at(lsn) {
             Ok(record) => record,
             // Nothing is read of what does not count.
-            Err(_) if !self.may_count(place, hint) => return Ok(()),
+            Err(_) if !self.may_count(lsn, hint) => return Ok(()),
             Err(unreadable) => return Err(unreadable.into()),
         };
         self.evict(&record, hint, eviction);
@@ -287,29 +287,29 @@ impl LocalTier {
     }
 
     /// Whether something refers to the record, as far as that can be said without its id.
-    fn may_count(&self, place: Lsn, hint: &Hint) -> bool {
-        let name = if hint.flags.has(Flags::NAMED) { hint.payload } else { place };
+    fn may_count(&self, lsn: Lsn, hint: &Hint) -> bool {
+        let name = if hint.flags.has(Flags::NAMED) { hint.payload } else { lsn };
         let shard = self.index().shard(hint.fingerprint);
         let _writing = shard.writing.lock();
-        let is_indexed = shard.table.read().has_place(hint.fingerprint, place);
-        is_indexed || (hint.has_body() && self.liveness.payloads().is_held(name, place))
+        let is_indexed = shard.table.read().has_place(hint.fingerprint, lsn);
+        is_indexed || (hint.has_body() && self.liveness.payloads().is_held(name, lsn))
     }
 
     pub(super) fn evict(&self, record: &RecordAt, hint: &Hint, eviction: &Eviction) {
         let Some(outbox) = &self.outbox else { return };
-        let (place, header) = (record.place, record.header);
+        let (lsn, header) = (record.lsn, record.header);
         let shard = self.index().shard(hint.fingerprint);
         let _writing = shard.writing.lock();
-        let was_read = || self.segments.get(place.segment()).is_some_and(|it| it.was_read(place.offset()));
+        let was_read = || self.segments.get(lsn.segment()).is_some_and(|it| it.was_read(lsn.offset()));
         let frees = header.flags.has(Flags::EXTERNAL);
         let is_evicted =
-            || !outbox.is_dirty(place, header.flags.has(Flags::CLEAN)) && eviction.takes(&self.room, frees, was_read);
-        let stands = shard.table.read().stands_at(hint.fingerprint, record.id(), place);
-        if stands && (self.journal.is_over(&header) || outbox.hidden.has(place) || is_evicted()) {
-            outbox.set_uncertain(true);
+            || !outbox.is_dirty(lsn, header.flags.has(Flags::CLEAN)) && eviction.takes(&self.room, frees, was_read);
+        let stands = shard.table.read().stands_at(hint.fingerprint, record.id(), lsn);
+        if stands && (self.journal.is_over(&header) || outbox.hidden.has(lsn) || is_evicted()) {
+            outbox.set_evicting(true);
             eviction.evicted(header.stride() + if frees { header.body_bytes() } else { 0 });
-            let standing = Standing { lsn: place, header };
-            let by = Superseder::with_segment(place.segment());
+            let standing = Standing { lsn, header };
+            let by = Superseder::with_segment(lsn.segment());
             self.liveness.leave(hint.fingerprint, record.id(), &standing, by, |_| {});
         }
     }
@@ -326,7 +326,7 @@ impl LocalTier {
         {
             record.verify(segment)?;
         }
-        let place = record.place;
+        let lsn = record.lsn;
         let body_place = body.as_ref().map(Reservation::place);
         let copy = |copying| -> Result<Lsn, AppendError> {
             let to = self.append_copy(record, copying, body_place)?;
@@ -335,10 +335,10 @@ impl LocalTier {
             }
             // Before anyone finds it there.
             if let Some(outbox) = &self.outbox {
-                if self.is_suspect(outbox, place, record.header.flags.has(Flags::CLEAN)) {
+                if self.is_suspect(outbox, lsn, record.header.flags.has(Flags::CLEAN)) {
                     outbox.suspect_moved(to);
                 }
-                outbox.hidden.moved(place, to);
+                outbox.hidden.moved(lsn, to);
                 self.keep_announced(outbox, &record.header, to);
             }
             Ok(to)
@@ -383,37 +383,37 @@ impl LocalTier {
     }
 
     /// A damaged record in a segment that is to go: nothing older could stand in for it, so it ends here, and lets go what it took.
-    fn give_up(&self, place: Lsn, hint: &Hint, reason: &'static str) {
+    fn give_up(&self, lsn: Lsn, hint: &Hint, reason: &'static str) {
         let shard = self.index().shard(hint.fingerprint);
         let _writing = shard.writing.lock();
-        if shard.table.write().remove_place(hint.fingerprint, place) {
+        if shard.table.write().remove_place(hint.fingerprint, lsn) {
             self.liveness.counts.count_damaged(1);
-            tracing::error!("the object at {place} is damaged: {reason}; it is lost");
-            self.liveness.lose(place, hint, self.journal.latest().into());
+            tracing::error!("the object at {lsn} is damaged: {reason}; it is lost");
+            self.liveness.lose(lsn, hint, self.journal.latest().into());
         }
     }
 
     /// Lets go what damaged records took, that were found damaged while they were read; `hint_at` finds their hints.
     pub fn release_lost(&self, hint_at: impl Fn(Lsn) -> Result<Option<Hint>, Error>) -> Result<(), Error> {
         let lost: Vec<_> = self.lost.lock().clone();
-        for (fingerprint, place) in lost {
-            let hint = hint_at(place)?;
+        for (fingerprint, lsn) in lost {
+            let hint = hint_at(lsn)?;
             let by = Superseder::from(self.journal.latest());
             let _writing = self.index().shard(fingerprint).writing.lock();
-            let is_shared = || !self.liveness.payloads().holders(|holder| holder == place).is_empty();
+            let is_shared = || !self.liveness.payloads().holders(|holder| holder == lsn).is_empty();
             if let Some(hint) = hint {
-                self.liveness.lose(place, &hint, by);
-            } else if let Some((body, body_bytes)) = self.bodies.of_record(place)
+                self.liveness.lose(lsn, &hint, by);
+            } else if let Some((body, body_bytes)) = self.bodies.of_record(lsn)
                 && !is_shared()
             {
                 // Damaged before its hints were made, but its body knows it.
                 self.liveness.counts.payload_went(body_bytes);
                 self.liveness.counts.body_released(body, by);
-            } else if self.segments.get(place.segment()).is_some_and(|segment| !segment.is_sealed()) {
+            } else if self.segments.get(lsn.segment()).is_some_and(|segment| !segment.is_sealed()) {
                 continue; // looked at again when it has hints
             }
             // Of a record that held its body itself and has no hint, the next open counts anew.
-            self.lost.lock().retain(|(_, lost)| *lost != place);
+            self.lost.lock().retain(|(_, lost)| *lost != lsn);
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::progress::{Found, Wanted};
+use super::progress::{WaitOutcome, Wanted};
 use crate::backend::Patience;
 use crate::local::files::space::Space;
 use crate::local::index::owed::Owed;
@@ -64,7 +64,7 @@ struct Case {
     could_fit: bool,
     patience: Patience,
     /// What the last look for room has brought.
-    found: Option<Found>,
+    found: Option<WaitOutcome>,
     is_overdue: bool,
     /// Redis takes what it is sent.
     replicates: bool,
@@ -77,9 +77,9 @@ fn decide(case: Case) -> Verdict {
         // It gets none, but the next one may.
         Case { patience: Patience::Background, .. } => Verdict::Evict,
         Case { is_overdue: true, .. } => Verdict::Refuse,
-        Case { found: None | Some(Found::Room), .. } => Verdict::Evict,
-        Case { found: Some(Found::Nothing), replicates: true, .. } => Verdict::Wait,
-        Case { found: Some(Found::Nothing | Found::TimeOut), .. } => Verdict::Refuse,
+        Case { found: None | Some(WaitOutcome::Room), .. } => Verdict::Evict,
+        Case { found: Some(WaitOutcome::Nothing), replicates: true, .. } => Verdict::Wait,
+        Case { found: Some(WaitOutcome::Nothing | WaitOutcome::TimeOut), .. } => Verdict::Refuse,
     }
 }
 
@@ -88,7 +88,7 @@ pub(crate) struct Asking {
     patience: Patience,
     begun: Instant,
     deadline: Instant,
-    found: Option<Found>,
+    found: Option<WaitOutcome>,
     /// Redis took what it is sent, before the last look or after it.
     replicates: bool,
     /// How often it looked again for what there was to be by then.
@@ -108,9 +108,9 @@ impl Asking {
 
     /// This is what a look has brought. `replicates`: whether Redis took what it is sent, before the look or after it: what settles while it
     /// is looked may go, though the look did not see it.
-    pub fn looked(&mut self, found: Found, replicates: bool) {
+    pub fn looked(&mut self, found: WaitOutcome, replicates: bool) {
         (self.found, self.replicates) = (Some(found), replicates);
-        if found == Found::Room {
+        if found == WaitOutcome::Room {
             self.extend();
         }
     }
@@ -333,7 +333,7 @@ mod tests {
             replicates: false,
         };
         let all = |case: Case, verdict: Verdict| {
-            for found in [None, Some(Found::Room), Some(Found::Nothing), Some(Found::TimeOut)] {
+            for found in [None, Some(WaitOutcome::Room), Some(WaitOutcome::Nothing), Some(WaitOutcome::TimeOut)] {
                 for (is_overdue, replicates) in [(false, false), (false, true), (true, false), (true, true)] {
                     let case = Case { found, is_overdue, replicates, ..case };
                     assert_eq!(decide(case), verdict, "{case:?}");
@@ -348,9 +348,9 @@ mod tests {
         all(Case { patience: Background, ..none }, Evict);
         let table = [
             (None, [Evict, Evict]),
-            (Some(Found::Room), [Evict, Evict]),
-            (Some(Found::Nothing), [Refuse, Wait]),
-            (Some(Found::TimeOut), [Refuse, Refuse]),
+            (Some(WaitOutcome::Room), [Evict, Evict]),
+            (Some(WaitOutcome::Nothing), [Refuse, Wait]),
+            (Some(WaitOutcome::TimeOut), [Refuse, Refuse]),
         ];
         for (found, verdicts) in table {
             for (replicates, verdict) in [false, true].into_iter().zip(verdicts) {
@@ -382,12 +382,12 @@ mod tests {
     fn room_that_is_made_and_redis_give_one_who_waits_more_time_but_not_for_ever() {
         let mut asking = Asking::new(Patience::Caller);
         assert_eq!(asking.deadline(), asking.begun + ROOM_WAIT_MAX);
-        asking.looked(Found::Nothing, true);
+        asking.looked(WaitOutcome::Nothing, true);
         assert_eq!(asking.deadline(), asking.begun + ROOM_WAIT_MAX);
-        asking.looked(Found::Room, true);
+        asking.looked(WaitOutcome::Room, true);
         let extended = asking.deadline();
         assert!(extended > asking.begun + ROOM_WAIT_MAX);
-        asking.looked(Found::Nothing, true);
+        asking.looked(WaitOutcome::Nothing, true);
         asking.waited();
         assert!(asking.deadline() > extended && asking.found.is_none());
         asking.begun -= ROOM_STRIFE_MAX;
@@ -399,12 +399,12 @@ mod tests {
     fn it_asks_in_vain_who_had_room_made_several_times_and_still_has_none() {
         let mut asking = Asking { begun: Instant::now() - CONTEST_AFTER, ..Asking::new(Patience::Caller) };
         for number in 0..IN_VAIN_MIN {
-            asking.looked(Found::Nothing, true);
+            asking.looked(WaitOutcome::Nothing, true);
             assert!(!asking.is_in_vain(), "after {number}");
-            if number % 2 == 0 { asking.looked(Found::Room, true) } else { asking.waited() }
+            if number % 2 == 0 { asking.looked(WaitOutcome::Room, true) } else { asking.waited() }
         }
         assert!(asking.is_in_vain());
-        asking.looked(Found::TimeOut, true);
+        asking.looked(WaitOutcome::TimeOut, true);
         assert!(asking.is_in_vain(), "it stays so");
         asking.begun = Instant::now() + CONTEST_AFTER;
         assert!(!asking.is_in_vain(), "as often, within a moment");

@@ -107,7 +107,7 @@ impl Sealer {
         self.tier.progress.begin();
         self.report("sealing", Self::seal_pending);
         self.report("storing hints anew", Self::store_missing_hints);
-        self.report("letting damaged records go", |sealer| sealer.tier.release_lost(|place| sealer.hint_at(place)));
+        self.report("letting damaged records go", |sealer| sealer.tier.release_lost(|lsn| sealer.hint_at(lsn)));
         self.report("noting what other nodes deleted", |sealer| sealer.tier.note_hidden());
         if let Some(outbox) = &self.tier.outbox {
             self.tier.index().owed().settle_below(outbox.ledger.replicated().segment());
@@ -252,12 +252,12 @@ impl Sealer {
         Ok(self.hints_of(segment, segment.records_end())?.0)
     }
 
-    fn hint_at(&self, place: Lsn) -> Result<Option<Hint>, Error> {
-        let Some(segment) = self.tier.segments.get(place.segment()).filter(|segment| segment.is_sealed()) else {
+    fn hint_at(&self, lsn: Lsn) -> Result<Option<Hint>, Error> {
+        let Some(segment) = self.tier.segments.get(lsn.segment()).filter(|segment| segment.is_sealed()) else {
             return Ok(None);
         };
         let hints = self.hints(&segment)?;
-        let found = hints.binary_search_by_key(&place.offset(), |hint| hint.offset);
+        let found = hints.binary_search_by_key(&lsn.offset(), |hint| hint.offset);
         Ok(found.ok().and_then(|number| hints.get(number).copied()))
     }
 

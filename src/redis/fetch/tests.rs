@@ -223,7 +223,10 @@ fn redis_alone_says_whether_a_deadline_is_over() {
     let mut world = world();
     let head = Head::put(version(5), &Object::default(), xxhash_rust::xxh3::xxh3_128(b""), 1);
     world.set_raw(&head.encode());
-    assert!(matches!(world.fetch(), Fetched::Object(Found { deadline_ms: 1, .. })), "by whatever clock it is over");
+    assert!(
+        matches!(world.fetch(), Fetched::Object(VersionedObject { deadline_ms: 1, .. })),
+        "by whatever clock it is over"
+    );
     assert_eq!(heads(&mut world.link, &keys(), &["id"]).unwrap(), [Ok(Some(Standing::Ours(head)))]);
     call(&mut world.link, &["PEXPIREAT", "t:6964", "1"]).unwrap();
     assert_eq!(world.fetch(), Fetched::Missing);

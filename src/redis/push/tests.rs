@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::*;
 use crate::object::Object;
 use crate::redis::events::{self, Event, Op};
-use crate::redis::fetch::{Fetched, Found, fetch};
+use crate::redis::fetch::{Fetched, VersionedObject, fetch};
 use crate::redis::testing::*;
 use crate::version::Version;
 
@@ -45,7 +45,7 @@ impl World {
 
     fn object(&mut self, id: &str) -> Option<Object> {
         match self.fetch(id) {
-            Fetched::Object(Found { object, .. }) => Some(object),
+            Fetched::Object(VersionedObject { object, .. }) => Some(object),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use super::Replicator;
 use crate::error::Error;
 use crate::id::ObjectId;
 use crate::local::ledger::Due;
-use crate::local::{Budget, Dirty, Found, Held, Lane, Next, Place, Wanted};
+use crate::local::{Budget, Dirty, DirtyRecords, Held, Lane, Lsn, Next, Wanted};
 use crate::redis::{Body, Outgoing, What};
 use crate::replication::TieredBackend;
 use crate::replication::caution::{Bounds, Caution};
@@ -23,7 +23,7 @@ pub(super) const EXTRA_MAX: usize = 256;
 /// Dirty records that follow a place in a lane.
 pub(super) struct ReadAhead {
     pub next: Next,
-    pub found: Found,
+    pub found: DirtyRecords,
 }
 
 /// Which way a batch leads on.
@@ -31,16 +31,16 @@ pub(super) struct ReadAhead {
 pub(super) enum Step {
     Walk {
         lane: Lane,
-        from: Place,
-        to: Place,
+        from: Lsn,
+        to: Lsn,
     },
-    Scout(Place),
+    Scout(Lsn),
     /// Only records apart.
     Nowhere,
 }
 
 pub(super) struct Batch {
-    pub writes: Vec<(Place, Outgoing<'static>)>,
+    pub writes: Vec<(Lsn, Outgoing<'static>)>,
     pub step: Step,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Batch {
 pub(super) struct Sending {
     pub step: Step,
     /// Its records that stand apart, and their number among all.
-    pub apart: Vec<(Place, Vec<u8>)>,
+    pub apart: Vec<(Lsn, Vec<u8>)>,
     pub records: usize,
     pub bytes: usize,
 }
@@ -88,15 +88,15 @@ impl Replicator<'_> {
     }
 
     /// Adds what was found, but for what stands apart; what cannot be read now comes to stand there.
-    pub(super) fn add(&self, batch: &mut Batch, found: Found, sent_below: Place) {
+    pub(super) fn add(&self, batch: &mut Batch, found: DirtyRecords, sent_below: Lsn) {
         let ledger = &self.outbox.ledger;
-        let is_wanted = |dirty: &Dirty| !ledger.is_apart(dirty.place) && !self.would_undo(dirty);
+        let is_wanted = |dirty: &Dirty| !ledger.is_apart(dirty.lsn) && !self.would_undo(dirty);
         for dirty in found.dirty.into_iter().filter(is_wanted) {
-            let place = dirty.place;
-            batch.writes.push((place, self.outgoing(dirty, place < sent_below)));
+            let lsn = dirty.lsn;
+            batch.writes.push((lsn, self.outgoing(dirty, lsn < sent_below)));
         }
-        for (place, id, error) in found.unreadable {
-            self.unreadable(place, &id, &error);
+        for (lsn, id, error) in found.unreadable {
+            self.unreadable(lsn, &id, &error);
         }
     }
 
@@ -105,9 +105,9 @@ impl Replicator<'_> {
         dirty.is_overtaken && self.backend.is_unversioned()
     }
 
-    pub(super) fn unreadable(&self, place: Place, id: &[u8], error: &Error) {
+    pub(super) fn unreadable(&self, lsn: Lsn, id: &[u8], error: &Error) {
         tracing::warn!("{error}; object {} stays here until it can be read, and is pushed then", ObjectId::new(id));
-        self.outbox.ledger.hold(self.epoch, place, id, Held::Unreadable);
+        self.outbox.ledger.hold(self.epoch, lsn, id, Held::Unreadable);
     }
 
     /// Records apart whose time has come.
@@ -119,12 +119,12 @@ impl Replicator<'_> {
             (true, false) => Due::default(),
         };
         let mut writes = Vec::with_capacity(due.records.len());
-        for (place, id) in due.records {
-            match self.backend.tier().and_then(|tier| tier.dirty_at(&id, place)) {
-                Ok(Some(dirty)) if !self.would_undo(&dirty) => writes.push((place, self.outgoing(dirty, true))),
+        for (lsn, id) in due.records {
+            match self.backend.tier().and_then(|tier| tier.dirty_at(&id, lsn)) {
+                Ok(Some(dirty)) if !self.would_undo(&dirty) => writes.push((lsn, self.outgoing(dirty, true))),
                 // Overtaken, or moved: then the tail comes to it.
-                Ok(_) => ledger.overtaken(self.epoch, place),
-                Err(error) => self.unreadable(place, &id, &error),
+                Ok(_) => ledger.overtaken(self.epoch, lsn),
+                Err(error) => self.unreadable(lsn, &id, &error),
             }
         }
         if ledger.held_count() == 0 {
@@ -138,7 +138,7 @@ impl Replicator<'_> {
 }
 
 /// What follows in a lane, as much as caution allows to be sent in one go.
-pub(super) fn read(backend: &TieredBackend, caution: &Caution, next: Next) -> Result<Found, Error> {
+pub(super) fn read(backend: &TieredBackend, caution: &Caution, next: Next) -> Result<DirtyRecords, Error> {
     let wanted = if next.lane == Lane::Tail { Wanted::Dirty } else { Wanted::All };
     let bounds = Bounds { records_max: BUDGET.records, until: next.until };
     let Bounds { records_max, until } = caution.bound(next.lane, next.from, bounds);
@@ -147,7 +147,7 @@ pub(super) fn read(backend: &TieredBackend, caution: &Caution, next: Next) -> Re
 
 /// Records apart, to be pushed.
 struct Apart {
-    writes: Vec<(Place, Outgoing<'static>)>,
+    writes: Vec<(Lsn, Outgoing<'static>)>,
     is_set_aside: bool,
 }
 

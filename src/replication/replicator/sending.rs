@@ -6,7 +6,7 @@ use super::gathering::{BUDGET, Batch, EXTRA_MAX, ReadAhead, Sending, Step, read}
 use super::{COMPLAIN_EVERY, IN_FLIGHT_WAIT, Replicator};
 use crate::error::Error;
 use crate::id::ObjectId;
-use crate::local::{Again, Budget, DeleteAgain, Held, Lane, Next, Place, Wanted};
+use crate::local::{Again, Budget, DeleteAgain, Held, Lane, Lsn, Next, Wanted};
 use crate::redis::{Outgoing, Pushed, Standing, What};
 use crate::version::Version;
 
@@ -21,20 +21,20 @@ const ALONE_TRIES_MAX: u32 = 3;
 
 impl Replicator<'_> {
     pub(super) fn push(&mut self, Batch { writes: gathered, step }: Batch) -> Result<(), Error> {
-        let (mut places, mut writes) = (Vec::with_capacity(gathered.len()), Vec::with_capacity(gathered.len()));
+        let (mut lsns, mut writes) = (Vec::with_capacity(gathered.len()), Vec::with_capacity(gathered.len()));
         let mut sending = Sending { step, apart: Vec::new(), records: 0, bytes: 0 };
-        for (place, write) in gathered {
+        for (lsn, write) in gathered {
             // Who asked for the object before it was deleted is to get it.
             if matches!(write.what, What::Delete) && self.backend.flights.is_in_flight(&write.id) {
-                self.outbox.ledger.postpone(self.epoch, place, &write.id, IN_FLIGHT_WAIT);
+                self.outbox.ledger.postpone(self.epoch, lsn, &write.id, IN_FLIGHT_WAIT);
                 continue;
             }
-            if self.outbox.ledger.is_apart(place) {
-                sending.apart.push((place, write.id.clone()));
+            if self.outbox.ledger.is_apart(lsn) {
+                sending.apart.push((lsn, write.id.clone()));
             }
             sending.records += 1;
             sending.bytes += write.bytes();
-            places.push(place);
+            lsns.push(lsn);
             writes.push(write);
         }
         if !writes.is_empty() {
@@ -43,8 +43,8 @@ impl Replicator<'_> {
             let pushed = self.send(&writes, step)?;
             self.sending = None;
             self.extra_max = EXTRA_MAX;
-            for ((place, write), pushed) in places.into_iter().zip(&writes).zip(pushed) {
-                self.pushed(place, write, pushed);
+            for ((lsn, write), pushed) in lsns.into_iter().zip(&writes).zip(pushed) {
+                self.pushed(lsn, write, pushed);
             }
         }
         match step {
@@ -76,7 +76,7 @@ impl Replicator<'_> {
     }
 
     /// What has become of one record.
-    pub(super) fn pushed(&mut self, place: Place, write: &Outgoing<'_>, pushed: Result<Pushed, String>) {
+    pub(super) fn pushed(&mut self, lsn: Lsn, write: &Outgoing<'_>, pushed: Result<Pushed, String>) {
         let ledger = &self.outbox.ledger;
         match pushed {
             Ok(Pushed::Applied { .. } | Pushed::Same) => {
@@ -85,28 +85,28 @@ impl Replicator<'_> {
                 }
                 // Before it may settle and be evicted: a fetch that read what stood before is of no use any more.
                 if !self.backend.is_unversioned() {
-                    self.backend.flights.hear(&write.id, write.version);
+                    self.backend.flights.note_version(&write.id, write.version);
                 }
-                if place != Place::default() {
-                    ledger.pushed(self.epoch, place, &write.id, Instant::now());
+                if lsn != Lsn::default() {
+                    ledger.pushed(self.epoch, lsn, &write.id, Instant::now());
                 }
             }
             Ok(Pushed::Older(standing)) => {
                 let learnt =
-                    standing.version().map_or(Ok(()), |version| self.refused_for(place, write, version, &standing));
+                    standing.version().map_or(Ok(()), |version| self.refused_for(lsn, write, version, &standing));
                 match learnt {
-                    Ok(()) => ledger.overtaken(self.epoch, place),
+                    Ok(()) => ledger.overtaken(self.epoch, lsn),
                     // It is tried again, and refused again, until the copy that is here can be dropped.
-                    Err(error) => self.unreadable(place, &write.id, &error),
+                    Err(error) => self.unreadable(lsn, &write.id, &error),
                 }
                 if self.backend.waiters.has_any(&write.id) {
                     self.backend.fetch(&write.id, None);
                 }
             }
-            Ok(Pushed::Later) => ledger.postpone(self.epoch, place, &write.id, LATER_WAIT),
-            Ok(Pushed::Overtaken) => ledger.overtaken(self.epoch, place),
+            Ok(Pushed::Later) => ledger.postpone(self.epoch, lsn, &write.id, LATER_WAIT),
+            Ok(Pushed::Overtaken) => ledger.overtaken(self.epoch, lsn),
             Err(reason) => {
-                ledger.hold(self.epoch, place, &write.id, Held::Refused);
+                ledger.hold(self.epoch, lsn, &write.id, Held::Refused);
                 if reason.starts_with(OUT_OF_MEMORY) && self.full.remaining().is_zero() {
                     self.full.failed();
                 }
@@ -126,19 +126,19 @@ impl Replicator<'_> {
     /// says nothing about which write was later: then this one is made again, above that.
     pub(super) fn refused_for(
         &self,
-        place: Place,
+        lsn: Lsn,
         write: &Outgoing<'_>,
         by: Version,
         standing: &Standing,
     ) -> Result<(), Error> {
         let tier = self.backend.tier()?;
         if !tier.journal.is_too_far_ahead(by) {
-            return self.backend.learn(&write.id, by, !standing.is_object());
+            return self.backend.apply_version(&write.id, by, !standing.is_object());
         }
         match &write.what {
             What::Delete => tier.delete_above(&write.id, by, DeleteAgain::Refused),
             What::Put { object, body_hash, deadline_ms } => {
-                let again = Again { place, above: by, deadline_ms: *deadline_ms };
+                let again = Again { lsn, above: by, deadline_ms: *deadline_ms };
                 let body_hash = *body_hash.get_or_init(|| object.raw().hash());
                 tier.put_above(&write.id, &object.to_object(), body_hash, &again)
             }
@@ -155,7 +155,7 @@ impl Replicator<'_> {
         self.link = None;
         let Some(Sending { step, apart, records, bytes }) = self.sending.take() else { return };
         match (step, apart.as_slice()) {
-            (_, [(place, id)]) if records == 1 => self.broke_alone(*place, &id.clone(), bytes, error),
+            (_, [(lsn, id)]) if records == 1 => self.broke_alone(*lsn, &id.clone(), bytes, error),
             (Step::Walk { lane, from, to }, _) if apart.len() < records => {
                 if self.caution.failed(lane, from, to, records)
                     && let Ok(tier) = self.backend.tier()
@@ -163,7 +163,7 @@ impl Replicator<'_> {
                     && let Some(dirty) = found.dirty.into_iter().next()
                 {
                     self.caution.forget();
-                    self.set_aside(dirty.place, &dirty.id, bytes, error);
+                    self.set_aside(dirty.lsn, &dirty.id, bytes, error);
                 }
             }
             _ => self.extra_max = (records / 8).max(1),
@@ -171,22 +171,22 @@ impl Replicator<'_> {
     }
 
     /// The connection broke while this one, which stands apart, was sent alone.
-    pub(super) fn broke_alone(&mut self, place: Place, id: &[u8], bytes: usize, error: &Error) {
-        let tries = if self.alone.0 == place { self.alone.1 + 1 } else { 1 };
-        self.alone = (place, tries);
+    pub(super) fn broke_alone(&mut self, lsn: Lsn, id: &[u8], bytes: usize, error: &Error) {
+        let tries = if self.alone.0 == lsn { self.alone.1 + 1 } else { 1 };
+        self.alone = (lsn, tries);
         if tries >= ALONE_TRIES_MAX {
-            self.set_aside(place, id, bytes, error);
+            self.set_aside(lsn, id, bytes, error);
         }
     }
 
-    pub(super) fn set_aside(&mut self, place: Place, id: &[u8], bytes: usize, error: &Error) {
+    pub(super) fn set_aside(&mut self, lsn: Lsn, id: &[u8], bytes: usize, error: &Error) {
         tracing::warn!(
             "object {} with {bytes} bytes breaks the connection each time that it is sent: {error}; it stays here, is left out and tried again \
              later; look whether something on the way drops large packets, or proto-max-bulk-len is below its size",
             ObjectId::new(id)
         );
-        self.alone = (Place::default(), 0);
+        self.alone = (Lsn::default(), 0);
         self.extra_max = EXTRA_MAX;
-        self.outbox.ledger.hold(self.outbox.ledger.epoch(), place, id, Held::SetAside);
+        self.outbox.ledger.hold(self.outbox.ledger.epoch(), lsn, id, Held::SetAside);
     }
 }

@@ -3,7 +3,7 @@
 use super::Replicator;
 use crate::error::Error;
 use crate::id::ObjectId;
-use crate::local::{Dirty, Place};
+use crate::local::{Dirty, Lsn};
 use crate::redis::{Notice, Standing, claim, heads, publish};
 use crate::replication::wants::Why;
 
@@ -52,7 +52,7 @@ impl Replicator<'_> {
         }
         self.leave_to_others(&mut lacking)?;
         for (why, dirty) in lacking {
-            let (place, write) = (dirty.place, self.outgoing(dirty, self.backend.is_unversioned()));
+            let (lsn, write) = (dirty.lsn, self.outgoing(dirty, self.backend.is_unversioned()));
             let Some(link) = &mut self.link else { return Ok(true) };
             let pushed = match why {
                 Why::Damaged => self.pusher.repair(link, &write, self.backend)?,
@@ -60,10 +60,10 @@ impl Replicator<'_> {
             };
             match pushed {
                 // The delete of another node: that one pushes it.
-                Err(reason) if place == Place::default() => {
+                Err(reason) if lsn == Lsn::default() => {
                     tracing::debug!("Redis refuses the delete of {}: {reason}", ObjectId::new(&write.id));
                 }
-                pushed => self.pushed(place, &write, pushed),
+                pushed => self.pushed(lsn, &write, pushed),
             }
         }
         Ok(true)
@@ -77,7 +77,7 @@ impl Replicator<'_> {
             Some(Standing::Python { .. }) => self.backend.is_unversioned(),
             Some(Standing::Damaged { .. }) | None => false,
         };
-        let is_on_its_way = || dirty.place != Place::default() && self.outbox.is_dirty(dirty.place, false);
+        let is_on_its_way = || dirty.lsn != Lsn::default() && self.outbox.is_dirty(dirty.lsn, false);
         (stands && why != Why::Damaged) || (dirty.put.is_none() && (is_on_its_way() || self.backend.is_unversioned()))
     }
 

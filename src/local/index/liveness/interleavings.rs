@@ -166,14 +166,14 @@ impl Store {
         let mut held: BTreeMap<Lsn, Header> = BTreeMap::new();
         let state = self.world.0.lock();
         let mut sharers: BTreeMap<Lsn, u32> = BTreeMap::new();
-        for place in self.liveness.index.places() {
-            let (_, header) = &state.records[&place];
-            assert!(!(state.removed && place.segment() == OLD));
+        for lsn in self.liveness.index.lsns() {
+            let (_, header) = &state.records[&lsn];
+            assert!(!(state.removed && lsn.segment() == OLD));
             if header.flags.has(Flags::SHARED) {
-                *live.entry(place.segment()).or_default() += header.stride() as i64;
+                *live.entry(lsn.segment()).or_default() += header.stride() as i64;
                 *sharers.entry(header.payload).or_default() += 1;
             } else {
-                held.insert(place, *header);
+                held.insert(lsn, *header);
             }
         }
         let holders = self.liveness.payloads().holders(|_| true);
@@ -183,8 +183,8 @@ impl Store {
             assert!(!(state.removed && shared.holder.segment() == OLD), "a payload stands in a removed segment");
             held.insert(shared.holder, state.records[&shared.holder].1);
         }
-        for (place, header) in &held {
-            *live.entry(place.segment()).or_default() += header.stride() as i64;
+        for (lsn, header) in &held {
+            *live.entry(lsn.segment()).or_default() += header.stride() as i64;
         }
         let counted = |segment| state.live.get(&segment).copied().unwrap_or(0);
         for segment in [OLD, NEW] {

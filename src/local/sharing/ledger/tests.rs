@@ -116,11 +116,11 @@ fn refused_postponed_and_lost_are_told_apart() {
     ledger.hold(epoch, at(4), b"large", Held::SetAside);
     assert_eq!(ledger.held_count(), 2);
     let later = second(now, 3600);
-    let due: Vec<_> = ledger.due(epoch, later, 9).records.into_iter().map(|(place, _)| place).collect();
+    let due: Vec<_> = ledger.due(epoch, later, 9).records.into_iter().map(|(lsn, _)| lsn).collect();
     assert_eq!(due, [at(1), at(2), at(3)]);
     assert_eq!(ledger.oldest_refused(epoch).records, [(at(3), b"refused".to_vec())]);
-    for place in [1, 2, 3] {
-        ledger.overtaken(epoch, at(place));
+    for lsn in [1, 2, 3] {
+        ledger.overtaken(epoch, at(lsn));
     }
     assert_eq!(ledger.due(epoch, now + SET_ASIDE_RETRY_MIN / 2, 9), Due::default(), "it waits");
     let alone = ledger.due(epoch, later, 9);

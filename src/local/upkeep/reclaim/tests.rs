@@ -256,20 +256,20 @@ fn deletes_that_redis_may_not_know_of_are_copied_and_others_are_not() {
         store.tier.index().shard(fingerprint).table.read().tombstones.get(id).unwrap()
     };
     store.tier.delete(b"known").unwrap();
-    let known = tombstone(&store, b"known").place;
+    let known = tombstone(&store, b"known").lsn;
     store.settle();
     for _ in 0..2 {
         store.tier.delete(b"unknown").unwrap();
     }
     let unknown = tombstone(&store, b"unknown");
     let first = store.seal();
-    assert_eq!((known.segment(), unknown.place.segment()), (first, first));
+    assert_eq!((known.segment(), unknown.lsn.segment()), (first, first));
     store.reclaim(first);
-    assert!(tombstone(&store, b"known").place.is_none());
+    assert!(tombstone(&store, b"known").lsn.is_none());
     let copied = tombstone(&store, b"unknown");
-    assert!(copied.place.segment() > first);
+    assert!(copied.lsn.segment() > first);
     assert_eq!(copied.version, unknown.version);
-    let record = store.tier.record_at(copied.place).unwrap();
+    let record = store.tier.record_at(copied.lsn).unwrap();
     assert_eq!(
         (record.id(), record.header.kind, record.header.version),
         (&b"unknown"[..], Kind::Delete, unknown.version)
@@ -300,7 +300,7 @@ fn an_object_is_evicted_where_room_is_wanted_redis_has_it_and_nobody_read_it() {
     assert!(is_evicted_after(&|_, _| {}));
     assert!(!is_evicted_after(&|store, _| store.tier.space.remove_live(50 << 20)), "there is room");
     assert!(
-        !is_evicted_after(&|store, record| assert!(store.outbox().ledger.lose(record.place, b"id"))),
+        !is_evicted_after(&|store, record| assert!(store.outbox().ledger.lose(record.lsn, b"id"))),
         "Redis lacks it"
     );
     assert!(!is_evicted_after(&|store, _| drop(store.tier.get(b"id").unwrap())), "it was read");
@@ -492,9 +492,9 @@ fn bytes_of_an_earlier_open_that_cannot_be_checked_keep_a_segment_only_where_the
 
 /// Takes the object for damaged, beyond what its header says.
 fn lose(store: &ByHand, id: &[u8]) -> Lsn {
-    let (fingerprint, place) = (store.tier.index().fingerprint(id), store.place(id));
-    store.tier.lose(fingerprint, id, place, None, "a test says so");
-    place
+    let (fingerprint, lsn) = (store.tier.index().fingerprint(id), store.place(id));
+    store.tier.lose(fingerprint, id, lsn, None, "a test says so");
+    lsn
 }
 
 fn payloads(store: &ByHand) -> (u64, u64) {
@@ -522,13 +522,13 @@ fn what_a_damaged_record_took_is_let_go_as_soon_as_it_is_known() {
     assert!(store.tier.bodies.find(alone).is_none(), "its body tells of it");
     assert!(store.tier.bodies.find(shared).is_some(), "others refer to it");
     assert_eq!(payloads(&store), (2, 201_000));
-    let lost = |store: &ByHand| store.tier.lost.lock().iter().map(|(_, place)| *place).collect::<Vec<_>>();
+    let lost = |store: &ByHand| store.tier.lost.lock().iter().map(|(_, lsn)| *lsn).collect::<Vec<_>>();
     assert_eq!(lost(&store), [shared_place, inline_place], "of these, only hints tell");
 
     let number = store.seal();
     let hints = store.hints(number);
-    let hint_at = |place: Lsn| Ok(hints.iter().find(|hint| hint.offset == place.offset()).copied());
-    store.tier.release_lost(|place| if place == inline_place { hint_at(place) } else { Ok(None) }).unwrap();
+    let hint_at = |lsn: Lsn| Ok(hints.iter().find(|hint| hint.offset == lsn.offset()).copied());
+    store.tier.release_lost(|lsn| if lsn == inline_place { hint_at(lsn) } else { Ok(None) }).unwrap();
     assert_eq!(payloads(&store), (1, 200_000));
     assert!(store.tier.bodies.find(shared).is_some());
     assert!(lost(&store).is_empty(), "its segment is sealed, and has no hint of it");
@@ -544,14 +544,14 @@ fn what_was_announced_is_so_after_it_was_copied() {
     }
     let version = |store: &ByHand, id: &[u8]| store.standing(id).unwrap().header.version;
     let announced = version(&store, b"announced");
-    store.tier.hear_own(b"announced", announced).unwrap();
+    store.tier.apply_own_event(b"announced", announced).unwrap();
     let first = store.seal();
     let before = store.place(b"announced");
     store.reclaim(first);
     assert_ne!(store.place(b"announced"), before);
     for id in [b"announced".as_slice(), b"on its way"] {
         let of_another = crate::version::Version { node: 1, ..version(&store, id) };
-        store.tier.hear_other(id, of_another).unwrap();
+        store.tier.apply_others_event(id, of_another).unwrap();
     }
     assert!(store.standing(b"announced").is_none());
     assert!(store.standing(b"on its way").is_some());
