@@ -199,8 +199,8 @@ impl TieredBackend {
         self.tier()?.apply_event(id, version, is_delete).map(drop)
     }
 
-    /// Which events of puts, by number, would cost this node what it holds though Redis has nothing newer: the put did not get through
-    /// at the first try, and is named again when it does; or Redis has lost it. A get would find something older then.
+    /// Puts, by number of their event, whose version Redis does not hold: applying them could drop the only copy of an older one that is here.
+    /// Such a put was refused at the first try, and is named again when it gets through; or Redis has lost it.
     fn unbacked_puts(&self, link: &mut Link, events: &[Event]) -> Result<BTreeSet<usize>, Error> {
         let tier = self.tier()?;
         if self.is_unversioned() {

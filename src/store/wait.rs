@@ -80,7 +80,7 @@ impl Wait {
         }
     }
 
-    /// Ends as the last turn did, unless the request is answered in the same moment: the answer is on its way then.
+    /// Cancels the request; if an answer won the race, returns that.
     pub fn end(self, ended: Waited) -> Result<Waited, Error> {
         if matches!(ended, Waited::Object(_)) || self.ticket.take_back().is_some() {
             return Ok(ended);

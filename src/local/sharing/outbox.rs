@@ -55,7 +55,7 @@ struct Hearing {
     /// As loaded at open; updated here, persisted by the sealer.
     cursors: Cursors,
     /// Evicted, or dropped, but the record that says so is not in the journal: the cursor must not advance on disk.
-    uncertain: bool,
+    is_evicting: bool,
 }
 
 impl Outbox {
@@ -66,7 +66,7 @@ impl Outbox {
         let prefix = options.prefix.clone();
         let cursors = Cursors { prefix, ..found.unwrap_or_default() };
         let suspect_below = AtomicU64::new(cursors.suspect_below.to_u64());
-        let hearing = Mutex::new(Hearing { cursors, uncertain: false });
+        let hearing = Mutex::new(Hearing { cursors, is_evicting: false });
         Outbox {
             options,
             opened_at: end,
@@ -152,16 +152,16 @@ impl Outbox {
         state.cursors.in_step_ms = in_step_ms;
     }
 
-    /// Evicted, but the segment is not yet removed: what is heard of those objects leaves no trace in the journal, so the event cursor is
-    /// not persisted.
-    pub fn set_evicting(&self, uncertain: bool) {
-        self.hearing.lock().uncertain = uncertain;
+    /// While objects are evicted whose segment is not yet removed, the event cursor is not persisted: an event about one of them leaves no
+    /// record behind, and the next open would find the object again.
+    pub fn set_evicting(&self, is_evicting: bool) {
+        self.hearing.lock().is_evicting = is_evicting;
     }
 
     /// What to write into the catalog, once the journal is durable; None where an older state must stay there.
     pub fn cursors(&self) -> Option<Cursors> {
         let state = self.hearing.lock();
-        if state.uncertain || !self.hidden.is_empty() || self.ledger.has_backlog() || state.cursors.epoch.is_empty() {
+        if state.is_evicting || !self.hidden.is_empty() || self.ledger.has_backlog() || state.cursors.epoch.is_empty() {
             return None;
         }
         Some(Cursors { replicated: self.ledger.replicated(), ..state.cursors.clone() })
