@@ -319,7 +319,7 @@ mod tests {
         Wanted { bytes, is_disk_full: false, is_live }
     }
 
-    /// The table in ARCHITECTURE.md.
+    /// The table in docs/journal.md, "Room and reserve".
     #[test]
     fn what_is_done_for_one_who_found_no_room() {
         use Patience::{Background, Caller};
