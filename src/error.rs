@@ -1,7 +1,12 @@
+//! The one error type.
+
 use std::io;
 use std::path::PathBuf;
 
 use crate::id::ObjectId;
+
+/// What the operations of this crate return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why an operation on the store failed. A missing object is not an error: it is a value (`None`, `false`).
 #[non_exhaustive]

@@ -52,7 +52,7 @@ mod version;
 mod wire;
 
 pub use backend::Ticket;
-pub use error::Error;
+pub use error::{Error, Result};
 pub use id::{ID_BYTES_MAX, ObjectId, REDIS_ID_BYTES_MAX};
 pub use keeper::{InheritedTurn, Keeper, KeeperOptions, inherit_turn};
 pub use local::{Durability, LocalOptions};

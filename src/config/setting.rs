@@ -385,3 +385,47 @@ pub fn without_password(text: &str) -> String {
     let scheme = secret.split_once("://").map(|(scheme, _)| format!("{scheme}://")).unwrap_or_default();
     format!("{scheme}***@{host}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::STORE_SETTINGS;
+    use crate::local::LocalOptions;
+    use crate::memory::MemoryOptions;
+    use crate::redis::RedisOptions;
+    use crate::store::StoreConfig;
+
+    /// Where this does not compile, a field of the store's options has been added: it needs a row in the settings.
+    #[test]
+    fn every_option_of_the_store_is_a_setting() {
+        let StoreConfig { backend: _, memory, local, redis } = StoreConfig::default();
+        let MemoryOptions { max_size_mb: _ } = memory;
+        let LocalOptions {
+            path: _,
+            max_size_mb: _,
+            durability: _,
+            lock_wait_ms: _,
+            keeper_command: _,
+            keeper_response_timeout_ms: _,
+            keeper_idle_seconds: _,
+        } = local;
+        let RedisOptions {
+            url: _,
+            max_object_size_mb: _,
+            key_prefix: _,
+            connection_pool_size: _,
+            compression: _,
+            value_format: _,
+            connect_timeout_ms: _,
+            response_timeout_ms: _,
+            object_ttl_seconds: _,
+            tombstone_ttl_seconds: _,
+            wait_replicas: _,
+            drain_timeout_ms: _,
+            settle_ms: _,
+            tls_ca: _,
+            tls_cert: _,
+            tls_key: _,
+        } = redis;
+        assert_eq!(STORE_SETTINGS.len(), 1 + 1 + 7 + 16);
+    }
+}

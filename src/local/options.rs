@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 /// When an acknowledged write is safe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// It survives the death of the process (`kill -9`). After a power loss the store opens and returns no wrong bytes, but recent
@@ -26,6 +27,7 @@ impl Durability {
 
 /// Settings of the `local` backend.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
 #[serde(default, deny_unknown_fields)]
 pub struct LocalOptions {
     /// The store's directory, made if it does not exist. Default (empty): `scaler_object_storage` in `$XDG_STATE_HOME`, which

@@ -23,6 +23,7 @@ const OBJECT_BYTES: u64 = 256;
 
 /// Settings of the `memory` backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
 #[serde(default, deny_unknown_fields)]
 pub struct MemoryOptions {
     /// Most memory that objects may take, in MiB; a put beyond it fails. Default 0: half of the machine's (or container's) memory.

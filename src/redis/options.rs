@@ -9,6 +9,7 @@ use crate::id::ObjectId;
 
 /// Whether values are compressed before they go to Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
     /// lz4, kept where it makes a value smaller.
@@ -30,6 +31,7 @@ impl Compression {
 
 /// How a value is laid out in Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
 #[serde(rename_all = "lowercase")]
 pub enum ValueFormat {
     /// With version and checksum, compressed, in chunks where it is large.
@@ -51,6 +53,7 @@ impl ValueFormat {
 
 /// Settings of the `redis` backend, and of the shared tier of the `tiered` one.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisOptions {
     /// Where Redis is: `redis://[user[:password]@]host[:port][/database]`, `rediss://` (TLS), `redis+unix:///socket[?db=N]`,

@@ -8,11 +8,13 @@ use super::address::{Address, Endpoint};
 /// ```
 /// use scaler_object_storage::server::ServerOptions;
 ///
-/// let options = ServerOptions { bind_address: "tcp://127.0.0.1:0".parse()?, ..ServerOptions::default() };
+/// let address = "tcp://127.0.0.1:0".parse()?;
+/// let options = ServerOptions::default().with(|options| options.bind_address = address);
 /// assert_eq!(options.identity, b"ObjectStorageServer");
 /// # Ok::<(), scaler_object_storage::server::AddressError>(())
 /// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ServerOptions {
     /// Where to listen. Default: `tcp://127.0.0.1:2346`.
     pub bind_address: Address,
@@ -55,6 +57,15 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// Its private key (PKCS #8, PKCS #1 or SEC 1).
     pub key: PathBuf,
+}
+
+impl ServerOptions {
+    /// These options, changed.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut ServerOptions)) -> Self {
+        change(&mut self);
+        self
+    }
 }
 
 impl Default for ServerOptions {

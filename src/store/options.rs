@@ -11,6 +11,7 @@ use crate::redis::RedisOptions;
 
 /// Which backend keeps the objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
 #[serde(rename_all = "lowercase")]
 pub enum BackendKind {
     /// In this process's memory, gone with it.
@@ -39,6 +40,7 @@ impl BackendKind {
 
 /// Everything that decides what [`ObjectStore::open`] opens; reads from the TOML tables of the server's config.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
     /// Where objects are kept. Default: `local`.

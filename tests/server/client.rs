@@ -42,7 +42,7 @@ pub struct TestServer {
 }
 
 pub fn options() -> ServerOptions {
-    ServerOptions { bind_address: "tcp://127.0.0.1:0".parse().unwrap(), ..ServerOptions::default() }
+    ServerOptions::default().with(|options| options.bind_address = "tcp://127.0.0.1:0".parse().unwrap())
 }
 
 pub fn start() -> TestServer {

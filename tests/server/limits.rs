@@ -9,7 +9,7 @@ use scaler_object_storage::server::ServerOptions;
 #[test]
 fn a_client_that_does_not_read_its_replies_is_not_read_from() {
     const REQUESTS: u64 = 20_000;
-    let server = start_with(ServerOptions { outbox_bytes_max: 100_000, ..options() });
+    let server = start_with(options().with(|options| options.outbox_bytes_max = 100_000));
     server.store.put(&id(1), &[1; 1000], b"").unwrap();
     let mut client = server.client("one");
     let mut sender = client.socket.try_clone().unwrap();
@@ -41,7 +41,7 @@ fn a_client_that_does_not_read_its_replies_is_not_read_from() {
 /// Invariant 9: what is due to a client that does not read is references, and its own replies keep their order.
 #[test]
 fn replies_that_come_due_while_the_outbox_is_full_keep_their_order() {
-    let server = start_with(ServerOptions { outbox_bytes_max: 10_000, ..options() });
+    let server = start_with(options().with(|options| options.outbox_bytes_max = 10_000));
     let mut client = server.client("one");
     client.send(&(0..500).flat_map(|request| get(id(1), request)).collect::<Vec<_>>());
     eventually("waiting", || server.store.info().waiting_requests == 500);
@@ -56,7 +56,10 @@ fn replies_that_come_due_while_the_outbox_is_full_keep_their_order() {
 
 #[test]
 fn an_identity_may_have_so_many_waits_and_no_more() {
-    let server = start_with(ServerOptions { waits_max: 100, closed_hold: Duration::ZERO, ..options() });
+    let server = start_with(options().with(|options| {
+        options.waits_max = 100;
+        options.closed_hold = Duration::ZERO;
+    }));
     let (mut greedy, mut modest) = (server.client("greedy"), server.client("modest"));
     modest.send(&get(id(1), 1));
     greedy.send(&(0..100).flat_map(|request| get(id(2), request)).collect::<Vec<_>>());
@@ -72,7 +75,10 @@ fn an_identity_may_have_so_many_waits_and_no_more() {
 
 #[test]
 fn all_identities_together_may_have_so_many_waits() {
-    let server = start_with(ServerOptions { waits_total_max: 10, closed_hold: Duration::ZERO, ..options() });
+    let server = start_with(options().with(|options| {
+        options.waits_total_max = 10;
+        options.closed_hold = Duration::ZERO;
+    }));
     for round in 0..20 {
         let mut client = server.client("one");
         client.send(&(0..9).flat_map(|request| get(id(1), request)).collect::<Vec<_>>());
@@ -93,7 +99,7 @@ fn all_identities_together_may_have_so_many_waits() {
 
 #[test]
 fn so_many_connections_are_served_and_no_more() {
-    let server = start_with(ServerOptions { connections_max: 3, ..options() });
+    let server = start_with(options().with(|options| options.connections_max = 3));
     let clients: Vec<_> = (0..3).map(|number| server.client(&format!("client {number}"))).collect();
     let mut fourth = server.socket();
     let mut byte = [0];
@@ -129,7 +135,7 @@ fn a_stop_finishes_the_replies_in_flight() {
 
 #[test]
 fn a_stop_does_not_wait_for_clients_that_do_not_read_or_say_anything() {
-    let mut server = start_with(ServerOptions { closing_time_max: Duration::from_millis(100), ..options() });
+    let mut server = start_with(options().with(|options| options.closing_time_max = Duration::from_millis(100)));
     server.store.put(&id(1), &vec![1; 40 << 20], b"").unwrap();
     let mut deaf = server.client("deaf");
     deaf.send(&get(id(1), 1));
@@ -175,7 +181,7 @@ fn hundreds_of_clients_come_and_vanish_while_others_work() {
 #[test]
 fn a_hundred_thousand_waits_for_one_object_can_be_dropped() {
     const WAITS: u64 = 100_000;
-    let server = start_with(ServerOptions { closed_hold: Duration::ZERO, ..options() });
+    let server = start_with(options().with(|options| options.closed_hold = Duration::ZERO));
     let (mut first, mut second) = (server.client("first"), server.client("second"));
     second.send(&get(id(1), 7));
     for part in 0..100 {

@@ -110,7 +110,7 @@ fn a_connection_that_is_no_client_is_closed() {
 
 #[test]
 fn a_connection_that_does_not_introduce_itself_is_closed() {
-    let server = start_with(ServerOptions { greeting_time_max: Duration::from_millis(50), ..options() });
+    let server = start_with(options().with(|options| options.greeting_time_max = Duration::from_millis(50)));
     let (mut silent, mut half) = (server.socket(), server.socket());
     half.send(b"YMQ\x02\x05\0\0\0\0\0\0\0one");
     silent.expect_closed();
@@ -227,7 +227,7 @@ fn a_small_set_that_does_not_fit_closes_the_connection_and_a_delete_makes_room()
 
 #[test]
 fn a_set_beyond_the_limit_for_objects_is_refused_when_it_is_announced() {
-    let server = start_with(ServerOptions { object_bytes_max: 1000, ..options() });
+    let server = start_with(options().with(|options| options.object_bytes_max = 1000));
     let mut client = server.client("one");
     assert_eq!(client.ask(&set(id(1), &[1; 1000], 1)).kind, SET_OK);
     client.send(&message(&header(SET, id(2), 1001, 2)));

@@ -88,8 +88,10 @@ fn waits_survive_a_close_in_good_order_for_a_moment() {
 /// Invariant 9: the waits of a client that is gone for good are gone.
 #[test]
 fn waits_end_when_the_identity_does_not_return() {
-    let holds =
-        ServerOptions { closed_hold: Duration::from_millis(20), lost_hold: Duration::from_millis(20), ..options() };
+    let holds = options().with(|options| {
+        options.closed_hold = Duration::from_millis(20);
+        options.lost_hold = Duration::from_millis(20);
+    });
     let server = start_with(holds);
     for number in 1..=2 {
         let mut client = server.client("one");
@@ -110,7 +112,7 @@ fn waits_end_when_the_identity_does_not_return() {
 
 #[test]
 fn a_lost_connection_is_held_for_longer_than_a_closed_one() {
-    let server = start_with(ServerOptions { closed_hold: Duration::from_millis(20), ..options() });
+    let server = start_with(options().with(|options| options.closed_hold = Duration::from_millis(20)));
     let (mut closed, mut lost) = (server.client("closed"), server.client("lost"));
     closed.send(&get(id(1), 1));
     lost.send(&get(id(2), 2));
@@ -126,7 +128,7 @@ fn a_lost_connection_is_held_for_longer_than_a_closed_one() {
 
 #[test]
 fn an_earlier_absence_does_not_end_a_later_one() {
-    let server = start_with(ServerOptions { lost_hold: Duration::from_millis(400), ..options() });
+    let server = start_with(options().with(|options| options.lost_hold = Duration::from_millis(400)));
     let mut client = server.client("one");
     client.send(&get(id(1), 7));
     eventually("waiting", || server.store.info().waiting_requests == 1);
@@ -189,7 +191,7 @@ fn a_large_set_cut_off_by_a_reset_leaves_nothing() {
 fn replies_that_were_not_begun_are_kept_for_the_next_connection() {
     // With room for all of them, they are queued behind a reply that the sockets do not take; without, they wait in the session.
     for outbox_bytes_max in [1 << 30, 1] {
-        let server = start_with(ServerOptions { outbox_bytes_max, ..options() });
+        let server = start_with(options().with(|options| options.outbox_bytes_max = outbox_bytes_max));
         server.store.put(&id(1), &vec![1; 40 << 20], b"").unwrap();
         let mut client = server.client("one");
         client.send(&[get(id(2), 2), get(id(3), 3), get(id(4), 4)].concat());
@@ -218,7 +220,7 @@ fn replies_that_were_not_begun_are_kept_for_the_next_connection() {
 
 #[test]
 fn identities_that_are_gone_are_kept_up_to_a_limit() {
-    let server = start_with(ServerOptions { absent_identities_max: 10, ..options() });
+    let server = start_with(options().with(|options| options.absent_identities_max = 10));
     for number in 0..15 {
         let mut client = server.client(&format!("client {number}"));
         client.send(&get(id(1), number));

@@ -12,7 +12,7 @@ use tokio_rustls::rustls;
 use tokio_tungstenite::tungstenite;
 
 fn at(address: &str) -> ServerOptions {
-    ServerOptions { bind_address: address.parse().unwrap(), ..ServerOptions::default() }
+    ServerOptions::default().with(|options| options.bind_address = address.parse().unwrap())
 }
 
 fn bind_error(options: ServerOptions) -> ServerError {
@@ -134,7 +134,7 @@ fn ipv6_carries_the_protocol() {
 fn tls_carries_the_protocol() {
     let directory = tempfile::tempdir().unwrap();
     let (files, roots) = certificate(directory.path());
-    let server = start_with(ServerOptions { tls: Some(files), ..at("tls://127.0.0.1:0") });
+    let server = start_with(at("tls://127.0.0.1:0").with(|options| options.tls = Some(files)));
     exercise(Client { socket: tls_client(server.port(), roots) });
 }
 
@@ -157,7 +157,7 @@ fn ws_carries_the_protocol_whatever_the_frames() {
 fn wss_carries_the_protocol() {
     let directory = tempfile::tempdir().unwrap();
     let (files, roots) = certificate(directory.path());
-    let server = start_with(ServerOptions { tls: Some(files), ..at("wss://127.0.0.1:0/") });
+    let server = start_with(at("wss://127.0.0.1:0/").with(|options| options.tls = Some(files)));
     let stream = tls_client(server.port(), roots);
     exercise(Client { socket: WebSocketStream::connect(stream, &server.address.to_string(), 100_000) });
 }
@@ -212,7 +212,7 @@ fn frames_that_no_client_may_send_close_the_connection() {
 fn a_tls_client_that_speaks_no_tls_is_turned_away() {
     let directory = tempfile::tempdir().unwrap();
     let (files, roots) = certificate(directory.path());
-    let server = start_with(ServerOptions { tls: Some(files), ..at("tls://127.0.0.1:0") });
+    let server = start_with(at("tls://127.0.0.1:0").with(|options| options.tls = Some(files)));
     let mut plain = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
     plain.write_all(b"YMQ\x02\x03\0\0\0\0\0\0\0one").unwrap();
     eventually("turned away", || server.counters.greetings_failed.get() == 1);
@@ -241,7 +241,7 @@ fn a_restarted_server_gets_its_port_back() {
     let mut client = server.client("one");
     client.ask(&delete(id(1), 1));
     server.stop();
-    let server = start_with(ServerOptions { bind_address: address, ..options() });
+    let server = start_with(options().with(|options| options.bind_address = address));
     assert_eq!(server.client("one").ask(&delete(id(1), 1)).kind, DEL_NOT_EXISTS);
 }
 
@@ -285,7 +285,7 @@ fn a_certificate_that_cannot_be_used_is_one_clear_error() {
         (files(&good.key, &good.key), &good.key),
     ] {
         for address in ["tls://127.0.0.1:0", "wss://127.0.0.1:0/"] {
-            let error = bind_error(ServerOptions { tls: tls.clone(), ..at(address) }).to_string();
+            let error = bind_error(at(address).with(|options| options.tls = tls.clone())).to_string();
             assert!(error.starts_with(&format!("cannot use {}: ", named.display())), "{error}");
             assert!(!error.contains('\n'), "{error}");
         }
@@ -296,6 +296,6 @@ fn a_certificate_that_cannot_be_used_is_one_clear_error() {
 
 #[test]
 fn an_identity_that_no_client_would_take_is_an_error() {
-    let error = bind_error(ServerOptions { identity: vec![0; 70_000], ..options() });
+    let error = bind_error(options().with(|options| options.identity = vec![0; 70_000]));
     assert!(matches!(error, ServerError::Identity { bytes: 70_000 }), "{error}");
 }
