@@ -56,7 +56,8 @@ const TURN_BYTES_MAX: usize = 1 << 20;
 /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 /// # runtime.block_on(async {
 /// let store = ObjectStore::builder().memory().open()?;
-/// let options = ServerOptions { bind_address: "tcp://127.0.0.1:0".parse()?, ..ServerOptions::default() };
+/// let address = "tcp://127.0.0.1:0".parse()?;
+/// let options = ServerOptions::default().with(|options| options.bind_address = address);
 /// let server = Server::bind(options, store).await?;
 /// println!("listening on {}", server.local_address());
 /// server.run(async { /* until it is time to stop */ }).await;

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::client::*;
-use scaler_object_storage::server::ServerOptions;
 
 #[test]
 fn a_client_that_does_not_read_its_replies_is_not_read_from() {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::client::*;
 use scaler_object_storage::ObjectStore;
-use scaler_object_storage::server::ServerOptions;
 
 /// The server has answered what came before, closed the connection, and serves others.
 fn expect_malformed(server: &TestServer, bytes: &[u8], counted: u64) {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::client::*;
-use scaler_object_storage::server::ServerOptions;
 
 #[test]
 fn waits_survive_a_reset() {
