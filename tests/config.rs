@@ -3,12 +3,8 @@
 
 use std::path::PathBuf;
 
-use scaler_object_storage::config::{
-    CommandLine, Kind, LoggingLevel, STORE_SETTINGS, ServerConfig, misspelt_variables, settings,
-};
-use scaler_object_storage::{
-    BackendKind, Compression, Durability, Error, LocalOptions, MemoryOptions, RedisOptions, StoreConfig, ValueFormat,
-};
+use scaler_object_storage::config::{CommandLine, Kind, LoggingLevel, ServerConfig, misspelt_variables, settings};
+use scaler_object_storage::{BackendKind, Compression, Durability, Error, ValueFormat};
 use tempfile::TempDir;
 
 struct Sources {
