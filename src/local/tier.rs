@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLockReadGuard};
 
 use super::bodies::{Bodies, Superseder};
 use super::files::readers::Readers;
@@ -20,9 +20,11 @@ use super::upkeep::pace::Pace;
 use super::upkeep::progress::{Progress, Wanted};
 use super::upkeep::room::{Asking, Room, Verdict};
 use crate::backend::Patience;
+use crate::clock::Reading;
 use crate::error::Error;
 use crate::id::ObjectId;
 use crate::local::gate::Gate;
+use crate::version::Version;
 
 /// How often it is looked whether Redis has more by now.
 const REPLICATION_WAIT: Duration = Duration::from_millis(20);
@@ -41,29 +43,29 @@ pub(super) enum Kinds {
 /// Lock order: the gate, an id's shard (the lower first where there are two), then its table, then the payload table or the bodies'
 /// stretches; what is synced, the journal's append lock, the reserve, the numbers. No two of these groups are entered the other way round.
 pub(crate) struct LocalTier {
-    pub segments: Arc<Segments>,
-    pub space: Arc<Space>,
-    pub journal: Journal,
-    pub bodies: Arc<Bodies>,
-    pub liveness: Liveness<Tally>,
-    pub readers: Readers,
-    pub room: Room,
-    pub progress: Progress,
+    pub(in crate::local) segments: Arc<Segments>,
+    pub(in crate::local) space: Arc<Space>,
+    pub(in crate::local) journal: Journal,
+    pub(in crate::local) bodies: Arc<Bodies>,
+    pub(in crate::local) liveness: Liveness<Tally>,
+    pub(in crate::local) readers: Readers,
+    pub(in crate::local) room: Room,
+    pub(in crate::local) progress: Progress,
     /// Of puts whose bodies stand in their records, and of those with bodies of their own.
-    pub record_pace: Pace,
-    pub body_pace: Pace,
-    pub gate: Gate,
-    pub durability: Durability,
+    pub(in crate::local) record_pace: Pace,
+    pub(in crate::local) body_pace: Pace,
+    pub(in crate::local) gate: Gate,
+    pub(in crate::local) durability: Durability,
     /// Present where other nodes share the objects.
-    pub outbox: Option<Outbox>,
+    pub(in crate::local) outbox: Option<Outbox>,
     /// Wakes the sealer. It holds one message at most: a second would say the same.
-    pub wake: Sender<Task>,
+    pub(in crate::local) wake: Sender<Task>,
     /// Damaged records of which only the hints can tell what they took, with their fingerprints.
-    pub lost: Mutex<Vec<(u64, Lsn)>>,
+    pub(in crate::local) lost: Mutex<Vec<(u64, Lsn)>>,
     /// These drop what attached processes have given back: they cannot tell.
-    pub before_reaping: Mutex<Vec<Release>>,
+    pub(in crate::local) before_reaping: Mutex<Vec<Release>>,
     /// Held while dead bodies are freed.
-    pub reaping: Mutex<()>,
+    pub(in crate::local) reaping: Mutex<()>,
 }
 
 /// What the sealer can be asked for.
@@ -131,6 +133,41 @@ impl Tally {
 }
 
 impl LocalTier {
+    /// What has yet to reach other nodes; None where the objects are this node's alone.
+    pub fn outbox(&self) -> Option<&Outbox> {
+        self.outbox.as_ref()
+    }
+
+    /// The id of this node in versions and events: random, for one open.
+    pub fn node(&self) -> u64 {
+        self.journal.node()
+    }
+
+    /// Just behind the last record.
+    pub fn end(&self) -> Lsn {
+        self.journal.end()
+    }
+
+    /// Held by whoever writes, as a user's call does; refused once the store is being closed.
+    pub fn enter(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
+        self.gate.enter()
+    }
+
+    /// Redis has told its time.
+    pub fn set_time(&self, reading: Reading) {
+        self.journal.set_time(reading);
+    }
+
+    /// Redis's clock has shown this many milliseconds.
+    pub fn set_time_floor(&self, redis_ms: u64) {
+        self.journal.time().set_floor(redis_ms);
+    }
+
+    /// Whether no clock that is set like Redis's can have given this version yet.
+    pub fn is_too_far_ahead(&self, version: Version) -> bool {
+        self.journal.is_too_far_ahead(version)
+    }
+
     #[inline]
     pub fn index(&self) -> &Index {
         &self.liveness.index

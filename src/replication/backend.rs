@@ -218,8 +218,8 @@ impl Backend for TieredBackend {
 
     fn drain(&self, limit: Duration) -> Result<bool, Error> {
         let tier = self.tier()?;
-        let Some(outbox) = &tier.outbox else { return Ok(true) };
-        let (end, limit) = (tier.journal.end(), Instant::now() + limit);
+        let Some(outbox) = tier.outbox() else { return Ok(true) };
+        let (end, limit) = (tier.end(), Instant::now() + limit);
         outbox.wake();
         while !outbox.ledger.is_pushed(end) {
             // When Redis is away, the rest is pushed when it is back.

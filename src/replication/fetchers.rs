@@ -325,7 +325,7 @@ impl TieredBackend {
         }
         // Nobody who asked waits for that.
         if !wanted.is_empty() {
-            publish(link, &self.keys, tier.journal.node(), &wanted)?;
+            publish(link, &self.keys, tier.node(), &wanted)?;
         }
         Ok(())
     }
@@ -366,7 +366,7 @@ impl TieredBackend {
     /// Redis has said what it has of a suspect.
     pub(super) fn resolve(&self, id: &[u8], standing: Option<&Standing>) -> Result<Resolved, Error> {
         let tier = self.tier()?;
-        let (Some((lsn, version)), Some(outbox)) = (tier.suspect(id)?, &tier.outbox) else {
+        let (Some((lsn, version)), Some(outbox)) = (tier.suspect(id)?, tier.outbox()) else {
             return Ok(Resolved::Other);
         };
         match standing {

@@ -93,7 +93,7 @@ impl TieredBackend {
                 reason: "another thread is asking whether this is the Redis that it was".to_owned(),
             });
         };
-        let Some(outbox) = &self.tier()?.outbox else { return Ok(()) };
+        let Some(outbox) = &self.tier()?.outbox() else { return Ok(()) };
         let epoch = server::epoch(link, &self.keys)?;
         let known = outbox.epoch();
         if known != epoch && !known.is_empty() {
@@ -113,7 +113,7 @@ impl TieredBackend {
                 "Redis at {} has lost everything, or is another one: every object held here is pushed again",
                 self.target.address()
             );
-            outbox.ledger.lose_everything(self.tier()?.journal.end());
+            outbox.ledger.lose_everything(self.tier()?.end());
         }
         outbox.set_epoch(epoch);
         outbox.wake();
@@ -128,7 +128,7 @@ impl TieredBackend {
     /// Has the replicator look what there is to do.
     pub(super) fn wake_replicator(&self) {
         if let Ok(tier) = self.tier()
-            && let Some(outbox) = &tier.outbox
+            && let Some(outbox) = tier.outbox()
         {
             outbox.wake();
         }
@@ -171,7 +171,7 @@ impl TieredBackend {
     /// flight, so that the delete does not overtake the question.
     pub(super) fn delete_here(&self, id: &[u8]) -> Result<Option<bool>, Error> {
         let tier = self.tier()?;
-        let _inside = tier.gate.enter()?;
+        let _inside = tier.enter()?;
         let known = tier.known(id)?;
         if known == Known::Nothing {
             self.flights.ask(id);

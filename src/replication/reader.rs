@@ -52,7 +52,7 @@ pub(super) fn run(backend: &TieredBackend) {
 
 fn set_deaf(backend: &TieredBackend, deaf: bool) {
     if let Ok(tier) = backend.tier()
-        && let Some(outbox) = &tier.outbox
+        && let Some(outbox) = tier.outbox()
     {
         outbox.set_deaf(deaf);
     }
@@ -60,7 +60,7 @@ fn set_deaf(backend: &TieredBackend, deaf: bool) {
 
 /// Acts upon events, until the connection breaks or the store is closed.
 fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Result<(), Error> {
-    let Some(outbox) = &backend.tier()?.outbox else { return Ok(()) };
+    let Some(outbox) = &backend.tier()?.outbox() else { return Ok(()) };
     backend.check_epoch(&mut link)?;
     let mut cursor = outbox.heard().0;
     // Events that could not be acted upon, as something here cannot be read or written now. They come again; until then, this node is not in
@@ -118,9 +118,9 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
 /// Begins to hear from now on: what happened before may have been missed.
 fn begin(backend: &TieredBackend, link: &mut Link) -> Result<String, Error> {
     let tier = backend.tier()?;
-    let cursor = publish(link, &backend.keys, tier.journal.node(), &[Notice::hello()])?;
+    let cursor = publish(link, &backend.keys, tier.node(), &[Notice::hello()])?;
     backend.flights.doubt_all();
-    if let Some(outbox) = &tier.outbox {
+    if let Some(outbox) = tier.outbox() {
         let in_step_ms = outbox.heard().1;
         outbox.set_heard(cursor.clone(), in_step_ms);
     }
@@ -131,7 +131,7 @@ impl TieredBackend {
     /// Begins to hear, where that was never done: before anything is pushed, as what other nodes do to it would go unheard.
     pub(super) fn begin_hearing(&self, link: &mut Link) -> Result<(), Error> {
         let tier = self.tier()?;
-        let Some(outbox) = &tier.outbox else { return Ok(()) };
+        let Some(outbox) = tier.outbox() else { return Ok(()) };
         if outbox.heard().0.is_empty() {
             let cursor = begin(self, link)?;
             tier.set_heard(cursor);
@@ -206,8 +206,7 @@ impl TieredBackend {
         if self.is_unversioned() {
             return Ok(BTreeSet::new()); // what was heard of last is what Redis has
         }
-        let puts =
-            events.iter().enumerate().filter(|(_, event)| event.op == Op::Put && event.node != tier.journal.node());
+        let puts = events.iter().enumerate().filter(|(_, event)| event.op == Op::Put && event.node != tier.node());
         let held = puts.filter_map(|(number, event)| match tier.known(&event.id) {
             Ok(Known::Held { version, .. }) if version < event.version => Some((number, version, &event.id)),
             // What cannot be read now is met again by who acts upon the event.
@@ -266,7 +265,7 @@ impl TieredBackend {
             return Ok(());
         }
         let is_write = matches!(event.op, Op::Put | Op::Delete);
-        if event.node == tier.journal.node() {
+        if event.node == tier.node() {
             if is_write && self.is_unversioned() {
                 // First: while the delete counts as being on its way, nothing that Redis had is handed out.
                 self.flights.doubt(&event.id);

@@ -133,18 +133,18 @@ struct Replicator<'a> {
 impl<'a> Replicator<'a> {
     fn new(backend: &'a TieredBackend) -> Option<Self> {
         let tier = backend.tier().ok()?; // a forked child pushes nothing
-        let outbox = tier.outbox.as_ref()?;
+        let outbox = tier.outbox()?;
         Some(Replicator {
             backend,
             outbox,
-            pusher: Pusher::new(&backend.options, tier.journal.node()),
+            pusher: Pusher::new(&backend.options, tier.node()),
             link: None,
             epoch: outbox.ledger.epoch(),
             masters: Masters::default(),
             catching_up: None,
             scout: None,
             ahead: None,
-            node: tier.journal.node(),
+            node: tier.node(),
             sent: Version::default(),
             sending: None,
             caution: Caution::default(),
@@ -206,7 +206,7 @@ impl<'a> Replicator<'a> {
         let mut link = self.backend.connect(Duration::ZERO)?;
         // First: the writes of a store that has just been opened wait for it.
         if let Some(last) = last(&mut link, &self.backend.keys)? {
-            self.backend.tier()?.journal.time().set_floor(last.ms);
+            self.backend.tier()?.set_time_floor(last.ms);
         }
         read_clock(self.backend, &mut link)?;
         self.clock_read = Some(Instant::now());
@@ -314,7 +314,7 @@ impl<'a> Replicator<'a> {
         let ledger = &self.outbox.ledger;
         let retry =
             if self.full.is_failing() { Some(Instant::now() + self.full.remaining()) } else { ledger.next_due() };
-        let end = self.backend.tier().map_or(Lsn::default(), |tier| tier.journal.end());
+        let end = self.backend.tier().map_or(Lsn::default(), |tier| tier.end());
         let more = ledger.next(self.epoch, end).map(|_| self.next_batch);
         let more = more.filter(|_| !self.full.is_failing() && !ledger.is_full());
         let next = [self.next_settled(), retry, more].into_iter().flatten().min();
@@ -324,7 +324,7 @@ impl<'a> Replicator<'a> {
 
     /// Whether Redis has everything, settled or not.
     fn is_drained(&self) -> bool {
-        let is_pushed = self.backend.tier().is_ok_and(|tier| self.outbox.ledger.is_pushed(tier.journal.end()));
+        let is_pushed = self.backend.tier().is_ok_and(|tier| self.outbox.ledger.is_pushed(tier.end()));
         is_pushed && self.is_confirmed && self.catching_up.is_none()
     }
 
@@ -346,6 +346,6 @@ impl<'a> Replicator<'a> {
 
 fn read_clock(backend: &TieredBackend, link: &mut Link) -> Result<(), Error> {
     let reading = server::time(link, &backend.keys)?;
-    backend.tier()?.journal.set_time(reading);
+    backend.tier()?.set_time(reading);
     Ok(())
 }

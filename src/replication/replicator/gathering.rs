@@ -61,7 +61,7 @@ impl Replicator<'_> {
         if apart.is_set_aside || (!batch.writes.is_empty() && self.extra_max < EXTRA_MAX) {
             return Ok(batch); // to be sent alone
         }
-        let end = self.backend.tier()?.journal.end();
+        let end = self.backend.tier()?.end();
         if self.outbox.ledger.is_full() || self.full.is_failing() {
             let from = self.scout.or_else(|| self.outbox.ledger.next(self.epoch, end).map(|next| next.from));
             let Some(from) = from.filter(|from| *from < end) else { return Ok(batch) };

@@ -18,7 +18,7 @@ const HEARD_EVERY: Duration = Duration::from_millis(2);
 impl Hearing for TieredBackend {
     fn has_heard(&self, last: EntryId) -> bool {
         let Ok(tier) = self.tier() else { return false };
-        let Some(outbox) = &tier.outbox else { return false };
+        let Some(outbox) = tier.outbox() else { return false };
         let until = Instant::now() + HEARD_MAX;
         loop {
             if EntryId::parse(&outbox.heard().0).is_some_and(|heard| heard >= last) {

@@ -63,7 +63,7 @@ impl Replicator<'_> {
     pub(super) fn send(&mut self, writes: &[Outgoing<'_>], step: Step) -> Result<Vec<Result<Pushed, String>>, Error> {
         let Self { backend, pusher, caution, link, ahead, .. } = self;
         let Some(link) = link else { return Err(Error::Closed) };
-        let until = backend.tier()?.journal.end();
+        let until = backend.tier()?.end();
         pusher.push_while(link, writes, *backend, || {
             if let Step::Walk { lane: Lane::Tail, to, .. } = step
                 && to < until
@@ -132,7 +132,7 @@ impl Replicator<'_> {
         standing: &Standing,
     ) -> Result<(), Error> {
         let tier = self.backend.tier()?;
-        if !tier.journal.is_too_far_ahead(by) {
+        if !tier.is_too_far_ahead(by) {
             return self.backend.apply_version(&write.id, by, !standing.is_object());
         }
         match &write.what {

@@ -19,7 +19,7 @@ impl Replicator<'_> {
             return Ok(());
         }
         let notices: Vec<_> = ids.iter().map(|id| Notice::want(id)).collect();
-        publish(link, &self.backend.keys, self.backend.tier()?.journal.node(), &notices).map(drop)
+        publish(link, &self.backend.keys, self.backend.tier()?.node(), &notices).map(drop)
     }
 
     /// Pushes what other nodes want and this one has, where Redis really lacks it; whether something was looked at.
