@@ -10,6 +10,7 @@ use super::journal::record::{INLINE_BODY_BYTES_MAX, body_hash};
 use super::journal::{AppendError, Flags, Header, Kind, Lsn, NewRecord, Purpose};
 use super::options::Durability;
 use super::read::Unreadable;
+use super::sharing::outbox::Outbox;
 use super::tier::{Kinds, LocalTier};
 use crate::backend::{OnStored, Patience, Stored, Writer};
 use crate::error::Error;
@@ -143,6 +144,7 @@ impl LocalTier {
         let _writing = self.index().shard(fingerprint).writing.lock();
         let old = self.standing(fingerprint, id)?;
         let known = self.known_version(fingerprint, id, old.as_ref());
+        let losses = self.outbox.as_ref().map(Outbox::losses);
         if let Origin::Fill(fill) = incoming.origin
             && (known >= Some(fill.version) || !(fill.is_current)())
         {
@@ -168,6 +170,12 @@ impl LocalTier {
         // Not before: old and new together would count for more than there is.
         if let Some(kept) = kept {
             self.bodies.count(&kept);
+        }
+        // Events may have been missed since the copy was found to be current.
+        if let (Origin::Fill(_), Some(outbox)) = (incoming.origin, &self.outbox)
+            && losses != Some(outbox.losses())
+        {
+            outbox.suspect_moved(lsn);
         }
         stored(Stored::now(&|| self.get_locked(id)));
         Ok(Some(lsn))

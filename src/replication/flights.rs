@@ -173,9 +173,11 @@ impl Flights {
     pub fn retry(&self, id: &[u8]) -> bool {
         self.with(id, |flights| {
             let Some(flight) = flights.get_mut(id) else { return false };
-            flight.is_stale = false;
             flight.retries += 1;
-            flight.retries <= RETRIES_MAX
+            let is_tried = flight.retries <= RETRIES_MAX;
+            // What was read and is not read again stays of no use for keeping.
+            flight.is_stale &= !is_tried;
+            is_tried
         })
     }
 
@@ -227,5 +229,6 @@ mod tests {
         }
         flights.doubt(b"id");
         assert!(!flights.retry(b"id"), "it is written all the time");
+        assert!(!flights.is_current(b"id", Version::default()), "what was read last is not kept");
     }
 }

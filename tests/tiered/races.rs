@@ -238,6 +238,33 @@ fn a_delete_that_found_an_object_has_deleted_it_whatever_is_heard_meanwhile() {
     assert!(found > 0, "Redis answered no delete in time");
 }
 
+/// Versions: what another node has written knowing of an object is not undone when the object's own node pushes it once more, though no clock can
+/// have given the other's version yet.
+#[test]
+fn what_may_have_been_in_redis_before_is_not_made_again_above_a_version_far_ahead() {
+    let world = World::new(2);
+    let options = |options: &mut RedisOptions| options.settle_ms = 600_000;
+    let a = world.builder(0).redis_options(options).open().unwrap();
+    a.put(b"id", b"early", b"").unwrap();
+    let b = world.open(1);
+    until("it has come", || b.get(b"id").unwrap().is_some());
+    // Redis need not have it for good yet.
+    a.close().unwrap();
+    // The other node exceeds what it knows of the id.
+    let hours_ahead = version_ahead() + (10_000_000 << 16);
+    until("it is heard", || {
+        world.announce(&[operation(2, b"id", hours_ahead)]);
+        b.put(b"id", b"later", b"").unwrap();
+        version_in_redis(&world, b"id") > hours_ahead && value_in_redis(&world, b"id").ends_with(b"later")
+    });
+    world.redis.cli(&["XTRIM", "scaler:obj:_events", "MAXLEN", "0"]);
+    let a = world.builder(0).redis_options(options).open().unwrap();
+    until("the earlier one has made way", || get(&a, b"id").data == "later");
+    std::thread::sleep(LATE);
+    assert!(value_in_redis(&world, b"id").ends_with(b"later"));
+    assert_eq!((get(&a, b"id").data, get(&b, b"id").data), ("later".into(), "later".into()));
+}
+
 /// The clock of the version that Redis has of an id; 0 where it has none.
 fn version_in_redis(world: &World, id: &[u8]) -> u64 {
     value_in_redis(world, id).get(8..16).map_or(0, |clock| u64::from_be_bytes(clock.try_into().unwrap()))

@@ -47,18 +47,18 @@ impl Disk for Watched {
     }
 }
 
-fn open(lsn: &Path, disk: &Watched) -> LocalBackend {
-    let options = LocalOptions { path: lsn.into(), max_size_mb: 64, ..LocalOptions::default() };
+fn open(place: &Path, disk: &Watched) -> LocalBackend {
+    let options = LocalOptions { path: place.into(), max_size_mb: 64, ..LocalOptions::default() };
     let under = Underlying { disk: Arc::new(disk.clone()), ..Underlying::default() };
     LocalBackend::open_with(&options, under, None).unwrap()
 }
 
 /// A store that holds one object, which an earlier process wrote.
-fn with_object(lsn: &Path, disk: &Watched, data: &[u8]) -> LocalBackend {
-    let backend = open(lsn, disk);
+fn with_object(place: &Path, disk: &Watched, data: &[u8]) -> LocalBackend {
+    let backend = open(place, disk);
     backend.tier().unwrap().put(b"id", data, b"metadata", &mut |_| {}).unwrap();
     backend.close().unwrap();
-    open(lsn, disk)
+    open(place, disk)
 }
 
 fn place_of(tier: &LocalTier, id: &[u8]) -> Lsn {
@@ -77,9 +77,9 @@ fn a_get_that_meets_its_segments_removal_finds_the_object_where_it_has_moved() {
     for (data_bytes, id) in
         [(200, &b"id"[..]), (30_000, b"id"), (200_000, b"id"), (200, b"sharer"), (200_000, b"sharer")]
     {
-        let (lsn, disk) = (tempfile::tempdir().unwrap(), Watched::default());
+        let (place, disk) = (tempfile::tempdir().unwrap(), Watched::default());
         let data: Vec<u8> = (0..data_bytes).map(|n| n as u8).collect();
-        let backend = with_object(lsn.path(), &disk, &data);
+        let backend = with_object(place.path(), &disk, &data);
         let tier = Arc::clone(backend.tier().unwrap());
         tier.duplicate(b"id", b"sharer", &mut |_| {}).unwrap();
         let at = place_of(&tier, b"id");
@@ -118,8 +118,8 @@ fn a_get_that_meets_its_segments_removal_finds_the_object_where_it_has_moved() {
 #[test]
 fn a_file_that_is_missing_is_looked_for_a_few_times_and_one_that_cannot_be_opened_once() {
     for (error, opens_expected) in [(libc::ENOENT, MOVES_MAX + 1), (libc::EACCES, 1)] {
-        let (lsn, disk) = (tempfile::tempdir().unwrap(), Watched::default());
-        let backend = with_object(lsn.path(), &disk, b"data");
+        let (place, disk) = (tempfile::tempdir().unwrap(), Watched::default());
+        let backend = with_object(place.path(), &disk, b"data");
         let tier = backend.tier().unwrap();
         let segment = segment_of(tier, b"id");
         let opens = Arc::new(AtomicU32::new(0));
@@ -155,8 +155,8 @@ fn large_bodies_are_handed_out_where_they_are_and_small_ones_as_copies() {
     let least = COPIED_BODY_BYTES_MAX as usize + 1 - b"metadata".len();
     for (data_bytes, expected) in [(100, false), (least - 1, false), (least, true), (200_000, true)] {
         for is_pinned_down in [false, true] {
-            let (lsn, disk) = (tempfile::tempdir().unwrap(), Watched::default());
-            let backend = with_object(lsn.path(), &disk, &vec![7; data_bytes]);
+            let (place, disk) = (tempfile::tempdir().unwrap(), Watched::default());
+            let backend = with_object(place.path(), &disk, &vec![7; data_bytes]);
             let tier = backend.tier().unwrap();
             if is_pinned_down {
                 tier.space.add_pinned(7 << 20);
@@ -178,8 +178,8 @@ fn large_bodies_are_handed_out_where_they_are_and_small_ones_as_copies() {
 fn a_small_body_that_was_checked_is_read_the_short_way_and_nothing_else_is() {
     let largest = COPIED_BODY_BYTES_MAX as usize - b"metadata".len();
     for (data_bytes, expected) in [(1, true), (largest, true), (largest + 1, false), (200_000, false)] {
-        let (lsn, disk) = (tempfile::tempdir().unwrap(), Watched::default());
-        let backend = with_object(lsn.path(), &disk, &vec![7; data_bytes]);
+        let (place, disk) = (tempfile::tempdir().unwrap(), Watched::default());
+        let backend = with_object(place.path(), &disk, &vec![7; data_bytes]);
         let tier = backend.tier().unwrap();
         let at = place_of(tier, b"id");
         let segment = tier.segments.get(at.segment()).unwrap();
@@ -248,8 +248,8 @@ fn what_has_lived_its_time_or_was_overruled_is_not_served() {
 #[test]
 fn an_object_whose_file_was_cut_meanwhile_is_damaged() {
     for data_bytes in [30_000, 200_000] {
-        let (lsn, disk) = (tempfile::tempdir().unwrap(), Watched::default());
-        let backend = with_object(lsn.path(), &disk, &vec![7; data_bytes]);
+        let (place, disk) = (tempfile::tempdir().unwrap(), Watched::default());
+        let backend = with_object(place.path(), &disk, &vec![7; data_bytes]);
         let tier = backend.tier().unwrap();
         let Standing { lsn, header } = tier.standing(tier.index().fingerprint(b"id"), b"id").unwrap().unwrap();
         let is_external = header.flags.has(Flags::EXTERNAL);

@@ -338,6 +338,7 @@ impl LocalTier {
     /// Events may have been missed: what is clean is checked before it is served again, also what was checked before.
     pub fn suspect_all(&self) {
         let Some(outbox) = &self.outbox else { return };
+        outbox.count_loss();
         let is_unchecked = |lsn: Lsn| {
             let is_trusted = |segment: Arc<crate::local::journal::Segment>| segment.is_trusted(lsn.offset());
             outbox.is_suspect(lsn) && !self.segments.get(lsn.segment()).is_some_and(is_trusted)
@@ -402,8 +403,8 @@ mod tests {
     /// Rule "Hearing" 5: what was checked after a lost past, and is suspect because of another, was heard of between the two.
     #[test]
     fn a_suspect_that_was_checked_was_in_step_until_the_next_lost_past() {
-        let lsn = tempfile::tempdir().unwrap();
-        let backend = open(lsn.path(), 0, TTL_MS);
+        let place = tempfile::tempdir().unwrap();
+        let backend = open(place.path(), 0, TTL_MS);
         let tier = backend.tier().unwrap();
         let outbox = tier.outbox.as_ref().unwrap();
         for id in [b"a", b"b"] {
@@ -430,12 +431,35 @@ mod tests {
         assert!(tier.suspect(b"a").unwrap().is_some() && tier.suspect(b"b").unwrap().is_some());
         backend.close().unwrap();
     }
+    /// Hearing 4: a copy that was current when that was asked, and is written behind the place below which all became suspect since.
+    #[test]
+    fn a_copy_that_is_kept_while_events_are_missed_is_suspect() {
+        let place = tempfile::tempdir().unwrap();
+        let backend = open(place.path(), 0, HOUR_MS);
+        let tier = backend.tier().unwrap();
+        tell(tier, TODAY);
+        let object = Object { data: "data".into(), metadata: "".into() };
+        for (id, is_missed) in [(b"a", false), (b"b", true)] {
+            let is_current = || {
+                if is_missed {
+                    tier.suspect_all();
+                }
+                true
+            };
+            let version = Version { clock: TODAY << 16, node: 7 };
+            let fill = Fill { version, deadline_ms: 0, is_current: &is_current };
+            assert!(tier.fill(id, &object, 0, &fill, &mut |_| {}).unwrap());
+            assert_eq!(tier.suspect(id).unwrap().is_some(), is_missed);
+        }
+        backend.close().unwrap();
+    }
+
     /// A delete is remembered for its time, whatever Redis's clock does; and as long as it is, a suspect that Redis lacks is one that it
     /// has lost.
     #[test]
     fn a_clock_that_is_set_takes_no_time_from_tombstones() {
-        let lsn = tempfile::tempdir().unwrap();
-        let backend = open(lsn.path(), 0, HOUR_MS / 2);
+        let place = tempfile::tempdir().unwrap();
+        let backend = open(place.path(), 0, HOUR_MS / 2);
         let tier = backend.tier().unwrap();
         let outbox = tier.outbox.as_ref().unwrap();
         tell(tier, TODAY);
@@ -460,8 +484,8 @@ mod tests {
     /// Versions: a local delete beats what is known, however far ahead.
     #[test]
     fn a_delete_is_made_again_above_a_version_far_ahead_unless_the_id_was_written_since() {
-        let lsn = tempfile::tempdir().unwrap();
-        let backend = open(lsn.path(), 0, HOUR_MS);
+        let place = tempfile::tempdir().unwrap();
+        let backend = open(place.path(), 0, HOUR_MS);
         let tier = backend.tier().unwrap();
         tell(tier, TODAY);
         let far = Version { clock: (TODAY + 10_000 * HOUR_MS) << 16, node: u64::MAX };
@@ -502,8 +526,8 @@ mod tests {
 
     #[test]
     fn a_put_is_made_again_above_a_version_far_ahead_if_it_still_stands() {
-        let lsn = tempfile::tempdir().unwrap();
-        let backend = open(lsn.path(), 0, HOUR_MS);
+        let place = tempfile::tempdir().unwrap();
+        let backend = open(place.path(), 0, HOUR_MS);
         let tier = backend.tier().unwrap();
         tell(tier, TODAY);
         let far = Version { clock: (TODAY + 10_000 * HOUR_MS) << 16, node: u64::MAX };
@@ -536,11 +560,11 @@ mod tests {
     /// Pushing 9: without Redis's clock a lifetime does not begin, also not over another open.
     #[test]
     fn a_lifetime_begins_when_redis_has_told_the_time() {
-        let lsn = tempfile::tempdir().unwrap();
-        let backend = open(lsn.path(), HOUR_MS, HOUR_MS);
+        let place = tempfile::tempdir().unwrap();
+        let backend = open(place.path(), HOUR_MS, HOUR_MS);
         backend.tier().unwrap().put(b"id", b"data", b"", &mut |_| {}).unwrap();
         backend.close().unwrap();
-        let backend = open(lsn.path(), HOUR_MS, HOUR_MS);
+        let backend = open(place.path(), HOUR_MS, HOUR_MS);
         let tier = backend.tier().unwrap();
         tell(tier, TODAY);
         let dirty = tier.dirty_now(b"id").unwrap().unwrap().put.unwrap();

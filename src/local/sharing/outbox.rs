@@ -41,6 +41,8 @@ pub(crate) struct Outbox {
     knows_past: AtomicBool,
     /// Clean objects below this lsn may have changed unheard: see `is_suspect`.
     suspect_below: AtomicU64,
+    /// How often events may have been missed.
+    losses: AtomicU64,
     /// Nothing is heard, though Redis could be asked: every clean object may have changed.
     deaf: AtomicBool,
     /// Since when Redis has taken nothing, or not everything.
@@ -75,6 +77,7 @@ impl Outbox {
             has_heard_past: AtomicBool::new(false),
             knows_past: AtomicBool::new(false),
             suspect_below,
+            losses: AtomicU64::new(0),
             deaf: AtomicBool::new(false),
             stuck: Mutex::new(None),
             hidden: Hidden::default(),
@@ -190,6 +193,17 @@ impl Outbox {
         cursors.suspect_below = cursors.suspect_below.max(end);
         self.suspect_below.store(cursors.suspect_below.to_u64(), Ordering::Release);
         self.changes.raise_epoch();
+    }
+
+    /// How often events may have been missed. Whoever keeps a copy that was fetched looks before it asks whether the copy is current, and again
+    /// when the copy stands: where that has changed, the copy may have come to stand behind what `suspect_below` was told.
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::SeqCst)
+    }
+
+    /// Before the end is taken that `suspect_below` is told.
+    pub fn count_loss(&self) {
+        self.losses.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The suspects are all checked or gone: who comes to be one from now on was heard of until now.

@@ -103,8 +103,8 @@ impl DiskFile for SlowFile {
     }
 }
 
-fn open(lsn: &Path, disk: &Slow, durability: Durability, outbox: Option<OutboxOptions>) -> LocalBackend {
-    let options = LocalOptions { path: lsn.into(), max_size_mb: 64, durability, ..LocalOptions::default() };
+fn open(place: &Path, disk: &Slow, durability: Durability, outbox: Option<OutboxOptions>) -> LocalBackend {
+    let options = LocalOptions { path: place.into(), max_size_mb: 64, durability, ..LocalOptions::default() };
     let under = Underlying { disk: Arc::new(disk.clone()), ..Underlying::default() };
     LocalBackend::open_with(&options, under, outbox).unwrap()
 }
@@ -126,10 +126,10 @@ fn is_free(tier: &LocalTier, lsn: BodyPlace) -> bool {
 // Invariants 1 and 15: a killed process would find the record again, and other bytes.
 #[test]
 fn a_body_that_is_evicted_while_others_are_freed_stays_until_its_record_is_gone() {
-    let (lsn, disk) = (tempfile::tempdir().unwrap(), Slow::default());
+    let (place, disk) = (tempfile::tempdir().unwrap(), Slow::default());
     let (wake, _woken) = bounded(1);
     let outbox = OutboxOptions { prefix: "t:".into(), object_ttl_ms: 300, tombstone_ttl_ms: 1000, wake };
-    let backend = open(lsn.path(), &disk, Durability::Process, Some(outbox));
+    let backend = open(place.path(), &disk, Durability::Process, Some(outbox));
     let tier = Arc::clone(backend.tier().unwrap());
     tier.journal.set_time(Reading { redis_ms: 1 << 40, at: Instant::now(), give_or_take: Duration::ZERO });
     (0..4).for_each(|n| put(&tier, n, n));
@@ -155,8 +155,8 @@ fn a_body_that_is_evicted_while_others_are_freed_stays_until_its_record_is_gone(
 // Invariant 1.
 #[test]
 fn a_body_stays_until_the_one_that_took_its_place_is_durable() {
-    let (lsn, disk) = (tempfile::tempdir().unwrap(), Slow::default());
-    let backend = open(lsn.path(), &disk, Durability::Process, None);
+    let (place, disk) = (tempfile::tempdir().unwrap(), Slow::default());
+    let backend = open(place.path(), &disk, Durability::Process, None);
     let tier = Arc::clone(backend.tier().unwrap());
     put(&tier, 1, 1);
     put(&tier, 2, 2);
@@ -184,8 +184,8 @@ fn a_body_stays_until_the_one_that_took_its_place_is_durable() {
 // Invariant 1, with `disk` durability.
 #[test]
 fn a_body_is_moved_only_to_where_its_file_has_a_durable_name() {
-    let (lsn, disk) = (tempfile::tempdir().unwrap(), Slow::default());
-    let backend = open(lsn.path(), &disk, Durability::Disk, None);
+    let (place, disk) = (tempfile::tempdir().unwrap(), Slow::default());
+    let backend = open(place.path(), &disk, Durability::Disk, None);
     let tier = Arc::clone(backend.tier().unwrap());
     (0..5).for_each(|n| put(&tier, n, n));
     let standing = tier.standing(tier.index().fingerprint(&[0]), &[0]).unwrap().unwrap();
@@ -212,8 +212,8 @@ fn a_body_is_moved_only_to_where_its_file_has_a_durable_name() {
 // Invariant 15: others write there once the directory is theirs.
 #[test]
 fn a_close_waits_for_gets_that_are_under_way() {
-    let (lsn, disk) = (tempfile::tempdir().unwrap(), Slow::default());
-    let backend = Arc::new(open(lsn.path(), &disk, Durability::Process, None));
+    let (place, disk) = (tempfile::tempdir().unwrap(), Slow::default());
+    let backend = Arc::new(open(place.path(), &disk, Durability::Process, None));
     let tier = Arc::clone(backend.tier().unwrap());
     put(&tier, 1, 1);
     let inside = tier.gate.enter().unwrap();

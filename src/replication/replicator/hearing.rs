@@ -47,7 +47,8 @@ impl Replicator<'_> {
     /// Something to push; `is_repeat`: it may have been sent before. So may what is older than something that was sent, as a copy that was made
     /// of a record to reclaim its segment, and what an earlier open wrote.
     pub(super) fn outgoing(&self, dirty: Dirty, is_repeat: bool) -> Outgoing<'static> {
-        let is_old = dirty.version <= self.sent || dirty.version.node != self.node;
-        outgoing(dirty, is_repeat || (self.backend.is_unversioned() && is_old))
+        let is_older = dirty.version <= self.sent && self.backend.is_unversioned();
+        let is_repeat = is_repeat || is_older || dirty.version.node != self.node;
+        outgoing(dirty, is_repeat)
     }
 }

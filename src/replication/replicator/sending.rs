@@ -123,7 +123,8 @@ impl Replicator<'_> {
     }
 
     /// A write was refused for what stands there: that is learnt. But a version that no clock which is set like Redis's can have given yet
-    /// says nothing about which write was later: then this one is made again, above that.
+    /// says nothing about which write was later: then this one is made again, above that. Not where it may have been in Redis before: whoever
+    /// wrote what stands there may have known of it.
     pub(super) fn refused_for(
         &self,
         lsn: Lsn,
@@ -132,7 +133,7 @@ impl Replicator<'_> {
         standing: &Standing,
     ) -> Result<(), Error> {
         let tier = self.backend.tier()?;
-        if !tier.is_too_far_ahead(by) {
+        if write.is_repeat || !tier.is_too_far_ahead(by) {
             return self.backend.apply_version(&write.id, by, !standing.is_object());
         }
         match &write.what {
