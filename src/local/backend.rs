@@ -1,3 +1,5 @@
+//! The `local` backend: opens a directory into a [`LocalTier`], runs its upkeep threads, and closes both. `tiered` and the keeper stand on it.
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -48,7 +50,7 @@ pub(crate) struct LocalBackend {
     running: Mutex<Option<Running>>,
 }
 
-/// What ends when the store is closed.
+/// The upkeep threads and the directory lock, which end when the store is closed.
 struct Running {
     sealer: JoinHandle<()>,
     tasks: Sender<Task>,
@@ -57,7 +59,7 @@ struct Running {
     lock: DirectoryLock,
 }
 
-/// A tier that nobody looks after yet, and what those who will do so work with.
+/// A recovered tier whose upkeep threads are not started yet, and what they are started with.
 pub(in crate::local) struct Opened {
     pub tier: Arc<LocalTier>,
     pub parts: SealerParts,
@@ -73,7 +75,7 @@ impl Opened {
         directory::check_format(&directory)?;
         directory::make(&journal_directory)?;
         let limit = Instant::now() + Duration::from_millis(options.lock_wait_ms);
-        // Who keeps the directory for others has the turn already.
+        // A keeper has taken its turn before it opens.
         let turn = if on_locked.is_none() { Turn::take(&directory, limit)? } else { None };
         let mut lock = DirectoryLock::acquire(&directory, limit.saturating_duration_since(Instant::now()))?;
         drop(turn);
@@ -121,7 +123,7 @@ impl Opened {
         let (tasks, to_do) = bounded(1);
         let node = random_u64();
         let end = Lsn::new(next_number, 0);
-        // With another prefix they may be of another Redis, which has another clock.
+        // Cursors that were stored with another prefix may be of another Redis, whose clock differs.
         let is_of_it = |found: &&Cursors| outbox.as_ref().is_none_or(|outbox| outbox.prefix == found.prefix);
         let past = cursors.as_ref().filter(is_of_it);
         let journal_options = JournalOptions {
@@ -181,7 +183,7 @@ impl LocalBackend {
         Self::open_with(options, under, None)
     }
 
-    /// The same, for objects that are shared with other nodes.
+    /// As `open`, for a store whose objects are shared with other nodes through the outbox.
     pub fn open_with(options: &LocalOptions, under: Underlying, outbox: Option<OutboxOptions>) -> Result<Self, Error> {
         let directory = options.directory();
         let Opened { tier, parts, tasks, lock } = Opened::open(options, under, outbox)?;
@@ -192,7 +194,7 @@ impl LocalBackend {
         let reaper = match reaper::spawn(Arc::clone(&tier), stopped) {
             Ok(reaper) => reaper,
             Err(error) => {
-                // The sealer has the message's only place, and takes it.
+                // The channel has room for one message, and nobody else sends before the store is open.
                 let _ = tasks.send(Task::Stop);
                 let _ = sealer.join();
                 return Err(Error::io("start the reaper thread of", &directory)(error));
@@ -202,38 +204,38 @@ impl LocalBackend {
         Ok(LocalBackend { tier, directory, generation: fork::generation(), running })
     }
 
-    /// The tier, where this process is the one that opened it.
+    /// The tier; `Forked` in a child of the process that opened it.
     #[inline]
     pub fn tier(&self) -> Result<&Arc<LocalTier>, Error> {
         if self.generation == fork::generation() { Ok(&self.tier) } else { Err(Error::Forked) }
     }
 }
 
-/// For the keeper of the directory, which serves other processes.
+/// What the keeper of the directory needs in order to serve attached processes.
 impl LocalBackend {
-    /// Where these bytes, which this store has handed out, stand in a file that other processes can map; None where they are a copy.
+    /// The place, in a body segment that other processes can map, of bytes that this store has handed out; None where they are a copy.
     pub fn placed(&self, data: &Bytes) -> Result<Option<Placed>, Error> {
         self.tier()?.placed(data)
     }
 
-    /// Has `release` called before room is looked for.
+    /// Registers a callback that is called before each reaping, to drop what attached processes have given back.
     pub fn before_reaping(&self, release: Release) {
         self.tier.before_reaping.lock().push(release);
     }
 
-    /// Room in such a file for an object that another process writes there.
+    /// Reserves a stretch of a body segment, for an object whose body an attached process writes itself.
     pub fn reserve(&self, id: &[u8], data_bytes: u64, metadata_bytes: u32) -> Result<Reserved, Error> {
         self.tier()?.reserve(id, data_bytes, metadata_bytes)
     }
 
-    /// Has every change of an object raise its counter from now on; how fingerprints are made of ids, by which counters go.
+    /// From now on every change of an object raises its counter. Returns the fingerprint function, which picks an id's counter.
     pub fn share_changes(&self, counters: Counters) -> Fingerprints {
         self.tier.index().changes().share(counters);
         self.tier.index().fingerprints()
     }
 
-    /// The epoch and the counter of an id: what is looked up after this may be remembered with them, where that `may_remember`, asked
-    /// afterwards, allows it.
+    /// The epoch and an id's counter. The answer to a lookup that begins after this call may be remembered with them, if `may_remember`,
+    /// asked after the lookup, allows it.
     pub fn changes_now(&self, id: &[u8]) -> Option<(u64, u64)> {
         let index = self.tier.index();
         index.changes().now(index.fingerprint(id))
@@ -306,7 +308,7 @@ impl Backend for LocalBackend {
     fn close(&self) -> Result<(), Error> {
         let Some(running) = self.running.lock().take() else { return Ok(()) };
         if self.generation != fork::generation() {
-            // The parent's threads and locks: they mean nothing here, and joining would wait for ever.
+            // These are the parent's threads and locks: joining would wait for ever.
             std::mem::forget(running);
             return Err(Error::Forked);
         }
@@ -323,7 +325,7 @@ impl Backend for LocalBackend {
         if sealer.join().is_err() {
             tracing::error!("the sealer of {} panicked; the next open repairs what it left", self.directory.display());
         }
-        // What attached processes hold: from here on nothing is written here, and the next open looks at their slots.
+        // Releases what is held for attached processes: nothing is written here any more, and the next open reads their slots.
         drop(std::mem::take(&mut *self.tier.before_reaping.lock()));
         let noted = self.tier.readers.close(&self.tier.bodies.read_segments());
         drop(lock);

@@ -1,4 +1,5 @@
-//! Bodies that are too large to stand in their records, and the room that they take.
+//! Bodies that are too large to stand in their records: which stretches of the body segments are live, dead or free, and when a dead one
+//! may be written again.
 
 mod free;
 mod reservation;
@@ -46,16 +47,16 @@ pub(crate) struct Bodies {
     stretches: Mutex<Stretches>,
     /// Segments with bodies that no sync has covered.
     written: Mutex<BTreeMap<u32, Arc<Segment>>>,
-    /// Held while they are synced: who finds none left may not go on before that is done.
+    /// Held while the `written` segments are synced: whoever finds `written` empty must wait until the sync that emptied it is done.
     syncing: Mutex<()>,
     /// Segments in which nothing counts, whose files could not be removed yet.
     unremoved: Mutex<Vec<Arc<Segment>>>,
-    /// Bodies on their way in.
+    /// Bodies being written that others may wait for: see `Reservation::set_awaited`.
     reservations: AtomicUsize,
 }
 
-/// Every stretch is in one of these, or on its way in: it goes from live to dead to free under one lock, so that nobody who looks
-/// in between takes it for free.
+/// Every stretch is live, dead, free, or held by a `Reservation`. It changes state under one lock, so that no stretch in use is ever seen
+/// as free.
 #[derive(Default)]
 struct Stretches {
     live: HashMap<BodyPlace, LiveBody>,
@@ -63,7 +64,7 @@ struct Stretches {
     dead: Vec<DeadStretch>,
     dead_bytes: u64,
     free: Free,
-    /// At open: where the bodies begin and end that were restored.
+    /// Used at open only: (segment, begin) of each restored body, and its end.
     restored: BTreeMap<(u32, u64), u64>,
 }
 
@@ -77,7 +78,7 @@ struct LiveBody {
 
 struct DeadStretch {
     stretch: Arc<Stretch>,
-    /// What made it dead.
+    /// What made it dead, and must be durable before the stretch is free.
     by: Superseder,
     pinned: bool,
 }
@@ -89,12 +90,12 @@ pub(crate) struct Superseder {
     /// Where the body is that the superseding record refers to, if it is a large one: without it, the record would not count after a
     /// power loss.
     pub body: Option<Arc<Segment>>,
-    /// No record superseded it: it is dead when this record segment, in which its own is, has been removed.
+    /// Set where no record superseded the body: it may go once this record segment, which holds its record, has been removed.
     pub gone: Option<u32>,
 }
 
 impl Superseder {
-    /// The body goes with the record segment in which its record is.
+    /// For a body that no record superseded: it goes with the record segment that holds its record.
     pub fn with_segment(number: u32) -> Self {
         Superseder { lsn: Lsn::NONE, body: None, gone: Some(number) }
     }
@@ -106,7 +107,7 @@ impl From<Lsn> for Superseder {
     }
 }
 
-/// A body on its way in that waits for room.
+/// Guard of `Bodies::waiting`.
 pub(crate) struct Waiting<'a>(&'a Bodies);
 
 impl Drop for Waiting<'_> {
@@ -129,7 +130,7 @@ impl Bodies {
         }
     }
 
-    /// Room for a body. Given back when dropped without being kept.
+    /// Reserves a stretch for a body. It is given back when the reservation is dropped without `keep`.
     pub fn reserve(self: &Arc<Self>, body_bytes: u64) -> Result<Reservation, NoFile> {
         let bytes = body_bytes.max(1).next_multiple_of(BODY_ALIGNMENT);
         let stretch = if bytes + BODY_ALIGNMENT > self.segment_bytes / SHARED_SEGMENT_PART {
@@ -141,7 +142,7 @@ impl Bodies {
         Reservation::new(self, stretch)
     }
 
-    /// The same, in a hole that is there, outside one segment: for a body that is moved out of it.
+    /// As `reserve`, but only in an existing hole, and not in segment `number`: for a body that is moved out of that segment.
     pub fn reserve_elsewhere(self: &Arc<Self>, body_bytes: u64, number: u32) -> Result<Option<Reservation>, NoFile> {
         let bytes = body_bytes.max(1).next_multiple_of(BODY_ALIGNMENT);
         let taken = self.stretches.lock().free.take(bytes, |segment| segment != number);
@@ -155,7 +156,7 @@ impl Bodies {
         let (number, offset) = match found {
             Some(found) => found,
             None => {
-                // Not under the lock: gets need it. Two at once may make two.
+                // Created without the lock, which gets need too. Two threads may therefore create a segment each.
                 let segment = self.create_segment(SegmentKind::Bodies, self.segment_bytes)?;
                 let free = &mut self.stretches.lock().free;
                 free.insert(segment.number, BODY_ALIGNMENT as u32, segment.bytes() - BODY_ALIGNMENT);
@@ -176,7 +177,7 @@ impl Bodies {
         self.stretches.lock().live.get(&place).map(|body| Arc::clone(&body.stretch))
     }
 
-    /// Another record refers to the body now.
+    /// The body's record is now the one at `record`: a copy, or the next sharer's.
     pub fn referred(&self, place: BodyPlace, record: Lsn) {
         if let Some(body) = self.stretches.lock().live.get_mut(&place) {
             body.record = record;
@@ -198,32 +199,32 @@ impl Bodies {
         stretches.dead.push(DeadStretch { stretch, by, pinned });
     }
 
-    /// The body to which the record at `record` refers, and its length, where nothing but that is known of the record.
+    /// The body of the record at `record`, and its length: for a record whose header is damaged, so that only its lsn is known.
     pub fn of_record(&self, record: Lsn) -> Option<(BodyPlace, u64)> {
         let stretches = self.stretches.lock();
         let found = stretches.live.iter().find(|(_, body)| body.record == record);
         found.map(|(place, body)| (*place, body.body_bytes))
     }
 
-    /// Record segments up to this one are gone for good: so are the bodies in them that nothing else superseded.
+    /// Record segments up to this one are removed for good: bodies that waited for that (`Superseder::gone`) may now be freed.
     pub fn segments_gone(&self, number: u32) {
         let is_gone = |entry: &&mut DeadStretch| entry.by.gone.is_some_and(|gone| gone <= number);
         self.stretches.lock().dead.iter_mut().filter(is_gone).for_each(|entry| entry.by.gone = None);
     }
 
-    /// Counts a body that was kept as live.
+    /// Adds a kept body to the live bytes of its segment and of the store.
     pub fn count(&self, stretch: &Stretch) {
         stretch.segment.add_live(stretch.bytes);
         self.space.add_live(stretch.bytes);
     }
 
-    /// Until this is dropped, one of the bodies on their way in does not count as such: it waits for room.
+    /// Until the guard is dropped, one reservation is not counted as being written: it waits for room itself, so nobody should wait for it.
     pub fn waiting(&self) -> Waiting<'_> {
         self.reservations.fetch_sub(1, Ordering::SeqCst);
         Waiting(self)
     }
 
-    /// Whether bodies are on their way in.
+    /// Whether bodies are being written: what they supersede may come free soon.
     pub fn has_reservations(&self) -> bool {
         self.reservations.load(Ordering::SeqCst) > 0
     }
@@ -238,7 +239,7 @@ impl Bodies {
         self.stretches.lock().dead_bytes > 0
     }
 
-    /// Bytes that wait for `reap` and that nobody reads.
+    /// Dead bytes that the next `reap` can free: no reader holds them, and they wait for no segment's removal.
     pub fn reapable_bytes(&self) -> u64 {
         let stretches = self.stretches.lock();
         let is_kept =
@@ -246,8 +247,8 @@ impl Bodies {
         stretches.dead_bytes - stretches.dead.iter().filter(is_kept).map(|entry| entry.stretch.bytes).sum::<u64>()
     }
 
-    /// Makes the bodies durable that have taken the place of dead ones: these may go then, once the records are durable as well. One
-    /// thread at a time.
+    /// Makes durable the large bodies of the records that superseded dead bodies. Once those records are durable too, the dead bodies may be
+    /// freed. One thread at a time.
     pub fn sync_superseders(&self) -> Result<(), SyncError> {
         let (superseders, count): (BTreeSet<u32>, usize) = {
             let dead = &self.stretches.lock().dead;
@@ -255,7 +256,7 @@ impl Bodies {
             (bodies.collect(), dead.len())
         };
         self.sync_written(|number, _| superseders.contains(&number))?;
-        // Not those that died meanwhile: what superseded them may have been written behind the sync.
+        // Only the entries that were there before the sync: later ones may have been superseded by bodies that it did not cover.
         for entry in self.stretches.lock().dead.iter_mut().take(count) {
             entry.by.body = None;
         }
@@ -263,7 +264,7 @@ impl Bodies {
     }
 
     /// Frees the dead stretches that nobody reads and whose superseding records, below `durable`, are durable with their bodies. One
-    /// thread at a time. What was freed, and how removing files went that it left empty.
+    /// thread at a time. Returns the bytes freed, and the result of removing the files that became empty.
     pub fn reap(&self, durable: Lsn) -> (u64, Result<(), Error>) {
         let mut emptied = std::mem::take(&mut *self.unremoved.lock());
         let mut freed = 0;
@@ -288,13 +289,13 @@ impl Bodies {
         (freed, removed)
     }
 
-    /// Removes a segment of bodies in which there is nothing; what cannot be removed now is tried again by the next `reap`.
+    /// Removes an empty body segment. One that cannot be removed now is tried again by the next `reap`.
     fn remove(&self, segment: &Arc<Segment>) -> Result<(), Error> {
         self.written.lock().remove(&segment.number);
         self.segments.remove(segment).inspect_err(|_| self.unremoved.lock().push(Arc::clone(segment)))
     }
 
-    /// Removes the segments that are wholly free; whether there were any.
+    /// Removes the segments that are wholly free. Returns whether there were any.
     pub fn drop_empty(&self) -> Result<bool, Error> {
         let mut is_freed = false;
         let segments: Vec<_> = self.segments.load().values().map(Arc::clone).collect();
@@ -315,7 +316,7 @@ impl Bodies {
         self.sync_written(|_, segment| segment.has_bodies())
     }
 
-    /// Syncs the written segments that are asked for; the others count as written still, unless nothing in them counts.
+    /// Syncs the written segments for which `is_asked`. The others stay in `written`, unless nothing in them counts.
     fn sync_written(&self, is_asked: impl Fn(u32, &Segment) -> bool) -> Result<(), SyncError> {
         let _syncing = self.syncing.lock();
         let mut asked: Vec<Arc<Segment>> = {
@@ -329,7 +330,7 @@ impl Bodies {
             match segment.sync() {
                 Ok(()) => drop(asked.remove(0)),
                 Err(error) => {
-                    // Still to be synced, if it can be tried again.
+                    // Put back, so that the next call syncs them if that can be tried again.
                     self.written.lock().extend(asked.into_iter().map(|segment| (segment.number, segment)));
                     return Err(error);
                 }
@@ -338,8 +339,8 @@ impl Bodies {
         Ok(())
     }
 
-    /// At open, newest record first: a live record refers to this body. False where a newer one has some of the same bytes, which only damage
-    /// can bring about.
+    /// At open, newest record first: enters the body of a live record. Returns false where it overlaps the body of a newer record, which is
+    /// possible only through damage.
     pub fn restore(&self, place: BodyPlace, body_bytes: u64, segment: &Arc<Segment>, record: Lsn) -> bool {
         let bytes = body_bytes.max(1).next_multiple_of(BODY_ALIGNMENT);
         let begin = u64::from(place.offset);
@@ -365,7 +366,7 @@ impl Bodies {
         let segments: Vec<_> = self.segments.load().values().map(Arc::clone).collect();
         for segment in segments.iter().filter(|segment| segment.kind != SegmentKind::Records) {
             if segment.is_withheld() {
-                // Somebody may read what is dead in it, or write to it: it stays as it is, and counts.
+                // Readers of an earlier open may still use dead bytes in it: it is left as it is, and its length counts against the limit.
                 continue;
             }
             if !segment.has_stretches() {
@@ -377,7 +378,7 @@ impl Bodies {
         Ok(())
     }
 
-    /// Nobody can read unknown bytes of the segment any more: what is free in it may be written again.
+    /// No reader of an earlier open can use the segment any more: what is free in it may be written again.
     pub fn stop_withholding(&self, segment: &Arc<Segment>) -> Result<(), Error> {
         let mut stretches = self.stretches.lock();
         if segment.kind == SegmentKind::Records || !segment.is_withheld() {
@@ -422,12 +423,12 @@ impl Bodies {
 }
 
 impl Stretches {
-    /// Makes a stretch's room free; its segment, where nothing is in that any more.
+    /// Makes the stretch free. Returns its segment if that is now empty and to be removed.
     fn give_back(&mut self, stretch: &Stretch) -> Option<Arc<Segment>> {
         let segment = &stretch.segment;
         segment.stretch_went();
         if segment.is_withheld() {
-            // Somebody may use what is in it: it stays, and counts, until that is over.
+            // Readers of an earlier open may use it: it stays, and counts against the limit, until they are gone.
             return None;
         }
         if segment.kind == SegmentKind::Body {

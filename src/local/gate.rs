@@ -1,4 +1,4 @@
-//! Who is at work in the store while it is open.
+//! The gate that every operation on an open store holds, and that closing waits for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,7 +6,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::error::Error;
 
-/// Lets what is under way end before the store is closed: nothing is written into the directory once another process may have it.
+/// Lets operations end before the store is closed: nothing is written into the directory once another process may have it.
 #[derive(Default)]
 pub(crate) struct Gate {
     closing: AtomicBool,
@@ -14,7 +14,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// Held by whoever writes; refused once the store is being closed.
+    /// The returned guard is held during an operation. Refused once the store is being closed.
     pub fn enter(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
         let inside = self.inside.read_recursive();
         if self.is_closing() { Err(Error::Closed) } else { Ok(inside) }

@@ -1,17 +1,18 @@
-//! The `local` backend: a journal on this node's disk, an index in memory, a sled catalog that makes opening quick.
+//! The `local` backend: a journal on this node's disk, an index in memory, a sled catalog that makes opening quick. `replication` puts
+//! Redis behind it; nothing here knows of Redis itself.
 //!
 //! ```text
 //! <directory>/FORMAT           format version, in words
-//!             starting         locked by who opens the directory next (files/turn.rs)
+//!             starting         locked by the process that opens the directory next (files/turn.rs)
 //!             LOCK             held by the process that has the store open; its id
 //!             journal/N.records  segments of records      (journal/segment.rs, journal/record.rs)
 //!                     N.bodies   segments of large bodies
 //!                     N.body     a segment of one very large body
 //!                     N.spare    preallocated, for deletes and copies, or prepared for puts
-//!             NUMBERS          which segment numbers are given and which are over (files/numbers.rs)
+//!             NUMBERS          which segment numbers were given, and which reclaimed (files/numbers.rs)
 //!             readers/N        locked while somebody may read what was handed out (files/readers.rs)
-//!             counters         what tells attached processes of changes (files/counters.rs)
-//!             sessions/N       what attached processes hold of the files, by slots (files/slots.rs)
+//!             counters         change counters for attached processes (files/counters.rs)
+//!             sessions/N       slots: which bytes an attached process holds (files/slots.rs)
 //!             catalog/         sled                        (catalog/)
 //! ```
 
@@ -58,18 +59,18 @@ pub(crate) use write::{Again, Fill};
 /// The smallest limit that leaves room for the segments kept in reserve.
 const MAX_SIZE_MB_MIN: u64 = 16;
 
-/// Listens for other processes while the store is opened.
+/// The keeper's callback that begins to listen for other processes while the store is opened; it is given the progress of recovery.
 pub type OnLocked = Arc<dyn Fn(Arc<AtomicU32>) -> Result<(), crate::Error> + Send + Sync>;
 
-/// What tests replace underneath a store, and keepers do while they open it.
+/// What lies under a store: tests replace the disk, and keepers hook into opening.
 #[derive(Clone)]
 pub struct Underlying {
     /// The file system.
     pub disk: Arc<dyn Disk>,
-    /// Called when the directory is this store's, before it is recovered, by a keeper: it has taken its turn to open it. Told, by then and
-    /// from then on, how far recovery is, in parts of a thousand.
+    /// Set by a keeper, which has taken the turn to open the directory. Called once the directory is locked, before recovery, with a number
+    /// that tells from then on how far recovery is, in thousandths.
     pub on_locked: Option<OnLocked>,
-    /// Bits of an id's fingerprint that are used: all of them, but where a test wants different ids to have the same.
+    /// Bits of a fingerprint that are used: all of them, except in tests that want ids with equal fingerprints.
     pub fingerprint_mask: u64,
 }
 

@@ -1,3 +1,5 @@
+//! The settings of the `local` backend.
+
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -16,7 +18,7 @@ pub enum Durability {
 }
 
 impl Durability {
-    /// Its name in the config.
+    /// The value's name in the config.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Durability::Process => "process",

@@ -1,3 +1,5 @@
+//! Reading: from an id to its record, its body and an object; checks what an earlier open wrote; lets damaged objects go.
+
 use std::io::ErrorKind;
 use std::sync::Arc;
 
@@ -16,16 +18,16 @@ use crate::error::Error;
 use crate::fork;
 use crate::object::Object;
 
-/// Shorter bodies are handed out as copies: a reference would keep a whole segment on disk for them.
+/// Bodies up to this length are handed out as copies: a reference would keep a whole segment on disk for them.
 const COPIED_BODY_BYTES_MAX: u64 = (16 << 10) - 1;
 
-/// How often an object may move while it is read for the first time. A file that is not there after that is missing.
+/// How often a get starts again because the object moved before it was checked. After that, a missing file is an error.
 const MOVES_MAX: u32 = 8;
 
 /// How much of a body is read at a time to check it.
 const VERIFY_BYTES: usize = 1 << 20;
 
-/// A deadline that is past.
+/// A deadline in the past, for an object that is hidden.
 const PASSED_MS: u64 = 1;
 
 /// A record as it stands in its segment.
@@ -33,16 +35,16 @@ pub(super) struct RecordAt {
     pub header: Header,
     pub mapping: Arc<Mapping>,
     pub lsn: Lsn,
-    /// Its bytes come from an earlier open, and were not checked since.
+    /// Set if the bytes come from an earlier open and have not been checked in this one.
     pub unverified: Option<Arc<Segment>>,
 }
 
 /// Why a record's bytes cannot be had.
 #[derive(Debug)]
 pub(super) enum Unreadable {
-    /// They are not what was written: a checksum or the layout proves it.
+    /// The bytes are not what was written: a checksum or the layout proves it.
     Damaged(&'static str),
-    /// They could not be read this time, which says nothing about them.
+    /// The bytes could not be read this time, which proves nothing about them.
     Failed(Error),
 }
 
@@ -54,11 +56,11 @@ pub(super) struct Trouble {
     unreadable: Unreadable,
 }
 
-/// Where the bytes of an object are. They stay as they are for as long as this is held.
+/// Where the bytes of an object are. They are not overwritten for as long as this is held.
 pub(super) struct Located {
-    /// What the record of the id says.
+    /// The header of the id's own record.
     pub header: Header,
-    /// The record that holds the body: the same, or the one that it shares.
+    /// The record that holds the body: the id's own, or the one whose payload it shares.
     holder: RecordAt,
     stretch: Option<Arc<Stretch>>,
 }
@@ -93,17 +95,17 @@ impl RecordAt {
 }
 
 impl LocalTier {
-    /// The object, sharing the journal's bytes where that is worth it.
+    /// The object; a large one shares the journal's map instead of being copied.
     pub fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         if let Some(object) = self.get_small(id) {
             return Ok(Some(object));
         }
         let mut tries = 0;
         loop {
-            // Until the bytes are handed out: after a close, others may write where they stand.
+            // Held until the bytes are handed out: after a close, another process may write where they stand.
             let _inside = self.gate.enter()?;
             match self.read_found(id, self.locate(id)) {
-                // Its segment was reclaimed before it could be checked: it is elsewhere now.
+                // The segment was reclaimed before the object could be checked: the object has moved.
                 Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound && tries < MOVES_MAX => {
                     tries += 1
                 }
@@ -112,14 +114,14 @@ impl LocalTier {
         }
     }
 
-    /// The common case in one go: a small body that stands in its record, checked before. None for everything else.
+    /// The common case, a small inline body that was checked before. None for everything else.
     #[inline]
     fn get_small(&self, id: &[u8]) -> Option<Object> {
         let index = self.index();
         let fingerprint = index.fingerprint(id);
         let table = index.shard(fingerprint).table.read();
         let lsn = table.find_fingerprint(fingerprint)?;
-        // While the shard is locked, the segment of one of its places is not removed.
+        // While the shard is locked, no segment that one of its places is in is removed.
         let segments = self.segments.load();
         let segment = segments.get(&lsn.segment())?;
         let mapping = segment.mapping();
@@ -141,8 +143,8 @@ impl LocalTier {
         Some(Object { data: copy(record.data), metadata: copy(record.metadata) })
     }
 
-    /// The object that a writer has just entered, for those who waited for it; None where it cannot be read back: they wait on. The
-    /// caller holds the id's shard, so damage is left for the next get to deal with.
+    /// The object that a writer has just entered, for its waiters; None if it cannot be read back, so that they wait on. The caller holds
+    /// the id, so that damage is left to the next get.
     pub(super) fn get_locked(&self, id: &[u8]) -> Option<Object> {
         let _inside = self.gate.enter().ok()?;
         let found = self.locate(id).ok()??;
@@ -176,7 +178,7 @@ impl LocalTier {
         }
     }
 
-    /// Finds the id's record and its body. The shard is locked only here; what is found stays readable afterwards.
+    /// Finds the id's record and its body. The shard is locked only in here; what was found stays readable afterwards.
     pub(super) fn locate(&self, id: &[u8]) -> Result<Option<Located>, Trouble> {
         let fingerprint = self.index().fingerprint(id);
         let table = self.index().shard(fingerprint).table.read();
@@ -196,7 +198,7 @@ impl LocalTier {
         found.map(Some).map_err(|unreadable| Trouble { lsn, header: Some(Box::new(header)), unreadable })
     }
 
-    /// The id's record: at the place of its fingerprint, or, where another id has that, at its own.
+    /// The id's record, at the place of its fingerprint or, if that is another id's, at its place among the collisions.
     fn find_record(
         &self,
         segments: &SegmentMap,
@@ -208,14 +210,14 @@ impl LocalTier {
         match (found, collision) {
             (Ok(Some(record)), _) if record.id() == id => Ok(Some(record)),
             (_, Some(collision)) => read(collision).map(Some),
-            // Another id with this fingerprint.
+            // The record is that of another id with the same fingerprint.
             (Ok(_), None) => Ok(None),
-            // Whose record it is, only the fingerprint says.
+            // The record cannot be read, so only the fingerprint says that it is this id's.
             (Err(trouble), None) => Err(trouble),
         }
     }
 
-    /// The record that counts for the id. One that is damaged is let go: then there is none. The caller holds the id.
+    /// The record that counts for the id. A damaged one is let go, and then there is none. The caller holds the id.
     pub(super) fn standing(&self, fingerprint: u64, id: &[u8]) -> Result<Option<Standing>, Error> {
         let found = {
             let table = self.index().shard(fingerprint).table.read();
@@ -237,7 +239,7 @@ impl LocalTier {
         }
     }
 
-    /// Goes from an id's record to where its body is.
+    /// Adds to an id's record the place of its body.
     fn with_body(&self, segments: &SegmentMap, record: RecordAt) -> Result<Located, Unreadable> {
         let header = record.header;
         if !header.flags.has(Flags::SHARED) {
@@ -251,7 +253,7 @@ impl LocalTier {
         // While the payload's holder is looked up, neither it nor its body is moved away.
         self.liveness.payloads().at_holder(header.payload, |holder| {
             let holder = holder.ok_or(Unreadable::Damaged("the payload that it shares is lost"))?;
-            // It may have moved since the segments were looked at, to a newer one.
+            // The holder may have moved to a segment that is newer than `segments`.
             let holder = match segments.contains_key(&holder.segment()) {
                 true => self.record_in(segments, holder)?,
                 false => self.record_in(&self.segments.load(), holder)?,
@@ -268,8 +270,8 @@ impl LocalTier {
         self.bodies.find(header.body_place).map(Some).ok_or(Unreadable::Damaged("its body is lost"))
     }
 
-    /// Whether the record at `lsn`, which holds the body that was found, has these bytes. Who asks may not hold the place: it is an
-    /// answer about bytes, wherever they have gone meanwhile.
+    /// The header of the record at `lsn`, if its body has these bytes. The caller need not hold the place: the answer is about the bytes, even
+    /// if the record has moved since.
     pub(super) fn holds(&self, lsn: Lsn, metadata: &[u8], data: &[u8]) -> Result<Option<Header>, Unreadable> {
         let segments = self.segments.load();
         let record = self.record_in(&segments, lsn)?;
@@ -290,7 +292,7 @@ impl LocalTier {
         let unverified = segment.needs_verification(lsn.offset()).then(|| Arc::clone(segment));
         let header = mapping.slice(offset, HEADER_BYTES as u64).and_then(|fixed| {
             let bytes = mapping.slice(offset, HEADER_BYTES as u64 + Header::id_bytes(fixed)?)?;
-            // What an earlier process wrote is not believed unchecked: its lengths and places are acted upon.
+            // What an earlier process wrote is checked first, as its lengths and places are acted upon.
             if unverified.is_some() { Header::decode(bytes, segment.nonce, lsn) } else { Header::parse(bytes) }
         });
         let Some((header, _)) = header else {
@@ -299,18 +301,18 @@ impl LocalTier {
         Ok(RecordAt { header, mapping, lsn, unverified })
     }
 
-    /// The record at `lsn`, where the caller knows that its segment stays.
+    /// The record at `lsn`. The caller must know that its segment is not removed meanwhile.
     pub(super) fn record_at(&self, lsn: Lsn) -> Result<RecordAt, Unreadable> {
         self.record_in(&self.segments.load(), lsn)
     }
 
-    /// Checks, once in this open, what an earlier one wrote.
+    /// Checks, once in this open, what an earlier open wrote.
     pub(super) fn verified(&self, found: &Located) -> Result<(), Unreadable> {
         if let Some(segment) = &found.holder.unverified {
             found.holder.verify(segment)?;
             segment.set_verified(found.holder.lsn.offset());
         }
-        // Its record may have moved since it was written.
+        // Checked apart from its record, which may have been copied in this open.
         if let Some(stretch) = &found.stretch
             && stretch.segment.needs_verification(stretch.place.offset)
         {
@@ -320,7 +322,7 @@ impl LocalTier {
         Ok(())
     }
 
-    /// Where the body that was found is mapped.
+    /// The map that the body is in, and its offset there.
     fn body_in(&self, found: &Located) -> Result<(Arc<Mapping>, u64), Error> {
         let holder = &found.holder;
         Ok(match &found.stretch {
@@ -360,7 +362,7 @@ impl LocalTier {
         };
         let body =
             Body { mapping: Arc::clone(&mapping), offset, bytes: body_bytes, hold, generation: fork::generation() };
-        // A fork that has begun meanwhile may or may not take the session along.
+        // If a fork has begun meanwhile, the child may or may not have the session.
         if body.hold.as_ref().is_some_and(|hold| !hold.session.is_current()) {
             return Ok(copied(&mapping));
         }
@@ -369,8 +371,8 @@ impl LocalTier {
         Ok(Object { data, metadata: copy(&metadata) })
     }
 
-    /// A record that cannot be served. What is out of reach at the moment is an error; what is damaged is a miss, one line in the log and
-    /// one on the counter, and is let go.
+    /// Deals with a record that cannot be served. One that could not be read is an error. A damaged one is let go, and is a miss, with a line
+    /// in the log and one on the counter.
     fn unreadable(&self, id: &[u8], trouble: Trouble) -> Result<(), Error> {
         let Trouble { lsn, header, unreadable } = trouble;
         let reason = match unreadable {
@@ -388,19 +390,19 @@ impl LocalTier {
     }
 }
 
-/// What keeps the bytes of a large body as they are.
+/// Keeps the bytes of a large body from being overwritten.
 struct Hold {
     stretch: Arc<Stretch>,
     session: Arc<Session>,
 }
 
-/// A body in a map, for as long as somebody holds it.
+/// A body in a map: the owner of handed-out `Bytes`.
 struct Body {
     mapping: Arc<Mapping>,
     offset: u64,
     bytes: u64,
     hold: Option<Hold>,
-    /// Of the process that handed it out.
+    /// The fork generation of the process that handed it out.
     generation: u64,
 }
 
@@ -414,7 +416,7 @@ impl Drop for Body {
     fn drop(&mut self) {
         let Some(Hold { stretch, session }) = self.hold.take() else { return };
         if self.generation != fork::generation() {
-            // A forked child: nothing here is its own, and the parent's threads may have left anything locked.
+            // In a forked child nothing here is its own, and the parent's threads may have left any lock taken.
             std::mem::forget((stretch, session, Arc::clone(&self.mapping)));
         } else if !session.is_current() {
             session.withhold(Box::new(stretch));
@@ -430,7 +432,7 @@ fn open(segment: &Segment) -> Result<Arc<dyn DiskFile>, Unreadable> {
     segment.file().map_err(|error| Unreadable::Failed(Error::io("open", segment.path())(error)))
 }
 
-/// Reads where bytes must be: an end of the file is damage, everything else says nothing about them.
+/// Reads bytes that must be there: an end of the file is damage; any other error proves nothing about them.
 fn read_piece(segment: &Segment, file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> Result<(), Unreadable> {
     match file.read_exact_at(buffer, offset) {
         Ok(()) => Ok(()),

@@ -1,4 +1,4 @@
-//! Bodies that other processes of the machine read and write themselves.
+//! Bodies that attached processes read and write themselves, in the files of body segments. Used by the keeper.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use super::tier::{Kinds, LocalTier};
 use crate::backend::{OnStored, Patience};
 use crate::error::Error;
 
-/// Objects of at most so many bytes of data and metadata stand in their records: no other process maps those.
+/// Bodies up to this length stand in their records, in segments that attached processes do not map.
 pub(crate) const UNSHARED_BYTES_MAX: u64 = INLINE_BODY_BYTES_MAX as u64;
 
-/// Where bytes stand in a body segment. Whoever has this made holds the bytes.
+/// A place in a body segment. It does not hold the bytes: whoever asked for it does.
 pub(crate) struct Placed {
     pub segment: u32,
     pub offset: u64,
@@ -30,8 +30,8 @@ impl AsFd for Placed {
     }
 }
 
-/// Room for a body that another process writes: metadata, then data. Given back when dropped; the other process has ended then, or has
-/// said that it writes no more.
+/// A stretch for a body that an attached process writes: metadata, then data. Dropping it gives the stretch back, which is allowed once
+/// that process has ended or has said that it writes no more.
 pub(crate) struct Reserved {
     tier: Arc<LocalTier>,
     reservation: Reservation,
@@ -43,20 +43,20 @@ pub(crate) struct Reserved {
 }
 
 impl LocalTier {
-    /// Where these bytes stand, if it is in a body segment. An error where its file cannot be opened now.
+    /// The place of these bytes, if they are in a body segment. An error if its file cannot be opened now.
     pub fn placed(&self, data: &Bytes) -> Result<Option<Placed>, Error> {
         let Some((segment, offset)) = self.segments.find_body(data) else { return Ok(None) };
         let file = segment.file().map_err(Error::io("open", segment.path()))?;
         Ok(Some(Placed { segment: segment.number, offset, file_bytes: segment.bytes(), file }))
     }
 
-    /// Whether an attached process may remember what it is told of an object: not while all have to be asked for that Redis may have changed, nor where
-    /// their time runs out.
+    /// Whether an attached process may remember what it is told of an object: not while clean objects are suspect, nor if objects have a
+    /// lifetime.
     pub fn may_remember(&self) -> bool {
         self.outbox.as_ref().is_none_or(|outbox| outbox.options.object_ttl_ms == 0 && !outbox.has_suspects())
     }
 
-    /// Room for a body of these lengths.
+    /// Reserves a stretch for a body of these lengths.
     pub fn reserve(self: &Arc<Self>, id: &[u8], data_bytes: u64, metadata_bytes: u32) -> Result<Reserved, Error> {
         let _inside = self.gate.enter()?;
         let bytes = data_bytes.saturating_add(u64::from(metadata_bytes));
@@ -77,7 +77,7 @@ impl Reserved {
         &self.id
     }
 
-    /// The other process has written everything; `body_hash` is that of metadata and data (xxh3, 128 bits).
+    /// Stores the object whose body the other process has written. `body_hash` is the xxh3-128 of metadata and data.
     pub fn commit(self, body_hash: u128, stored: OnStored<'_>) -> Result<(), Error> {
         let Reserved { tier, mut reservation, id, data_bytes, metadata_bytes, .. } = self;
         let _inside = tier.gate.enter()?;

@@ -1,4 +1,4 @@
-//! What is free in segments that bodies share.
+//! The free stretches of the body segments that several bodies share (`N.bodies`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ pub(super) struct Free {
 }
 
 impl Free {
-    /// The smallest free stretch that is large enough, in a segment that is asked for, cut to size.
+    /// Takes `bytes` from the smallest free stretch that is large enough, among the segments for which `is_asked`.
     pub fn take(&mut self, bytes: u64, is_asked: impl Fn(u32) -> bool) -> Option<(u32, u32)> {
         let found = *self.by_bytes.range((bytes, 0, 0)..).find(|(_, segment, _)| is_asked(*segment))?;
         let (length, segment, offset) = found;
@@ -67,7 +67,7 @@ impl Free {
         self.by_place.range((segment, 0)..=(segment, u32::MAX)).map(|(_, bytes)| bytes).sum()
     }
 
-    /// Whether this segment is wholly free, and more such segments exist than are kept.
+    /// Whether this segment is wholly free, and more than `kept` such segments exist.
     pub fn is_empty_segment(&self, segment: &Segment, kept: usize) -> bool {
         let whole = segment.bytes() - BODY_ALIGNMENT;
         let is_empty = self.by_place.get(&(segment.number, BODY_ALIGNMENT as u32)) == Some(&whole);

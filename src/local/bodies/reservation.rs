@@ -1,4 +1,4 @@
-//! A body on its way in.
+//! A stretch of a body segment that is being written, before a record refers to it.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use crate::error::Error;
 use crate::local::disk::DiskFile;
 use crate::local::journal::{BodyPlace, Lsn, NoFile, Segment, SyncError};
 
-/// Room for a body on its way in: nobody else knows of it.
+/// A stretch for a body that is being written. No record refers to it yet; dropping it gives the stretch back.
 pub(crate) struct Reservation {
     bodies: Arc<Bodies>,
     stretch: Option<Arc<Stretch>>,
     file: Option<Arc<dyn DiskFile>>,
     written: u64,
-    /// Whether others may wait for it to end.
+    /// Whether others who need room may wait for this write to end.
     is_awaited: bool,
 }
 
@@ -26,15 +26,15 @@ impl Reservation {
         bodies.reservations.fetch_add(1, Ordering::SeqCst);
         let segment = Arc::clone(&stretch.segment);
         let (bodies, stretch) = (Arc::clone(bodies), Some(Arc::new(stretch)));
-        // What was counted is so until this is dropped.
+        // Made first, so that its drop undoes what was counted if anything below fails.
         let mut reservation = Reservation { bodies, stretch, file: None, written: 0, is_awaited: true };
-        // Open from here to the end: a write must not fail half-way for want of a descriptor.
+        // The file stays open until the end: a write must not fail half-way for want of a descriptor.
         let file = segment.file().map_err(|error| NoFile::Failed(Error::io("open", segment.path())(error)))?;
         reservation.file = Some(file);
         Ok(reservation)
     }
 
-    /// Whether others may wait for it to end, which is for who writes it to say: another process may have been stopped.
+    /// Says whether others may wait for this write to end. They may not while an attached process writes: it may be stopped for ever.
     pub fn set_awaited(&mut self, is_awaited: bool) {
         if std::mem::replace(&mut self.is_awaited, is_awaited) != is_awaited {
             if is_awaited {
@@ -53,13 +53,13 @@ impl Reservation {
         self.stretch.as_ref().map(|stretch| stretch.place).unwrap_or_default()
     }
 
-    /// Has the segment hold the whole body, before another process writes it.
+    /// Grows the file to hold the whole body, before another process writes it.
     pub fn grow_whole(&self) -> Result<(), NoFile> {
         let stretch = self.stretch().map_err(NoFile::Failed)?;
         self.grow_to(u64::from(stretch.place.offset) + stretch.bytes)
     }
 
-    /// Another process has written so many bytes of it. Before its record is appended, as with `write`.
+    /// Another process has written so many bytes of the body. To be called before the record is appended, for the reason in `write`.
     pub fn set_written(&mut self, bytes: u64) {
         let Some(stretch) = &self.stretch else { return };
         self.written = bytes;
@@ -105,7 +105,7 @@ impl Reservation {
         let written = file.write_all_at(&mut [IoSlice::new(piece)], offset);
         written.map_err(|error| NoFile::Failed(Error::io("write", segment.path())(error)))?;
         self.written = self.written.saturating_add(piece.len() as u64);
-        // Before its record is appended: who makes that durable makes this durable first.
+        // Noted before the record is appended: whoever makes records durable syncs the `written` segments first.
         self.bodies.written.lock().entry(segment.number).or_insert_with(|| Arc::clone(segment));
         Ok(())
     }
@@ -121,7 +121,7 @@ impl Reservation {
         stretch.segment.sync_through(self.file.as_deref())
     }
 
-    /// The record at `lsn` refers to it now: it lives until that one is superseded.
+    /// The record at `lsn` refers to the body now, which lives until that record is superseded.
     pub fn keep(self, lsn: Lsn) {
         let bodies = Arc::clone(&self.bodies);
         if let Some(stretch) = self.keep_uncounted(lsn) {
@@ -129,7 +129,7 @@ impl Reservation {
         }
     }
 
-    /// The same; its bytes are counted as live by who calls this, when what it supersedes is not any more.
+    /// As `keep`, but the caller counts the bytes as live (`Bodies::count`), once what the record supersedes is no longer counted.
     pub fn keep_uncounted(mut self, lsn: Lsn) -> Option<Arc<Stretch>> {
         let stretch = self.stretch.take()?;
         // Written by this process: nothing to check at its first read.

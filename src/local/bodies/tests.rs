@@ -1,3 +1,5 @@
+//! Tests of when the stretch of a large body may be freed, and when it may not.
+
 use std::path::Path;
 use std::sync::Barrier;
 

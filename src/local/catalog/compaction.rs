@@ -1,4 +1,4 @@
-//! Writing sled's file anew: what is in it is copied to a new one, which takes the place of the old one at once.
+//! Compaction of the catalog: its content is copied into a new sled database, which is exchanged for the old one in one step.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -13,17 +13,17 @@ use super::{BATCH_ENTRIES_MAX, Catalog};
 use crate::error::Error;
 use crate::local::files::space::Space;
 
-/// What is written anew within some hundredths of a second.
+/// A database of up to this size is written anew within some hundredths of a second.
 const SMALL_BYTES: u64 = 8 << 20;
 
 impl Catalog {
-    /// Whether writing it anew takes so little time that nobody minds.
+    /// Whether compaction takes so little time that nobody need wait for a quiet moment.
     pub fn is_small(&self) -> bool {
         self.state.lock().size.compact_bytes() <= SMALL_BYTES
     }
 
-    /// Writes sled's file anew where it has become large for what is in it. Until the new one is whole, the old one stays; also where
-    /// `is_pressed`, as somebody waits for something else: then it is tried again later.
+    /// Writes sled's file anew if it has become too large for its content. The old one stays until the new one is whole. If `is_pressed`
+    /// says that somebody waits for the sealer, compaction is given up and tried again later.
     pub fn compact(&self, space: &Arc<Space>, is_pressed: impl Fn() -> bool) -> Result<(), Error> {
         let file_bytes = self.bytes();
         let mut state = self.state.lock();
@@ -31,10 +31,10 @@ impl Catalog {
             return Ok(()); // one that is not open is opened by whoever uses it next
         }
         let failed = |reason| Error::Catalog { path: self.path.clone(), reason };
-        // The two stand beside each other for a while, whatever the limit says: more is given back than is taken.
+        // Taken even beyond the limit: both files exist for a while, but more is given back than is taken.
         let lease = space.found(state.size.compact_bytes());
         let new = self.path.with_extension("new");
-        // Until it has come to its end.
+        // Counts as failed until it has succeeded.
         state.size.compaction_failed();
         let Some(database) = &state.database else { return Ok(()) };
         let copied = remove(&new).map_err(|error| error.to_string()).and_then(|()| copy(database, &new, is_pressed));
@@ -47,7 +47,7 @@ impl Catalog {
                 Err(reason) => Err(failed(format!("it cannot be written anew: {reason}"))),
             };
         }
-        // From here on it is opened by whoever uses it next, if it cannot be now.
+        // If it cannot be opened again below, whoever uses it next opens it.
         state.close();
         let replaced = exchange(&new, &self.path).and_then(|()| remove(&new));
         drop(lease);
@@ -61,7 +61,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// Removes what a compaction left that was cut short; where it had taken the old one away already, puts that back.
+    /// Removes what an interrupted compaction left. If that had already renamed the old catalog, the old one is put back.
     pub(super) fn clean_up(path: &Path) {
         let (new, old) = (path.with_extension("new"), path.with_extension("old"));
         let put_back = if path.exists() { remove(&old) } else { ignore_missing(std::fs::rename(&old, path)) };
@@ -71,7 +71,7 @@ impl Catalog {
     }
 }
 
-/// Whether it came to its end.
+/// Copies the database to `path`. Returns false if it was given up because of `is_pressed`.
 fn copy(from: &Database, path: &Path, is_pressed: impl Fn() -> bool) -> Result<bool, String> {
     let opened = open_database(path);
     let (to, _) = opened.map_err(|(Unopened::Failed(reason) | Unopened::Damaged(reason))| reason)?;
@@ -96,7 +96,7 @@ fn copy(from: &Database, path: &Path, is_pressed: impl Fn() -> bool) -> Result<b
         to.flush()?;
         Ok(true)
     })?;
-    // Names must be durable before the old one goes.
+    // The new files' names must be durable before the old database goes.
     File::open(path).and_then(|directory| directory.sync_all()).map_err(|error| error.to_string())?;
     guarded(|| {
         drop(to);
@@ -104,11 +104,11 @@ fn copy(from: &Database, path: &Path, is_pressed: impl Fn() -> bool) -> Result<b
     })
 }
 
-/// `new` takes the place of the catalog in `path`, which is left in `new`.
+/// Exchanges the databases in `new` and `path`.
 fn exchange(new: &Path, path: &Path) -> std::io::Result<()> {
     match renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE) {
         Ok(()) => {}
-        // A file system that cannot exchange names. After a crash in between, the old one is put back.
+        // The file system cannot exchange names. After a crash between the two renames, `clean_up` puts the old one back.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
             let old = path.with_extension("old");
             std::fs::rename(path, &old)?;
@@ -140,7 +140,7 @@ mod tests {
 
     const LIMIT: u64 = 16 << 20;
 
-    /// The oldest go, as with the segments of a journal. Returns the largest that the file was.
+    /// Stores and removes hints, the oldest first, as segments come and go. Returns the largest size that the file had.
     fn churn(catalog: &Catalog, space: &Arc<Space>, rounds: u32, kept: u32, hints: &[Hint]) -> u64 {
         let mut most = 0;
         for number in 1..=rounds {
@@ -168,7 +168,7 @@ mod tests {
         let most = churn(&catalog, &space, 600, 40, &few);
         assert!(most < 5 << 20, "{most}");
         assert!((561..=600).all(|number| catalog.load(number).unwrap().unwrap().1 == few));
-        // Here a part of the segments goes without.
+        // These hints exceed the share: some segments go without.
         let most = churn(&catalog, &space, 600, 40, &many);
         assert!(most < 5 << 20, "{most}");
         let has_hints = |number: &u32| catalog.load(*number).unwrap().is_some();
@@ -266,7 +266,7 @@ mod tests {
             catalog.remove(number).unwrap();
             catalog.flush().unwrap();
         }
-        // Though it is many times what is in it.
+        // The file is many times as large as its content, and still too small to be worth a compaction.
         assert!((100 << 10..3 << 20).contains(&catalog.bytes()), "{}", catalog.bytes());
         let file = || std::fs::metadata(&path).unwrap().ino();
         let before = file();

@@ -28,14 +28,14 @@ pub(crate) struct Cursors {
     /// The last entry of the event stream that was acted upon; empty where there is none.
     pub events: String,
     pub prefix: String,
-    /// The random value of the epoch key: another one, and it is another Redis, or the same one emptied.
+    /// The random value of the epoch key. A different value means another Redis, or the same one after it was emptied.
     pub epoch: String,
 }
 
 const FIXED_BYTES: usize = 46;
 
 impl Cursors {
-    /// What they tell of Redis's clock.
+    /// The lower bounds on Redis's clock that follow from these cursors.
     pub fn past(&self) -> Past {
         Past { redis_ms: self.in_step_ms, events_ms: events_ms(&self.events) }
     }

@@ -1,4 +1,4 @@
-//! sled, opened and closed with all that can go wrong.
+//! Opening and closing sled: tells damage from failures that pass, guards against its panics, and sees to its lock in forked children.
 
 use std::fs::File;
 use std::io;
@@ -9,16 +9,16 @@ use std::time::{Duration, Instant};
 
 use crate::fork;
 
-/// sled's page cache. What the catalog holds is read once, at open.
+/// sled's page cache. It is small because hints are read once, at open.
 const CACHE_BYTES: u64 = 4 << 20;
 
-/// How long sled's lock is waited for: a database that is going down, here or in a process that has just ended, holds it a little longer.
-/// The directory is ours, so whoever has it for longer is a forked child, which only keeps a copy of a descriptor.
+/// How long to wait for sled's lock, which a database that is being closed holds a little longer. As this process has the directory lock,
+/// whoever holds sled's lock for longer is a forked child with a copy of the descriptor.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
-/// sled's file grows by 512 KiB at a time, and it has one other open beside it.
+/// sled's file grows by 512 KiB at a time, and sled has one other file open.
 const PROBED_BYTES: usize = 1 << 20;
 
 const PROBED_DESCRIPTORS: usize = 4;
@@ -29,17 +29,17 @@ pub(super) struct Database {
     pub database: sled::Db,
     pub hints: sled::Tree,
     pub cursors: sled::Tree,
-    /// For the part of a flush that sled leaves out.
+    /// For the fdatasync that sled's flush leaves out.
     pub file: File,
-    /// sled's own descriptor of the file, which has the lock: forked children close it.
+    /// sled's own descriptor of the file, which holds the lock. It is closed in forked children.
     pub locking: Option<RawFd>,
 }
 
-/// Why the catalog cannot be had.
+/// Why the catalog could not be opened.
 pub(super) enum Unopened {
     /// What is there is not a catalog, or is damaged.
     Damaged(String),
-    /// It says nothing about what is there: no descriptor, no room, a lock.
+    /// Says nothing about the content: no descriptor, no room, a lock. To be tried again.
     Failed(String),
 }
 
@@ -64,7 +64,7 @@ pub(super) fn replace(path: &Path, reason: &str) -> Option<(Database, Option<u64
     }
 }
 
-/// Opens sled; also the seed that its hints were made with.
+/// Opens sled. Returns also the seed of the fingerprints in its hints, if it has one.
 pub(super) fn open_database(path: &Path) -> Result<(Database, Option<u64>), Unopened> {
     open_by(path, || try_open(path))
 }
@@ -80,8 +80,8 @@ fn open_by(
         let error = match opened {
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(error)) => error,
-            // It also panics where it can neither read nor write, for a moment perhaps: what it does every time, with all that it needs, is
-            // damage.
+            // sled also panics when a read or write fails, perhaps only for a moment. Damage is what makes it panic every time, with room and
+            // descriptors there.
             Err(_) => match probe(path) {
                 Err(error) => return Err(Unopened::Failed(format!("sled panicked: {error}"))),
                 Ok(()) => {
@@ -122,7 +122,7 @@ fn try_open(path: &Path) -> Result<(Database, Option<u64>), sled::Error> {
     Ok((Database { database, hints, cursors, file, locking }, seed))
 }
 
-/// A child that was forked from a process which is gone keeps the lock of its file: another file with the same content has none.
+/// For a lock that a forked child of a dead process keeps: copies the file, since the lock belongs to the old file and not to the copy.
 fn open_copy(path: &Path) -> Result<(Database, Option<u64>), String> {
     let (said, io) = (|error: sled::Error| error.to_string(), |error: io::Error| error.to_string());
     let (file, copy) = (path.join("db"), path.join("db.copy"));
@@ -135,7 +135,7 @@ fn open_copy(path: &Path) -> Result<(Database, Option<u64>), String> {
 impl Database {
     pub fn flush(&self) -> Result<(), sled::Error> {
         self.database.flush()?;
-        // sled's own flush only starts the writing of what is in the page cache.
+        // sled's own flush starts the write-back of the page cache, and does not wait for it.
         loop {
             match self.file.sync_data() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -144,7 +144,7 @@ impl Database {
         }
     }
 
-    /// Notes what fingerprints are made with; hints with others go.
+    /// Stores the seed of the fingerprints. Hints that were made with another seed are removed.
     pub fn set_seed(&self, seed: u64) -> Result<(), sled::Error> {
         let settings = self.database.open_tree("settings")?;
         let seed = seed.to_le_bytes();
@@ -243,7 +243,7 @@ mod tests {
         };
         assert!(open(PANICS_MIN - 1).is_ok(), "at the last attempt");
         assert!(matches!(open(PANICS_MIN), Err(Unopened::Damaged(_))));
-        // What it needs is not there.
+        // sled lacks what it needs: the probe fails.
         std::fs::create_dir(path.join("probe")).unwrap();
         assert!(matches!(open(2), Err(Unopened::Failed(_))) && attempts.get() == 1);
     }

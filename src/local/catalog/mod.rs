@@ -1,4 +1,4 @@
-//! sled: hints, cursors, settings.
+//! The catalog: a sled database with hints, cursors and settings, which opening reads instead of the journal and which can be rebuilt.
 
 mod compaction;
 pub(crate) mod cursors;
@@ -24,18 +24,18 @@ use size::Size;
 /// Larger batches make sled take memory out of proportion.
 const BATCH_ENTRIES_MAX: usize = 100;
 
-/// Smaller catalogs are not worth opening twice.
+/// From this size on, `slim` reopens the catalog to give memory back.
 const SLIMMED_BYTES_MIN: u64 = 8 << 20;
 
 /// How often it is tried to open a catalog that failed.
 const REOPEN_EVERY: Duration = Duration::from_millis(500);
 
-/// The key of the entry that closes a segment's hints, behind all chunks.
+/// The chunk number in the key of a segment's closing entry, which sorts behind all its chunks.
 const CLOSING: u32 = u32::MAX;
 
 const CURSORS_KEY: &[u8] = b"replication";
 
-/// sled's tree of hints, and of settings: what is needed to open quickly, and can be rebuilt from the journal.
+/// The catalog's trees in sled:
 ///
 /// ```text
 /// tree "hints"     segment u32 BE, number u32 BE      -> chunk of hints
@@ -45,8 +45,8 @@ const CURSORS_KEY: &[u8] = b"replication";
 /// tree "cursors"   "replication"                      -> cursors.rs
 /// ```
 ///
-/// sled keeps to its first error for good, so it is opened anew after one. The journal is the truth: until that works, the store goes on
-/// without hints, and what they would have said is read from the segments.
+/// sled returns its first error for ever, so the database is closed after an error and opened anew. Until that succeeds the store works
+/// without hints: the next open walks the segments that have none.
 pub(crate) struct Catalog {
     path: PathBuf,
     state: Mutex<State>,
@@ -58,12 +58,12 @@ struct State {
     database: Option<Database>,
     /// When it was last tried to open.
     tried: Instant,
-    /// Opened anew, and not yet compared with the journal's segments.
+    /// Was opened anew, and has not been compared with the journal's segments since.
     is_fresh: bool,
     size: Size,
 }
 
-/// What the hints of one segment say of it as a whole.
+/// The closing entry of a segment's hints: what is known of the segment as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Closing {
     pub nonce: u64,
@@ -71,13 +71,13 @@ pub(crate) struct Closing {
     pub hint_count: u64,
     /// Greatest version clock of the segment's records.
     pub clock: u64,
-    /// Objects that the segment adds, less those that it deletes: about what it makes the index grow by.
+    /// Objects that the segment adds, less those that it deletes: an estimate of how much the index grows.
     pub growth: i64,
 }
 
 impl Catalog {
-    /// Opens the catalog. One that is damaged is set aside, and an empty one begun. Where it cannot be opened now, that is tried again
-    /// when it is used.
+    /// Opens the catalog. A damaged one is set aside and replaced by an empty one. One that cannot be opened now is tried again when it is
+    /// used.
     pub fn open(path: &Path) -> Self {
         Self::clean_up(path);
         let database = match open_database(path) {
@@ -104,7 +104,7 @@ impl Catalog {
         catalog
     }
 
-    /// Calls sled; after an error, or where it is not open, it is opened anew, if not tried just now.
+    /// Calls sled. If the database is not open, opens it first, at most once per `REOPEN_EVERY`. After an error the database is closed.
     fn with<T>(&self, call: impl FnOnce(&Database) -> Result<T, sled::Error>) -> Result<T, Error> {
         let failed = |reason| Error::Catalog { path: self.path.clone(), reason };
         let mut state = self.state.lock();
@@ -129,28 +129,28 @@ impl Catalog {
         let Some(database) = &state.database else { return Err(failed("it is not open".to_owned())) };
         let result = guarded(|| call(database));
         if result.is_err() {
-            // It would answer with this error for ever.
+            // sled would return this error for ever.
             state.close();
         }
         result.map_err(failed)
     }
 
-    /// The store's limit is known: the catalog keeps to its share.
+    /// Sets the store's limit, of which hints may take a share.
     pub fn set_limit(&self, bytes: u64) {
         self.state.lock().size.set_limit(bytes);
     }
 
-    /// Whether it was opened anew since this was last asked: what it holds may be older than what it was told.
+    /// Whether the database was reopened since the last call: then it may lack what was stored before.
     pub fn take_fresh(&self) -> bool {
         std::mem::take(&mut self.state.lock().is_fresh)
     }
 
-    /// Whether it is open, and tells what is in it.
+    /// Whether the database is open.
     pub fn is_open(&self) -> bool {
         self.state.lock().database.is_some()
     }
 
-    /// Gives back the memory that reading took: sled keeps what it has read, whatever its cache is told to be.
+    /// Gives back the memory that reading took, by reopening: sled keeps what it has read, whatever its cache limit is.
     pub fn slim(&self) {
         if self.bytes() < SLIMMED_BYTES_MIN {
             return;
@@ -171,12 +171,12 @@ impl Catalog {
         }
     }
 
-    /// What fingerprints are made with.
+    /// The seed of the fingerprints.
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Stores the hints of a sealed segment, all or, as far as `load` can tell, none: none where they would take more than their share.
+    /// Stores the hints of a sealed segment, atomically as far as `load` can tell. Stores none if they would exceed the hints' share.
     pub fn store(&self, segment: u32, nonce: u64, end: u64, clock: u64, hints: &[Hint]) -> Result<(), Error> {
         let chunks = encode_chunks(hints);
         let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
@@ -202,7 +202,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// The hints of a segment; None where there are none, or they are not whole.
+    /// The hints of a segment; None if there are none, or if they are incomplete.
     pub fn load(&self, segment: u32) -> Result<Option<(Closing, Vec<Hint>)>, Error> {
         let mut bytes = 0;
         let loaded = self.with(|it| {
@@ -228,7 +228,7 @@ impl Catalog {
         Ok(loaded)
     }
 
-    /// The segments of which there are hints, whole or not, in ascending order.
+    /// The segments that have hints, complete or not, in ascending order.
     pub fn segments(&self) -> Result<Vec<u32>, Error> {
         self.with(|it| {
             let mut segments = Vec::new();
@@ -243,7 +243,7 @@ impl Catalog {
         })
     }
 
-    /// About how many objects there are: for making room for them, nothing else.
+    /// An estimate of how many objects there are, good only for reserving memory.
     pub fn object_count_estimate(&self, segments: &[u32]) -> Result<u64, Error> {
         self.with(|it| {
             let mut objects = 0i64;
@@ -272,12 +272,12 @@ impl Catalog {
         Ok(())
     }
 
-    /// How far replication has come; None where it is not known.
+    /// The stored cursors; None if there are none, or they are damaged.
     pub fn cursors(&self) -> Result<Option<Cursors>, Error> {
         self.with(|it| Ok(it.cursors.get(CURSORS_KEY)?.as_deref().and_then(Cursors::decode)))
     }
 
-    /// Notes how far replication has come; None where nothing that was noted holds any more.
+    /// Stores the cursors; None removes those that are stored, as they hold no longer.
     pub fn store_cursors(&self, cursors: Option<&Cursors>) -> Result<(), Error> {
         self.with(|it| {
             match cursors {
@@ -293,7 +293,7 @@ impl Catalog {
         self.with(Database::flush)
     }
 
-    /// Bytes on disk; where sled does not say, as it last did.
+    /// Bytes on disk; if sled cannot tell, the last known number.
     pub fn bytes(&self) -> u64 {
         if let Ok(bytes) = self.with(|it| it.database.size_on_disk()) {
             self.bytes.store(bytes, Ordering::Relaxed);
@@ -301,7 +301,7 @@ impl Catalog {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Closes it. What it could not write, the next open reads from the journal.
+    /// Closes the database. The next open reads from the journal what it could not write.
     pub fn close(&self) {
         self.state.lock().close();
     }

@@ -1,5 +1,5 @@
-//! How large the catalog becomes. sled's file holds several times what is in it and never shrinks, and the store has one limit for
-//! everything: so hints are stored only up to a share of it, and the file is written anew when it has become large for its content.
+//! Bounds the catalog's size. sled's file takes several times its content and never shrinks, and it counts against the store's limit: so
+//! hints are stored only up to a share of that limit, and the file is written anew when it has become too large for its content.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,15 +10,15 @@ const HINTS_PART: u64 = 32;
 /// The file is written anew when it is larger than so many times its hints, ...
 const SLACK_FACTOR: u64 = 3;
 
-/// ... and this: what sled's file takes however little is in it, and what is gained by doing so now and then; of a small store, a part of its
-/// limit, so that the objects of one that is not nearly full keep their room.
+/// ... and than this, or in a small store than this part of its limit. Below that there is little to gain: sled's file takes some room
+/// however little is in it.
 const SLACK_BYTES_MAX: u64 = 3 << 20;
 const SLACK_PART: u64 = 16;
 
-/// How long after an attempt that failed the next one is made.
+/// The pause after a failed compaction.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
-/// What there is of hints, as far as it was read or written since the catalog was opened.
+/// Bytes of hints in the database, as far as they were read or written since it was opened.
 #[derive(Debug, Default)]
 pub(super) struct Size {
     /// Bytes of hints, by segment.
@@ -46,18 +46,18 @@ impl Size {
         self.hint_bytes = self.hint_bytes.saturating_sub(self.segments.remove(&segment).unwrap_or(0));
     }
 
-    /// Nothing is known any more of what is there.
+    /// The database was reopened: nothing is known any more of its content.
     pub fn forget(&mut self) {
         self.segments.clear();
         self.hint_bytes = 0;
     }
 
-    /// Whether so many bytes of hints are within the share.
+    /// Whether so many more bytes of hints are within the share.
     pub fn admits(&self, bytes: u64) -> bool {
         self.limit_bytes.is_none_or(|limit| self.hint_bytes.saturating_add(bytes) <= limit / HINTS_PART)
     }
 
-    /// Whether a file of this length is to be written anew.
+    /// Whether a file of this length should be written anew now.
     pub fn is_slack(&self, file_bytes: u64) -> bool {
         let most = self.hint_bytes.saturating_mul(SLACK_FACTOR).max(self.compacted_bytes.saturating_mul(2));
         let is_soon = self.failed.is_some_and(|failed| failed.elapsed() < RETRY_AFTER);
@@ -68,7 +68,7 @@ impl Size {
         self.limit_bytes.map_or(SLACK_BYTES_MAX, |limit| (limit / SLACK_PART).min(SLACK_BYTES_MAX))
     }
 
-    /// The file was written anew, and is so long now.
+    /// The file was written anew and now has this length.
     pub fn compacted(&mut self, file_bytes: u64) {
         (self.compacted_bytes, self.failed) = (file_bytes, None);
     }
@@ -77,7 +77,7 @@ impl Size {
         self.failed = Some(Instant::now());
     }
 
-    /// About what a file takes that is written anew.
+    /// An estimate of the file's length after compaction.
     pub fn compact_bytes(&self) -> u64 {
         self.hint_bytes.saturating_mul(2).saturating_add(1 << 20)
     }

@@ -1,12 +1,12 @@
-//! What tells attached processes that something they remember may have changed: a file that they and the keeper map.
+//! Change counters, in a file that the keeper and attached processes map: they tell an attached process that what it remembers may be stale.
 //!
 //! ```text
-//! <directory>/counters      0  epoch       u64, of the machine's byte order, as all here: raised when trust changes at large, and by each keeper
+//! <directory>/counters      0  epoch       u64, in the machine's byte order, as all here: raised by each keeper, and when anything may be stale
 //!                           8  heartbeat   u64  milliseconds of the monotonic clock when the keeper was last seen alive
-//!                        4096  65 536 counters, u64: raised when an id changes whose fingerprint ends so
+//!                        4096  65 536 counters, u64, by the low bits of the fingerprint: raised when one of their ids changes
 //! ```
 //!
-//! The file stays, whoever keeps the directory: a process that remembers what an earlier keeper said finds another epoch.
+//! The file outlives keepers: a process that remembers what an earlier keeper said finds a different epoch.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -23,12 +23,12 @@ const NAME: &str = "counters";
 
 const COUNTERS: usize = 1 << 16;
 
-/// Where they begin.
+/// Offset of the first counter.
 const COUNTERS_AT: usize = 4096;
 
 const FILE_BYTES: usize = COUNTERS_AT + COUNTERS * size_of::<u64>();
 
-/// A keeper that has not been seen alive for longer may have missed what others did.
+/// A keeper without a heartbeat for longer than this counts as dead: its counters may miss changes.
 const HEARTBEAT_AGE_MAX_MS: u64 = 1000;
 
 pub(crate) struct Counters {
@@ -44,10 +44,10 @@ impl Counters {
         {
             return Ok((Counters::map(&file)?, file));
         }
-        // Under another name, so that nobody maps a part of it.
+        // Made under another name and then renamed, so that nobody maps a part of it.
         let temporary = directory.join(format!("{NAME}.{:016x}", random_u64()));
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&temporary)?;
-        // Written, and not only made so long: a full disk may refuse to fill a hole.
+        // Zeros are written instead of only setting the length: a full disk may refuse to fill a hole.
         let made = file.write_all_at(&vec![0; FILE_BYTES], 0).and_then(|()| std::fs::rename(&temporary, &path));
         if let Err(error) = made {
             std::fs::remove_file(&temporary)?;
@@ -56,7 +56,7 @@ impl Counters {
         Ok((Counters::map(&file)?, file))
     }
 
-    /// Maps counters that another process has opened.
+    /// Maps the counters in a file that another process has opened.
     pub fn map(file: &File) -> io::Result<Counters> {
         if file.metadata()?.len() != FILE_BYTES as u64 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not as long as a file of counters"));
@@ -74,34 +74,35 @@ impl Counters {
         self.at(COUNTERS_AT + (fingerprint as usize % COUNTERS) * size_of::<u64>())
     }
 
-    /// The epoch and an id's counter, as they are: what is looked up after this and remembered with it is no newer than what they say.
+    /// The epoch and an id's counter. The answer to a lookup that begins after this call may be remembered with them: any later change
+    /// raises one of the two.
     pub fn now(&self, fingerprint: u64) -> (u64, u64) {
         (self.at(0).load(Ordering::Acquire), self.counter(fingerprint).load(Ordering::Acquire))
     }
 
-    /// Something about an id changes. To be called where nobody can look it up meanwhile.
+    /// An id changes. To be called under the lock that keeps others from looking the id up meanwhile.
     pub fn raise(&self, fingerprint: u64) {
         self.counter(fingerprint).fetch_add(1, Ordering::Release);
     }
 
-    /// Nothing that is remembered may be relied on.
+    /// Makes everything stale that is remembered.
     pub fn raise_epoch(&self) {
         self.at(0).fetch_add(1, Ordering::Release);
     }
 
-    /// The keeper is alive.
+    /// The keeper's heartbeat.
     pub fn beat(&self) {
         self.at(8).store(monotonic_ms(), Ordering::Release);
     }
 
-    /// Whether the keeper was seen alive a moment ago.
+    /// Whether the last heartbeat is recent.
     pub fn is_alive(&self) -> bool {
-        // A heartbeat of another clock is never a moment ago.
+        // A heartbeat of an earlier boot can lie ahead of this clock: the difference then wraps to a huge age.
         monotonic_ms().wrapping_sub(self.at(8).load(Ordering::Acquire)) <= HEARTBEAT_AGE_MAX_MS
     }
 }
 
-/// As precise as the system's tick, and no slower than a memory access.
+/// The coarse clock: as precise as the system's tick, and read as quickly as memory.
 fn monotonic_ms() -> u64 {
     let now = clock_gettime(ClockId::MonotonicCoarse);
     (now.tv_sec as u64).wrapping_mul(1000).wrapping_add(now.tv_nsec as u64 / 1_000_000)

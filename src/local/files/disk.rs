@@ -1,4 +1,4 @@
-//! What the journal asks of the file system. Tests put faults and losses between.
+//! The file system as the journal uses it, behind traits so that tests can inject faults and losses.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
@@ -125,8 +125,8 @@ impl Disk for SystemDisk {
     }
 }
 
-/// Gives the room of a removed file's bytes from there on back, whoever has it open or mapped. Where the file system cannot, it comes back
-/// when nobody has.
+/// Frees the blocks of a removed file from `from` on, even while it is open or mapped somewhere. Where the file system cannot punch holes,
+/// they are freed when the last descriptor and map are gone.
 pub(crate) fn punch(file: &File, from: u64) {
     let punched = file.metadata().and_then(|metadata| {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -142,7 +142,7 @@ pub(crate) fn punch(file: &File, from: u64) {
 
 struct SystemFile(File);
 
-/// Allocated in one call whatever signals arrive; within microseconds.
+/// Small enough to be allocated between two signals: it takes microseconds.
 const PIECE_BYTES_MIN: u64 = 64 << 10;
 
 /// Grows a file from `present` to `bytes`, or leaves it as it is. Where the file system cannot preallocate, zeros are written: the file
@@ -152,8 +152,8 @@ fn allocate(file: &File, present: u64, bytes: u64) -> io::Result<()> {
     while done < bytes {
         match rustix::fs::fallocate(file, FallocateFlags::empty(), done, piece.min(bytes - done)) {
             Ok(()) => done = done.saturating_add(piece).min(bytes),
-            // Some file systems (tmpfs) undo the whole call when a signal arrives: where signals arrive faster than a large piece is
-            // allocated, it never would be.
+            // Some file systems (tmpfs) undo the whole call when a signal arrives. If signals come faster than a large piece is allocated,
+            // only smaller pieces make progress.
             Err(rustix::io::Errno::INTR) => piece = (piece / 2).max(PIECE_BYTES_MIN),
             Err(rustix::io::Errno::OPNOTSUPP) => return write_zeros(file, done, bytes),
             Err(error) => {

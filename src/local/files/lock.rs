@@ -29,7 +29,7 @@ pub(crate) struct DirectoryLock {
     generation: u64,
     /// Identifies this computer's current start.
     boot: String,
-    /// It started since the store was last recovered: what was not synced may be lost.
+    /// The computer was started anew since the store was last recovered: what was not synced may be lost.
     pub rebooted: bool,
 }
 
@@ -44,7 +44,7 @@ impl DirectoryLock {
             .truncate(false)
             .open(&path)
             .map_err(Error::io("open", &path))?;
-        // From here on: a child that is forked while the lock is waited for would share it.
+        // Before the lock is taken: a child that is forked while waiting for the lock would share it.
         fork::close_in_child(file.as_raw_fd());
         match lock(&file, directory, &path, patience) {
             Ok((boot, rebooted)) => {
@@ -57,14 +57,14 @@ impl DirectoryLock {
         }
     }
 
-    /// Notes that the store is recovered from whatever ended the computer's earlier start. Not before: an open may be killed, too.
+    /// Notes that the store was recovered in the computer's current start. To be called only after recovery, which may be killed itself.
     pub fn set_recovered(&mut self) -> Result<(), Error> {
         let Some(file) = &self.file else { return Ok(()) };
         write(file, &self.boot).map_err(Error::io("write", &self.path))
     }
 
-    /// Refuses a file system on which a write does not show through a map: some network file systems. Asks the lock's own file, whose
-    /// bytes are there: a hole in a map is something that a full disk may refuse to fill.
+    /// Refuses a file system on which a write does not show through a map (some network file systems). Uses the lock file, whose blocks are
+    /// allocated: a full disk may refuse to fill a hole that is written through a map.
     pub fn check_mapping(&self) -> Result<(), Error> {
         let Some(file) = &self.file else { return Ok(()) };
         let failed = |action| Error::io(action, &self.path);
@@ -98,7 +98,7 @@ fn lock(file: &File, directory: &Path, path: &Path, patience: Duration) -> Resul
             Err(Errno::INTR) => {}
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => sleep(RETRY),
             Err(Errno::WOULDBLOCK) => {
-                // Only words for the error: who holds the lock may be writing them at this moment.
+                // Only for the error's text: the holder may be writing these bytes at this moment.
                 let holder = text(file).ok().and_then(|text| Some(text.lines().next()?.trim().to_owned()));
                 let holder = holder.filter(|holder| !holder.is_empty()).unwrap_or_else(|| "unknown".to_owned());
                 return Err(Error::Locked { path: directory.to_path_buf(), holder });
@@ -107,7 +107,7 @@ fn lock(file: &File, directory: &Path, path: &Path, patience: Duration) -> Resul
         }
     }
     let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
-    // Without it every open takes the computer for started anew, which only makes it check more.
+    // If it cannot be read, every open takes the computer for started anew, which only makes it check more.
     let boot = std::fs::read_to_string(boot_path).unwrap_or_default().trim().to_owned();
     let text = text(file).map_err(Error::io("read", path))?;
     let recovered = text.lines().nth(1).unwrap_or_default().trim().to_owned();

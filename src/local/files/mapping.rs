@@ -1,4 +1,4 @@
-//! Read-only maps of segment files: the one place where the local tier needs `unsafe`.
+//! Read-only maps of segment files, and their bytes as slices (`unsafe`).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,7 +15,7 @@ use super::space::Lease;
 pub(crate) struct BodyMaps(RwLock<BTreeMap<usize, (usize, u32)>>);
 
 impl BodyMaps {
-    /// The body segment in whose map these bytes are, and where. Who asks holds them, so that the map stays.
+    /// The body segment in whose map these bytes are, and their offset there. The caller holds the bytes, so the map cannot go meanwhile.
     pub fn find(&self, bytes: &[u8]) -> Option<(u32, u64)> {
         let address = bytes.as_ptr() as usize;
         let maps = self.0.read();
@@ -25,12 +25,12 @@ impl BodyMaps {
     }
 }
 
-/// A segment file's bytes, as the page cache has them. Unmapped, and its space given back if the file is gone, when dropped.
+/// A read-only map of a segment file. Dropping it unmaps the file, and gives its space back if the file is removed.
 pub(crate) struct Mapping {
     map: MmapRaw,
-    /// Where it is listed.
+    /// The list of body maps that this one is in, if any.
     listed: Option<Arc<BodyMaps>>,
-    /// Space counts as taken for as long as someone can read it.
+    /// The file's space counts as taken for as long as it is mapped.
     _lease: Arc<Lease>,
 }
 
@@ -68,7 +68,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if let Some(maps) = &self.listed {
-            // Before it is unmapped: then the address may be another map's.
+            // Before unmapping: afterwards another map may have the address.
             maps.0.write().remove(&(self.map.as_ptr() as usize));
         }
     }

@@ -1,4 +1,5 @@
-//! What the store asks of the file system: files, maps, room, the directory lock.
+//! The files of a store's directory apart from the journal's format: file system, maps, space accounting, locks, and what is shared with
+//! attached processes.
 
 pub(crate) mod counters;
 pub mod disk;

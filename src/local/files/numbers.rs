@@ -1,8 +1,8 @@
-//! Which segment numbers were given and which are over, in a file beside the journal that is written in place:
+//! The file `NUMBERS`: which segment numbers were given, and below which record segments were reclaimed. It is written in place.
 //!
 //! ```text
-//! below <number>    all numbers below count as given: some more than are, so that it is written rarely
-//! from <number>     record segments below were reclaimed: hints that are left of them are no sign of a loss
+//! below <number>    all numbers below count as given: more than really are, so that the file is written rarely
+//! from <number>     record segments below were reclaimed: hints that are left of them do not mean a loss
 //! ```
 
 use std::fs::{File, OpenOptions};
@@ -49,7 +49,7 @@ impl Numbers {
         let noted = Noted { below: below.unwrap_or_default(), from: number("from ").unwrap_or_default() };
         let numbers = Numbers { path, file, noted: Mutex::new(noted) };
         if text.is_empty() {
-            // Its bytes are there from the beginning: later a full disk could refuse them.
+            // Allocated now: later a full disk could refuse the bytes.
             numbers.write(&mut numbers.noted.lock(), |noted| noted)?;
         } else if below.is_none() {
             tracing::warn!("{} says nothing; numbers are taken from the files", numbers.path.display());
@@ -61,7 +61,7 @@ impl Numbers {
         *self.noted.lock()
     }
 
-    /// Notes on the disk that this number is given, with some more, unless that is noted.
+    /// Makes it durable that this number is given, and some more with it.
     pub fn give(&self, number: u32) -> Result<(), Error> {
         let mut noted = self.noted.lock();
         if number < noted.below {
@@ -71,7 +71,7 @@ impl Numbers {
         self.write(&mut noted, |noted| Noted { below, ..noted })
     }
 
-    /// Notes on the disk that record segments below this number are reclaimed: before their files go.
+    /// Makes it durable that record segments below this number are reclaimed. To be called before their files are removed.
     pub fn reclaimed_below(&self, number: u32) -> Result<(), Error> {
         let mut noted = self.noted.lock();
         if number <= noted.from {

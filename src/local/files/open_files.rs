@@ -1,4 +1,4 @@
-//! A bound on the descriptors that segments keep open.
+//! Keeps the number of open segment files bounded: a second-chance (clock) queue of their descriptors.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,20 +10,20 @@ use parking_lot::Mutex;
 use super::disk::DiskFile;
 use super::mapping::BodyMaps;
 
-/// Files of segments that are kept open, at most. A process may have 1024 descriptors by default, and most of them belong to
-/// connections. A store has these, one for each thread that reads or writes at the moment, and fewer than 32 besides: the segment that
-/// is appended to, those in reserve, the catalog, its locks.
+/// Most segment files that are kept open. A process may have 1024 descriptors by default, and most of them should be for connections.
+/// A store has these, one for each thread that is reading or writing, and fewer than 32 others: the segment that is appended to, the
+/// reserve, the catalog, the locks.
 pub(crate) const OPEN_FILES_MAX: usize = 32;
 
 /// A segment's file, while it is open.
 #[derive(Default)]
 pub(crate) struct FileSlot {
     file: Mutex<Option<Arc<dyn DiskFile>>>,
-    /// Used since others looked for a file to close.
+    /// Used since it was last considered for closing.
     touched: AtomicBool,
 }
 
-/// The files that are open, the longest first.
+/// The open files, the one that was opened first in front.
 #[derive(Default)]
 pub(crate) struct OpenFiles {
     slots: Mutex<VecDeque<Weak<FileSlot>>>,
@@ -45,7 +45,7 @@ impl FileSlot {
 }
 
 impl OpenFiles {
-    /// The slot's file, opened if it is not. Who holds it keeps it open.
+    /// The slot's file, opened if necessary. It stays open for as long as the caller holds it.
     pub fn get(
         &self,
         slot: &Arc<FileSlot>,
@@ -70,7 +70,7 @@ impl OpenFiles {
         &self.body_maps
     }
 
-    /// The slot's file is open: closes others where there are too many now.
+    /// Notes that the slot's file was opened, and closes others if there are too many.
     pub fn note(&self, slot: &Arc<FileSlot>) {
         let mut slots = self.slots.lock();
         slots.push_back(Arc::downgrade(slot));
@@ -78,7 +78,7 @@ impl OpenFiles {
             return;
         }
         slots.retain(|slot| slot.upgrade().is_some_and(|slot| slot.is_open()));
-        // Each is passed over once at most.
+        // Each is passed over at most once for being touched.
         let mut passes = 2 * slots.len();
         while slots.len() > OPEN_FILES_MAX && passes > 0 {
             passes -= 1;

@@ -1,9 +1,9 @@
-//! Who may still read bytes that were handed out: forked children, and whoever kept bytes of a store that was closed.
+//! Reader sessions: which handed-out bytes may still be read by forked children, or by whoever kept bytes of a store that was closed.
 //!
-//! A fork copies every handle to handed-out bytes, and nobody tells when the copies are gone. So each handle belongs to a session, whose
-//! file is locked (`flock`) through a descriptor that children inherit. With a fork the session ends for new handles; its lock is gone
-//! when the parent's last handle is dropped and every child has ended or has become another program. What its handles read is given
-//! back then, and not before. ("Forks" in docs/node.md: a handle is given back only if no fork lies between.)
+//! A fork copies every handle to handed-out bytes, and nothing tells when the copies are gone. So each handle belongs to a session, whose
+//! file is locked (`flock`) through a descriptor that children inherit. A fork closes the session to new handles. Its lock is gone when
+//! the parent's last handle is dropped and every child has ended or has executed another program; only then is what its handles held
+//! given back. ("Forks" in docs/node.md: a handle is given back only if no fork lies between.)
 //!
 //! ```text
 //! <directory>/readers/<random>   locked while somebody may read; at close, the numbers of the body segments concerned, one a line,
@@ -24,22 +24,23 @@ use crate::error::Error;
 use crate::fork;
 use crate::random::random_u64;
 
-/// Sessions that forks have ended and somebody may still read from; each has a descriptor at most. Those beyond end at close.
+/// Most sessions that forks have ended and that may still be read from, with a descriptor each at most. With so many, a further fork gets
+/// no new session: bytes are handed out as copies.
 const ENDED_SESSIONS_MAX: usize = 16;
 
 const CLOSED: &str = "closed\n";
 
-/// What handed-out bytes hold; given back when nobody can read it.
+/// What a handle holds (a stretch); dropped when nobody can read the bytes any more.
 pub(crate) type Held = Box<dyn Send + Sync>;
 
 /// The handles that were handed out between two forks.
 pub(crate) struct Session {
-    /// `fork::count` when they were.
+    /// `fork::count` when they were handed out.
     count: u64,
     path: PathBuf,
-    /// Keeps the lock, with the copies that children have of it.
+    /// The locked descriptor. Children have copies of it.
     file: Mutex<Option<File>>,
-    /// Of handles that were dropped here, while children may have them.
+    /// What handles held that were dropped in this process, while children may still read the bytes.
     withheld: Mutex<Vec<Held>>,
 }
 
@@ -55,7 +56,7 @@ struct Sessions {
     ended: Vec<Arc<Session>>,
 }
 
-/// A session that an earlier open left: somebody may read through it, or write.
+/// A session of an earlier open that is not over: somebody may still read, or as an attached process write, the segments that it uses.
 pub(crate) struct Foreign {
     path: PathBuf,
     uses: Uses,
@@ -63,20 +64,20 @@ pub(crate) struct Foreign {
 
 /// Which body segments a session uses.
 enum Uses {
-    /// What it said when the store was closed.
+    /// The segments noted in its file when the store was closed.
     Noted(Vec<u32>),
-    /// What the slots say at the moment of an attached process.
+    /// Those that the slots of an attached process name at the moment.
     Slots(Slots),
     Any,
 }
 
 impl Session {
-    /// Whether no fork lies between the handles of this session and now, and none is under way.
+    /// Whether there was no fork since this session began, and none is under way.
     pub fn is_current(&self) -> bool {
         fork::count() == self.count
     }
 
-    /// Keeps what a handle of a session that is not current held, until nobody can read it.
+    /// Keeps what a dropped handle of a session that is not current held, until the session is over.
     pub fn withhold(&self, held: Held) {
         self.withheld.lock().push(held);
     }
@@ -99,7 +100,7 @@ impl Readers {
         Ok((Readers { directory, sessions: Mutex::default() }, foreign))
     }
 
-    /// The session for a handle that is made at this count of forks; None where there can be none: then bytes are handed out as copies.
+    /// The session for a handle that is made at this count of forks. None where it cannot have one: then bytes are handed out as copies.
     pub fn session(&self, count: u64) -> Option<Arc<Session>> {
         if fork::is_under_way(count) {
             return None;
@@ -137,7 +138,7 @@ impl Readers {
         Ok(Session { count, path, file: Mutex::new(Some(file)), withheld: Mutex::default() })
     }
 
-    /// Gives back what the sessions held that are over.
+    /// Gives back what sessions held that are over.
     pub fn sweep(&self) {
         let mut sessions = self.sessions.lock();
         let count = fork::count();
@@ -153,7 +154,7 @@ impl Readers {
             return false; // a handle here
         }
         let mut file = session.file.lock();
-        // Only the children's copies of it keep the lock from here on.
+        // From here on only the children's copies of the descriptor keep the lock.
         *file = None;
         match is_locked(&session.path) {
             Ok(true) => false,
@@ -239,7 +240,7 @@ impl Foreign {
         let file = File::options().read(true).write(true).open(&path).map_err(Error::io("open", &path))?;
         let uses = match Slots::map(&file) {
             Ok(slots) => Uses::Slots(slots),
-            // What is locked and no such file says nothing of what it uses.
+            // Locked, but not a file of slots: it may use any segment.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Uses::Any,
             Err(error) => return Err(Error::io("map", &path)(error)),
         };
@@ -265,7 +266,7 @@ impl Foreign {
         }
     }
 
-    /// Whether nobody can use it any more. What cannot be said now is asked again later.
+    /// Whether the session is over. False also if that cannot be determined now: it is asked again later.
     pub fn is_over(&self) -> bool {
         match is_locked(&self.path) {
             Ok(true) => false,

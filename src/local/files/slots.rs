@@ -1,4 +1,4 @@
-//! What an attached process holds of a store's files: a file of slots that it shares with the keeper.
+//! The slots of an attached process: a file shared with the keeper that says which stretches of body segments the process holds.
 //!
 //! ```text
 //! <directory>/sessions/<random>   4096 slots of 8 bytes, each a u64 in the machine's byte order:
@@ -9,14 +9,14 @@
 //!   bits  3..64   ticket    asked: a number that the process has made up for this one question
 //! ```
 //!
-//! The process asks (free to asked), the keeper answers (asked to held or writing), the process gives back (to free), and nobody else
-//! changes a slot; but for one that the process only remembers (held to remembered), which the keeper may take back (to free) unless the process
-//! has it held again first. So an answer that comes late finds another ticket, and a process that gives up finds out whether it was answered.
-//! A slot only withholds room: nothing else is ever believed of it. Segment numbers are never used again, so no slot can name the wrong one.
+//! The process asks (free to asked), the keeper answers (asked to held or writing), and the process gives back (to free). A process may
+//! also keep a slot that it does not use (held to remembered): that one the keeper may take back (to free), unless the process makes it held
+//! again first. There are no other transitions. So a late answer finds another ticket, and a process that gives up can tell whether it was
+//! answered. A slot only withholds room: nothing else is believed of it. Segment numbers are never reused, so no slot names a wrong segment.
 //!
-//! The file is locked (`flock`) through a descriptor that the keeper has made and sent to the process, and keeps no copy of: the lock ends with
-//! the last descriptor and map that came from it, which is when nobody can read or write through a slot any more. Nobody ever
-//! unlocks it: a forked child would take its parent's lock away.
+//! The file is locked (`flock`) through a descriptor that the keeper makes, sends to the process, and keeps no copy of. The lock ends with
+//! the last descriptor and map that came from it, which is when nobody can read or write through a slot any more. It is never unlocked
+//! explicitly: a forked child that did so would take its parent's lock away.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -30,7 +30,7 @@ use rustix::io::retry_on_intr;
 
 use crate::random::random_u64;
 
-/// Slots of one session: objects that one process holds at a time without a copy. Those beyond are copies.
+/// Slots of one session: how many objects a process can hold at a time without a copy. Further ones are handed out as copies.
 pub(crate) const SLOTS: u16 = 4096;
 
 const FILE_BYTES: usize = SLOTS as usize * size_of::<u64>();
@@ -47,27 +47,27 @@ const REMEMBERED: u64 = 4;
 
 pub(crate) const FREE: u64 = 0;
 
-/// A slot in which a question is waited for.
+/// The word of a slot whose question has not been answered.
 pub(crate) fn asked(ticket: u64) -> u64 {
     ticket << STATE_BITS | ASKED
 }
 
-/// A slot that keeps bytes as they are that begin here.
+/// The word of a slot that holds the bytes beginning here, so that they are not overwritten.
 pub(crate) fn held(segment: u32, offset: u64) -> u64 {
     place(segment, offset) | HELD
 }
 
-/// A slot that holds what nobody uses now, and that somebody may use again.
+/// The word of a slot whose bytes the process does not use now and may use again.
 pub(crate) fn remembered(segment: u32, offset: u64) -> u64 {
     place(segment, offset) | REMEMBERED
 }
 
-/// A slot that keeps a place for bytes that are being written there.
+/// The word of a slot that reserves a place to which the process is writing.
 pub(crate) fn writing(segment: u32, offset: u64) -> u64 {
     place(segment, offset) | WRITING
 }
 
-/// Offsets in a segment are below 2 to the power of 32.
+/// Segment and offset as bits of a word. Offsets in a segment are below 2 to the power of 32.
 fn place(segment: u32, offset: u64) -> u64 {
     let offset = (offset / 8) & ((1 << (32 - STATE_BITS)) - 1);
     u64::from(segment) << 32 | offset << STATE_BITS
@@ -84,7 +84,7 @@ pub(crate) struct Slots {
 }
 
 impl Slots {
-    /// Makes a session's file in this directory, and locks it. The file is for the process to keep, the slots are for the keeper.
+    /// Makes a session's file in this directory, and locks it. The file goes to the attached process; the keeper keeps the slots.
     pub fn create(directory: &Path) -> io::Result<(PathBuf, File, Slots)> {
         let path = directory.join(format!("{:016x}", random_u64()));
         let made = Self::create_at(&path);
@@ -106,7 +106,7 @@ impl Slots {
         // Written, and not only made so long: a full disk may refuse to fill a hole when it is written to through a map.
         file.write_all_at(&[0; FILE_BYTES], 0)?;
         retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive))?;
-        // Through a descriptor of its own: a map that came from the locked one would keep the lock.
+        // Mapped through another descriptor: a map made from the locked one would keep the lock.
         let own = OpenOptions::new().read(true).write(true).open(path)?;
         let slots = Slots::map(&own)?;
         Ok((file, slots))
@@ -132,7 +132,7 @@ impl Slots {
     /// Whether a slot withholds room of this segment.
     pub fn has(&self, number: u32) -> bool {
         let take_back = |cell: &AtomicU64| {
-            // Of a keeper that is gone: an idle process would never learn that. One that uses it again in this moment holds it.
+            // Remembered from a keeper that is gone, which an idle process would not notice. If the process uses it at this moment, it is held.
             let word = cell.load(Ordering::Acquire);
             if word & STATE_MASK != REMEMBERED {
                 return word;

@@ -1,3 +1,5 @@
+//! Accounting of disk space: the store's limit, what the journal and the catalog take of it, the reserve, and how short room is.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -10,10 +12,10 @@ const CATALOG_GROWTH_PART: u64 = 32;
 /// With less free room than this part of the limit, what is dead is freed before it is needed.
 const ROOM_SHORT_PART: u64 = 8;
 
-/// With less than this part puts are held back, more and more; ...
+/// With less free room than this part of the limit, puts are held back longer and longer (see `Pace`); ...
 const ROOM_LITTLE_PART: u64 = 24;
 
-/// ... from this part on less and less.
+/// ... with more than this part, less and less.
 const ROOM_ENOUGH_PART: u64 = 14;
 
 /// A segment is this part of the limit, so that those kept in reserve are a small part of it, ...
@@ -24,8 +26,8 @@ const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
 const SEGMENT_BYTES_MIN: u64 = 256 << 10;
 
-/// Segments kept for deletes, copies and marks: two for what one evacuation copies, with what deletes add to it meanwhile, and one for
-/// deletes. A full disk that cannot append a delete stays full.
+/// Preallocated segments for deletes, copies and marks: two for what one evacuation copies and deletes append meanwhile, and one for
+/// deletes. Without them a full disk could not append a delete, and would stay full.
 pub(crate) const RESERVE_SEGMENTS: usize = 3;
 
 /// How much room there is, for those who use it up.
@@ -36,7 +38,7 @@ pub(crate) enum Free {
     Less,
     /// So little that puts would have to wait soon.
     Little,
-    /// However much there is, somebody waits for more, and gets none since others take it.
+    /// Somebody waits for more room and gets none, since others take what is made.
     Contested,
 }
 
@@ -50,7 +52,7 @@ pub(crate) struct Space {
     live_bytes: AtomicU64,
     /// Dead, but held by readers.
     pinned_bytes: AtomicU64,
-    /// Length of the files that stand ready for deletes, copies and marks. What is missing of them is kept free.
+    /// Length of the preallocated files of the reserve. What the reserve lacks is kept free.
     reserved_bytes: AtomicU64,
 }
 
@@ -96,7 +98,7 @@ impl Space {
         self.catalog_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether readers hold so many dead bytes that gets must copy.
+    /// Whether readers hold so many dead bytes that gets must hand out copies.
     pub fn is_pinned_down(&self) -> bool {
         self.pinned_bytes.load(Ordering::Relaxed) > self.limit_bytes / 100 * PINNED_PERCENT_MAX
     }
@@ -121,8 +123,7 @@ impl Space {
         self.catalog_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// What files of puts may take: a little is left for what the catalog grows between two looks at it, and so much that the reserve
-    /// can always be made whole.
+    /// What files for puts may take: the limit, less the catalog and its growth between two looks at it, less what the reserve lacks.
     fn ordinary_bytes_max(&self) -> u64 {
         let reserve_bytes = RESERVE_SEGMENTS as u64 * self.segment_bytes_max();
         let missing_bytes = reserve_bytes.saturating_sub(self.reserved_bytes.load(Ordering::Relaxed));
@@ -136,24 +137,24 @@ impl Space {
         self.segments_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).is_ok()
     }
 
-    /// Takes room for a new file; None where the limit, less the reserve, leaves none.
+    /// Takes room for a new file for puts; None if the limit, less the reserve, leaves none.
     pub fn take(self: &Arc<Self>, bytes: u64) -> Option<Arc<Lease>> {
         self.take_ordinary(bytes).then(|| self.lease(bytes))
     }
 
-    /// Takes room for a file of the reserve, or for copies that the reserve does not hold. It was kept free, unless the limit was
-    /// lowered below what the directory holds: then it is taken beyond the limit, since deletes must work, and copying gives more
-    /// back than it takes.
+    /// Takes room for a file of the reserve, or for copies that do not fit into the reserve. That room was kept free, unless the limit was
+    /// lowered below what the directory holds: then it is taken beyond the limit, since deletes must work and copying gives back more
+    /// than it takes.
     pub fn take_reserved(self: &Arc<Self>, bytes: u64) -> Arc<Lease> {
         self.found(bytes)
     }
 
-    /// The reserve's files have this length now.
+    /// Notes the total length of the reserve's files.
     pub fn set_reserved_bytes(&self, bytes: u64) {
         self.reserved_bytes.store(bytes, Ordering::Relaxed);
     }
 
-    /// How much longer files of puts may become.
+    /// How many more bytes files for puts may take.
     pub fn ordinary_room(&self) -> u64 {
         self.ordinary_bytes_max().saturating_sub(self.segments_bytes.load(Ordering::Relaxed))
     }
@@ -168,7 +169,7 @@ impl Space {
         !self.has_ordinary_room(self.limit_bytes / ROOM_SHORT_PART)
     }
 
-    /// How much room is left for puts, `holes` of it inside files.
+    /// How much room is left for puts, `holes_bytes` of it inside body segments.
     pub fn free(&self, holes_bytes: u64) -> Free {
         let part = |part: u64| (self.limit_bytes / part).saturating_sub(holes_bytes);
         if !self.has_ordinary_room(part(ROOM_LITTLE_PART)) {
@@ -180,7 +181,7 @@ impl Space {
         }
     }
 
-    /// Accounts for a file that is there already, limit or not.
+    /// Counts a file that exists already, even beyond the limit.
     pub fn found(self: &Arc<Self>, bytes: u64) -> Arc<Lease> {
         self.segments_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.lease(bytes)
@@ -212,7 +213,7 @@ impl Lease {
         grown
     }
 
-    /// The file has no name any more; what still holds it pins dead bytes.
+    /// The file was removed: from now on whoever still maps it pins dead bytes.
     pub fn unlink(&self) {
         if !self.unlinked.swap(true, Ordering::Relaxed) {
             self.space.add_pinned(self.bytes());
@@ -260,7 +261,7 @@ mod tests {
         space.set_reserved_bytes(reserve);
         assert_eq!(space.physical_bytes(), most + reserve);
         assert!(space.has_ordinary_room(0) && !space.has_ordinary_room(1));
-        // Used up, it is kept free again.
+        // When the reserve is used up, its room is kept free again.
         drop(reserved);
         space.set_reserved_bytes(0);
         assert!(space.has_ordinary_room(0) && !space.has_ordinary_room(1));

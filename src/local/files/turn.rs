@@ -1,10 +1,10 @@
-//! Who opens a directory next: the queue for its lock.
+//! The queue for a directory's lock: only the process that has the turn may try to become the keeper or open the directory.
 //!
 //! ```text
-//! <directory>/starting   locked (`flock`) by who is about to open the directory, until it has
+//! <directory>/starting   locked (`flock`) by the process that is about to open the directory, until it has
 //! ```
 //!
-//! Who keeps the directory for others holds the turn until it listens, so that processes which wait behind it find it listening.
+//! A keeper holds the turn until it listens, so that the processes queued behind it find it listening and attach.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -23,17 +23,17 @@ const RETRY: Duration = Duration::from_millis(5);
 /// The right to open the directory next, until dropped.
 pub(crate) struct Turn {
     file: Option<File>,
-    /// Of the process that took it.
+    /// The fork generation of the process that took the turn.
     generation: u64,
 }
 
 impl Turn {
-    /// Takes it if nobody has it.
+    /// Takes the turn if nobody has it.
     pub fn try_take(directory: &Path) -> Result<Option<Turn>, Error> {
         let path = directory.join("starting");
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = opened.map_err(Error::io("open", &path))?;
-        // A child that is forked meanwhile must not have it.
+        // A child that is forked meanwhile must not inherit the lock.
         fork::close_in_child(file.as_raw_fd());
         let locked = loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -47,7 +47,7 @@ impl Turn {
         locked
     }
 
-    /// Waits for it; None where the time is over.
+    /// Waits for the turn until `limit`; None at the time limit.
     pub fn take(directory: &Path, limit: Instant) -> Result<Option<Turn>, Error> {
         loop {
             if let Some(turn) = Turn::try_take(directory)? {
@@ -60,13 +60,13 @@ impl Turn {
         }
     }
 
-    /// A copy for a child that becomes the keeper. Whoever has one has the turn: `hand_on` is to be called once the child has it.
+    /// A copy of the descriptor for a child that becomes the keeper. Any copy keeps the turn: call `hand_on` once the child has its own.
     pub fn copy(&self) -> io::Result<OwnedFd> {
         let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
         file.as_fd().try_clone_to_owned()
     }
 
-    /// A child has a copy, and keeps the turn with it.
+    /// Gives the turn to the child that has a copy: closes this descriptor without unlocking.
     pub fn hand_on(mut self) {
         if let Some(file) = self.file.take() {
             fork::keep_in_child(file.as_raw_fd());
@@ -78,7 +78,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let Some(file) = self.file.take() else { return };
         if self.generation == fork::generation() {
-            // Also where a child that was forked by chance has a copy: otherwise it would go with the last descriptor.
+            // Unlocked explicitly: otherwise the lock would last until every forked child has closed its copy of the descriptor.
             let _ = flock(&file, FlockOperation::Unlock);
             fork::keep_in_child(file.as_raw_fd());
         } else {

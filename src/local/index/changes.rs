@@ -1,21 +1,23 @@
+//! The index's side of the change counters (`files/counters.rs`), by which attached processes notice that what they remember is stale.
+
 use std::sync::OnceLock;
 
 use crate::local::files::counters::Counters;
 
-/// Tells attached processes of every change of the index, once there may be any. The index's own tables call it, under their locks, so that no
-/// operation can forget it.
+/// Raises the counters at every change of the index, once the directory is shared. The index's own tables call it, under their locks, so
+/// that no operation can forget it.
 #[derive(Default)]
 pub(crate) struct Changes(OnceLock<Counters>);
 
 impl Changes {
-    /// From now on processes may remember what they are told; nothing that they know from earlier counts.
+    /// From now on attached processes may remember what they are told. What they remember from an earlier keeper becomes stale.
     pub fn share(&self, counters: Counters) {
         counters.raise_epoch();
-        // Only once.
+        // Set only once in the life of an open store.
         let _ = self.0.set(counters);
     }
 
-    /// What goes with an answer that is looked up after this.
+    /// Epoch and counter for an answer whose lookup begins after this call; None while the directory is not shared.
     pub fn now(&self, fingerprint: u64) -> Option<(u64, u64)> {
         self.0.get().map(|counters| counters.now(fingerprint))
     }
@@ -27,14 +29,14 @@ impl Changes {
         }
     }
 
-    /// Something changes that no entry of the index shows.
+    /// For changes that no entry of the index shows, such as clean objects becoming suspect.
     pub fn raise_epoch(&self) {
         if let Some(counters) = self.0.get() {
             counters.raise_epoch();
         }
     }
 
-    /// This process is alive.
+    /// The keeper's heartbeat.
     pub fn beat(&self) {
         if let Some(counters) = self.0.get() {
             counters.beat();

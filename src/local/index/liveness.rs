@@ -1,10 +1,10 @@
-//! What counts: the one owner of index entries, payload table and live bytes.
+//! Which records count (are live): the one owner of index entries, payload table and live bytes.
 //!
-//! Three transitions, each made by a thread that holds the id's `writing` lock: a record comes to count for its id (`enter`), an id comes
-//! to have none (`leave`), a record moves (`relocate`). What a record supersedes is let go as part of them.
+//! There are three transitions, each made by a thread that holds the `writing` lock of the id's shard ("the caller holds the id"): a record
+//! comes to count for its id (`enter`), an id loses its record (`leave`), a record moves (`relocate`). Each lets go what is superseded.
 //!
-//! Live bytes are hints: they say which segment to look at. That nothing in a segment counts is said by the index and the payload
-//! table alone, see `remaining`.
+//! Live bytes are estimates that say which segment to look at. Only the index and the payload table say that nothing in a segment counts:
+//! see `remaining`.
 
 use super::payloads::{EQUAL_BODY_BYTES_MIN, Move, Payloads, SharedPayload};
 use super::weight::Weight;
@@ -19,9 +19,9 @@ pub(crate) struct Standing {
     pub header: Header,
 }
 
-/// Where live bytes are counted, and bodies belong.
+/// What liveness tells of its transitions: live bytes, payloads, and which record a large body belongs to.
 pub(crate) trait Counts {
-    /// What has made a body dead.
+    /// What made a body dead.
     type Superseder: Clone;
 
     fn add_live(&self, segment: u32, bytes: u64);
@@ -34,11 +34,11 @@ pub(crate) trait Counts {
     fn body_released(&self, body: BodyPlace, by: Self::Superseder);
 }
 
-/// What a copy has to say of itself.
+/// Flags and payload name that the copy of a record must have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Copying {
     pub flags: Flags,
-    /// The payload's name, where the record shares one or others know its own by name.
+    /// The payload's name, if the record shares one, or if others know its own payload by name.
     pub payload: Lsn,
 }
 
@@ -46,13 +46,13 @@ pub(crate) struct Copying {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Relocated {
     Moved(Lsn),
-    /// It does not count.
+    /// The record did not count.
     Dead,
-    /// It came not to count while it was copied, to this place.
+    /// The record ceased to count while it was being copied to this place.
     DiedMeanwhile(Lsn),
 }
 
-/// What counts in a segment.
+/// What still counts in a segment.
 #[derive(Debug, Default)]
 pub(crate) struct Remaining {
     /// Fingerprints and places of ids.
@@ -76,7 +76,7 @@ impl<C: Counts> Liveness<C> {
         &self.payloads
     }
 
-    /// The record with this header counts for the id from now on, in place of `old`. The caller holds the id.
+    /// From now on the record with this header counts for the id, in place of `old`. The caller holds the id.
     pub fn enter(&self, fingerprint: u64, id: &[u8], old: Option<&Standing>, new: &Header, by: C::Superseder) {
         self.counts.add_live(new.lsn.segment(), new.stride());
         if new.has_body() {
@@ -94,7 +94,8 @@ impl<C: Counts> Liveness<C> {
         }
     }
 
-    /// The id has no record any more; `note` is told the table, in the same moment. The caller holds the id.
+    /// The id has no record any more. `note` is called with the table under the same lock, so that both changes are seen together. The caller
+    /// holds the id.
     pub fn leave(&self, fingerprint: u64, id: &[u8], old: &Standing, by: C::Superseder, note: impl FnOnce(&mut Table)) {
         let mut table = self.index.shard(fingerprint).table.write();
         table.remove(fingerprint, id, old.lsn);
@@ -113,7 +114,7 @@ impl<C: Counts> Liveness<C> {
         }
     }
 
-    /// Gives a reference to a payload back.
+    /// Gives back a reference to a payload; the last one lets the payload's record go.
     pub fn let_go(&self, payload: Lsn, by: C::Superseder) {
         if let Some(SharedPayload { holder, weight, .. }) = self.payloads.release(payload) {
             self.died(holder, &weight, by);
@@ -128,8 +129,7 @@ impl<C: Counts> Liveness<C> {
         }
     }
 
-    /// A record is damaged, and only its hint tells what it took: that is let go. The caller holds the id, and has removed it from the
-    /// index.
+    /// Lets go what a damaged record took, which only its hint tells. The caller holds the id, and has removed it from the index.
     pub fn lose(&self, lsn: Lsn, hint: &Hint, by: C::Superseder) {
         if hint.flags.has(Flags::SHARED) {
             self.counts.remove_live(lsn.segment(), hint.stride());
@@ -139,14 +139,14 @@ impl<C: Counts> Liveness<C> {
         }
     }
 
-    /// A payload's holder is lost, that its sharers still refer to: they will be found damaged.
+    /// Lets go a payload whose holder is lost though sharers still refer to it: these will be found damaged.
     pub fn lose_payload(&self, payload: Lsn, by: C::Superseder) {
         if let Some(SharedPayload { holder, weight, .. }) = self.payloads.lose(payload) {
             self.died(holder, &weight, by);
         }
     }
 
-    /// Moves a record, if it counts: `copy` appends it anew. Its `body` may have been moved before.
+    /// Moves a record if it counts: `copy` appends it anew. `body` is the new place of its large body, if that has been moved already.
     pub fn relocate<E>(
         &self,
         fingerprint: u64,
@@ -200,16 +200,16 @@ impl<C: Counts> Liveness<C> {
         self.counts.remove_live(from.lsn.segment(), from.stride());
     }
 
-    /// Whether the record counts: as its id's, or for those who share its payload. The caller holds the id.
+    /// Whether the record counts, for its id or for the sharers of its payload. The caller holds the id.
     pub fn counts(&self, fingerprint: u64, id: &[u8], header: &Header) -> bool {
         self.index.shard(fingerprint).table.read().stands_at(fingerprint, id, header.lsn)
             || (header.has_body() && self.payloads.is_held(header.payload_name(), header.lsn))
     }
 
-    /// What still counts in a sealed segment. It may go only when that is nothing.
+    /// What still counts in a sealed segment, which may be removed only when nothing does.
     ///
-    /// A record that was appended is entered under the lock under which it was appended, so each shard's lock is taken once: who
-    /// appended to the segment before it was sealed has entered the record by then.
+    /// Each shard's `writing` lock is taken once: a record is appended and entered under that lock, so whatever was appended to the segment
+    /// before it was sealed has been entered by then.
     pub fn remaining(&self, segment: u32) -> Remaining {
         let mut indexed = Vec::new();
         for shard in self.index.shards() {

@@ -1,4 +1,4 @@
-//! Where each object is, who shares whose bytes, and which ids were deleted.
+//! The index in memory: where each object's record is, which records share a payload, and which ids were deleted.
 
 pub(crate) mod changes;
 pub(crate) mod liveness;
@@ -20,16 +20,16 @@ use changes::Changes;
 use owed::Owed;
 use tombstones::Tombstones;
 
-/// Few where a checker goes through the orders of their locks.
+/// Few under the interleavings checker, which goes through the orders of their locks.
 pub(crate) const SHARD_COUNT: usize = if cfg!(feature = "shuttle") { 2 } else { 256 };
 
-/// What a catalog's count is believed; more grows as it comes. 64 million objects are 2 GiB.
+/// Most objects that memory is reserved for on the catalog's word: 64 million take 2 GiB. With more, the tables grow step by step.
 const OBJECTS_RESERVED_MAX: u64 = 64 << 20;
 
 /// Where each object's record is: 16 bytes for an object.
 ///
 /// An entry has a seeded 64-bit fingerprint of the id instead of the id; the id in the record decides. Ids whose fingerprint is
-/// taken by another id are kept, whole, at the side.
+/// taken by another id (collisions) are kept whole in a second map.
 pub(crate) struct Index {
     fingerprints: Fingerprints,
     shards: Box<[Shard]>,
@@ -37,7 +37,7 @@ pub(crate) struct Index {
     changes: Arc<Changes>,
 }
 
-/// Makes 64 bits of an id, which whoever chooses the ids cannot foresee.
+/// The seeded hash from ids to 64-bit fingerprints, which whoever chooses the ids cannot foresee.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fingerprints {
     pub seed: u64,
@@ -52,9 +52,10 @@ impl Fingerprints {
     }
 }
 
-/// The part of the index for some of the ids.
+/// The part of the index for the ids whose fingerprints fall into it.
 pub(crate) struct Shard {
-    /// Held while an id of this shard is checked, appended and entered, so that journal order is index order.
+    /// Held while a record of this shard is checked, appended and entered, so that journal order is index order. Whoever holds it "holds the
+    /// id".
     pub writing: Mutex<()>,
     pub table: RwLock<Table>,
 }
@@ -62,7 +63,7 @@ pub(crate) struct Shard {
 pub(crate) struct Table {
     entries: HashTable<Entry>,
     collisions: HashMap<Box<[u8]>, Lsn>,
-    /// Of ids that were deleted, for as long as other nodes may still offer them.
+    /// Ids that were deleted, for as long as other nodes may still offer them.
     pub tombstones: Tombstones,
     changes: Arc<Changes>,
 }
@@ -91,12 +92,12 @@ impl Index {
         Index { fingerprints, shards: std::iter::repeat_with(shard).take(SHARD_COUNT).collect(), owed, changes }
     }
 
-    /// What deletes take that Redis may not know of.
+    /// Record bytes of deletes that Redis may not know of.
     pub fn owed(&self) -> &Arc<Owed> {
         &self.owed
     }
 
-    /// Where attached processes are told of every change.
+    /// The change counters of attached processes.
     pub fn changes(&self) -> &Arc<Changes> {
         &self.changes
     }
@@ -110,7 +111,7 @@ impl Index {
         self.fingerprints
     }
 
-    /// The number of an id's shard; when two are locked, the lower goes first.
+    /// The number of an id's shard. When two shards are locked, the lower one goes first.
     #[inline]
     pub fn shard_number(fingerprint: u64) -> usize {
         // The table itself uses the lowest bits and the highest seven.
@@ -123,17 +124,17 @@ impl Index {
         &self.shards[Self::shard_number(fingerprint)]
     }
 
-    /// At open: makes room for about this many objects, so that tables need not grow step by step.
+    /// At open: reserves memory for about this many objects, so that tables need not grow step by step.
     pub fn reserve(&mut self, objects: u64) {
         let each = objects.min(OBJECTS_RESERVED_MAX) as usize / SHARD_COUNT;
-        // Ids spread evenly, but not quite.
+        // Some more, as ids do not spread over the shards quite evenly.
         let each = each + each / 16;
         for shard in &mut self.shards {
             shard.table.get_mut().entries.reserve(each, |entry| entry.fingerprint);
         }
     }
 
-    /// At open, newest record first: enters a place, unless another has its fingerprint; that one is returned then.
+    /// At open, newest record first: enters a place. If the fingerprint has a place already, returns that one instead.
     pub fn restore(&mut self, fingerprint: u64, lsn: Lsn) -> Option<Lsn> {
         #[expect(clippy::indexing_slicing, reason = "reduced modulo the length")]
         let table = self.shards[Self::shard_number(fingerprint)].table.get_mut();
@@ -174,7 +175,7 @@ impl Table {
         entries.chain(self.collisions.iter().map(move |(id, lsn)| (fingerprints.of(id), *lsn)))
     }
 
-    /// Whether the id has a record; `is_its` says whether the one at a place is of this id, where that is not certain.
+    /// Whether the id has a record. `is_its` says whether the record at a place, found by fingerprint alone, is this id's.
     pub fn stands(&self, fingerprint: u64, id: &[u8], is_its: impl FnOnce(Lsn) -> bool) -> bool {
         self.find_collision(id).is_some() || self.find_fingerprint(fingerprint).is_some_and(is_its)
     }
@@ -189,26 +190,26 @@ impl Table {
         self.find_fingerprint(fingerprint) == Some(lsn) || self.find_collision(id) == Some(lsn)
     }
 
-    /// The place that goes with a fingerprint, whosever it is.
+    /// The place that is entered for a fingerprint, whichever id has it.
     #[inline]
     pub fn find_fingerprint(&self, fingerprint: u64) -> Option<Lsn> {
         self.entries.find(fingerprint, |entry| entry.fingerprint == fingerprint).map(|entry| entry.lsn)
     }
 
-    /// Where an id whose fingerprint another id has is.
+    /// The place of an id whose fingerprint is another id's.
     #[inline]
     pub fn find_collision(&self, id: &[u8]) -> Option<Lsn> {
         if self.collisions.is_empty() { None } else { self.collisions.get(id).copied() }
     }
 
-    /// Puts the id at `lsn`, in place of `old` where it had one.
+    /// Sets the id's place to `lsn`; `old` is its place until now, if it had one.
     pub fn set(&mut self, fingerprint: u64, id: &[u8], old: Option<Lsn>, lsn: Lsn) {
         self.changes.raise(fingerprint);
         let same = |entry: &Entry| entry.fingerprint == fingerprint;
         match self.entries.find_mut(fingerprint, same) {
             Some(entry) if old == Some(entry.lsn) => entry.lsn = lsn,
             Some(_) => drop(self.collisions.insert(id.into(), lsn)),
-            // A colliding id whose rival is gone stays at the side: it may be in one place only.
+            // A colliding id stays in `collisions` when its rival is gone: it must not be in both maps.
             None if old.is_some() => drop(self.collisions.insert(id.into(), lsn)),
             None => {
                 self.entries.insert_unique(fingerprint, Entry { fingerprint, lsn }, |entry| entry.fingerprint);
@@ -216,7 +217,7 @@ impl Table {
         }
     }
 
-    /// Forgets whoever is at `lsn`; whether there was one.
+    /// Removes whichever id is at `lsn`. Returns whether there was one.
     pub fn remove_place(&mut self, fingerprint: u64, lsn: Lsn) -> bool {
         self.changes.raise(fingerprint);
         let is_it = |entry: &Entry| entry.fingerprint == fingerprint && entry.lsn == lsn;
@@ -229,7 +230,7 @@ impl Table {
         self.collisions.len() < before
     }
 
-    /// Forgets the id, which was at `lsn`.
+    /// Removes the id, which was at `lsn`.
     pub fn remove(&mut self, fingerprint: u64, id: &[u8], lsn: Lsn) {
         self.changes.raise(fingerprint);
         match self.entries.find_entry(fingerprint, |entry| entry.fingerprint == fingerprint && entry.lsn == lsn) {

@@ -1,10 +1,12 @@
+//! Room that deletes take which Redis may not know of: counted apart from live bytes, as they are not live and may not go either.
+
 use std::collections::BTreeMap;
 
 use crate::local::journal::Lsn;
 use crate::sync::Mutex;
 
-/// What the records of deletes take that Redis may not know of, by segment: they are in use until it does, and copied forward with
-/// what is live. A hint, as live bytes are: each record says for itself whether it is still needed.
+/// Record bytes of deletes that Redis may not know of, by segment. Until it does, these records are in use and are copied forward like
+/// live ones. An estimate, as live bytes are: whether a record is still needed is decided for each one.
 #[derive(Default)]
 pub(crate) struct Owed(Mutex<Bytes>);
 
@@ -21,7 +23,7 @@ impl Owed {
         owed.total += bytes;
     }
 
-    /// Does nothing where it is settled already.
+    /// Does nothing if the segment is settled already.
     pub(super) fn remove(&self, lsn: Lsn, bytes: u64) {
         let mut owed = self.0.lock();
         let Some(left) = owed.segments.get_mut(&lsn.segment()) else { return };
@@ -71,7 +73,7 @@ mod tests {
         assert_eq!(bytes(), ([0, 30, 7], 37));
         owed.settle_below(3);
         assert_eq!(bytes(), ([0, 0, 7], 7));
-        // What is settled already is so once.
+        // What is settled already is not subtracted again.
         owed.remove(of(2), 30);
         owed.remove(of(3), 8);
         assert_eq!(bytes(), ([0, 0, 0], 0));

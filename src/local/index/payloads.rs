@@ -1,3 +1,5 @@
+//! The payload table: which records share one payload, where that is stored, and the hashes by which equal payloads are found.
+
 use std::collections::hash_map::Entry;
 
 use rustc_hash::FxHashMap;
@@ -12,10 +14,10 @@ const RECENT_PAYLOADS_MAX: usize = 1_000_000;
 /// Shorter bodies are not looked up: a record that shares one would be as long as the body.
 pub(crate) const EQUAL_BODY_BYTES_MIN: u64 = 1024;
 
-/// Who shares whose bytes.
+/// The payloads that have, or had, sharers.
 ///
-/// A payload's name is the lsn at which it was stored; it keeps the name when its record moves while it is shared. Only payloads
-/// that have, or had, sharers are listed. A record that holds a listed payload is live even if its own id is gone.
+/// A payload's name is the lsn at which it was first stored. It keeps that name when its record, the holder, moves while it is shared. A
+/// record that holds a payload with sharers is live even if its own id is gone.
 #[derive(Default)]
 pub(crate) struct Payloads {
     state: RwLock<State>,
@@ -24,7 +26,7 @@ pub(crate) struct Payloads {
 #[derive(Default)]
 struct State {
     shared: FxHashMap<Lsn, SharedPayload>,
-    /// Payload names by body hash, in two generations: when the young one is half of the maximum, it takes the old one's place.
+    /// Payload names by body hash, in two generations: when `young` reaches half of the maximum, it replaces `old`.
     young: FxHashMap<u128, Lsn>,
     old: FxHashMap<u128, Lsn>,
 }
@@ -34,27 +36,27 @@ struct State {
 pub(crate) struct SharedPayload {
     /// The record that holds the payload.
     pub holder: Lsn,
-    /// What that record takes.
+    /// What the holder takes.
     pub weight: Weight,
-    /// Records that refer to it.
+    /// Records that refer to the payload.
     pub sharers: u32,
     /// Whether an id still stands at the holder itself.
     pub owned: bool,
 }
 
-/// How a payload's record is moved: decided before the copy is appended, with the table locked, and carried out afterwards.
+/// How a payload's record is moved: decided under the table's lock before the copy is appended, and carried out by `finish_move`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
     /// Neither an id nor a sharer keeps the record.
     Dead,
-    /// Nobody shares the payload, and nobody can begin to before the move is done; later puts of equal bytes could.
+    /// Nobody shares the payload. For the time of the move it is not remembered, so that no put of equal bytes can begin to share it.
     Alone { was_remembered: bool },
     /// It has sharers, who know it by its name.
     Shared,
 }
 
 impl Payloads {
-    /// The holder of a payload. What `read` reads of it stays where it is meanwhile.
+    /// Calls `read` with the holder of a payload, if it is listed. The holder does not move while `read` runs.
     pub fn at_holder<T>(&self, payload: Lsn, read: impl FnOnce(Option<Lsn>) -> T) -> T {
         let state = self.state.read();
         read(state.shared.get(&payload).map(|shared| shared.holder))
@@ -65,14 +67,14 @@ impl Payloads {
         self.state.read().shared.get(&payload).map(|shared| shared.weight)
     }
 
-    /// A payload with this hash, and its holder: to be compared, then acquired.
+    /// A payload with this hash, and its holder. The caller compares the bytes, then calls `acquire_equal`.
     pub fn find_equal(&self, body_hash: u128) -> Option<(Lsn, Lsn)> {
         let state = self.state.read();
         let payload = state.remembered(body_hash)?;
         Some((payload, state.shared.get(&payload).map_or(payload, |shared| shared.holder)))
     }
 
-    /// Adds a sharer to a payload that was found and is equal, unless it went or moved meanwhile.
+    /// Adds a sharer to a payload that `find_equal` found and that was compared. Returns false if it went or moved meanwhile.
     pub fn acquire_equal(&self, body_hash: u128, payload: Lsn, holder: Lsn, weight: Weight) -> bool {
         let mut state = self.state.write();
         if state.remembered(body_hash) != Some(payload) {
@@ -85,7 +87,7 @@ impl Payloads {
                 shared.sharers += u32::from(is_there);
                 is_there
             }
-            // Remembered and not listed: an id stands at it.
+            // Remembered but not listed: it has no sharers, so its own id still stands.
             Entry::Vacant(unlisted) => {
                 unlisted.insert(SharedPayload { holder, weight, sharers: 1, owned: true });
                 true
@@ -93,19 +95,19 @@ impl Payloads {
         }
     }
 
-    /// Adds a sharer to the payload that stands, as an id's own, at `holder`. The caller holds that id.
+    /// Adds a sharer to the payload of the id's own record at `holder`. The caller holds that id.
     pub fn acquire_owned(&self, payload: Lsn, holder: Lsn, weight: Weight) {
         let mut state = self.state.write();
         state.shared.entry(payload).or_insert(SharedPayload { holder, weight, sharers: 0, owned: true }).sharers += 1;
     }
 
-    /// Adds a sharer to a payload that has one already. The caller holds the id that shares it.
+    /// Adds a sharer to a payload that has one already. The caller holds the id that shares it. False if the payload is lost.
     pub fn acquire_shared(&self, payload: Lsn) -> bool {
         let mut state = self.state.write();
         state.shared.get_mut(&payload).map(|shared| shared.sharers += 1).is_some()
     }
 
-    /// A sharer is gone; the payload's record, if that makes it dead.
+    /// Removes a sharer. Returns the payload's record if that is dead now.
     pub fn release(&self, payload: Lsn) -> Option<SharedPayload> {
         let mut state = self.state.write();
         let shared = state.shared.get_mut(&payload)?;
@@ -115,13 +117,13 @@ impl Payloads {
         }
         let last = *shared;
         if last.owned && last.holder != payload {
-            return None; // listed on, because its name no longer says where it is
+            return None; // stays listed, because its name no longer says where it is
         }
         state.shared.remove(&payload);
         (!last.owned).then_some(last)
     }
 
-    /// The id at the payload's own record is gone; whether others keep the payload alive.
+    /// The id of the payload's own record is gone. Returns whether sharers keep the payload alive.
     pub fn owner_left(&self, payload: Lsn, body_hash: u128) -> bool {
         let mut state = self.state.write();
         let is_shared = match state.shared.get_mut(&payload) {
@@ -134,17 +136,17 @@ impl Payloads {
                 false
             }
         };
-        // Not offered as an equal any more: a detached payload is to go, not to gain sharers.
+        // Forgotten, so that no put shares it any more: a payload without an id of its own should go soon.
         state.forget(body_hash, payload);
         is_shared
     }
 
-    /// Lets later puts of equal bytes share this payload.
+    /// Remembers a payload's hash, so that later puts of equal bytes can share it.
     pub fn remember(&self, body_hash: u128, payload: Lsn) {
         self.state.write().remember(body_hash, payload);
     }
 
-    /// Begins to move the payload's record from `from`. `is_owned`: an id stands at it, which the caller holds.
+    /// Begins to move the payload's record from `from`. `is_owned`: the record counts for its id, which the caller holds.
     pub fn begin_move(&self, payload: Lsn, body_hash: u128, from: Lsn, is_owned: bool) -> Move {
         let mut state = self.state.write();
         let shared = state.shared.get(&payload).filter(|shared| shared.holder == from && shared.sharers > 0);
@@ -158,8 +160,8 @@ impl Payloads {
         Move::Alone { was_remembered: state.forget(body_hash, payload) }
     }
 
-    /// The record has a copy at `to`; whether it is still live, so that the copy is from now on what counts. The copy of a shared one
-    /// carries the payload's name.
+    /// The record was copied to `to`. Returns whether it is still live; then the copy counts from now on. The copy of a shared payload carries
+    /// its name.
     pub fn finish_move(
         &self,
         begun: Move,
@@ -184,7 +186,7 @@ impl Payloads {
                     listed.get_mut().weight = weight;
                     true
                 }
-                // The last sharer left meanwhile. The id, if there is one, stays, under the name that the copy has.
+                // The last sharer left meanwhile. If the record has an id, the payload stays listed under the name that the copy carries.
                 Entry::Vacant(unlisted) => {
                     if is_owned {
                         unlisted.insert(SharedPayload { holder: to, weight, sharers: 0, owned: true });
@@ -195,7 +197,7 @@ impl Payloads {
         }
     }
 
-    /// The copy could not be made: what was forgotten for its time is remembered again.
+    /// The copy could not be made: a payload that was forgotten for the time of the move is remembered again.
     pub fn cancel_move(&self, begun: Move, payload: Lsn, body_hash: u128, from: Lsn, weight: Weight) {
         if let Move::Alone { was_remembered } = begun {
             let mut state = self.state.write();
@@ -208,13 +210,13 @@ impl Payloads {
         }
     }
 
-    /// Whether sharers keep the record at this place.
+    /// Whether sharers keep the record at `holder` alive.
     pub fn is_held(&self, payload: Lsn, holder: Lsn) -> bool {
         let state = self.state.read();
         state.shared.get(&payload).is_some_and(|shared| shared.holder == holder && shared.sharers > 0)
     }
 
-    /// The holders of payloads with sharers for which that is asked.
+    /// The payloads with sharers whose holder `is_asked` for.
     pub fn holders(&self, is_asked: impl Fn(Lsn) -> bool) -> Vec<(Lsn, SharedPayload)> {
         let state = self.state.read();
         let holders = state.shared.iter().filter(|(_, shared)| shared.sharers > 0 && is_asked(shared.holder));
@@ -329,7 +331,7 @@ mod tests {
         assert!(listed(&payloads, at(1)).is_none());
         assert!(!payloads.owner_left(at(1), HASH), "nobody shares it");
 
-        // Under a name that does not say where it is, it stays listed as long as its owner is there.
+        // A payload whose name does not say where it is stays listed for as long as its owner stands.
         payloads.restore(at(2), SharedPayload { holder: at(9), weight: weight(10), sharers: 1, owned: true });
         assert!(payloads.release(at(2)).is_none());
         assert_eq!(listed(&payloads, at(2)), Some((at(9), 10, 0, true)));
@@ -365,13 +367,13 @@ mod tests {
         assert!(payloads.finish_move(begun, at(1), HASH, at(5), weight(10), true));
         assert_eq!(payloads.find_equal(HASH), Some((at(5), at(5))));
 
-        // One that is not remembered is not remembered by being moved.
+        // A payload that was not remembered is not remembered after a move either.
         let begun = payloads.begin_move(at(2), OTHER_HASH, at(2), true);
         assert_eq!(begun, Move::Alone { was_remembered: false });
         assert!(payloads.finish_move(begun, at(2), OTHER_HASH, at(6), weight(10), true));
         assert!(payloads.find_equal(OTHER_HASH).is_none());
 
-        // A name that nobody knows any more is given up.
+        // A name that no sharer knows any more is given up by a move.
         payloads.restore(at(3), SharedPayload { holder: at(7), weight: weight(10), sharers: 0, owned: true });
         let begun = payloads.begin_move(at(3), OTHER_HASH, at(7), true);
         assert_eq!(begun, Move::Alone { was_remembered: false });
@@ -445,7 +447,7 @@ mod tests {
         let count = RECENT_PAYLOADS_MAX as u32 / 4 * 5;
         for number in 1..=count {
             payloads.remember(u128::from(number), at(number));
-            // Of an older generation, too, it is forgotten.
+            // It is forgotten also when it is in the older generation.
             if number == RECENT_PAYLOADS_MAX as u32 {
                 assert!(payloads.find_equal(1).is_some());
                 payloads.owner_left(at(1), 1);

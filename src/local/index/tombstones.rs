@@ -1,3 +1,5 @@
+//! Deletes that are remembered in memory, so that late fills, pushes and duplicates bring nothing back (invariant 5).
+
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -6,17 +8,17 @@ use super::owed::Owed;
 use crate::local::journal::{Kind, Lsn, NewRecord};
 use crate::version::Version;
 
-/// That an id was deleted, and by which write: copies of it with lower versions are not let in any more.
+/// That an id was deleted, and by which version: copies of the object with lower versions are not let in any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tombstone {
     pub version: Version,
-    /// The record of this node's own delete; none where another node's was heard of.
+    /// The record of this node's own delete; `Lsn::NONE` for a delete of another node.
     pub lsn: Lsn,
-    /// When it may be forgotten, in milliseconds since the open: no clock that is set takes any of its time.
+    /// When it may be forgotten, in milliseconds since the open: setting a clock does not shorten its life.
     pub expires_ms: u64,
-    /// The id was written again since: whether it exists, only Redis knows where this node does not hold it.
+    /// The id was written again since. If this node does not hold it, only Redis knows whether it exists.
     pub is_overtaken: bool,
-    /// It was heard that Redis has it.
+    /// The delete's own event was heard: Redis has it.
     pub is_announced: bool,
 }
 
@@ -26,13 +28,13 @@ impl Tombstone {
     }
 }
 
-/// Deleted ids, for a part of all ids. About 120 bytes each, for `tombstone_ttl_seconds`.
+/// The tombstones of one shard. Each takes about 120 bytes for `tombstone_ttl_seconds`.
 pub(crate) struct Tombstones {
     by_id: FxHashMap<Box<[u8]>, Tombstone>,
     owed: Arc<Owed>,
 }
 
-/// What the record of a delete takes in its segment.
+/// Bytes that the record of a delete takes in its segment.
 pub(crate) fn delete_bytes(id: &[u8]) -> u64 {
     NewRecord::bare(id, Kind::Delete, Lsn::NONE).header(Lsn::NONE).stride()
 }
@@ -47,7 +49,7 @@ impl Tombstones {
         if self.by_id.is_empty() { None } else { self.by_id.get(id).copied() }
     }
 
-    /// Notes a delete, unless a later one is known.
+    /// Adds a tombstone, unless one with at least its version is known.
     pub fn note(&mut self, id: &[u8], tombstone: Tombstone) {
         let known = self.by_id.get_mut(id);
         if known.as_ref().is_some_and(|known| known.version >= tombstone.version) {
@@ -65,7 +67,7 @@ impl Tombstones {
         }
     }
 
-    /// The id was written again, with this version, or (None) one that is newer for sure.
+    /// The id was written again, with this version, or (None) with one that is known to be newer.
     #[inline]
     pub fn overtake(&mut self, id: &[u8], version: Option<Version>) {
         if !self.by_id.is_empty()
@@ -82,7 +84,7 @@ impl Tombstones {
         }
     }
 
-    /// The record of the delete has moved, or (`Lsn::NONE`) is gone.
+    /// The record of the delete has moved to `to`, or is gone (`Lsn::NONE`).
     pub fn moved(&mut self, id: &[u8], from: Lsn, to: Lsn) {
         if let Some(known) = self.by_id.get_mut(id).filter(|known| known.lsn == from) {
             if !to.is_none() {
@@ -93,7 +95,7 @@ impl Tombstones {
         }
     }
 
-    /// Forgets those that expired before `now_ms`, since the open, but for those that `is_needed`.
+    /// Forgets the tombstones that have expired at `now_ms` (since the open), except those that `is_needed`.
     pub fn expire(&mut self, now_ms: u64, is_needed: impl Fn(&Tombstone) -> bool) {
         self.by_id.retain(|id, tombstone| {
             let is_kept = tombstone.expires_ms > now_ms || is_needed(tombstone);
@@ -105,7 +107,7 @@ impl Tombstones {
     }
 }
 
-/// The delete at `lsn` is not needed any more.
+/// The record of the delete at `lsn` is not needed any more.
 fn settle(owed: &Owed, id: &[u8], lsn: Lsn) {
     if !lsn.is_none() {
         owed.remove(lsn, delete_bytes(id));

@@ -1,4 +1,5 @@
-//! The appending side of the journal.
+//! Appending records: the active segment, the files that are prepared for the next ones, the clock that gives versions, and (`syncing`)
+//! group commit.
 
 mod syncing;
 
@@ -23,29 +24,29 @@ use crate::version::{HybridClock, Version};
 /// The first segment of an open; each further one is twice as large, up to the maximum. A small store stays small on disk.
 const FIRST_SEGMENT_BYTES: u64 = 1 << 20;
 
-/// Files prepared for puts, so that none waits for the making of one.
+/// Files prepared for puts, so that no put waits for a file to be preallocated.
 const PREPARED_SEGMENTS: usize = 1;
 
-/// They are prepared where there is room for this many.
+/// A file is prepared only if there is room for this many.
 const PREPARED_ROOM: u64 = 4;
 
-/// What is kept of each of the reserve's files when the store is closed.
+/// The length to which each file of the reserve is cut when the store is closed.
 const RESERVE_KEPT_BYTES: u64 = 1 << 20;
 
-/// Shorter bodies are copied behind their header, so that the record goes out as one slice.
+/// Bodies up to this length are copied behind their header, so that the record is written as one slice.
 const COPIED_BODY_BYTES_MAX: usize = 4096;
 
 /// A record that was appended.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Appended {
     pub lsn: Lsn,
-    /// The one that was asked for, or that the journal gave.
+    /// The version that the record asked for, or the one that the journal gave.
     pub version: Version,
 }
 
 #[derive(Debug)]
 pub(crate) enum AppendError {
-    /// No room for another file now, under the limit or (with the error) on the disk; reclaiming may make some.
+    /// No room for another file now, under the limit, or on the disk (then with the error). Reclaiming may make some.
     NoRoom(Option<Error>),
     Failed(Error),
 }
@@ -67,7 +68,7 @@ impl From<NoFile> for AppendError {
     }
 }
 
-/// A segment that takes no more records.
+/// A segment that takes no more records and waits to be sealed, with what its seal will say.
 pub(crate) struct Sealing {
     pub segment: Arc<Segment>,
     pub seal: Seal,
@@ -77,7 +78,7 @@ pub(crate) struct JournalOptions {
     pub segment_bytes_max: u64,
     /// Greatest clock of all records found at open.
     pub clock: u64,
-    /// What is known of Redis's clock.
+    /// What the cursors tell of Redis's clock.
     pub past: Past,
     /// How long objects live, 0 for ever.
     pub object_ttl_ms: u64,
@@ -85,7 +86,7 @@ pub(crate) struct JournalOptions {
     pub is_shared: bool,
     /// 64 random bits drawn at this open.
     pub node: u64,
-    /// Behind every record that was found.
+    /// Above every record that was found at open.
     pub end: Lsn,
     /// Every write is made durable before it is acknowledged.
     pub syncs_each: bool,
@@ -98,7 +99,7 @@ pub(crate) struct Journal {
     append: Mutex<Append>,
     prepared: Mutex<Vec<Spare>>,
     reserve: Mutex<Reserve>,
-    /// Everything below is on the disk. Held while a sync runs, so that those who wait share the next one.
+    /// Every record below is durable. The lock is held while a sync runs, so that those who wait for it share the next sync.
     synced: Mutex<Lsn>,
     clock: HybridClock,
     /// The first failure to sync, after which nothing is written any more.
@@ -121,12 +122,12 @@ struct Append {
 
 struct Unsynced {
     segment: Arc<Segment>,
-    /// With `disk` durability: a write that is on its way must not fail for want of a descriptor.
+    /// Kept open with `disk` durability: the sync of an appended record must not fail for want of a descriptor.
     file: Option<Arc<dyn DiskFile>>,
 }
 
-/// A segment whose last write failed. What is behind its end must be gone before anything else is appended: a later open could find a
-/// record there of which newer ones do not know.
+/// A segment whose last write failed. What stands behind `end` must be cut off before anything else is appended: otherwise a later open
+/// could find a record there that newer records do not supersede.
 struct Torn {
     segment: Arc<Segment>,
     file: Arc<dyn DiskFile>,
@@ -137,7 +138,7 @@ struct Torn {
 enum Active {
     None,
     Ordinary(Appender),
-    /// Of the reserve: a put begins a segment of its own instead.
+    /// A segment of the reserve, to which puts may not append: a put begins a new one.
     Reserved(Appender),
 }
 
@@ -195,7 +196,7 @@ impl Journal {
         }
     }
 
-    /// Appends one record; it exists when this returns. Survives the process, not yet a power loss: see `sync_to`.
+    /// Appends one record. When this returns, the record survives the death of the process, but not yet a power loss: see `sync_to`.
     pub fn append(&self, record: &NewRecord<'_>, purpose: Purpose) -> Result<Appended, AppendError> {
         self.check_writable()?;
         if record.version.is_none() && self.options.is_shared {
@@ -259,7 +260,7 @@ impl Journal {
         Ok(Appended { lsn: header.lsn, version: header.version })
     }
 
-    /// After a write that failed: the segment takes no more, and what was written of the record is cut off.
+    /// After a failed write: ends the segment, and cuts off what was written of the record.
     fn cut_off(&self, append: &mut Append, error: io::Error) -> Error {
         let Some(Appender { segment, file, end, .. }) = append.active.any() else { return Error::Closed };
         let torn = Torn { segment: Arc::clone(segment), file: Arc::clone(file), end: u64::from(*end) };
@@ -290,13 +291,13 @@ impl Journal {
         self.clock.set_time(reading);
     }
 
-    /// Whether the object of this record has lived its time.
+    /// Whether the deadline of this record's object has passed.
     #[inline]
     pub fn is_over(&self, header: &Header) -> bool {
         self.time().is_past(header.deadline_ms)
     }
 
-    /// When an object that is stored now, and lives for so long, has lived its time; 0 for ever.
+    /// The deadline of an object that is stored now with this lifetime; 0 for ever.
     #[inline]
     pub fn deadline(&self, lifetime_ms: u64) -> u64 {
         if lifetime_ms == 0 {
@@ -306,22 +307,22 @@ impl Journal {
         self.time().deadline(lifetime_ms)
     }
 
-    /// Whether no clock that is set like Redis's can have given this version yet.
+    /// Whether the version lies so far ahead that no clock in step with Redis's can have given it.
     pub fn is_too_far_ahead(&self, version: Version) -> bool {
         self.clock.is_too_far_ahead(version)
     }
 
-    /// Versions given from now on are above this one from elsewhere, unless it is too far ahead to be believed.
+    /// Takes note of a version from elsewhere: versions given from now on are above it, unless it is too far ahead to be believed.
     pub fn merge_clock(&self, version: Version) {
         self.clock.merge_clock(version);
     }
 
-    /// This open's part of the versions that it gives.
+    /// The node part of the versions that this open gives.
     pub fn node(&self) -> u64 {
         self.clock.node()
     }
 
-    /// A put needs a segment for puts with room for it.
+    /// Makes an ordinary segment with room for the record the active one.
     fn make_way_for_put(&self, append: &mut Append, stride: u32) -> Result<(), AppendError> {
         match &append.active {
             Active::Ordinary(appender) if appender.fits(stride) => Ok(()),
@@ -329,7 +330,7 @@ impl Journal {
         }
     }
 
-    /// A delete needs room in any segment; in one of the reserve it must leave what copies need.
+    /// Makes any segment with room for the record the active one. In the reserve, deletes must leave what copies need.
     fn make_way_for_delete(&self, append: &mut Append, stride: u32) -> Result<(), AppendError> {
         match &append.active {
             Active::Ordinary(appender) if appender.fits(stride) => return Ok(()),
@@ -358,7 +359,7 @@ impl Journal {
         }
     }
 
-    /// A copy needs room in any segment, and gets it as long as the disk has some.
+    /// Makes any segment with room for the record the active one, beyond the reserve and the limit if need be.
     fn make_way_for_copy(&self, append: &mut Append, stride: u32) -> Result<(), AppendError> {
         if append.active.any().is_some_and(|appender| appender.fits(stride)) || self.roll_ordinary(append).is_ok() {
             return Ok(());
@@ -379,7 +380,7 @@ impl Journal {
         Ok(())
     }
 
-    /// The same, for deletes, copies and marks alone.
+    /// As `roll_ordinary`, with a segment for deletes, copies and marks alone.
     fn roll_reserved(&self, append: &mut Append, spare: ReservedSpare) -> Result<(), NoFile> {
         let appender = self.roll(append, spare.into_spare())?;
         append.active = Active::Reserved(appender);
@@ -392,7 +393,7 @@ impl Journal {
         if self.options.syncs_each
             && let Err(error) = self.sync_names()
         {
-            // Nothing stands in it, and nothing may come to: the sealer removes it.
+            // It is empty and takes no records: the sealer removes it.
             let empty = Appender { segment, file, end: SEGMENT_HEADER_BYTES as u32, capacity: 0, record_count: 0 };
             self.hand_over(empty);
             return Err(NoFile::Failed(error));
@@ -408,7 +409,7 @@ impl Journal {
         })
     }
 
-    /// Seals the active segment though it is not full, so that what is in it can be reclaimed; false where there is none.
+    /// Ends the active segment though it is not full, so that what is in it can be reclaimed. False if it has no records.
     pub fn seal_active(&self) -> bool {
         let mut append = self.append.lock();
         let has_records = append.active.any().is_some_and(|appender| appender.record_count > 0);
@@ -418,8 +419,8 @@ impl Journal {
         has_records
     }
 
-    /// Hands the active segment over to be sealed. The channel is unbounded in form, but holds at most one entry for each segment
-    /// on disk, which the space limit bounds.
+    /// Hands the active segment over to the sealer. The channel is unbounded in form, but holds at most one entry for each segment on disk,
+    /// which the space limit bounds.
     fn seal(&self, append: &mut Append) {
         let active = std::mem::replace(&mut append.active, Active::None);
         if let Active::Ordinary(appender) | Active::Reserved(appender) = active {
@@ -440,15 +441,15 @@ impl Journal {
         self.reserve.lock().adopt(&self.segments, spares);
     }
 
-    /// Makes the reserve whole. What cannot be made now is tried again later.
+    /// Makes the reserve whole. Files that cannot be made now are tried again later.
     pub fn refill_reserve(&self) -> Result<(), Error> {
         let bytes = file_bytes(self.append.lock().next_bytes);
-        // Room for the copies of any one segment.
+        // Large enough for the copies out of any one segment.
         let bytes = bytes.max(self.segments.largest_live_bytes(self.options.segment_bytes_max));
         self.reserve.lock().refill(&self.segments, bytes)
     }
 
-    /// Prepares files for puts, where there is room for several.
+    /// Prepares a file for puts, if there is room for several.
     pub fn prepare(&self) -> Result<(), Error> {
         let bytes = file_bytes(self.append.lock().next_bytes);
         while self.prepared.lock().len() < PREPARED_SEGMENTS && self.segments.has_room(PREPARED_ROOM * bytes) {
@@ -461,7 +462,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Gives the room of files that are prepared for puts back; whether there were any.
+    /// Removes the files that are prepared for puts. Returns whether that freed room.
     pub fn drop_prepared(&self) -> bool {
         let prepared = std::mem::take(&mut *self.prepared.lock());
         let mut is_freed = false;
@@ -493,7 +494,7 @@ impl Journal {
     }
 }
 
-/// A file for records holds a few of the longest at least.
+/// The smallest file for records: it holds two of the longest.
 pub(crate) const FILE_BYTES_MIN: u64 = RECORD_BYTES_MAX as u64 * 2;
 
 fn file_bytes(bytes: u64) -> u64 {

@@ -1,3 +1,5 @@
+//! The log sequence number: what names a record in the journal, the index, the cursors and the catalog.
+
 use std::fmt;
 
 /// A record's place in the journal's order: segment number and byte offset. Ordered as the records are.
@@ -29,7 +31,7 @@ impl Lsn {
         self.0 as u32
     }
 
-    /// Below everything that this end is above: durable as soon as all records below the end are.
+    /// The greatest lsn below this one. Of a journal's end: it counts as durable as soon as all records below the end are.
     pub fn just_below(self) -> Self {
         Lsn(self.0.saturating_sub(1))
     }

@@ -1,4 +1,5 @@
-//! The append-only log: the truth about the objects of this store.
+//! The append-only log, the truth about the objects of this store: record and segment formats, appending and syncing, walking. It knows
+//! nothing of the index.
 
 mod append;
 mod lsn;

@@ -1,4 +1,4 @@
-//! What is to be appended, and for what purpose.
+//! A record before it is appended, and the purpose that decides where it may stand.
 
 use super::Lsn;
 use super::record::{BodyPlace, Flags, Header, Kind};
@@ -9,20 +9,20 @@ use crate::version::Version;
 pub(crate) enum Purpose {
     /// Puts and duplicates: never in a segment of the reserve.
     Put,
-    /// Deletes and marks: in the reserve where there is no other room, but for what copies need.
+    /// Deletes and marks: also in the reserve if there is no other room, except in what copies need of it.
     Delete,
-    /// Copies made by reclaiming.
+    /// Copies made by reclaiming: anywhere.
     Copy,
 }
 
-/// What is to be appended; the journal adds lsn and, where none is given, version.
+/// A record to be appended. The journal adds the lsn, and the version where none is given.
 pub(crate) struct NewRecord<'a> {
     pub id: &'a [u8],
     pub kind: Kind,
     pub flags: Flags,
-    /// None: newer than everything that the journal has seen.
+    /// None: the journal gives one that is newer than everything it has seen.
     pub version: Option<Version>,
-    /// Where the journal gives the version: one whose clock is above this one.
+    /// If the journal gives the version: a lower bound (exclusive) on its clock.
     pub above_clock: u64,
     pub supersedes: Lsn,
     pub deadline_ms: u64,
@@ -57,7 +57,7 @@ impl<'a> NewRecord<'a> {
         }
     }
 
-    /// The header as it stands at `lsn`, but for the version where the journal gives one.
+    /// The header for `lsn`; its version is not set yet if the journal gives it.
     pub fn header(&self, lsn: Lsn) -> Header {
         Header {
             lsn,

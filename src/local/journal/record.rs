@@ -46,9 +46,9 @@ pub(crate) enum Kind {
     Put = 1,
     Delete = 2,
     Duplicate = 3,
-    /// A copy of what the other tier holds.
+    /// A copy of what Redis holds.
     Fill = 4,
-    /// Removed here because the other tier has something newer.
+    /// Removed here because another node overwrote or deleted it, or because it is damaged. Never pushed.
     Drop = 5,
     /// A record that never happened: its body was found torn when the store was opened.
     Void = 6,
@@ -72,13 +72,13 @@ pub(crate) struct Flags(pub u8);
 
 impl Flags {
     pub const NONE: Flags = Flags(0);
-    /// The other tier has it.
+    /// Redis has it.
     pub const CLEAN: Flags = Flags(1);
     /// The body is in a body segment.
     pub const EXTERNAL: Flags = Flags(2);
     /// The body is another record's, the one whose payload is named `payload`.
     pub const SHARED: Flags = Flags(4);
-    /// The body is known as `payload`, the lsn at which it was first stored. Without it, as this record's own lsn.
+    /// The body's name is `payload`, the lsn at which it was first stored. Without this flag the name is this record's own lsn.
     pub const NAMED: Flags = Flags(8);
     /// Only the body counts, for those who share it: the id was deleted or overwritten.
     pub const DETACHED: Flags = Flags(16);
@@ -129,12 +129,12 @@ impl Header {
         self.data_bytes + u64::from(self.metadata_bytes)
     }
 
-    /// Whether this record brought bytes of its own, inside or in a body segment.
+    /// Whether this record has a body of its own, inline or in a body segment.
     pub fn has_body(&self) -> bool {
         self.kind.stores() && !self.flags.has(Flags::SHARED)
     }
 
-    /// Whether a body stands behind the id. That of a void record still takes its room.
+    /// Whether a body stands behind the id in the record itself. A void record's body still takes its room.
     pub fn is_inline(&self) -> bool {
         (self.has_body() || self.kind == Kind::Void)
             && !self.flags.has(Flags::SHARED)
@@ -194,8 +194,8 @@ impl Header {
         }
     }
 
-    /// Reads the fields; None where they contradict each other or go past the limits, so that lengths may be trusted to be small
-    /// and to add up. For a record that was verified before, or that this process wrote.
+    /// Reads the fields. None if they contradict each other or exceed the limits, so that lengths can be trusted to be small and to add up.
+    /// Does not check the checksum: for a record that was verified before, or that this process wrote.
     #[inline]
     pub fn parse(bytes: &[u8]) -> Option<(Header, &[u8])> {
         let fixed = bytes.first_chunk::<HEADER_BYTES>()?;
@@ -227,7 +227,7 @@ impl Header {
         Some((header, id))
     }
 
-    /// As `parse`, and checks that the header is whole and belongs at `lsn` of the segment with this nonce.
+    /// As `parse`, but checks the checksum, and that the header belongs at `lsn` of the segment with this nonce.
     pub fn decode(bytes: &[u8], nonce: u64, lsn: Lsn) -> Option<(Header, &[u8])> {
         if field::<8>(bytes, 8).map(u64::from_le_bytes)? != lsn.to_u64() {
             return None;
@@ -248,8 +248,8 @@ pub(crate) struct InlineRecord<'a> {
 }
 
 impl<'a> InlineRecord<'a> {
-    /// Reads a record whose body stands in it; None for any other. `slice` gives bytes of it by offset and length. For a record
-    /// that was verified before, or that this process wrote.
+    /// Reads a record with an inline body; None for any other. `slice` gives bytes of the record by offset and length. For a record that was
+    /// verified before, or that this process wrote.
     #[inline]
     pub fn parse(slice: impl Fn(u64, u64) -> Option<&'a [u8]>) -> Option<Self> {
         let fixed = slice(0, HEADER_BYTES as u64)?.first_chunk::<HEADER_BYTES>()?;

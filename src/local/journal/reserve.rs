@@ -1,14 +1,14 @@
-//! The segments that belong to deletes, copies and marks.
+//! The reserve: preallocated files for deletes, copies and marks, which work when no put finds room any more.
 
 use super::segments::{NoFile, Segments, Spare};
 use crate::error::Error;
 use crate::local::files::space::RESERVE_SEGMENTS;
 
-/// Of them, those that only copies may take: an evacuation can always be finished, and gives room back.
+/// Files of the reserve that only copies may take, so that an evacuation, which gives room back, can always be finished.
 const COPIES_SEGMENTS: usize = 2;
 
-/// A preallocated file of the reserve. Only the reserve makes one, and only a segment for reserved records is made of it, so that no put
-/// can come to stand in it.
+/// A preallocated file of the reserve. Only the reserve makes one, and it can only become a reserved segment, so that no put can ever
+/// stand in it.
 pub(super) struct ReservedSpare(Spare);
 
 impl ReservedSpare {
@@ -22,8 +22,8 @@ impl ReservedSpare {
 #[derive(Default)]
 pub(super) struct Reserve {
     spares: Vec<ReservedSpare>,
-    /// Bytes that deletes may yet append to reserved segments before the reserve is made whole again: so many more than an evacuation
-    /// copies may come between its copies.
+    /// Bytes that deletes may still append to reserved segments before the reserve is made whole again. This bounds what deletes can add
+    /// between the copies of one evacuation.
     delete_bytes: u64,
 }
 
@@ -36,7 +36,7 @@ impl Reserve {
         self.pop(segments)
     }
 
-    /// A file for copies: beyond the reserve where that is used up, since a copy gives back more room than it takes.
+    /// A file for copies, made beyond the reserve if that is used up, since a copy gives back more room than it takes.
     pub fn take_for_copy(&mut self, segments: &Segments, bytes: u64) -> Result<ReservedSpare, NoFile> {
         match self.pop(segments) {
             Some(spare) => Ok(spare),
@@ -93,7 +93,7 @@ impl Reserve {
         segments.set_reserved_bytes(self.spares.iter().map(|spare| spare.0.bytes()).sum());
     }
 
-    /// At close: what is kept is there for the next open, which may find the disk full.
+    /// At close: keeps files of this length for the next open, which may find the disk full.
     pub fn close(&mut self, segments: &Segments, bytes_kept: u64) {
         for (number, ReservedSpare(spare)) in std::mem::take(&mut self.spares).into_iter().enumerate() {
             let result = match number < RESERVE_SEGMENTS {
@@ -183,7 +183,7 @@ mod tests {
         reserve.refill(&segments, bytes).unwrap();
         assert!(reserve.admit_delete(bytes) && !reserve.admit_delete(1));
 
-        // Found at an open, it admits what the shortest file holds, if it is whole.
+        // A whole reserve that an open finds admits as many bytes of deletes as its shortest file holds.
         let mut found = Reserve::default();
         let spare = |bytes| segments.create_reserved_spare(bytes).unwrap();
         found.adopt(&segments, vec![spare(bytes), spare(bytes / 2)]);

@@ -1,4 +1,4 @@
-//! One file of the journal.
+//! A segment, one file of the journal: its descriptor and map, what is known of its records and bodies, sealing, cutting and removing it.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use crate::local::files::space::Lease;
 /// Bodies begin at multiples of this, so that writing one never touches a page of another.
 pub(crate) const BODY_ALIGNMENT: u64 = 4096;
 
-/// Two records never begin in the same stretch of this many bytes: a record's header alone is longer.
+/// The grain of `Marks`. No two records begin within this many bytes, as a record's header alone is longer.
 const MARK_GRAIN_BYTES: u32 = 64;
 
-/// Says something about some records of a segment: a bit for each, made when the first one is set.
+/// One bit for each record (or body) of a segment, allocated when the first one is set.
 #[derive(Default)]
 struct Marks(OnceLock<Box<[AtomicU64]>>);
 
@@ -38,7 +38,7 @@ impl Marks {
         self.cell(offset, segment_bytes).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0)
     }
 
-    /// Looks first: a bit that is set already costs no other core its cache line.
+    /// Reads before it writes: setting a bit that is set already takes the cache line from no other core.
     fn set(&self, offset: u32, segment_bytes: u64) {
         if let Some((word, bit)) = self.cell(offset, segment_bytes)
             && word.load(Ordering::Relaxed) & bit == 0
@@ -61,9 +61,9 @@ impl Marks {
 /// Why a segment is not durable.
 #[derive(Debug)]
 pub(crate) enum SyncError {
-    /// Nothing was asked of the disk yet, so that it can be tried again.
+    /// The sync was not attempted, so it can be tried again.
     NotTried(Error),
-    /// The disk has refused: what was written may be lost, and trying again proves nothing.
+    /// The sync failed: what was written may be lost, and a second try proves nothing.
     Failed(Error),
 }
 
@@ -89,11 +89,11 @@ pub(crate) struct Segment {
     /// Used since the last sweep: see `Segments::sweep`.
     touched: AtomicBool,
     live_bytes: AtomicU64,
-    /// Bodies in it that a live record refers to, or that are on their way in: 0 only where nothing in it counts.
+    /// Bodies that a live record refers to or that are being written: 0 only if nothing in the segment counts.
     bodies: AtomicU64,
-    /// The same, and those that are dead and not yet free: without any, the file may go.
+    /// As `bodies`, plus those that are dead and not yet free: at 0 the file may be removed.
     stretches: AtomicU64,
-    /// Somebody may read bytes of it of whom this open knows no handle: no free room of it is written to.
+    /// A session of an earlier open may still use bytes of it: nothing is written to its free room.
     withheld: AtomicBool,
     /// Where the records end, once no more are appended; 0 before.
     records_end: AtomicU64,
@@ -101,9 +101,9 @@ pub(crate) struct Segment {
     sealed: AtomicBool,
     /// Present where the bytes come from an earlier open, so that the disk may have changed them.
     verified: Option<Marks>,
-    /// Objects that were read since they were written here.
+    /// Objects that were read since they were written here: eviction spares them at first.
     read: Marks,
-    /// Objects that were found to be what Redis has, since it was doubted.
+    /// Suspects that were found to be what Redis has: see `LocalTier::trust`.
     trusted: Marks,
 }
 
@@ -176,7 +176,7 @@ impl Segment {
 
     pub fn remove_live(&self, bytes: u64) {
         let less = |live: u64| Some(live.saturating_sub(bytes));
-        // Never refused.
+        // The closure never returns None, so this cannot fail.
         let _ = self.live_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
@@ -212,7 +212,7 @@ impl Segment {
         self.withheld.store(is_withheld, Ordering::Release);
     }
 
-    /// No more records are appended. The file is cut off here, and must not be read behind it.
+    /// No more records are appended. The file is cut here, and must not be read behind this.
     pub fn set_records_end(&self, end: u64) {
         self.records_end.store(end, Ordering::Release);
     }
@@ -282,14 +282,14 @@ impl Segment {
         self.mapping.store(None);
     }
 
-    /// Where a record's mark is, or a body's: bodies begin far fewer times.
+    /// The mark's position and range for a record or a body. Bodies begin at far fewer places, so their marks are scaled down.
     #[inline]
     fn mark(&self, offset: u32) -> (u32, u64) {
         let part = BODY_ALIGNMENT / u64::from(MARK_GRAIN_BYTES);
         match self.kind {
             SegmentKind::Records => (offset, self.bytes()),
             SegmentKind::Bodies => ((u64::from(offset) / part) as u32, self.bytes() / part),
-            // One, at the beginning.
+            // A single body, at the beginning.
             SegmentKind::Body => (0, u64::from(MARK_GRAIN_BYTES)),
         }
     }
@@ -334,7 +334,8 @@ impl Segment {
         self.trusted.unset_all();
     }
 
-    /// Writes the seal: from now on the records up to `end` are all there are, and a bad one is damage, not the end. Not durable yet.
+    /// Writes the seal: from now on the segment has exactly the records up to `end`, and an invalid one is damage and not the end. Does not
+    /// make it durable.
     pub fn write_seal(&self, seal: Seal) -> io::Result<()> {
         let SegmentHeader { number, kind, nonce, .. } = self.header();
         let header = SegmentHeader { number, kind, nonce, seal: Some(seal) }.encode();
@@ -342,7 +343,7 @@ impl Segment {
         file.write_all_at(&mut [IoSlice::new(&header)], 0)
     }
 
-    /// The seal, if it has one.
+    /// The segment's seal, if it has one.
     pub fn read_seal(&self) -> io::Result<Option<Seal>> {
         Ok(read_header(&self.path)?.and_then(|header| header.seal))
     }
@@ -352,7 +353,7 @@ impl Segment {
         self.sync_through(None)
     }
 
-    /// The same, through its file where the caller has it open.
+    /// As `sync`, through the file if the caller has it open.
     pub fn sync_through(&self, file: Option<&dyn DiskFile>) -> Result<(), SyncError> {
         let Some(file) = file else {
             return match self.file() {
@@ -375,15 +376,15 @@ impl Segment {
         if end < self.bytes() { self.cut(&*self.file()?, end) } else { Ok(()) }
     }
 
-    /// The same, through its open file.
+    /// As `trim`, through the open file, and also if the file is no longer than `end`.
     pub fn cut(&self, file: &dyn DiskFile, end: u64) -> io::Result<()> {
         file.truncate(end)?;
         self.lease.shrink(end.min(self.bytes()));
         Ok(())
     }
 
-    /// Removes the file. Its space comes back when nobody reads it any more; of body segments, in which nobody holds anything, at once:
-    /// attached processes keep maps of those.
+    /// Removes the file. Its space comes back when nobody maps it any more. Of a body segment in which nobody holds anything it comes back at
+    /// once, by punching a hole: attached processes keep maps of those.
     pub fn remove(&self) -> io::Result<()> {
         let file = if self.kind == SegmentKind::Records || self.is_withheld() { None } else { Some(self.file()) };
         self.disk.remove(&self.path)?;

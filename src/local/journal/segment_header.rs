@@ -37,7 +37,7 @@ pub(crate) enum SegmentKind {
     Body = 3,
 }
 
-/// What a sealed segment says of itself.
+/// What a sealed segment says of itself: where its records end, and how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seal {
     pub end: u64,
@@ -129,7 +129,7 @@ pub(crate) fn read_header(path: &Path) -> io::Result<Option<SegmentHeader>> {
     }
 }
 
-/// What a record segment's damaged header must have said, if its nonce is intact: the first record tells.
+/// Rebuilds a record segment's damaged header, if its nonce is intact: the first record's checksum proves that.
 pub(crate) fn guess_header(path: &Path, number: u32) -> io::Result<Option<SegmentHeader>> {
     let mut bytes = Vec::new();
     let wanted = SEGMENT_HEADER_BYTES + HEADER_BYTES + ID_BYTES_MAX;

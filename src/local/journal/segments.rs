@@ -1,3 +1,5 @@
+//! All segments of the journal: the map by number, new segments and spare files, the numbers that are given, removal.
+
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,11 +19,11 @@ use crate::local::files::open_files::OpenFiles;
 use crate::local::files::space::{Lease, Space};
 use crate::random::random_u64;
 
-/// Segments that are mapped, at most, besides those that readers hold bytes of. Linux allows a process 65 530 maps; other parts of the
-/// process want some.
+/// Most segments that are mapped, besides those that readers hold bytes of. Linux allows a process 65 530 maps, of which other parts of
+/// the process need some.
 const MAPPED_SEGMENTS_MAX: usize = 16_384;
 
-/// Numbers from here on are not given: a file with such a name is foreign.
+/// Segment numbers end here.
 const NUMBER_MAX: u32 = u32::MAX - (1 << 16);
 
 pub(crate) type SegmentMap = FxHashMap<u32, Arc<Segment>>;
@@ -36,7 +38,7 @@ pub(crate) struct Segments {
     open_files: Arc<OpenFiles>,
     numbers: Numbers,
     next_number: Mutex<u32>,
-    /// Names were made that no sync of the directory has covered.
+    /// Files were created or renamed since the last sync of the directory.
     names_unsynced: AtomicBool,
     syncing_names: Mutex<()>,
     next_spare: AtomicU32,
@@ -59,7 +61,7 @@ pub(crate) enum NoFile {
 }
 
 impl NoFile {
-    /// Whether the disk has no room, which may come back.
+    /// Whether the disk is full, which may pass.
     pub fn is_disk_full(&self) -> bool {
         let NoFile::Failed(Error::Io { source, .. }) = self else { return false };
         matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -75,7 +77,7 @@ impl Spare {
         &self.path
     }
 
-    /// Cuts it to this length, if it is longer.
+    /// Cuts the file to this length, if it is longer.
     pub fn shorten(&self, bytes: u64) -> io::Result<()> {
         if self.bytes() > bytes {
             self.file.truncate(bytes)?;
@@ -129,14 +131,14 @@ impl Segments {
         self.load().values().filter(|segment| segment.kind == SegmentKind::Records).count()
     }
 
-    /// The most live bytes of one record segment, up to a limit: what copying them takes.
+    /// The live bytes of the fullest record segment, at most `bytes_max`: what its evacuation would copy.
     pub fn largest_live_bytes(&self, bytes_max: u64) -> u64 {
         let segments = self.load();
         let records = segments.values().filter(|segment| segment.kind == SegmentKind::Records);
         records.map(|segment| segment.live_bytes()).max().unwrap_or(0).min(bytes_max)
     }
 
-    /// The body segment in whose map these bytes are, and where in it.
+    /// The body segment in whose map these bytes are, and their offset in it.
     pub fn find_body(&self, bytes: &[u8]) -> Option<(Arc<Segment>, u64)> {
         let (number, offset) = self.open_files.body_maps().find(bytes)?;
         Some((self.get(number)?, offset))
@@ -154,7 +156,7 @@ impl Segments {
         Ok(mapping)
     }
 
-    /// Unmaps what was not used since the last sweep, and more where that is not enough, when too much is mapped.
+    /// If too many segments are mapped, unmaps those that were not used since the last sweep, and more if that is not enough.
     pub fn sweep(&self) {
         let segments = self.load();
         let is_mapped = |segment: &&Arc<Segment>| segment.is_mapped();
@@ -180,7 +182,7 @@ impl Segments {
         self.preallocate(bytes, lease)
     }
 
-    /// Preallocates a file for the reserve, or for copies that the reserve does not hold.
+    /// Preallocates a file for the reserve, or for copies that do not fit into the reserve.
     pub fn create_reserved_spare(&self, bytes: u64) -> Result<Spare, NoFile> {
         self.preallocate(bytes, self.space.take_reserved(bytes))
     }
@@ -197,7 +199,7 @@ impl Segments {
     /// A file that an earlier open preallocated.
     pub fn found_spare(&self, path: PathBuf, bytes: u64) -> Result<Spare, Error> {
         let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<u32>().ok());
-        // Those made from now on have other names.
+        // Spare files that are made from now on get higher numbers.
         self.next_spare.fetch_max(number.map_or(0, |number| number.wrapping_add(1)), Ordering::Relaxed);
         let file = self.disk.open(&path).map_err(Error::io("open", &path))?;
         Ok(Spare { path, file, lease: self.space.found(bytes) })
@@ -213,7 +215,7 @@ impl Segments {
         self.space.set_reserved_bytes(bytes);
     }
 
-    /// The next number, which is not given again, whatever happens.
+    /// The next segment number, which is never given again.
     fn give_number(&self) -> Result<u32, Error> {
         let mut next = self.next_number.lock();
         let number = *next;
@@ -228,7 +230,7 @@ impl Segments {
         Ok(number)
     }
 
-    /// Gives a spare file the next number: it is a segment from here on. A file for which that fails is removed.
+    /// Gives a spare file the next number, and so makes a segment of it. If that fails, the file is removed.
     pub fn activate(&self, spare: Spare, kind: SegmentKind) -> Result<Arc<Segment>, Error> {
         let activated = self.give_number().and_then(|number| self.name(&spare, number, kind));
         let (header, path) = match activated {
@@ -258,8 +260,8 @@ impl Segments {
         Ok((header, path))
     }
 
-    /// Removes a segment that nothing refers to any more. One that cannot be removed stays: as long as its file is there, so must
-    /// be the newer ones that say what in it is dead.
+    /// Removes a segment that nothing refers to any more. One that cannot be removed stays in the map: as long as its file is there, so must
+    /// be the newer segments that say what in it is dead.
     pub fn remove(&self, segment: &Segment) -> Result<(), Error> {
         match segment.remove() {
             // Removed before.
@@ -270,7 +272,7 @@ impl Segments {
         Ok(())
     }
 
-    /// Notes that record segments up to this one are reclaimed: before its file goes.
+    /// Makes it durable that record segments up to this one are reclaimed. To be called before the file is removed.
     pub fn reclaimed(&self, number: u32) -> Result<(), Error> {
         self.numbers.reclaimed_below(number.saturating_add(1))
     }
@@ -287,7 +289,7 @@ impl Segments {
 
     /// Makes the names of new segments durable, if there are any.
     pub fn sync_names(&self) -> io::Result<()> {
-        // Held while another thread syncs them: who finds none left may not go on before that is done.
+        // Whoever finds no unsynced names must wait for the sync that another thread may be running.
         let _syncing = self.syncing_names.lock();
         if self.names_unsynced.load(Ordering::Acquire) { self.sync_names_locked() } else { Ok(()) }
     }

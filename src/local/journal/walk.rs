@@ -1,11 +1,13 @@
+//! Reading a segment's records one after the other, and finding the next valid one behind damage.
+
 use super::Lsn;
 use super::record::{ALIGNMENT, HEADER_BYTES, Header, RECORD_BYTES_MAX};
 use super::segment_header::SEGMENT_HEADER_BYTES;
 
-/// Goes through a record segment's bytes, from record to record by their lengths.
+/// An iterator over a record segment's bytes, which goes from record to record by their lengths.
 ///
-/// Behind a header that is not valid, it looks for the next one that is: lsn and seeded checksum tell a header from any other bytes,
-/// also from one that stood there in an earlier life of the disk block.
+/// Behind an invalid header it searches for the next valid one: lsn and seeded checksum tell a header from any other bytes, also from a
+/// header that an earlier file left in the same disk block.
 pub(crate) struct Walk<'a> {
     bytes: &'a [u8],
     number: u32,
@@ -32,7 +34,7 @@ impl<'a> Walk<'a> {
         Walk { bytes, number, nonce, offset: SEGMENT_HEADER_BYTES }
     }
 
-    /// The same, from the record at `offset` on.
+    /// Begins at the record at `offset` instead.
     pub fn starting_at(self, offset: u32) -> Self {
         Walk { offset: (offset as usize).max(SEGMENT_HEADER_BYTES), ..self }
     }

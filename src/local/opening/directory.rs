@@ -18,7 +18,7 @@ const FORMAT: u32 = 1;
 
 const FORMAT_TEXT: &str = "scaler-object-storage format ";
 
-/// No store comes to give this number: four billion segments are more than a disk lives for.
+/// No store ever gives this number: two billion segments are more than a disk lives for.
 const FOREIGN_NUMBER_MIN: u32 = 1 << 31;
 
 /// Part of the free disk that a store without a stated limit may take.
@@ -46,7 +46,7 @@ pub(in crate::local) fn check_format(directory: &Path) -> Result<(), Error> {
     }
 }
 
-/// Makes the directories, with those above them, so that a power loss does not take their names.
+/// Makes the directory and its missing parents, and makes their names durable.
 pub(in crate::local) fn make(path: &Path) -> Result<(), Error> {
     let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let missing: Vec<_> = path.ancestors().take_while(is_missing).collect();
@@ -75,7 +75,7 @@ pub(in crate::local) fn write_format(directory: &Path) -> Result<(), Error> {
     written.map_err(Error::io("write", &path))
 }
 
-/// The limit in bytes.
+/// The store's limit in bytes.
 pub(in crate::local) fn limit_bytes(max_size_mb: u64, directory: &Path, present_bytes: u64) -> Result<u64, Error> {
     if max_size_mb > 0 {
         return match max_size_mb.checked_mul(1 << 20) {
@@ -98,12 +98,12 @@ pub(in crate::local) struct Contents {
     spares: Vec<(PathBuf, u64)>,
     next_number: u32,
     pub bytes: u64,
-    /// Files that were set aside: at least one object each.
+    /// Files that were set aside as damaged: each counts as one damaged object, as it held at least one.
     pub damaged: u64,
 }
 
-/// Lists the journal's directory. Files whose header is damaged beyond help are set aside. `numbers_below`: below which number all count
-/// as given, whatever the names in the directory tell.
+/// Lists the journal's directory. Files whose header cannot be rebuilt are set aside. Segment numbers below `numbers_below` count as
+/// given, whatever files there are.
 pub(in crate::local) fn list(
     directory: &Path,
     catalog: &Catalog,
@@ -123,7 +123,7 @@ pub(in crate::local) fn list(
             continue;
         }
         let Some((number, kind)) = parse_file_name(name.trim_end_matches(".damaged")) else { continue };
-        // A number that this store cannot have given belongs to a foreign file, unless its header says otherwise.
+        // A higher number cannot be this store's, unless the file's header says so.
         if number < FOREIGN_NUMBER_MIN {
             found.next_number = found.next_number.max(number.saturating_add(1));
         }
@@ -149,7 +149,7 @@ pub(in crate::local) fn list(
     Ok(found)
 }
 
-/// What the header must have said: of a record segment the catalog knows it, or its first record tells; bodies are found without it.
+/// Rebuilds a damaged header: of a record segment from the catalog or from its first record; a body segment's carries nothing needed.
 fn stand_in(path: &Path, number: u32, kind: SegmentKind, catalog: &Catalog) -> Result<Option<SegmentHeader>, Error> {
     if kind != SegmentKind::Records && number < FOREIGN_NUMBER_MIN {
         return Ok(Some(SegmentHeader { number, kind, nonce: 0, seal: None }));

@@ -1,4 +1,4 @@
-//! Opening a directory: what is in it, and what its records say.
+//! Opening a directory: lists its segments (`directory`), and rebuilds the index from hints and records (`recovery`).
 
 pub(super) mod directory;
 pub(super) mod recovery;

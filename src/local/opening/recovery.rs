@@ -1,7 +1,7 @@
-//! Opening a directory: from hints and, where there are none, from the journal itself, to the index.
+//! Recovery: rebuilds index, payload table and bodies from the catalog's hints, and from the journal itself where there are none.
 //!
-//! Records are taken newest first. Each names the record that it superseded, so the first that is seen of an id is the one that
-//! counts, and an older one is known by its place, without comparing ids.
+//! Records are taken newest first. Each names the record that it superseded, so the first record met of an id is the one that counts, and
+//! older ones are known by their place, without comparing ids.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::local::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Segm
 use crate::local::opening::scan::{self, Scanned};
 use crate::local::opening::superseded::{Superseded, Superseder};
 
-/// What is rebuilt.
+/// The state of a recovery under way.
 pub(in crate::local) struct Recovery<'a> {
     pub segments: &'a Segments,
     pub space: &'a Arc<Space>,
@@ -35,7 +35,7 @@ pub(in crate::local) struct Recovery<'a> {
     reclaimed_below: u32,
     /// Records that share a payload, by its name.
     sharers: FxHashMap<Lsn, Vec<Sharer>>,
-    /// Where payloads that are shared, or were, stand.
+    /// The records that hold payloads which are shared or were.
     holders: FxHashMap<Lsn, Holder>,
     opened: Arc<AtomicU32>,
 }
@@ -49,7 +49,7 @@ pub(in crate::local) struct Outcome {
     pub damaged_objects: u64,
     /// Segments of which only hints are left.
     pub missing: BTreeSet<u32>,
-    /// Older records of ids that have a newer one, which nothing superseded: what did is lost.
+    /// Older records of ids that have a newer one, whose superseding record is lost: see `LocalTier::bury`.
     pub orphans: Vec<(ObjectId, Lsn)>,
 }
 
@@ -64,14 +64,14 @@ struct Holder {
     owned: bool,
 }
 
-/// What becomes of a record.
+/// What recovery makes of a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// A newer record says otherwise, or it stores nothing.
+    /// A newer record counts instead, or this one stores nothing.
     Overruled,
-    /// It is the newest of its id.
+    /// The newest record of its id.
     Live,
-    /// It would be, but its bytes are not there.
+    /// It would be live, but its bytes are not there.
     Lost,
 }
 
@@ -79,12 +79,12 @@ enum State {
 #[derive(Clone, Copy, Default)]
 struct Candidate {
     fingerprint: u64,
-    /// Among the segment's hints.
+    /// Its position among the segment's hints.
     number: u32,
 }
 
-/// The live records in the order of the index's shards, newest first within each: the index is filled one part after the other, which
-/// is kind to the processor's caches. What has one fingerprint is in one shard. (Counting sort.)
+/// The live records in the order of the index's shards, newest first within each (a counting sort): the index is filled shard by shard,
+/// for the sake of the processor's caches. Records with equal fingerprints are in the same shard.
 fn by_shard(hints: &[Hint], states: &[State]) -> Vec<Candidate> {
     let live = || (0..).zip(hints.iter().zip(states)).filter(|(_, (_, state))| **state == State::Live);
     let mut ends = vec![0usize; SHARD_COUNT];
@@ -140,18 +140,18 @@ impl<'a> Recovery<'a> {
         Recovery { reclaimed_below, ..self }
     }
 
-    /// Goes through all segments, newest first. `rebooted`: what was not synced may be lost, so bodies are checked as well.
-    /// Tells, in parts of a thousand, how far it is.
+    /// Lets `opened` tell how far recovery is, in thousandths.
     pub fn telling(mut self, opened: Arc<AtomicU32>) -> Self {
         self.opened = opened;
         self
     }
 
+    /// Replays all segments, newest first. `rebooted`: what was not synced may be lost, so that unsealed segments' bodies are checked too.
     pub fn run(mut self, rebooted: bool) -> Result<(Index, Outcome), Error> {
         let found = self.segments.load();
         let records = found.values().filter(|segment| segment.kind == SegmentKind::Records);
         let mut numbers: BTreeSet<u32> = records.map(|segment| segment.number).collect();
-        // Without a catalog the journal alone tells.
+        // Without a catalog, the segments of the journal are all that is known.
         if self.catalog.is_open() {
             let hinted_numbers = self.catalog.segments()?;
             self.index.reserve(self.catalog.object_count_estimate(&hinted_numbers)?);
@@ -188,7 +188,7 @@ impl<'a> Recovery<'a> {
         self.settle_shared();
         self.bodies.restore_free()?;
         if scanned_segments {
-            // What was found there counts from now on, so no power loss may take it back: bodies that it superseded are free space.
+            // Records that were scanned count from now on, so no power loss may take them back: the bodies that they superseded are free.
             let directory = self.segments.directory();
             self.segments.sync_directory().map_err(Error::io("sync", directory))?;
             if let Err(error) = self.catalog.flush() {
@@ -198,7 +198,7 @@ impl<'a> Recovery<'a> {
         Ok((self.index, self.outcome))
     }
 
-    /// A segment's hints; None where there are none, or the catalog does not tell: then the journal does.
+    /// A segment's hints; None if there are none or the catalog fails: then the segment is scanned.
     fn load(&self, number: u32) -> Option<(Closing, Vec<Hint>)> {
         match self.catalog.load(number) {
             Ok(hinted) => hinted,
@@ -215,7 +215,7 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// Stores the hints of a segment that had none, so that the next open need not scan it.
+    /// Stores the hints of a segment that was scanned, so that the next open need not scan it.
     fn remember(&mut self, segment: &Segment, scanned: Scanned) -> Result<(), Error> {
         let Scanned { hints, end, clock, damaged } = scanned;
         self.outcome.clock = self.outcome.clock.max(clock);
@@ -231,7 +231,7 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    /// Takes a segment's records into account, newest first.
+    /// Enters a segment's records, newest first.
     fn replay(&mut self, segment: &Arc<Segment>, hints: &[Hint]) -> Result<(), Error> {
         let lsn_of = |hint: &Hint| Lsn::new(segment.number, hint.offset);
         let (mut live_bytes, mut lost) = (0, 0);
@@ -287,8 +287,8 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    /// Whether the record at `lsn` says something about its id that no newer one has overruled; it overrules older ones. A void
-    /// record does so only where a newer one superseded it: otherwise what stood before still does.
+    /// Whether no newer record overrules the one at `lsn`; notes that it overrules the one it superseded. A void record does the latter only
+    /// if a newer one superseded it in turn: otherwise what stood before it still stands.
     fn follow(&mut self, hint: &Hint, lsn: Lsn, hints: &[Hint]) -> Result<bool, Error> {
         let is_superseded = self.superseded.meet(lsn) || self.is_severed(hint.fingerprint, lsn)?;
         if !hint.supersedes.is_none() && (is_superseded || hint.kind != Kind::Void) {
@@ -298,7 +298,8 @@ impl<'a> Recovery<'a> {
         Ok(hint.kind.stores() && !is_superseded && !hint.flags.has(Flags::DETACHED))
     }
 
-    /// Whether a newer record of the same id superseded one that is lost. An id that cannot be read is taken for the same.
+    /// Whether a newer record of the same id superseded one that is lost, so that the chain is broken and this one is older. An id that
+    /// cannot be read is taken for the same.
     fn is_severed(&self, fingerprint: u64, lsn: Lsn) -> Result<bool, Error> {
         let Some(superseders) = self.superseded.severed(fingerprint) else { return Ok(false) };
         let Some(id) = self.id_at(lsn)? else { return Ok(true) };
@@ -323,7 +324,7 @@ impl<'a> Recovery<'a> {
         segment.is_some_and(|segment| end <= segment.bytes())
     }
 
-    /// Enters a record into the index; false where it turns out to be an older one of an id that is there already.
+    /// Enters a record into the index. False if it turns out to be an older record of an id that is entered already.
     fn index_record(&mut self, fingerprint: u64, lsn: Lsn) -> Result<bool, Error> {
         let Some(occupant) = self.index.restore(fingerprint, lsn) else { return Ok(true) };
         let (Some(id), Some(rival)) = (self.id_at(lsn)?, self.id_at(occupant)?) else {
@@ -342,7 +343,7 @@ impl<'a> Recovery<'a> {
         Ok(true)
     }
 
-    /// Counts a live record, and takes its body into use; false where another record has that body.
+    /// Counts a live record, and restores its body. False if another record has that body.
     fn count(&mut self, hint: &Hint, lsn: Lsn) -> bool {
         if !hint.has_body() || self.restore_body(hint, lsn) {
             return true;
@@ -365,8 +366,8 @@ impl<'a> Recovery<'a> {
         true
     }
 
-    /// Remembers where a payload stands, if its name differs from its place or sharers were met, which are always newer than the
-    /// record that first stored it.
+    /// Remembers the holder of a payload if its name differs from its place, or if sharers were met: these are always newer than the record
+    /// that first stored the payload, so they are met first.
     fn note_holder(&mut self, hint: &Hint, lsn: Lsn, owned: bool) {
         let name = if hint.flags.has(Flags::NAMED) { hint.payload } else { lsn };
         if name != lsn || self.sharers.contains_key(&name) {
@@ -374,7 +375,7 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// With everything seen: joins sharers and payloads.
+    /// When all segments are replayed: joins sharers and payloads.
     fn settle_shared(&mut self) {
         for (payload, sharers) in std::mem::take(&mut self.sharers) {
             let holder = self.holders.remove(&payload);
@@ -409,7 +410,7 @@ impl<'a> Recovery<'a> {
     }
 }
 
-/// The hints of a sealed segment, once everything is recovered: from the catalog, or from its records.
+/// The hints of a sealed segment after recovery: from the catalog, or made from its records.
 pub(in crate::local) fn hints(
     segments: &Segments,
     catalog: &Catalog,
@@ -425,7 +426,7 @@ pub(in crate::local) fn hints(
     let bytes = mapping.slice(0, segment.records_end()).unwrap_or_default();
     let records = Walk::new(bytes, segment.number, segment.nonce).filter_map(|step| match step {
         Step::Record { header, id, .. } => Some(Hint::of(&header, fingerprints.of(id))),
-        Step::Damage { .. } => None, // told when it was recovered
+        Step::Damage { .. } => None, // was reported during recovery
     });
     Ok(records.collect())
 }

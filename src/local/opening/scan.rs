@@ -1,4 +1,4 @@
-//! Reading a segment that has no hints, record by record.
+//! Scanning a segment that has no hints, record by record; an unsealed one is repaired, sealed and cut by that.
 
 use std::collections::BTreeSet;
 use std::io::IoSlice;
@@ -12,7 +12,7 @@ use crate::local::journal::record::RECORD_BYTES_MAX;
 use crate::local::journal::{Flags, Header, Kind, Lsn, Seal, Segment, Segments, Step, SyncError, Walk};
 use crate::local::read::{Unreadable, verify_body};
 
-/// What a segment's records say.
+/// What the scan of a segment found.
 #[derive(Default)]
 pub(in crate::local) struct Scanned {
     pub hints: Vec<Hint>,
@@ -23,8 +23,8 @@ pub(in crate::local) struct Scanned {
     pub damaged: u64,
 }
 
-/// Reads a record segment. One that was not sealed, because its process was killed, is sealed and trimmed now: a record of it whose
-/// body is torn never happened.
+/// Scans a record segment. One that was not sealed, because its process was killed, is sealed and cut now; a record in it whose body is
+/// torn never happened.
 pub(in crate::local) fn scan(
     segments: &Segments,
     segment: &Segment,
@@ -65,7 +65,7 @@ pub(in crate::local) fn scan(
         for (header, id) in torn {
             void(segment, &header, &id)?;
         }
-        // On the disk before the seal, with their bodies: under a seal, a torn record counts. What was found here counts from now on.
+        // Records and bodies must be durable before the seal, under which a torn record counts as damage. What was found counts from now on.
         segment.sync().map_err(SyncError::into_error)?;
         sync_bodies(segments, &scanned.hints)?;
         let seal = Seal { end: scanned.end, record_count: scanned.hints.len() as u64 };
@@ -76,8 +76,7 @@ pub(in crate::local) fn scan(
     Ok(scanned)
 }
 
-/// Whether a record of an unsealed segment was written to its end. A body elsewhere was written before its record, so only a
-/// power loss can have torn it.
+/// Whether a record of an unsealed segment is whole. An external body was written before its record, so only a power loss can have torn it.
 fn is_whole(segments: &Segments, header: &Header, body: &[u8], rebooted: bool) -> Result<bool, Error> {
     if header.is_inline() {
         return Ok(xxh3_128(body) == header.body_hash);
@@ -99,8 +98,8 @@ fn is_whole(segments: &Segments, header: &Header, body: &[u8], rebooted: bool) -
     }
 }
 
-/// Whether the payload that was stored first at `lsn` outlived a power loss. One in a sealed segment did, and so did one whose
-/// segment is gone: it had moved before.
+/// Whether the payload that was first stored at `lsn` outlived a power loss. One in a sealed segment did, and so did one whose segment is
+/// gone, as it had moved before.
 fn has_payload(segments: &Segments, lsn: Lsn) -> Result<bool, Error> {
     let Some(segment) = segments.get(lsn.segment()) else { return Ok(true) };
     if segment.read_seal().map_err(Error::io("read", segment.path()))?.is_some() {

@@ -1,4 +1,4 @@
-//! While a directory is opened, newest record first: which older records are overruled.
+//! Used by recovery, which meets records newest first: which older records are superseded by one that was met.
 
 use std::collections::BTreeMap;
 
@@ -14,19 +14,20 @@ pub(in crate::local) struct Superseder {
     pub lsn: Lsn,
 }
 
-/// Places that a newer record superseded.
+/// Places of records that a newer record superseded.
 #[derive(Default)]
 pub(in crate::local) struct Superseded {
-    /// Those that were not met yet, by segment and offset.
+    /// Those that recovery has not met yet, by segment and offset.
     lsns: BTreeMap<u32, FxHashMap<u32, Superseder>>,
-    /// The oldest segment that there is anything of: what is older is not met.
+    /// The oldest segment of which there is a file or a hint: older places are never met, and not kept.
     oldest: u32,
-    /// By fingerprint, records that superseded one that was lost: what that one had superseded is known by its id alone.
+    /// By fingerprint, records that superseded a lost one. What the lost one superseded can be told only by comparing ids.
     severed: FxHashMap<u64, Vec<Lsn>>,
 }
 
 impl Superseded {
-    /// Begins a segment, all newer ones having been gone through: what is not among its records, or was not met in those, is lost.
+    /// Begins a segment, all newer ones being done: superseded places in newer segments that were not met, and places in this one that are
+    /// none of its records, are lost.
     pub fn begin(&mut self, number: u32, hints: &[Hint]) {
         let passed = self.lsns.split_off(&number.saturating_add(1)).into_values().flatten();
         let mut lost: Vec<_> = passed.map(|(_, by)| by).collect();
@@ -61,7 +62,7 @@ impl Superseded {
         self.severed.entry(by.fingerprint).or_default().push(by.lsn);
     }
 
-    /// The record at `lsn` is met; whether it is superseded.
+    /// Meets the record at `lsn`. Returns whether it is superseded.
     pub fn meet(&mut self, lsn: Lsn) -> bool {
         let lsns = self.lsns.get_mut(&lsn.segment());
         lsns.is_some_and(|lsns| lsns.remove(&lsn.offset()).is_some())

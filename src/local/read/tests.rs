@@ -1,3 +1,5 @@
+//! Tests of gets that meet moves, removals, readers and deadlines.
+
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,5 +1,5 @@
-//! Every order, as far as a checker comes, in which threads overwrite, delete, share and move the same few records. Run by
-//! `make test-interleavings`: the locks are the checker's there.
+//! Runs threads that overwrite, delete, share and move the same few records under a checker (shuttle), in as many orders as it gets to. Run
+//! by `make test-interleavings`, which puts the checker's locks in place of the real ones.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ const NEW: u32 = 2;
 
 const HASH: u128 = 7;
 
-/// What liveness says to those who count, and a journal without files.
+/// Counts what liveness tells, and stands in for the journal.
 #[derive(Default)]
 struct World(Mutex<State>);
 
@@ -160,7 +160,7 @@ impl Store {
         self.world.0.lock().removed = true;
     }
 
-    /// What is counted is what counts.
+    /// Checks that the counted live bytes are those of the records that count.
     fn check(&self) {
         let mut live: BTreeMap<u32, i64> = BTreeMap::new();
         let mut held: BTreeMap<Lsn, Header> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! What has been appended is made durable, by one sync for all who wait.
+//! Group commit: what has been appended is made durable by one sync for all who wait.
 
 use super::{Journal, Unsynced};
 use crate::error::Error;
@@ -12,7 +12,8 @@ impl Journal {
         self.sync_unless(|synced| synced > lsn)
     }
 
-    /// Makes everything durable that is not, unless what is, all below the lsn that `is_enough` is told, will do.
+    /// Makes everything durable that was appended so far, unless `is_enough` says that what is durable already (all records below its
+    /// argument) will do.
     fn sync_unless(&self, is_enough: impl FnOnce(Lsn) -> bool) -> Result<(), Error> {
         let mut synced = self.synced.lock();
         if is_enough(*synced) {
@@ -24,7 +25,7 @@ impl Journal {
             (std::mem::take(&mut append.unsynced), append.end)
         };
         self.sync_segments(segments)?;
-        // Otherwise a segment's name is durable before the first record is appended to it: see `roll`.
+        // With `syncs_each`, a segment's name is durable before the first record is appended to it: see `roll`.
         if !self.options.syncs_each {
             self.sync_names()?;
         }
@@ -38,7 +39,7 @@ impl Journal {
                 Ok(()) => drop(segments.remove(0)),
                 Err(SyncError::Failed(error)) => return Err(self.fail(error)),
                 Err(SyncError::NotTried(error)) => {
-                    // Still to be synced, the next time.
+                    // Put back, to be synced the next time.
                     self.append.lock().unsynced.splice(0..0, segments);
                     return Err(error);
                 }
@@ -56,12 +57,12 @@ impl Journal {
         })
     }
 
-    /// What is durable when every record appended so far is.
+    /// An lsn at or above every record appended so far, and below all later ones: once it is durable, so are they all.
     pub fn latest(&self) -> Lsn {
         self.end().just_below()
     }
 
-    /// Makes every record appended so far durable: all those below the lsn that it returns.
+    /// Makes every record appended so far durable, which are those below the returned lsn.
     pub fn sync(&self) -> Result<Lsn, Error> {
         let end = self.end();
         self.sync_unless(|synced| synced >= end)?;

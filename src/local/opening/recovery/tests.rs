@@ -1,3 +1,5 @@
+//! Tests of recovery from stores that lost hints, segments, or parts of them.
+
 use super::*;
 use crate::local::Underlying;
 use crate::local::journal::{NewRecord, Purpose};

@@ -1,3 +1,5 @@
+//! Tests of scanning: torn tails, damage, and what is synced before the seal.
+
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,7 @@ use crate::local::Underlying;
 use crate::local::disk::{Disk, DiskFile, SystemDisk};
 use crate::local::upkeep::by_hand::ByHand;
 
-/// The segment that is appended to is scanned, as what a killed process left.
+/// Scans the active segment as if a killed process had left it.
 fn scan_active(store: &ByHand, rebooted: bool) -> Scanned {
     scan_segment(store, store.tier.journal.latest().segment(), rebooted)
 }
@@ -105,14 +107,14 @@ fn each_damaged_stretch_is_counted_and_so_is_an_end_that_is_cut_off() {
     let number = store.seal();
     let segment = store.segment(number);
     assert_eq!(scan_segment(&store, number, false).damaged, 0);
-    // Where the last record begins: nothing else shows that there was one.
+    // Cut where the last record begins: nothing else shows that there was one.
     let last = store.place(&[4]);
     segment.lease().shrink(u64::from(last.offset()));
     let scanned = scan_segment(&store, number, false);
     assert_eq!((scanned.hints.len(), scanned.damaged), (4, 1));
 }
 
-/// What was asked of which file, in this order.
+/// A disk that notes its calls and their files, in order.
 #[derive(Clone, Default)]
 struct Noting(Arc<Mutex<Vec<(&'static str, PathBuf)>>>);
 
