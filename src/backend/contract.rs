@@ -1,29 +1,31 @@
+//! The trait that every place to keep objects implements, and what a backend tells its callers.
+
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::object::Object;
 
-/// Called by a backend inside the critical section in which an object came to exist. Whoever waits for the id takes the object there,
-/// so that a delete that follows at once cannot leave them waiting for ever.
+/// Called by a backend inside the critical section in which an object came to exist. Waiters for the id are given the object there, so that a
+/// delete that follows at once cannot leave them waiting for ever.
 pub(crate) type OnStored<'a> = &'a mut dyn FnMut(Stored<'_>);
 
 /// An object that has come to exist.
 pub(crate) struct Stored<'a> {
-    /// Reads it; None where that cannot be done.
+    /// Reads the object; None if it cannot be read.
     pub object: &'a dyn Fn() -> Option<Object>,
-    /// Only who has waited since before then may have it: whoever began later may have begun after it was deleted again. None: everybody.
+    /// Only those who have waited since before this moment may have the object, as later ones may have come after a delete. None: everybody.
     pub since_before: Option<Instant>,
 }
 
 impl<'a> Stored<'a> {
-    /// For everybody who waits.
+    /// An object for everybody who waits.
     pub fn now(object: &'a dyn Fn() -> Option<Object>) -> Self {
         Stored { object, since_before: None }
     }
 }
 
-/// Told whether a deleted object had existed.
+/// Called with whether a deleted object had existed.
 pub(crate) type OnDeleted = Box<dyn FnOnce(bool) + Send>;
 
 /// What a backend holds, for [`Info`](crate::Info).
@@ -44,7 +46,7 @@ pub(crate) trait Backend: Send + Sync {
     /// Stores or overwrites. Acknowledged as durably as the backend promises.
     fn put(&self, id: &[u8], data: &[u8], metadata: &[u8], stored: OnStored<'_>) -> Result<(), Error>;
 
-    /// Refuses an object of so many bytes, data and metadata together, which the backend could not hold however empty it is.
+    /// Refuses an object of so many bytes (data and metadata) if the backend could not hold it even when it is empty.
     fn check_size(&self, _id: &[u8], _bytes: u64) -> Result<(), Error> {
         Ok(())
     }
@@ -55,44 +57,44 @@ pub(crate) trait Backend: Send + Sync {
     /// The object, from wherever it is: this may wait for Redis.
     fn get(&self, id: &[u8]) -> Result<Option<Object>, Error>;
 
-    /// The object, as far as that can be said without waiting for another tier.
+    /// The object, as far as it is known without waiting for Redis.
     #[inline]
     fn get_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         self.get(id)
     }
 
-    /// What `get` says, where no other process has to be asked for it.
+    /// As `get`, but pending if another process or Redis would have to be asked.
     #[cfg_attr(not(feature = "async"), expect(dead_code, reason = "futures ask for it"))]
     fn get_at_once(&self, id: &[u8]) -> Result<Poll<Option<Object>>, Error> {
         self.get(id).map(Poll::Ready)
     }
 
-    /// Somebody has begun to wait for an object that is not here: looks for it elsewhere, and wakes whoever waits when it is found.
+    /// Somebody has begun to wait for an object that is not held here: looks for it elsewhere, and wakes the waiters if it is found.
     fn seek(&self, _id: &[u8]) {}
 
     /// Whether the object exists anywhere: this may wait for Redis.
     fn contains(&self, id: &[u8]) -> Result<bool, Error>;
 
-    /// Whether the object existed: this may wait for Redis.
+    /// Deletes. Returns whether the object existed: this may wait for Redis.
     fn delete(&self, id: &[u8]) -> Result<bool, Error>;
 
-    /// Deletes, and says whether the object existed, at once where that is known, otherwise through `answer`.
+    /// Deletes. Whether the object existed is returned if that is known at once; otherwise `answer` is called with it.
     fn delete_later(&self, id: &[u8], _answer: OnDeleted) -> Result<Option<bool>, Error> {
         self.delete(id).map(Some)
     }
 
-    /// Makes `new` share the content of `original`, overwriting; false, and nothing changed, where `original` is not here.
+    /// Makes `new` share the content of `original`, overwriting. False, with nothing changed, if `original` is not held here.
     fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error>;
 
     fn usage(&self) -> Usage;
 
-    /// Objects, and bytes of their data and metadata, exactly: this may look at each of them.
+    /// The exact number of objects, and of the bytes of their data and metadata: this may look at each of them.
     fn count(&self) -> Result<(u64, u64), Error> {
         let usage = self.usage();
         Ok((usage.objects, usage.payload_bytes))
     }
 
-    /// Waits until Redis has everything that is dirty now; false where it has not within this time.
+    /// Waits until Redis has everything that is dirty now. False if it has not within this time.
     fn drain(&self, _limit: Duration) -> Result<bool, Error> {
         Ok(true)
     }
@@ -106,14 +108,14 @@ pub(crate) trait Backend: Send + Sync {
     /// Releases files and locks, after which no other method is called. Idempotent.
     fn close(&self) -> Result<(), Error>;
 
-    /// Where the objects are, for people: a directory, an address, or `memory`.
+    /// Where the objects are, for error messages and logs: a directory, an address, or `memory`.
     fn place(&self) -> String;
 
     /// The backend's name in the config.
     fn name(&self) -> &'static str;
 }
 
-/// An object on its way in. Dropped without `commit`, it never existed.
+/// A streamed write. If it is dropped without `commit`, the object never existed.
 pub(crate) trait Writer: Send {
     /// Never called with more bytes, in total, than were announced.
     fn write(&mut self, piece: &[u8]) -> Result<(), Error>;

@@ -1,6 +1,6 @@
-//! What a backend is, and who waits for what it does not hold yet.
+//! The `Backend` trait, and the waiters for objects that do not exist yet.
 //!
-//! [`contract`] has the trait that every place to keep objects implements; [`waiters`] those who wait for an object, and [`waking`](mod@waking) how a
+//! [`contract`] has the trait that every place to keep objects implements; [`waiters`] has the parked requests, and [`waking`](mod@waking) how a
 //! write answers them.
 
 mod contract;

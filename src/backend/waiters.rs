@@ -1,3 +1,5 @@
+//! Requests that are parked until an object exists, and their tickets. `waking` answers them.
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Weak};
@@ -13,12 +15,12 @@ use crate::object::Object;
 
 const SHARD_COUNT: usize = 32;
 
-/// What is done when the awaited object exists. Runs on the thread that stored it, before that thread's own acknowledgement; a duplicate,
-/// which may have to wait for room, on a thread of its own where that thread may not wait.
+/// What is done when the awaited object exists. It runs on the thread that stored the object, before that thread's own acknowledgement; a
+/// duplicate, which may have to wait for room, runs on the duplicator's thread if the storing thread may not wait.
 pub(crate) enum Then {
     /// Hand the object over.
     Answer(Box<dyn FnOnce(Object) + Send>),
-    /// Make it the content of this id as well, then say how that went.
+    /// Make the object the content of this id as well, then report how that went.
     Duplicate { new: Box<[u8]>, done: Box<dyn FnOnce(Result<(), Error>) + Send> },
 }
 
@@ -27,7 +29,7 @@ pub(crate) struct Waiter {
     pub then: Then,
 }
 
-/// A waiter whose time has come, with what it waited for.
+/// A waiter whose object exists, with that object.
 pub(crate) struct Woken {
     pub id: Box<[u8]>,
     pub object: Object,
@@ -37,7 +39,7 @@ pub(crate) struct Woken {
 /// Id -> who waits for it, for a part of all ids.
 type Shard = Mutex<HashMap<Box<[u8]>, Queue>>;
 
-/// Those who wait for one id, by token. Who cancelled leaves a gap, so that thousands of waiters can go one by one.
+/// The waiters for one id, by token. One that is cancelled leaves a gap, so that thousands can be cancelled one by one.
 #[derive(Default)]
 struct Queue {
     places: Vec<(u64, Option<Waiter>)>,
@@ -62,13 +64,13 @@ impl Queue {
     }
 }
 
-/// Everyone who waits for an object that does not exist yet, in the order in which they came.
+/// All waiters for objects that do not exist yet, for each id in the order in which they came.
 #[derive(Default)]
 pub(crate) struct Waiters {
     parked: AtomicUsize,
     next_token: AtomicU64,
     shards: [Shard; SHARD_COUNT],
-    /// The way to the thread that makes duplicates, while the store is open.
+    /// The queue to the duplicator's thread, while the store is open.
     duplicator: Mutex<Option<Sender<Woken>>>,
 }
 
@@ -78,7 +80,7 @@ pub struct Ticket {
     waiters: Weak<Waiters>,
     id: Box<[u8]>,
     token: u64,
-    /// Of the process that parked it.
+    /// The fork generation of the process that parked it.
     generation: u64,
 }
 
@@ -89,8 +91,8 @@ impl Waiters {
         &self.shards[index]
     }
 
-    /// Registers first; the caller then looks whether the object exists, and cancels if so. Together with `take`, which is called
-    /// after the object is visible, one of the two always sees the other.
+    /// Registers a waiter first; the caller then looks whether the object exists, and cancels if so. As `take` is called after the object is
+    /// visible, one of the two always sees the other.
     pub fn park(self: &Arc<Self>, id: &[u8], then: Then) -> Ticket {
         let waiter = Waiter { since: Instant::now(), then };
         let mut shard = self.shard(id).lock();
@@ -108,13 +110,13 @@ impl Waiters {
         self.parked.load(Ordering::SeqCst) == 0
     }
 
-    /// Whether anyone waits for `id`; called once it is visible.
+    /// Whether anyone waits for `id`. To be called after the object is visible.
     pub fn has_any(&self, id: &[u8]) -> bool {
         fence(Ordering::SeqCst);
         self.parked.load(Ordering::SeqCst) > 0 && self.shard(id).lock().contains_key(id)
     }
 
-    /// Everyone who waits for `id`.
+    /// Takes all waiters for `id`.
     pub fn take(&self, id: &[u8]) -> Vec<Waiter> {
         let queue = self.shard(id).lock().remove(id).unwrap_or_default();
         let taken: Vec<Waiter> = queue.places.into_iter().filter_map(|(_, waiter)| waiter).collect();
@@ -122,7 +124,7 @@ impl Waiters {
         taken
     }
 
-    /// Those who have waited since before `moment`.
+    /// Takes the waiters for `id` that have waited since before `moment`.
     pub fn take_since_before(&self, id: &[u8], moment: Instant) -> Vec<Waiter> {
         let mut shard = self.shard(id).lock();
         let Some(queue) = shard.get_mut(id) else { return Vec::new() };
@@ -145,7 +147,7 @@ impl Waiters {
         self.shards.iter().flat_map(|shard| shard.lock().keys().cloned().collect::<Vec<_>>()).collect()
     }
 
-    /// Takes one waiter back; None if it was taken by a writer in the meantime.
+    /// Removes one waiter; None if a writer has taken it meanwhile.
     fn cancel(&self, id: &[u8], token: u64) -> Option<Waiter> {
         let mut shard = self.shard(id).lock();
         let queue = shard.get_mut(id)?;
@@ -165,7 +167,7 @@ impl Waiters {
         self.duplicator.lock().is_some()
     }
 
-    /// Leaves a duplicate to the thread that may wait for it. Once the store is closed, there is none, and nobody to answer.
+    /// Hands a duplicate over to the duplicator, which may wait for room. Dropped unanswered once the store is closed.
     pub(crate) fn hand_over(&self, woken: Woken) {
         if let Some(duplicator) = &*self.duplicator.lock() {
             let _ = duplicator.send(woken);
@@ -197,7 +199,7 @@ impl Waiters {
 }
 
 impl Ticket {
-    /// Takes the request back: what was to be done, unless it was answered in the meantime.
+    /// Takes the request back. Returns what was to be done, unless it was answered meanwhile.
     pub(crate) fn take_back(&self) -> Option<Then> {
         if self.generation != fork::generation() {
             return None; // the parent's threads may have left the shard locked

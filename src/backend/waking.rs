@@ -1,3 +1,5 @@
+//! How a write answers those who waited for its id, and those who waited for the duplicates that result.
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,8 +13,8 @@ use super::{Backend, OnStored, Stored};
 use crate::error::Error;
 use crate::object::Object;
 
-/// Runs a write to `id`, then answers whoever waited for it, then whoever waited for what those made, and so on: those who want a
-/// duplicate on this thread only if it may wait.
+/// Runs a write to `id`, then answers its waiters, then the waiters of the duplicates that these make, and so on. If this thread may not
+/// wait, duplicates are handed over to the duplicator.
 pub(crate) fn waking<T>(
     waiters: &Waiters,
     backend: &dyn Backend,
@@ -22,21 +24,21 @@ pub(crate) fn waking<T>(
 ) -> Result<T, Error> {
     let mut woken = VecDeque::new();
     let result = write(&mut |stored| collect(id, waiters, &stored, &mut woken));
-    // Also after an error: an object that was stored and could not be made durable is there, so it is what they waited for.
+    // Also after an error: an object that was stored but could not be made durable exists, so its waiters are answered.
     answer(waiters, backend, patience, woken);
     result
 }
 
-/// Answers those who have waited for `id` since before `moment`, when it still had this content. For threads that may not wait.
+/// Answers those who have waited for `id` since before `moment`, at which it had this content. For threads that may not wait.
 pub(crate) fn answer_early(waiters: &Waiters, backend: &dyn Backend, id: &[u8], object: &Object, moment: Instant) {
     let early = waiters.take_since_before(id, moment).into_iter();
     let woken = early.map(|waiter| Woken { id: id.into(), object: object.clone(), waiter }).collect();
     answer(waiters, backend, Patience::Background, woken);
 }
 
-/// Starts the thread that makes the duplicates which other threads may not wait for. It ends when it is not handed any more.
+/// Starts the duplicator, the thread that makes the duplicates for threads that may not wait. It ends when its queue is closed.
 pub(crate) fn spawn_duplicator(waiters: &Arc<Waiters>, backend: &Arc<dyn Backend>) -> std::io::Result<JoinHandle<()>> {
-    // Unbounded in form: it holds requests that were parked, of which there are as many as are let in.
+    // Unbounded in form: it holds requests that were parked, whose number is bounded where they are let in.
     let (hand, handed) = unbounded();
     let (to_wake, backend) = (Arc::clone(waiters), Arc::clone(backend));
     let run = move || make_duplicates(&to_wake, &*backend, &handed);
@@ -45,16 +47,16 @@ pub(crate) fn spawn_duplicator(waiters: &Arc<Waiters>, backend: &Arc<dyn Backend
     Ok(thread)
 }
 
-/// Waits for its end; what it waits for itself has to end before.
+/// Waits until the duplicator has ended. Whatever it may be waiting for has to be ended before.
 pub(crate) fn join_duplicator(duplicator: JoinHandle<()>) {
-    // Whoever was told of a duplicate may have had the store's last handle, and close it on this thread.
+    // The callback of a duplicate may drop the store's last handle, and so close the store on the duplicator's own thread.
     if duplicator.thread().id() != std::thread::current().id() && duplicator.join().is_err() {
         tracing::error!("the duplicator panicked; parked duplicates were dropped unanswered");
     }
 }
 
 fn make_duplicates(waiters: &Waiters, backend: &dyn Backend, handed: &Receiver<Woken>) {
-    // After the store is closed, what is left is dropped unanswered, as those who wait are.
+    // Once the store is closed, what is left is dropped unanswered, like all waiters.
     while let Ok(woken) = handed.recv()
         && waiters.has_duplicator()
     {
@@ -76,7 +78,7 @@ fn answer(waiters: &Waiters, backend: &dyn Backend, patience: Patience, mut woke
     }
 }
 
-/// Carries out a duplicate that waited for `original`, whose content is `object` even if it is gone again by now.
+/// Carries out a duplicate that waited for `original`, which had the content `object`, even if it is gone again by now.
 fn duplicate(
     waiters: &Waiters,
     backend: &dyn Backend,
@@ -95,7 +97,7 @@ fn duplicate(
     backend.put(new, &object.data, &object.metadata, stored)
 }
 
-/// Takes those who wait for `id`; where it cannot be read back, they wait on.
+/// Takes the waiters for `id`, unless the object cannot be read back: then they wait on.
 fn collect(id: &[u8], waiters: &Waiters, stored: &Stored<'_>, woken: &mut VecDeque<Woken>) {
     if waiters.has_any(id)
         && let Some(object) = (stored.object)()

@@ -177,7 +177,7 @@ impl Bodies {
         self.stretches.lock().live.get(&place).map(|body| Arc::clone(&body.stretch))
     }
 
-    /// The body's record is now the one at `record`: a copy, or the next sharer's.
+    /// From now on the body's record is the one at `record`, a copy.
     pub fn referred(&self, place: BodyPlace, record: Lsn) {
         if let Some(body) = self.stretches.lock().live.get_mut(&place) {
             body.record = record;

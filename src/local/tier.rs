@@ -1,3 +1,6 @@
+//! The local tier: the parts of one open directory together, room for writes, durability, and how damaged objects are let go. Its
+//! operations are in `write`, `read`, `shared`, `sharing` and `upkeep`.
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,22 +29,23 @@ use crate::id::ObjectId;
 use crate::local::gate::Gate;
 use crate::version::Version;
 
-/// How often it is looked whether Redis has more by now.
+/// How long a caller without room waits for Redis to take more before it looks again.
 const REPLICATION_WAIT: Duration = Duration::from_millis(20);
 
-/// What room is wanted of: files, or live bytes.
+/// Which room is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kinds {
     Files,
-    /// Files, for a body that has room for a part of it already, or for its record.
+    /// Files, for the rest or the record of a body that has a reservation already.
     Body,
+    /// Bytes of live objects, under the limit on them.
     Live,
 }
 
-/// The objects on this node: journal, index, and what keeps them in step.
+/// The objects on this node: journal, index, bodies, and what keeps them in step.
 ///
-/// Lock order: the gate, an id's shard (the lower first where there are two), then its table, then the payload table or the bodies'
-/// stretches; what is synced, the journal's append lock, the reserve, the numbers. No two of these groups are entered the other way round.
+/// Lock order: the gate; the `writing` lock of an id's shard (the lower shard first if there are two); the shard's table; the payload table
+/// or the bodies' stretches; `Journal::synced`; the journal's append lock; the reserve; the numbers. Never taken the other way round.
 pub(crate) struct LocalTier {
     pub(in crate::local) segments: Arc<Segments>,
     pub(in crate::local) space: Arc<Space>,
@@ -51,24 +55,24 @@ pub(crate) struct LocalTier {
     pub(in crate::local) readers: Readers,
     pub(in crate::local) room: Room,
     pub(in crate::local) progress: Progress,
-    /// Of puts whose bodies stand in their records, and of those with bodies of their own.
+    /// Hold back puts with inline bodies, and puts with external ones.
     pub(in crate::local) record_pace: Pace,
     pub(in crate::local) body_pace: Pace,
     pub(in crate::local) gate: Gate,
     pub(in crate::local) durability: Durability,
-    /// Present where other nodes share the objects.
+    /// Present if the objects are shared with other nodes.
     pub(in crate::local) outbox: Option<Outbox>,
-    /// Wakes the sealer. It holds one message at most: a second would say the same.
+    /// Wakes the sealer. Has room for one message: a second would say the same.
     pub(in crate::local) wake: Sender<Task>,
-    /// Damaged records of which only the hints can tell what they took, with their fingerprints.
+    /// Fingerprints and places of damaged records of which only the hints can tell what they took: see `release_lost`.
     pub(in crate::local) lost: Mutex<Vec<(u64, Lsn)>>,
-    /// These drop what attached processes have given back: they cannot tell.
+    /// Called before reaping: they drop what attached processes have given back, who do that silently in their slots.
     pub(in crate::local) before_reaping: Mutex<Vec<Release>>,
-    /// Held while dead bodies are freed.
+    /// Held while dead bodies are reaped.
     pub(in crate::local) reaping: Mutex<()>,
 }
 
-/// What the sealer can be asked for.
+/// A message to the sealer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Somebody waits for room.
@@ -77,7 +81,8 @@ pub(crate) enum Task {
     Stop,
 }
 
-/// Drops what other processes have given back, and what they only remember of bodies that are dead: asked by segment and offset.
+/// Drops what attached processes have given back, and what they merely remember of dead bodies. Its argument tells, by segment and offset,
+/// whether a body is dead.
 pub(crate) type Release = Box<dyn Fn(&dyn Fn(u32, u64) -> bool) + Send + Sync>;
 
 /// Counters behind `info`, and live bytes.
@@ -173,7 +178,7 @@ impl LocalTier {
         &self.liveness.index
     }
 
-    /// Takes the spare files of an earlier open into the reserve: they are there even if the disk is full. What cannot be used is removed.
+    /// Takes the spare files of an earlier open into the reserve: they exist even if the disk is full. Those that cannot be used are removed.
     pub fn adopt_spares(&self, found: Vec<(PathBuf, u64)>) {
         let mut spares = Vec::new();
         for (number, (path, bytes)) in found.into_iter().enumerate() {
@@ -191,13 +196,13 @@ impl LocalTier {
         self.journal.adopt_spares(spares);
     }
 
-    /// Prepares files ahead: those of the reserve always, for puts where nobody is short of room.
+    /// Preallocates files: those of the reserve always, one for puts only if nobody is short of room.
     pub fn refill_spares(&self) -> Result<(), Error> {
         self.journal.refill_reserve()?;
         if self.progress.is_quiet() { self.journal.prepare() } else { Ok(()) }
     }
 
-    /// Refuses an object that the store's limit leaves no room for.
+    /// Waits until the limit on live bytes leaves room for an object, or refuses it.
     pub fn admit(&self, id: &[u8], bytes: u64, patience: Patience) -> Result<(), Error> {
         if self.room.admits(bytes) {
             return Ok(());
@@ -216,8 +221,8 @@ impl LocalTier {
         }
     }
 
-    /// Does what needs room on disk. Where there is none, who may wait waits until some is made, or `Room` says that there will be none;
-    /// who may not is refused, and upkeep makes some for the next one. Nothing is locked meanwhile.
+    /// Calls what needs room on disk until it finds some. A caller that may wait does so until room is made, or `Room` says that there will be
+    /// none; one that may not is refused, and upkeep makes room for the next one. No lock is held while waiting.
     pub fn with_room<T>(
         &self,
         id: &[u8],
@@ -228,7 +233,7 @@ impl LocalTier {
         self.with_room_of(Kinds::Files, id, bytes, patience, attempt)
     }
 
-    /// The same for this kind of room.
+    /// As `with_room`, for this kind of room.
     pub(super) fn with_room_of<T>(
         &self,
         kind: Kinds,
@@ -257,7 +262,7 @@ impl LocalTier {
                     return Err(self.full(id, bytes));
                 }
                 Verdict::Evict => {
-                    // Others are not to wait for what waits itself.
+                    // Others must not wait for this body while it waits itself.
                     let _waiting = (kind == Kinds::Body).then(|| self.bodies.waiting());
                     let (deadline, is_draining) = (asking.deadline(), self.is_being_emptied());
                     let found = self.progress.wait(seen, wanted, deadline, &self.gate, || self.call_sealer());
@@ -278,22 +283,22 @@ impl LocalTier {
         }
     }
 
-    /// Whether what is dirty now may go soon, because Redis takes what it is sent.
+    /// Whether dirty objects may soon be evictable, because Redis takes what it is sent.
     fn is_being_emptied(&self) -> bool {
         self.outbox.as_ref().is_some_and(|outbox| outbox.is_draining(self.journal.end()))
     }
 
-    /// Whether the record at `lsn` was overruled by another node, and the journal does not say so yet: it does not count.
+    /// Whether the record at `lsn` was overruled by another node and its drop is not in the journal yet: it must not be served.
     #[inline]
     pub fn is_hidden(&self, lsn: Lsn) -> bool {
         self.outbox.as_ref().is_some_and(|outbox| outbox.hidden.has(lsn))
     }
 
-    /// Holds a write back where room is being used up faster than it is made, or others keep taking what somebody waits for.
+    /// Holds a write back if room is being used up faster than it is made, or if others keep taking the room that somebody waits for.
     pub fn hold_back(&self, bytes: u64, is_inline: bool) {
         let free = |holes_bytes| if self.room.is_contested() { Free::Contested } else { self.space.free(holes_bytes) };
         if is_inline {
-            // A record takes some bytes besides.
+            // The record takes some bytes too.
             self.record_pace.hold_back(bytes + 256, || free(0));
         } else {
             self.body_pace.hold_back(bytes, || free(self.bodies.hole_bytes()));
@@ -301,11 +306,11 @@ impl LocalTier {
     }
 
     pub fn call_sealer(&self) {
-        // Full: the call is there already. Disconnected: the store is being closed.
+        // Full: it is woken already. Disconnected: the store is being closed.
         let _ = self.wake.try_send(Task::MakeRoom);
     }
 
-    /// Waits until the record is as durable as the store promises.
+    /// Waits until the record at `lsn` is as durable as the setting `durability` promises.
     pub fn make_durable(&self, lsn: Lsn) -> Result<(), Error> {
         match self.durability {
             Durability::Process => Ok(()),
@@ -313,7 +318,7 @@ impl LocalTier {
         }
     }
 
-    /// Makes everything acknowledged so far survive a power loss: the records below the lsn that it returns, with their bodies.
+    /// Makes everything acknowledged so far survive a power loss: the records below the returned lsn, with their bodies.
     pub fn flush(&self) -> Result<Lsn, Error> {
         self.journal.check_writable()?;
         let end = self.journal.end();
@@ -329,7 +334,7 @@ impl LocalTier {
         }
     }
 
-    /// Drops what attached processes have given back, and what they only remember of dead bodies.
+    /// Drops what attached processes have given back, and what they merely remember of dead bodies.
     pub fn release_given_back(&self) {
         let is_dead = |segment, offset| match u32::try_from(offset) {
             Ok(offset) => self.bodies.find(BodyPlace { segment, offset }).is_none(),
@@ -338,10 +343,10 @@ impl LocalTier {
         self.before_reaping.lock().iter().for_each(|release| release(&is_dead));
     }
 
-    /// Frees bodies that are dead: their superseding records are made durable first, a few pages, and nothing else.
+    /// Frees dead bodies, after making durable what superseded them: the journal, and those body segments that superseding records need.
     pub fn reap_bodies(&self) -> Result<u64, Error> {
         self.journal.check_writable()?;
-        // Who finds nothing left to free may not go on before what others free is free, and told.
+        // Whoever finds nothing to free must first wait until another thread has freed, and announced, what it found.
         let _reaping = self.reaping.lock();
         self.release_given_back();
         self.bodies.sync_superseders().map_err(|error| self.sync_failed(error))?;
@@ -351,17 +356,17 @@ impl LocalTier {
             self.progress.freed();
         }
         if let Err(error) = removed {
-            // That room comes back later; what else was freed is free.
+            // The files' room comes back later; the stretches are free.
             tracing::warn!("{error}; tried again later");
         }
         Ok(freed_bytes)
     }
 
-    /// Lets a damaged record go, with all that it took: the id has none any more. The caller holds the id.
+    /// Lets a damaged record go with all that it took, so that the id has no record any more. The caller holds the id.
     pub(super) fn lose(&self, fingerprint: u64, id: &[u8], lsn: Lsn, header: Option<Header>, reason: &str) {
         self.liveness.counts.count_damaged(1);
         tracing::error!("object {} at {lsn} is damaged: {reason}; it is treated as missing", ObjectId::new(id));
-        // A disk that fails for a while must not bring it back beside what is written meanwhile.
+        // A drop is appended: a medium that fails only for a while must not bring the record back next to what is written meanwhile.
         let after = match self.append_drop(id, lsn) {
             Ok(after) => after,
             Err(error) => {
@@ -381,7 +386,7 @@ impl LocalTier {
         }
     }
 
-    /// The same for a record whose id is not known. The caller holds the id's shard.
+    /// As `lose`, for a record whose id is not known. The caller holds the shard.
     pub(super) fn lose_unnamed(&self, fingerprint: u64, lsn: Lsn, reason: &str) {
         let mut table = self.index().shard(fingerprint).table.write();
         if table.remove_place(fingerprint, lsn) {
@@ -393,8 +398,8 @@ impl LocalTier {
         }
     }
 
-    /// Notes that the record at `lsn` does not count any more, though no newer one of its id superseded it; behind what is noted then.
-    /// Without room for that note it is left out: it matters only after more went wrong.
+    /// Appends a drop of the record at `lsn`, which no newer record superseded. Returns an lsn at or above the drop, from which on it counts as
+    /// noted. Without room the drop is left out: it would matter only after a further failure.
     pub(super) fn append_drop(&self, id: &[u8], lsn: Lsn) -> Result<Lsn, Error> {
         match self.journal.append(&NewRecord::bare(id, Kind::Drop, lsn), Purpose::Delete) {
             Ok(appended) => Ok(appended.lsn),

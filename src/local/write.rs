@@ -1,3 +1,5 @@
+//! Writing: put, delete, duplicate, streamed writes and `clear`, from a caller's bytes to the record in the journal and the index.
+
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
@@ -17,7 +19,7 @@ use crate::error::Error;
 use crate::id::ObjectId;
 use crate::version::Version;
 
-/// An object's content on its way into the journal.
+/// An object that is being stored, before its record is appended.
 struct Incoming<'a> {
     data_bytes: u64,
     metadata_bytes: u32,
@@ -26,7 +28,7 @@ struct Incoming<'a> {
     origin: Origin<'a>,
 }
 
-/// Where an object comes from.
+/// Why an object is stored.
 #[derive(Clone, Copy)]
 pub(super) enum Origin<'a> {
     /// A user of this node.
@@ -36,7 +38,7 @@ pub(super) enum Origin<'a> {
 }
 
 impl Origin<'_> {
-    /// Copies, and what goes again, are written by threads that work for everybody.
+    /// Fills and repeated puts are written by threads that work for everybody, and so do not wait for room.
     fn patience(&self) -> Patience {
         match self {
             Origin::Write => Patience::Caller,
@@ -45,15 +47,15 @@ impl Origin<'_> {
     }
 }
 
-/// What a copy from Redis says of itself.
+/// What goes with a copy from Redis.
 pub(crate) struct Fill<'a> {
     pub version: Version,
     pub deadline_ms: u64,
-    /// Asked under the id's lock: whether it is still the newest that was heard of.
+    /// Called under the id's lock: whether no event has named a newer version meanwhile.
     pub is_current: &'a dyn Fn() -> bool,
 }
 
-/// What is stored once more, above a version that it did not know of, if it still stands where it stood.
+/// A put that is repeated with a version above `above`, for which Redis refused it, if its record still stands at `lsn`.
 pub(crate) struct Again {
     pub lsn: Lsn,
     pub above: Version,
@@ -65,9 +67,9 @@ enum IncomingBody<'a> {
         metadata: &'a [u8],
         data: &'a [u8],
     },
-    /// Written already; kept when the record is.
+    /// Written already to its stretch, which is kept when the record is appended.
     External(Option<Reservation>),
-    /// An equal payload is there; a reference to it is held, and given back unless the record is written.
+    /// An equal payload exists. A reference to it was taken, to be given back unless the record is appended.
     Equal {
         payload: Lsn,
     },
@@ -82,7 +84,7 @@ impl LocalTier {
         self.write_object(id, data, metadata, body_hash(metadata, data), Origin::Write, stored).map(drop)
     }
 
-    /// Whether it was stored: always, but for a fill that is overtaken.
+    /// Stores the body where it belongs, then the record. False if a fill or a repeated put was overtaken, and so was not stored.
     pub(super) fn write_object(
         &self,
         id: &[u8],
@@ -108,7 +110,7 @@ impl LocalTier {
         )
     }
 
-    /// Writes the record of an object whose body is where it belongs.
+    /// Appends the record of an object whose external body, if any, is written; then acknowledges it.
     fn write_record(&self, id: &[u8], mut incoming: Incoming<'_>, stored: OnStored<'_>) -> Result<bool, Error> {
         let bytes = incoming.data_bytes + u64::from(incoming.metadata_bytes);
         let patience = incoming.origin.patience();
@@ -118,14 +120,14 @@ impl LocalTier {
             self.let_go(*payload);
         }
         let Some(lsn) = result? else { return Ok(false) };
-        // Redis has what is filled.
+        // A fill need not be durable or pushed: Redis has it.
         if !matches!(incoming.origin, Origin::Fill(_)) {
             self.acknowledge(lsn)?;
         }
         Ok(true)
     }
 
-    /// Before a user's write is acknowledged: the record at `lsn` is on its way to Redis, and as durable as the store promises.
+    /// To be called before a user's write returns: wakes the replicator, and makes the record at `lsn` as durable as the store promises.
     pub(super) fn acknowledge(&self, lsn: Lsn) -> Result<(), Error> {
         if let Some(outbox) = &self.outbox {
             outbox.wake();
@@ -133,7 +135,7 @@ impl LocalTier {
         self.make_durable(lsn)
     }
 
-    /// Check, append and index update of one id, in one piece.
+    /// Under the id's lock: checks what stands, appends the record, enters it, and hands the object to waiters. None if it was overtaken.
     fn append_record(
         &self,
         id: &[u8],
@@ -167,7 +169,7 @@ impl LocalTier {
             kept = reservation.keep_uncounted(lsn);
         }
         self.liveness.enter(fingerprint, id, old.as_ref(), &header, self.superseder(&header));
-        // Not before: old and new together would count for more than there is.
+        // Counted only after `enter` has released the old record's body: both together could exceed the limit.
         if let Some(kept) = kept {
             self.bodies.count(&kept);
         }
@@ -181,8 +183,8 @@ impl LocalTier {
         Ok(Some(lsn))
     }
 
-    /// What has to be durable before what this record supersedes may be overwritten: itself, and the body that it refers to, its own or
-    /// another's. Without that body it would not count after a power loss, and what it superseded would.
+    /// What has to be durable before the body that this record supersedes may be overwritten: the record, and the external body that it refers
+    /// to, its own or a shared one. Without that body the record would not count after a power loss, and the superseded one would.
     fn superseder(&self, header: &Header) -> Superseder {
         let body = if header.flags.has(Flags::SHARED) {
             self.liveness.payloads().weight(header.payload).and_then(|weight| weight.body)
@@ -192,7 +194,7 @@ impl LocalTier {
         Superseder { gone: None, lsn: header.lsn, body: body.and_then(|body| self.segments.get(body.segment)) }
     }
 
-    /// With the version, deadline and flags that its origin asks for.
+    /// Sets the version, deadline and flags that its origin asks for.
     fn dated<'r>(&self, record: NewRecord<'r>, origin: Origin<'_>, above_clock: u64) -> NewRecord<'r> {
         match (origin, &self.outbox) {
             (Origin::Write, None) => record,
@@ -210,7 +212,7 @@ impl LocalTier {
         }
     }
 
-    /// The greatest version known of an id, which was deleted or stands. The caller holds the id's shard.
+    /// The greatest version known of an id, from its record and its tombstone. The caller holds the id.
     pub(super) fn known_version(&self, fingerprint: u64, id: &[u8], standing: Option<&Standing>) -> Option<Version> {
         self.outbox.as_ref()?;
         let tombstone = self.index().shard(fingerprint).table.read().tombstones.get(id).map(|it| it.version);
@@ -221,7 +223,7 @@ impl LocalTier {
         self.delete_telling(id, Patience::Caller, &|_| {})
     }
 
-    /// As `delete`; with other nodes, `deleting` is told, under the id's lock, the version that was known until then.
+    /// As `delete`. If objects are shared with other nodes, `deleting` is called under the id's lock with the version known until then.
     pub fn delete_telling(&self, id: &[u8], patience: Patience, deleting: &dyn Fn(Version)) -> Result<bool, Error> {
         if patience == Patience::Caller {
             self.hold_back(id.len() as u64, true);
@@ -246,7 +248,7 @@ impl LocalTier {
         })
     }
 
-    /// Writes a record for `new` that refers to the payload of `original`.
+    /// Appends a record for `new` that shares the payload of `original`.
     pub fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {
         self.admit(new, 0, Patience::Caller)?;
         let lsn = self.with_room(new, 0, Patience::Caller, || self.append_duplicate(original, new, stored))?;
@@ -277,7 +279,7 @@ impl LocalTier {
         if !source.header.flags.has(Flags::SHARED) {
             self.liveness.payloads().acquire_owned(payload, source.lsn, (&source.header).into());
         } else if !self.liveness.payloads().acquire_shared(payload) {
-            // The payload was lost to damage; whoever reads the original next is told.
+            // The payload is lost to damage, which the next read of the original reports.
             return Ok(None);
         }
         let record = NewRecord {
@@ -297,7 +299,7 @@ impl LocalTier {
         Ok(Some(lsn))
     }
 
-    /// Notes that these records are superseded. Otherwise they would come back when the newer record that hides them goes.
+    /// Appends drops of records whose superseding records were lost. Otherwise they would come back when the newer record of their id goes.
     pub fn bury(&self, orphans: &[(ObjectId, Lsn)]) {
         for (id, lsn) in orphans {
             if let Err(error) = self.append_drop(id.as_bytes(), *lsn) {
@@ -306,7 +308,7 @@ impl LocalTier {
         }
     }
 
-    /// Deletes every object, one by one: a process killed in the middle has deleted some. What cannot be read is reported at the end, when
+    /// Deletes every object, one by one: a process killed in the middle has deleted some. An id that cannot be read is an error, returned when
     /// the rest is deleted.
     pub fn clear(&self) -> Result<(), Error> {
         let (mut last, mut failed) = (None, None);
@@ -330,12 +332,12 @@ impl LocalTier {
         failed.map_or(Ok(()), Err)
     }
 
-    /// The ids of a shard, and why some could not be read. Damaged records are let go.
+    /// The ids of a shard, and an error if some could not be read. Damaged records are let go.
     fn ids_in(&self, shard: &Shard) -> (Vec<Vec<u8>>, Option<Error>) {
         let (mut ids, mut damaged, mut failed) = (Vec::new(), Vec::new(), None);
         let table = shard.table.read();
         for (fingerprint, lsn) in table.lsns(self.index().fingerprints()) {
-            // While the shard is locked, the segments of its places are not removed.
+            // While the shard is locked, no segment that its places are in is removed.
             match self.record_at(lsn) {
                 Ok(record) => ids.push(record.id().to_vec()),
                 Err(Unreadable::Damaged(reason)) => damaged.push((fingerprint, lsn, reason)),
@@ -350,22 +352,21 @@ impl LocalTier {
         (ids, failed)
     }
 
-    /// A payload with the same bytes, with a reference to it taken. Where that cannot be said, there is none: the bytes are stored once
-    /// more.
+    /// A payload with the same bytes, to which a reference was taken. None also if that cannot be told: the bytes are stored once more.
     fn find_equal(&self, body_hash: u128, metadata: &[u8], data: &[u8]) -> Option<Lsn> {
         if ((metadata.len() + data.len()) as u64) < EQUAL_BODY_BYTES_MIN {
             return None;
         }
         let payloads = self.liveness.payloads();
         let (payload, holder) = payloads.find_equal(body_hash)?;
-        // What is compared stays as it is, but may be on its way out: whether it is not, is said when the reference is taken.
+        // The bytes do not change while they are compared, but the payload may go meanwhile: taking the reference tells.
         let header = self.holds(holder, metadata, data).ok()??;
         payloads.acquire_equal(body_hash, payload, holder, (&header).into()).then_some(payload)
     }
 
-    /// Gives a reference back that no record came to use.
+    /// Gives back a reference that no record uses.
     fn let_go(&self, payload: Lsn) {
-        // If its own id went meanwhile, the record that made it go is below the journal's end.
+        // If the payload's own id went meanwhile, the record that superseded it is below the journal's end.
         self.liveness.let_go(payload, self.journal.latest().into());
     }
 
@@ -384,7 +385,7 @@ impl LocalTier {
         self.find_equal(body_hash, metadata, data)
     }
 
-    /// Stores an object whose body, with data and metadata of these lengths, is written.
+    /// Stores an object whose body, of these lengths, is already written to the reservation.
     pub(super) fn store_written(
         &self,
         id: &[u8],
@@ -416,7 +417,7 @@ impl LocalTier {
         Ok(reservation)
     }
 
-    /// The body is durable before the record that refers to it is acknowledged.
+    /// With `disk` durability, makes the body durable, before the record that refers to it is appended.
     fn sync_body(&self, reservation: &Reservation) -> Result<(), Error> {
         match self.durability {
             Durability::Process => Ok(()),
@@ -452,7 +453,7 @@ impl<'a> Incoming<'a> {
     }
 }
 
-/// An object whose data arrives in pieces: gathered while it may still fit into its record, from then on written to its place.
+/// An object whose data arrives in pieces: gathered in memory while it may still fit into its record, and from then on written to a stretch.
 pub(super) struct LocalWriter {
     tier: Arc<LocalTier>,
     id: Box<[u8]>,

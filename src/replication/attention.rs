@@ -1,8 +1,10 @@
+//! How often the event reader reads: at once while somebody waits for something, and otherwise after rests.
+
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// How the event reader rests while nobody waits for anything: what gathers meanwhile costs Redis far less than one event after the other.
+/// Lets the event reader rest while nobody waits for anything: events that gather meanwhile cost Redis far less than one read for each.
 #[derive(Default)]
 pub(super) struct Attention {
     is_called: Mutex<bool>,

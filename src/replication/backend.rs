@@ -1,4 +1,4 @@
-//! The `tiered` backend: what users ask of a node, and how its threads begin and end.
+//! The `tiered` backend's operations, and how its threads begin and end. The state that they share is in `node`.
 
 use std::io;
 use std::sync::Arc;
@@ -26,12 +26,12 @@ use crate::redis::{Keys, RedisOptions, Target, server};
 /// How long a delete of an id that is not held here waits for Redis to say whether it existed.
 const EXISTS_WAIT_MAX: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether everything is pushed.
+/// How often a drain looks whether everything is pushed.
 const DRAIN_LOOK: Duration = Duration::from_millis(2);
 
 const NO_ANSWER: &str = "no answer in time";
 
-/// How long closing waits for threads that only listen; one that hangs on a connection ends by itself later.
+/// How long closing waits for threads other than the replicator; one that hangs on a connection ends by itself later.
 const LISTENERS_WAIT_MAX: Duration = Duration::from_millis(500);
 
 impl TieredBackend {
@@ -60,7 +60,7 @@ impl TieredBackend {
         Ok(backend)
     }
 
-    /// The part of it that is on this node.
+    /// The local tier's backend.
     pub fn local(&self) -> &Arc<LocalBackend> {
         &self.local
     }
@@ -114,7 +114,7 @@ impl TieredBackend {
             replicator::run(&backend, &woken, &to_drain);
             drop(drained_sender);
         })?;
-        // Closing does not wait for it: it may be in the middle of a read, and can do no more harm.
+        // Closing does not wait for this thread: it may be in the middle of a read, and the local tier refuses whatever it does after that.
         let backend = Arc::clone(self);
         std::thread::Builder::new().name("event reader".into()).spawn(move || reader::run(&backend))?;
         spawn("watcher".into(), Box::new(move |backend| watcher::run(backend, &asked)))?;
@@ -222,7 +222,7 @@ impl Backend for TieredBackend {
         let (end, limit) = (tier.end(), Instant::now() + limit);
         outbox.wake();
         while !outbox.ledger.is_pushed(end) {
-            // When Redis is away, the rest is pushed when it is back.
+            // While Redis is away a drain ends at once; the rest is pushed when it is back.
             if Instant::now() >= limit || self.is_closing() || self.health.is_away() {
                 return Ok(false);
             }
@@ -239,7 +239,7 @@ impl Backend for TieredBackend {
         self.local.clear()?;
         let mut link = self.connect(Duration::ZERO)?;
         server::scan_ids(&mut link, &self.keys, |_, ids| {
-            // Those that only the `redis` backend takes are none of this store's.
+            // Ids that only the `redis` backend takes are not this store's.
             let mut ids = ids.iter().filter(|id| IdBytes::ORDINARY.allow(id));
             ids.try_for_each(|id| self.local.delete(id).map(drop))
         })

@@ -1,15 +1,15 @@
-//! What to do about a record that breaks the connection each time that it is sent: a path that drops large packets, a limit of Redis below
-//! its size. Batches are halved until it stands alone, and it is set aside.
+//! Finds a record that breaks the connection each time it is sent (it may exceed a limit of Redis, or a path may drop large packets): batches
+//! are made smaller until the record is sent alone, and then it is set aside.
 
 use crate::local::{Lane, Lsn};
 
-/// A batch that failed is tried again in so many parts.
+/// A failed batch is tried again in so many parts.
 const PARTS: usize = 8;
 
 /// How often a record that is sent alone may break the connection.
 const TRIES_MAX: u32 = 3;
 
-/// A part of the journal in which pushing broke the connection.
+/// A range of the journal in which pushing broke the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fragile {
     lane: Lane,
@@ -31,7 +31,7 @@ pub(super) struct Bounds {
 }
 
 impl Caution {
-    /// What a batch may hold that begins at `from` and could hold as much as `bounds` says.
+    /// The bounds of a batch that begins at `from`, within `bounds`.
     pub fn bound(&self, lane: Lane, from: Lsn, bounds: Bounds) -> Bounds {
         match self.0 {
             Some(fragile) if fragile.lane == lane && from < fragile.from => {
@@ -44,8 +44,8 @@ impl Caution {
         }
     }
 
-    /// The connection broke while so many records were pushed, all from this part of the journal; whether to set the record aside that
-    /// was sent: it was the only one, again and again.
+    /// Notes that the connection broke while so many records of this range were pushed. Returns whether to set the record aside: it was the
+    /// only one, and broke the connection `TRIES_MAX` times.
     pub fn failed(&mut self, lane: Lane, from: Lsn, to: Lsn, records: usize) -> bool {
         let again = self.0.filter(|it| it.lane == lane && it.from == from && it.to == to && it.records_max == 1);
         let tries = again.map_or(0, |fragile| fragile.tries) + u32::from(records <= 1);
@@ -53,7 +53,7 @@ impl Caution {
         tries >= TRIES_MAX
     }
 
-    /// A batch went through up to here.
+    /// Notes that a batch got through up to `to`.
     pub fn passed(&mut self, lane: Lane, to: Lsn) {
         if let Some(fragile) = &mut self.0
             && fragile.lane == lane
@@ -63,7 +63,7 @@ impl Caution {
         }
     }
 
-    /// The journal is gone through anew from elsewhere.
+    /// The walks begin anew elsewhere: forgets the range.
     pub fn forget(&mut self) {
         self.0 = None;
     }
@@ -79,7 +79,7 @@ mod tests {
         Lsn::new(1, offset)
     }
 
-    /// Every record takes one place; sending `bad` breaks the connection. How many tries it takes until it is set aside.
+    /// Every record takes one place, and sending `bad` breaks the connection: it is set aside after a bounded number of failures.
     #[test]
     fn a_record_that_breaks_the_connection_is_found_among_many() {
         for bad in [0, 1, 7, 500, 1023, 1500] {

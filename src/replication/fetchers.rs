@@ -1,4 +1,4 @@
-//! Read from Redis what this node lacks, and keep it.
+//! The fetcher threads: they read from Redis what this node lacks, fill it into the local tier, and answer whoever asked.
 
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,10 @@ use crate::object::Object;
 use crate::redis::{self, Link, Notice, Standing, VersionedObject, fetch, heads, publish};
 use crate::version::Version;
 
-/// Ids that a fetcher asks for at a time, of up to a MiB each.
+/// Most ids that a fetcher reads in one go, each of up to a MiB.
 const BATCH_MAX: usize = 16;
 
-/// A connection that is closed fails at once. What takes longer is a Redis that does not answer.
+/// A request on a connection that Redis has closed fails within this time. One that takes longer means that Redis does not answer.
 const CLOSED_MAX: Duration = Duration::from_millis(100);
 
 const TOO_MANY: &str = "too many objects are asked for at the same time";
@@ -32,7 +32,7 @@ pub(super) fn run(backend: &TieredBackend, jobs: &Receiver<Job>) {
 }
 
 impl TieredBackend {
-    /// Fetches an id, or joins whoever does so already.
+    /// Fetches an id, or joins the flight that does so already.
     pub(super) fn fetch(&self, id: &[u8], asked: Option<OnFetched>) {
         if self.flights.join(id, asked) && !self.fetchers.try_send(Job::Fetch(id.into())) {
             self.land(id, &Err(self.unanswered(TOO_MANY)));
@@ -43,12 +43,12 @@ impl TieredBackend {
         Unanswered { address: self.target.address().to_owned(), reason: reason.into() }
     }
 
-    /// Ends a fetch, and tells whoever asked.
+    /// Ends a flight with this result for everybody who asked.
     fn land(&self, id: &[u8], fetched: &FetchResult) {
         self.land_each(id, |_, _| fetched.clone());
     }
 
-    /// The same; `fetched` is told whether the id was deleted meanwhile, and since when each has asked.
+    /// Ends a flight. `fetched` makes the result for each who asked, from when the id was deleted meanwhile, if it was, and when that one asked.
     fn land_each(&self, id: &[u8], fetched: impl Fn(Option<Deleted>, Instant) -> FetchResult) {
         let Landed { deleted, asked, again } = self.flights.land(id);
         for (since, asked) in asked {
@@ -59,7 +59,7 @@ impl TieredBackend {
         }
     }
 
-    /// What Redis has of an id has been read.
+    /// Acts upon what was read of an id in Redis.
     fn fetched(&self, id: &[u8], found: redis::Fetched) -> Result<(), Error> {
         let version = match &found {
             redis::Fetched::Object(found) => found.version,
@@ -78,9 +78,9 @@ impl TieredBackend {
                 let object = match self.tier()?.known(id)? {
                     Known::Nothing => Some(object),
                     Known::Held { .. } => return self.hand_out_here(id),
-                    // It was there before the delete, which has yet to reach Redis.
+                    // The delete has yet to reach Redis, so what was read is older.
                     Known::Deleted(tombstone) if self.tier()?.is_delete_on_its_way(&tombstone) => None,
-                    // Whether what is read was written before the delete or after, it does not say: where values have versions, an event does.
+                    // The value does not tell whether it was written before the delete or after. If values have versions, an event does.
                     Known::Deleted(tombstone) => (tombstone.is_overtaken || self.is_unversioned()).then_some(object),
                 };
                 self.hand_out(id, object, moment)
@@ -102,7 +102,7 @@ impl TieredBackend {
         }
     }
 
-    /// Whether an id is fetched once more, because something newer was announced while it was read.
+    /// Queues another fetch of an id, because something newer was announced while it was read. False if it was repeated too often.
     fn fetch_again(&self, id: &[u8]) -> bool {
         let is_tried = self.flights.retry(id);
         if is_tried && !self.fetchers.try_send(Job::Fetch(id.into())) {
@@ -111,7 +111,7 @@ impl TieredBackend {
         is_tried
     }
 
-    /// Keeps what was fetched, if nothing newer is known, and wakes whoever waits for it.
+    /// Fills what was fetched into the local tier if nothing newer is known, and answers whoever asked or waits.
     fn install(&self, id: &[u8], found: &VersionedObject) -> Result<(), Error> {
         let VersionedObject { version, deadline_ms, body_hash, object } = found;
         let is_current = || self.flights.is_current(id, *version);
@@ -139,7 +139,7 @@ impl TieredBackend {
                     let was_early = moment(deleted).is_some_and(|moment| since < moment);
                     Ok(was_early.then(|| object.clone()))
                 });
-                // Redis does not have the delete, or has it no more. After the landing: a delete does not overtake a fetch.
+                // Redis does not have the delete (any more). Pushed only after the landing, as a delete must not overtake a fetch.
                 if tombstone.version > *version {
                     self.push_again(id);
                 }
@@ -147,7 +147,7 @@ impl TieredBackend {
             }
             // Something newer was announced.
             _ if !is_current() && self.fetch_again(id) => Ok(()),
-            // There is no room for it here; or what was announced never came, and this is what Redis has.
+            // There is no room here; or what was announced never came, so that this is what Redis has.
             _ => {
                 let begun = self.flights.begun(id);
                 self.hand_out(id, Some(object.clone()), begun)
@@ -155,20 +155,20 @@ impl TieredBackend {
         }
     }
 
-    /// Answers with what is here by now.
+    /// Ends a flight with what is held here by now.
     fn hand_out_here(&self, id: &[u8]) -> Result<(), Error> {
         let object = self.tell_here(id)?;
         self.land(id, &Ok(object));
         Ok(())
     }
 
-    /// What is here by now, told to whoever waits for it.
+    /// Returns what is held here by now, and answers those who wait for it.
     fn tell_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         let tier = self.tier()?;
         waking(&self.waiters, self, Patience::Background, id, |stored| Ok(tier.tell(id, stored)))
     }
 
-    /// Answers whoever asked, and whoever has waited since before `moment`: who came later may have come after a delete.
+    /// Ends a flight with this object, and answers those who have waited since before `moment`; later ones may have come after a delete.
     fn hand_out(&self, id: &[u8], object: Option<Object>, moment: Instant) -> Result<(), Error> {
         if let Some(object) = &object {
             answer_early(&self.waiters, self, id, object, moment);
@@ -219,8 +219,8 @@ impl Fetcher<'_> {
         self.ask(|link| backend.fetch_over(link, ids))
     }
 
-    /// Asks once more, on a new connection, where one that was open already has turned out to be closed: Redis was restarted, or closes
-    /// what is idle, which says nothing about whether it can be reached.
+    /// Calls `ask`, and once more on a new connection if an old one turns out to be closed: Redis was restarted, or closes idle connections,
+    /// which does not mean that it cannot be reached.
     fn ask<T>(&mut self, ask: impl Fn(&mut Link) -> Result<T, Error>) -> Result<T, Error> {
         let (was_open, begun) = (self.link.is_some(), Instant::now());
         let answer = ask(self.connected()?);
@@ -261,7 +261,7 @@ impl Fetcher<'_> {
 }
 
 impl TieredBackend {
-    /// Fetches ids that nobody else is fetching, and tells whoever asked. After an error they have to be given up.
+    /// Fetches ids whose flights this thread has begun, and ends these. After an error, the caller has to `give_up` those that are left.
     pub(super) fn fetch_over(&self, link: &mut Link, ids: &[Box<[u8]>]) -> Result<(), Error> {
         let tier = self.tier()?;
         ids.iter().for_each(|id| self.flights.begin(id));
@@ -270,7 +270,7 @@ impl TieredBackend {
             match tier.suspect(id) {
                 Ok(None) => {}
                 Ok(Some(_)) => suspects.push(id),
-                // It stays one, if it is; below it is read again.
+                // If it is a suspect, it stays one; it is read again below.
                 Err(error) => tracing::debug!("object {}: {error}", ObjectId::new(id)),
             }
         }
@@ -286,7 +286,7 @@ impl TieredBackend {
                 }
             }
         }
-        // One that is trusted again, or was put meanwhile, needs no fetching.
+        // An object that is trusted again, or was put meanwhile, needs no fetch.
         let mut missing = Vec::with_capacity(ids.len());
         for id in ids {
             let handed_out = match self.get_here(id) {
@@ -323,19 +323,19 @@ impl TieredBackend {
                 self.land(id, &Err(self.unanswered(error.to_string())));
             }
         }
-        // Nobody who asked waits for that.
+        // Published last: nobody who asked has to wait for it.
         if !wanted.is_empty() {
             publish(link, &self.keys, tier.node(), &wanted)?;
         }
         Ok(())
     }
 
-    /// Redis does not answer: what is here is served as it is.
+    /// Redis does not answer: ends the flight with what is held here, unchecked.
     pub(super) fn give_up(&self, id: &[u8], error: &Error) {
         self.serve_unchecked(id, reason_of(error));
     }
 
-    /// The same: `reason` is why Redis does not say what it has.
+    /// As `give_up`; `reason` is why Redis did not say what it has.
     fn serve_unchecked(&self, id: &[u8], reason: String) {
         let here = self.tell_here(id).and_then(|object| Ok((object, self.tier()?.known(id)?)));
         let answer = match here {
@@ -346,9 +346,9 @@ impl TieredBackend {
         self.land(id, &answer);
     }
 
-    /// Answers whether what stands in Redis is an object. One that is asked for by a delete, and has a version above that of the delete
-    /// (two nodes' clocks are not quite the same), is deleted once more, above that: the delete has not ended yet, whatever was heard of
-    /// meanwhile. Where that fails, the object may exist on, and the delete is not told that it is gone.
+    /// Answers a question with whether an object stands in Redis. If a delete asked, and the object's version is above the delete's (two nodes'
+    /// clocks differ a little), the delete is repeated above that version: it has not returned yet, whatever was heard of meanwhile. If that
+    /// fails, the object may exist on, and the answer is "not known".
     fn answer(&self, question: &Question, standing: Option<&Standing>) {
         let standing = standing.filter(|standing| standing.is_object());
         let Some(answer) = question.claim() else { return };
@@ -363,7 +363,7 @@ impl TieredBackend {
         answer(Some(standing.is_some()));
     }
 
-    /// Redis has said what it has of a suspect.
+    /// Acts upon what Redis has of a suspect: it is trusted, dropped, or dirty because Redis has lost it.
     pub(super) fn resolve(&self, id: &[u8], standing: Option<&Standing>) -> Result<Resolved, Error> {
         let tier = self.tier()?;
         let (Some((lsn, version)), Some(outbox)) = (tier.suspect(id)?, tier.outbox()) else {
@@ -377,14 +377,14 @@ impl TieredBackend {
             Some(Standing::Ours(head)) if head.version > version => {
                 self.apply_version(id, head.version, !standing.is_some_and(Standing::is_object))?;
             }
-            // Whether it is this one cannot be told.
+            // It cannot be told whether Redis has this one.
             Some(Standing::Python { .. }) if self.is_unversioned() => tier.drop_at(id, lsn, version)?,
-            // Without versions a delete leaves nothing behind: that it was deleted is likelier than that Redis has lost it alone.
+            // Without versions a delete leaves no tombstone: that it was deleted is likelier than that Redis has lost this one value.
             None if self.is_unversioned() => tier.drop_at(id, lsn, version)?,
             None if !tier.would_have_tombstone(outbox, version) => tier.drop_at(id, lsn, version)?,
             // Redis has lost it: it is dirty until it is pushed again.
             None | Some(_) => {
-                // Otherwise it stays a suspect, and is looked at again when it is asked for again.
+                // If too many records stand apart, it stays a suspect and is checked again at its next get.
                 if outbox.ledger.lose(lsn, id) {
                     tier.trust(lsn, || self.flights.is_current(id, version));
                     outbox.wake();
@@ -400,6 +400,6 @@ impl TieredBackend {
 pub(super) enum Resolved {
     /// It is what Redis has.
     Newest,
-    /// It was dropped, or is not suspect any more, or nothing can be said.
+    /// It was dropped, or is not suspect any more, or could not be resolved.
     Other,
 }

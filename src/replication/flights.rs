@@ -1,3 +1,5 @@
+//! Fetches under way, one flight for each id: who asked for it, and what was heard of the id meanwhile.
+
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -10,29 +12,29 @@ use crate::version::Version;
 
 const SHARD_COUNT: usize = 16;
 
-/// How often a fetch is repeated because of what was announced meanwhile. A Redis that never comes to have it has lost it.
+/// How often a fetch is repeated because of what was announced meanwhile. A Redis that still does not have that has lost it.
 const RETRIES_MAX: u32 = 4;
 
-/// What a fetch came to: the object, or that there is none, or that Redis did not say.
+/// The result of a fetch: the object, or that there is none, or that Redis did not say.
 pub(super) type FetchResult = Result<Option<Object>, Unanswered>;
 
-/// Redis did not say, and why.
+/// Why Redis did not say what it has.
 #[derive(Clone, Debug)]
 pub(super) struct Unanswered {
     pub address: String,
     pub reason: String,
 }
 
-/// Told what a fetch came to.
+/// Called with the result of a fetch.
 pub(super) type OnFetched = Box<dyn FnOnce(FetchResult) + Send>;
 
-/// Fetches on their way, at most one for an id however many ask.
+/// The flights, by id: at most one for an id however many ask.
 #[derive(Default)]
 pub(super) struct Flights {
     shards: [Mutex<HashMap<Box<[u8]>, Flight>>; SHARD_COUNT],
 }
 
-/// Who asked before a delete may still have what a fetch under way brings, if that is newer than what was known until then.
+/// A delete of the id during a flight. Who asked before it may still get what the flight brings, if that is newer than what was known then.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deleted {
     at: Instant,
@@ -40,7 +42,7 @@ pub(super) struct Deleted {
 }
 
 impl Deleted {
-    /// Until when one has to have asked for a copy with this version.
+    /// The moment before which one must have asked in order to get a copy with this version; None if nobody may get it.
     pub fn moment(&self, version: Version) -> Option<Instant> {
         (version > self.known).then_some(self.at)
     }
@@ -50,27 +52,27 @@ impl Deleted {
 struct Flight {
     /// The highest version that an event named since the fetch began: an older copy is of no use.
     heard: Option<Version>,
-    /// Events may have been missed since it began, or one was heard that names a write without a version.
+    /// Events may have been missed since the flight began, or one was heard that says nothing of the version.
     is_stale: bool,
-    /// The id was deleted here meanwhile.
+    /// The id was deleted here during the flight.
     deleted: Option<Deleted>,
     asked: Vec<(Instant, OnFetched)>,
     /// Questions whether the id exists in Redis, which a delete must not overtake.
     questions: usize,
     is_fetching: bool,
-    /// When Redis was asked: whoever came later is not answered by what it says.
+    /// When Redis was asked: its answer is not good for whoever came later.
     begun: Option<Instant>,
-    /// Somebody came later.
+    /// Somebody came later than that.
     again: bool,
     retries: u32,
 }
 
-/// A flight that has ended: who asked in time, and when the id was deleted meanwhile.
+/// The end of a flight: who asked in time, and whether the id was deleted meanwhile.
 #[derive(Default)]
 pub(super) struct Landed {
     pub deleted: Option<Deleted>,
     pub asked: Vec<(Instant, OnFetched)>,
-    /// Somebody asked too late for it: it has to be flown once more.
+    /// Somebody asked too late for this flight: the id has to be fetched once more.
     pub again: bool,
 }
 
@@ -81,7 +83,7 @@ impl Flights {
         act(&mut shard.lock())
     }
 
-    /// Joins the fetch of an id; whether there was none, so that one has to be begun.
+    /// Joins the flight of an id. Returns true if there was no fetch, so that the caller has to queue one.
     pub fn join(&self, id: &[u8], asked: Option<OnFetched>) -> bool {
         self.with(id, |flights| {
             let flight = flights.entry(id.into()).or_default();
@@ -91,7 +93,7 @@ impl Flights {
         })
     }
 
-    /// Redis is about to be asked.
+    /// Notes that Redis is about to be asked.
     pub fn begin(&self, id: &[u8]) {
         self.with(id, |flights| {
             if let Some(flight) = flights.get_mut(id) {
@@ -100,7 +102,7 @@ impl Flights {
         });
     }
 
-    /// Until `answered`, the id counts as in flight.
+    /// Notes a question about the id, which counts as in flight until `answered`.
     pub fn ask(&self, id: &[u8]) {
         self.with(id, |flights| flights.entry(id.into()).or_default().questions += 1);
     }
@@ -115,7 +117,7 @@ impl Flights {
         });
     }
 
-    /// Whether Redis is being asked about the id: a delete that reached it now could change the answer.
+    /// Whether Redis is being asked about the id, so that a delete that reached it now could change the answer.
     pub fn is_in_flight(&self, id: &[u8]) -> bool {
         self.with(id, |flights| flights.contains_key(id))
     }
@@ -129,7 +131,7 @@ impl Flights {
         });
     }
 
-    /// The id was written in Redis: what was read of it before is of no use. For values that do not say which write they are of.
+    /// The id was written in Redis, so that what was read of it before is of no use. For values without versions.
     pub fn doubt(&self, id: &[u8]) {
         self.with(id, |flights| {
             if let Some(flight) = flights.get_mut(id) {
@@ -138,14 +140,14 @@ impl Flights {
         });
     }
 
-    /// Events may have been missed: whatever is on its way is fetched once more.
+    /// Events may have been missed: every flight under way fetches once more.
     pub fn doubt_all(&self) {
         for shard in &self.shards {
             shard.lock().values_mut().for_each(|flight| flight.is_stale = true);
         }
     }
 
-    /// The id is being deleted here; `known` is the version that was known of it until now.
+    /// Notes that the id is being deleted here; `known` is the version that was known of it until now.
     pub fn deleting(&self, id: &[u8], known: Version) {
         self.with(id, |flights| {
             if let Some(flight) = flights.get_mut(id) {
@@ -154,22 +156,22 @@ impl Flights {
         });
     }
 
-    /// Whether the id was deleted here since it was first asked for.
+    /// The delete of the id here since its flight began, if there was one.
     pub fn deleted(&self, id: &[u8]) -> Option<Deleted> {
         self.with(id, |flights| flights.get(id)?.deleted)
     }
 
-    /// When Redis was asked.
+    /// When Redis was asked about the id.
     pub fn begun(&self, id: &[u8]) -> Instant {
         self.with(id, |flights| flights.get(id)?.begun).unwrap_or_else(Instant::now)
     }
 
-    /// Whether a copy with this version is the newest that was heard of.
+    /// Whether no event during the flight named a version above this one, or made the flight stale.
     pub fn is_current(&self, id: &[u8], version: Version) -> bool {
         self.with(id, |flights| flights.get(id).is_none_or(|flight| !flight.is_stale && flight.heard <= Some(version)))
     }
 
-    /// Whether to fetch an id once more, because what was read is not current.
+    /// Whether to fetch an id once more because what was read is not current: not more than `RETRIES_MAX` times.
     pub fn retry(&self, id: &[u8]) -> bool {
         self.with(id, |flights| {
             let Some(flight) = flights.get_mut(id) else { return false };
@@ -181,7 +183,7 @@ impl Flights {
         })
     }
 
-    /// Ends the fetch of an id, for those who asked before Redis was asked.
+    /// Ends the fetch of an id, for those who had asked before Redis was.
     pub fn land(&self, id: &[u8]) -> Landed {
         self.with(id, |flights| {
             let Some(flight) = flights.get_mut(id) else { return Landed::default() };

@@ -1,5 +1,5 @@
-//! Whether this node takes part: told by what gets through, not by connections. The log says it once when something stops, and once when
-//! it works again.
+//! Whether replication works, judged by what gets through and not by connections. The log says once when pushing or hearing stops, and once
+//! when it works again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 
 use crate::error::Error;
 
-/// What does not work for so long is said.
+/// A failure is logged when it has lasted for so long.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Whether Redis answers, takes what is pushed, and tells of the others.
+/// Whether Redis answers, takes what is pushed, and delivers events.
 #[derive(Default)]
 pub(super) struct Health {
     is_away: AtomicBool,
@@ -20,7 +20,7 @@ pub(super) struct Health {
     damaged: AtomicU64,
 }
 
-/// Something that works or does not.
+/// Whether one of these works, and whether the log says so.
 #[derive(Default)]
 struct Condition {
     failing_since: Option<Instant>,
@@ -28,13 +28,13 @@ struct Condition {
 }
 
 impl Condition {
-    /// Whether it is time to say so.
+    /// Notes a failure. Returns whether it is time to log it.
     fn failed(&mut self, now: Instant) -> bool {
         let since = *self.failing_since.get_or_insert(now);
         now.saturating_duration_since(since) >= PATIENCE && !std::mem::replace(&mut self.is_said, true)
     }
 
-    /// Whether that it failed was said.
+    /// Notes a success. Returns whether the failure before was logged.
     fn works(&mut self) -> bool {
         self.failing_since = None;
         std::mem::take(&mut self.is_said)
@@ -54,7 +54,7 @@ impl Health {
         self.is_away.load(Ordering::Relaxed)
     }
 
-    /// Whether a connection can be made.
+    /// Notes whether a connection could be made.
     pub fn set_away(&self, error: Option<&Error>) {
         let was_away = self.is_away.swap(error.is_some(), Ordering::Relaxed);
         match error {
@@ -64,7 +64,7 @@ impl Health {
         }
     }
 
-    /// Nothing could be pushed, though Redis can be reached. That it cannot be is said elsewhere.
+    /// Notes that nothing could be pushed. Logged only if Redis can be reached; otherwise `set_away` does that.
     pub fn cannot_push(&self, error: &Error) {
         if !self.is_away() && self.pushing.lock().failed(Instant::now()) {
             tracing::warn!(
@@ -79,7 +79,7 @@ impl Health {
         }
     }
 
-    /// Nothing is heard, though Redis can be reached; whether that is so for too long.
+    /// Notes that no events can be read though Redis can be reached. Returns whether that has lasted for too long.
     pub fn cannot_hear(&self, error: &Error) -> bool {
         let mut hearing = self.hearing.lock();
         if hearing.failed(Instant::now()) {

@@ -1,4 +1,4 @@
-//! What is asked of the threads.
+//! The queues and messages by which the backend asks its threads for work.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,22 +9,22 @@ use parking_lot::{Mutex, RwLock};
 use crate::backoff::Backoff;
 use crate::error::Error;
 
-/// Ids that other nodes are asked for: with more, the rest is asked for later.
+/// Most ids queued that other nodes are to be asked for. The rest is asked for later.
 pub(super) const ASKING_MAX: usize = 512;
 
-/// Fetches that wait for a fetcher at a time. Who waits for an object is looked after again; a get is refused.
+/// Most fetches that wait for a fetcher. Beyond that a get fails; parked waits are looked after again by the watcher.
 const JOBS_MAX: usize = 65_536;
 
-/// Questions that wait for Redis at a time, and as many on their way here; one more is answered with "not known".
+/// Most questions under way, and as many queued for the watcher. One more is answered with "not known".
 pub(super) const QUESTIONS_MAX: usize = 16_384;
 
-/// What a fetcher can be asked for.
+/// A job for a fetcher.
 pub(super) enum Job {
     Fetch(Box<[u8]>),
     Exists(Question),
 }
 
-/// The way to the threads that fetch.
+/// The queue to the fetcher threads.
 pub(super) struct Fetchers(RwLock<Option<Sender<Job>>>);
 
 impl Fetchers {
@@ -33,7 +33,7 @@ impl Fetchers {
         (Fetchers(RwLock::new(Some(jobs))), to_do)
     }
 
-    /// Whether there was room for it.
+    /// Queues a job. False if there is no room, or the store is being closed.
     pub fn try_send(&self, job: Job) -> bool {
         match &*self.0.read() {
             Some(jobs) => !matches!(jobs.try_send(job), Err(TrySendError::Full(_) | TrySendError::Disconnected(_))),
@@ -47,11 +47,11 @@ impl Fetchers {
     }
 }
 
-/// Whether an id exists in Redis: asked by whoever deletes it, answered once.
+/// The question whether an id exists in Redis. Answered exactly once.
 #[derive(Clone)]
 pub(super) struct Question {
     pub id: Arc<[u8]>,
-    /// Asked by a delete, which is to delete what the answer says exists.
+    /// A delete asks, and has to cover the object that is found.
     pub deletes: bool,
     pub deadline: Instant,
     answer: Arc<Mutex<Option<OnAnswer>>>,
@@ -64,14 +64,14 @@ impl Question {
         Question { id: id.into(), deletes, deadline, answer: Arc::new(Mutex::new(Some(answer))) }
     }
 
-    /// The first answer counts.
+    /// Answers the question, unless it was answered already.
     pub fn answer(&self, exists: Option<bool>) {
         if let Some(answer) = self.claim() {
             answer(exists);
         }
     }
 
-    /// Takes it upon the caller to answer; None where it is answered.
+    /// Takes the right and duty to answer; None if somebody has it already.
     pub fn claim(&self) -> Option<OnAnswer> {
         self.answer.lock().take()
     }
@@ -81,13 +81,13 @@ impl Question {
     }
 }
 
-/// Where the threads take their work from.
+/// The receiving ends of the threads' queues.
 pub(super) struct Channels {
     pub jobs: Receiver<Job>,
     pub asked: Receiver<Question>,
 }
 
-/// Whether fetchers try to reach Redis: while it is away, one of them does so now and then, and what is asked meanwhile fails at once.
+/// A circuit breaker for the fetchers: while Redis is away, one of them tries to reach it now and then, and other requests fail at once.
 #[derive(Default)]
 pub(super) struct Gate(Mutex<Shut>);
 
@@ -98,7 +98,7 @@ struct Shut {
 }
 
 impl Gate {
-    /// Why Redis was away a moment ago; None where it is time to try.
+    /// Why Redis was away a moment ago; None if it is time to try.
     pub fn shut(&self) -> Option<String> {
         let shut = self.0.lock();
         (!shut.backoff.remaining().is_zero()).then(|| shut.reason.clone())
@@ -117,7 +117,7 @@ impl Gate {
     }
 }
 
-/// What an error says, without the address of Redis: whoever is told adds it.
+/// An error's text without the address of Redis, which is added where it is reported.
 pub(super) fn reason_of(error: &Error) -> String {
     match error {
         Error::Unreachable { reason, .. } => reason.clone(),

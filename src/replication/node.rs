@@ -1,4 +1,4 @@
-//! What the backend and its threads share.
+//! The state that the `tiered` backend and its threads share, and the steps that several of them use.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::local::{Known, LocalBackend, Tier};
 use crate::redis::{Keys, Link, RedisOptions, Target, ValueFormat, server};
 
-/// What the backend and its threads share.
+/// The `tiered` backend.
 pub(crate) struct TieredBackend {
     pub(super) local: Arc<LocalBackend>,
     pub(super) waiters: Arc<Waiters>,
@@ -30,11 +30,11 @@ pub(crate) struct TieredBackend {
     pub(super) questions: Sender<Question>,
     /// Ids to push again, because other nodes want them or Redis has lost them.
     pub(super) wants: Wants,
-    /// Ids to ask other nodes for, on their way to the thread that does.
+    /// Ids to ask other nodes for, queued for the replicator.
     pub(super) asking: Sender<Box<[u8]>>,
     pub(super) to_ask: Receiver<Box<[u8]>>,
-    /// Held while Redis is asked for its epoch and until that is acted upon: of the threads that find another one, the second must not push
-    /// before the first has begun to hear anew.
+    /// Held while Redis is asked for its epoch and until that is acted upon. If two threads find that it changed, the second must not push before
+    /// the first has begun to hear anew.
     pub(super) epoch: Mutex<()>,
     pub(super) health: Health,
     pub(super) attention: Attention,
@@ -44,9 +44,9 @@ pub(crate) struct TieredBackend {
     pub(super) running: Mutex<Option<Running>>,
 }
 
-/// What ends when the store is closed.
+/// The ends of the channels by which closing stops the threads.
 pub(super) struct Running {
-    /// Tells the replicator to drain, until when at most, and to stop then. Dropped, it stops at once.
+    /// Tells the replicator to drain until this moment at most, and then to stop. If it is dropped, the replicator stops at once.
     pub drain: Sender<Instant>,
     pub drained: Receiver<()>,
     /// Disconnected when the last of the other threads has ended.
@@ -54,13 +54,13 @@ pub(super) struct Running {
 }
 
 impl TieredBackend {
-    /// Lets the threads end, but for the replicator, which is told when to.
+    /// Lets all threads end except the replicator, which `drain` stops.
     pub(super) fn stop_threads(&self) {
         self.closing.store(true, Ordering::Release);
         self.fetchers.close();
     }
 
-    /// The local tier, where this process is the one that opened it.
+    /// The local tier; `Forked` in a child of the process that opened it.
     pub(super) fn tier(&self) -> Result<&Arc<Tier>, Error> {
         self.local.tier()
     }
@@ -73,7 +73,7 @@ impl TieredBackend {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// A connection for a thread that waits up to `response_timeout_ms` and `longer` for an answer.
+    /// A new connection, with a time limit for answers of `response_timeout_ms` plus `longer`.
     pub(super) fn connect(&self, longer: Duration) -> Result<Link, Error> {
         let link = self.target.connect(Duration::from_millis(self.options.response_timeout_ms) + longer);
         match &link {
@@ -83,11 +83,10 @@ impl TieredBackend {
         link
     }
 
-    /// Looks whether this is the Redis that the cursors are good for. If not, it has lost everything, and every object that is here
-    /// is dirty again.
+    /// Checks that this is the Redis for which the cursors hold. If not, it has lost everything, and every object held here is dirty again.
     pub(super) fn check_epoch(&self, link: &mut Link) -> Result<(), Error> {
         let Some(_checking) = self.epoch.try_lock() else {
-            // Nobody waits for another's connection.
+            // Not waited for: the other thread may be waiting for its connection.
             return Err(Error::Unreachable {
                 address: self.target.address().to_owned(),
                 reason: "another thread is asking whether this is the Redis that it was".to_owned(),
@@ -102,7 +101,7 @@ impl TieredBackend {
         }
         self.begin_hearing(link)?;
         if known != epoch && !known.is_empty() {
-            // Others may have found that out earlier, and pushed what was deleted here or elsewhere.
+            // Other nodes may have noticed earlier and pushed, also deletes: their events are heard before anything is pushed here.
             self.hear_gathered(link)?;
         }
         if known == epoch {
@@ -120,12 +119,12 @@ impl TieredBackend {
         Ok(())
     }
 
-    /// Whether values in Redis have no version: the last to reach it wins, and the stream tells in which order they did.
+    /// Whether values in Redis have no version (`value_format = "python"`): the last to reach it wins, in the order of the event stream.
     pub(super) fn is_unversioned(&self) -> bool {
         self.options.value_format == ValueFormat::Python
     }
 
-    /// Has the replicator look what there is to do.
+    /// Wakes the replicator.
     pub(super) fn wake_replicator(&self) {
         if let Ok(tier) = self.tier()
             && let Some(outbox) = tier.outbox()
@@ -134,12 +133,12 @@ impl TieredBackend {
         }
     }
 
-    /// How long a call waits for Redis.
+    /// How long a caller waits for Redis at most.
     pub(super) fn patience(&self) -> Duration {
         Duration::from_millis(self.options.response_timeout_ms.saturating_add(self.options.connect_timeout_ms))
     }
 
-    /// Asks Redis whether an id exists that is not here.
+    /// Asks Redis whether an id exists that is not held here, and waits for the answer. None: not known. `deletes`: see `Question`.
     pub(super) fn exists_elsewhere(&self, id: &[u8], deletes: bool, limit: Duration) -> Option<bool> {
         let (sender, receiver) = bounded(1);
         self.ask(
@@ -153,7 +152,7 @@ impl TieredBackend {
         receiver.recv().ok().flatten()
     }
 
-    /// The same; `answer` is told None where Redis has not answered in time.
+    /// As `exists_elsewhere`, without waiting: `answer` is called with None if Redis does not answer in time.
     pub(super) fn ask(&self, id: &[u8], deletes: bool, limit: Duration, answer: Box<dyn FnOnce(Option<bool>) + Send>) {
         let question = Question::new(id, deletes, Instant::now() + limit, answer);
         self.flights.ask(id);
@@ -167,8 +166,8 @@ impl TieredBackend {
         }
     }
 
-    /// Deletes here; whether the object existed, where that is known without asking Redis. Where it is not, the id counts as in
-    /// flight, so that the delete does not overtake the question.
+    /// Deletes here. Returns whether the object existed, if that is known without asking Redis. Otherwise the id counts as in flight, so
+    /// that the delete does not overtake the question that the caller asks next.
     pub(super) fn delete_here(&self, id: &[u8]) -> Result<Option<bool>, Error> {
         let tier = self.tier()?;
         let _inside = tier.enter()?;

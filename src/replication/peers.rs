@@ -1,25 +1,27 @@
+//! How many other nodes there are, by their events, and how long a node gathers its own events because of that.
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// A node of which nothing was heard for so long does not count.
+/// A node from which nothing was heard for so long does not count.
 const HEARD_WITHIN: Duration = Duration::from_secs(60);
 
-/// Nodes that are told apart; more make no difference.
+/// Most nodes that are counted; more make no difference.
 const PEERS_MAX: usize = 4096;
 
-/// So few nodes are told of each write at once: Redis has to hand every event to every node.
+/// With up to so many nodes, events are not gathered. With more they are, since Redis hands every event to every node.
 const PEERS_AT_ONCE: usize = 8;
 
-/// For each node more, a writer leaves so much time between two batches, ...
+/// For each further node, a writer leaves so much time between two batches, ...
 const PAUSE_PER_PEER: Duration = Duration::from_micros(250);
 
 /// ... and not more than this.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-/// The nodes that write events, as far as they were heard lately.
+/// The nodes whose events were heard lately.
 #[derive(Default)]
 pub(super) struct Peers {
     heard: Mutex<HashMap<u64, Instant>>,
@@ -38,7 +40,7 @@ impl Peers {
         self.count.store(heard.len(), Ordering::Relaxed);
     }
 
-    /// The time from the beginning of a batch to that of the next, if that is not full: events that are packed cost Redis a fraction.
+    /// The time between the beginnings of two batches that are not full: packed events cost Redis a fraction of single ones.
     pub fn pause(&self) -> Duration {
         let more = self.count.load(Ordering::Relaxed).saturating_sub(PEERS_AT_ONCE);
         (PAUSE_PER_PEER * more as u32).min(PAUSE_MAX)

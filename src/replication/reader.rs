@@ -1,4 +1,5 @@
-//! Hears what other nodes do.
+//! The event reader, the thread that reads the event stream and acts upon what other nodes did: drops what is older here, notes deletes,
+//! fetches what somebody waits for, and makes clean objects suspect when events may have been missed.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -14,22 +15,22 @@ use crate::object::IdBytes;
 use crate::redis::{Event, Link, Notice, Op, Standing, gathered, heads, is_whole, publish, read};
 use crate::version::Version;
 
-/// How long a read waits for the next event before it is looked whether the store is closed.
+/// How long a read waits for the next event before the thread looks whether the store is being closed.
 const BLOCK: Duration = Duration::from_millis(250);
 
-/// While nobody waits for anything here, what has gathered is read this often: each time costs Redis as much as many events.
+/// How often gathered events are read while nobody waits for anything here: each read costs Redis as much as many events.
 const GATHER: Duration = Duration::from_millis(25);
 
-/// Ids fetched by this thread at a time; more are left to the fetchers.
+/// Most ids that this thread fetches at a time; more are left to the fetchers.
 const AWAITED_MAX: usize = 16;
 
-/// Entries taken at a time.
+/// Most entries of one read.
 const ENTRIES_MAX: usize = 256;
 
-/// How often so many are taken of a stream that is new: as many as it keeps.
+/// Most reads of a new stream from its beginning: together as many entries as the stream keeps.
 const GATHERED_READS_MAX: usize = 128;
 
-/// Events that wait to be acted upon; with more, nothing is read until something can be acted upon.
+/// Most events that wait to be acted upon. With so many, nothing is read until some can be acted upon.
 const UNHEEDED_MAX: usize = 4096;
 
 pub(super) fn run(backend: &TieredBackend) {
@@ -41,7 +42,7 @@ pub(super) fn run(backend: &TieredBackend) {
         };
         if let Err((error, is_reachable)) = ended {
             tracing::debug!("hearing events: {error}");
-            // A Redis that is away is asked nothing: what is here is served as it is.
+            // Deaf only if Redis can be reached: one that is away cannot be asked, so what is here is served unchecked.
             set_deaf(backend, is_reachable && backend.health.cannot_hear(&error));
         }
         let wait = backoff.failed();
@@ -63,8 +64,8 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
     let Some(outbox) = &backend.tier()?.outbox() else { return Ok(()) };
     backend.check_epoch(&mut link)?;
     let mut cursor = outbox.heard().0;
-    // Events that could not be acted upon, as something here cannot be read or written now. They come again; until then, this node is not in
-    // step, and reads them once more if it is opened anew.
+    // Events that could not be acted upon, because something here cannot be read or written now. They are tried again with each read. Until
+    // then the cursor stays in front of them, so that a later open reads them again.
     let mut unheeded = Vec::new();
     while !backend.is_closing() {
         let read = read(&mut link, &backend.keys, &cursor, BLOCK, ENTRIES_MAX)?;
@@ -79,7 +80,7 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
                 cursor = begun; // hearing has begun anew already
                 continue;
             }
-            // First: what is filled from here on was fetched after the entry that reading goes on from.
+            // Before and after `begin`: what was filled before it returns may have been fetched before the entry from which reading goes on.
             backend.tier()?.suspect_all();
             cursor = begin(backend, &mut link)?;
             backend.tier()?.suspect_all();
@@ -101,7 +102,7 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
         }
         backoff.succeeded();
         if read.entry_count < ENTRIES_MAX {
-            // It is in step again only now.
+            // Only at the end of the stream is this node in step again.
             set_deaf(backend, false);
             backend.health.hears();
             if backend.wants.heard_to_the_end() {
@@ -115,7 +116,7 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
     Ok(())
 }
 
-/// Begins to hear from now on: what happened before may have been missed.
+/// Begins to hear from now on, at an entry of its own. What happened before may have been missed. Returns the cursor.
 fn begin(backend: &TieredBackend, link: &mut Link) -> Result<String, Error> {
     let tier = backend.tier()?;
     let cursor = publish(link, &backend.keys, tier.node(), &[Notice::hello()])?;
@@ -128,18 +129,18 @@ fn begin(backend: &TieredBackend, link: &mut Link) -> Result<String, Error> {
 }
 
 impl TieredBackend {
-    /// Begins to hear, where that was never done: before anything is pushed, as what other nodes do to it would go unheard.
+    /// Begins to hear if this node never did. To be called before anything is pushed: what others do to that must be heard.
     pub(super) fn begin_hearing(&self, link: &mut Link) -> Result<(), Error> {
         let tier = self.tier()?;
         let Some(outbox) = tier.outbox() else { return Ok(()) };
         if outbox.heard().0.is_empty() {
             let cursor = begin(self, link)?;
             tier.set_heard(cursor);
-            // Copies that were fetched before.
+            // Copies that were fetched before hearing began.
             tier.suspect_all();
         }
-        // What an earlier open wrote may have reached Redis, and been overruled there. Versions would tell. That open may have heard of it, so it
-        // does not stand behind the cursor alone.
+        // Without versions: what an earlier open wrote may have reached Redis and been overruled there. That open may have heard of it already,
+        // so the events in front of the cursor matter too.
         if self.is_unversioned() && outbox.lacks_past() {
             outbox.hears_past(is_whole(link, &self.keys)?);
             self.hear_past(link)?;
@@ -148,7 +149,7 @@ impl TieredBackend {
         Ok(())
     }
 
-    /// Acts upon all events that stand in the stream, as far as they concern what an earlier open wrote and Redis was not seen to have for good.
+    /// Acts upon all events in the stream, as far as they concern dirty records of earlier opens.
     fn hear_past(&self, link: &mut Link) -> Result<(), Error> {
         let mut behind = None::<String>;
         loop {
@@ -165,21 +166,21 @@ impl TieredBackend {
         }
     }
 
-    /// Acts upon all events that stand in the stream: a new one, of which hearing has begun behind its beginning.
+    /// Acts upon all events in a new stream, which hearing may have begun to read behind its beginning.
     pub(super) fn hear_gathered(&self, link: &mut Link) -> Result<(), Error> {
         let mut behind = None::<String>;
         for _ in 0..GATHERED_READS_MAX {
             let read = gathered(link, &self.keys, behind.as_deref(), ENTRIES_MAX)?;
             let mut awaited = Vec::new();
             for event in &read.events {
-                // What would cost this node the only copy is left to who names it again.
+                // A put that would drop the copy held here is left out: Redis may have lost it. Whoever pushes it again names it again.
                 let is_sure = event.op != Op::Put || self.is_unversioned();
                 if is_sure || !matches!(self.tier()?.known(&event.id)?, Known::Held { .. }) {
                     self.apply(event, false, &mut awaited)?;
                 }
             }
             for id in awaited {
-                // Joined above, for this thread to fetch: a fetcher does.
+                // `apply` has begun the flight for this thread to fetch; here a fetcher does.
                 if !self.fetchers.try_send(Job::Fetch(id.clone())) {
                     self.give_up(&id, &Error::Closed);
                 }
@@ -192,24 +193,24 @@ impl TieredBackend {
         Ok(())
     }
 
-    /// This version of an id is in Redis, or was: what is older here goes.
+    /// This version of an id is in Redis, or was: an older object here is dropped.
     pub(super) fn apply_version(&self, id: &[u8], version: Version, is_delete: bool) -> Result<(), Error> {
-        // Fetches first: one that has looked before now is refused or, once installed, dropped.
+        // Flights first: then a fetch that read something older is either refused when it is filled in, or dropped below.
         self.flights.note_version(id, version);
         self.tier()?.apply_event(id, version, is_delete).map(drop)
     }
 
-    /// Puts, by number of their event, whose version Redis does not hold: applying them could drop the only copy of an older one that is here.
-    /// Such a put was refused at the first try, and is named again when it gets through; or Redis has lost it.
+    /// The numbers of the events of puts whose version Redis does not hold, while an older object is held here, which may be the only copy left:
+    /// acting upon them could lose it. Such a put was refused at first, and is named again when it gets through; or Redis has lost it.
     fn unbacked_puts(&self, link: &mut Link, events: &[Event]) -> Result<BTreeSet<usize>, Error> {
         let tier = self.tier()?;
         if self.is_unversioned() {
-            return Ok(BTreeSet::new()); // what was heard of last is what Redis has
+            return Ok(BTreeSet::new()); // the last event tells what Redis has
         }
         let puts = events.iter().enumerate().filter(|(_, event)| event.op == Op::Put && event.node != tier.node());
         let held = puts.filter_map(|(number, event)| match tier.known(&event.id) {
             Ok(Known::Held { version, .. }) if version < event.version => Some((number, version, &event.id)),
-            // What cannot be read now is met again by who acts upon the event.
+            // What cannot be read now fails again when the event is acted upon.
             _ => None,
         });
         let held: Vec<_> = held.collect();
@@ -226,8 +227,8 @@ impl TieredBackend {
         Ok(unbacked_puts.map(|((number, ..), _)| *number).collect())
     }
 
-    /// Acts upon events; those are left that cannot be acted upon now. What they bring for those who wait is fetched at once; after an error,
-    /// the fetches of the ids in `awaited` are still under way and have to be given up.
+    /// Acts upon events, and returns those that cannot be acted upon now. What somebody waits for is fetched at once. After an error, the flights
+    /// of the ids in `awaited` have not ended, and the caller has to give them up.
     fn apply_events(
         &self,
         events: Vec<Event>,
@@ -256,8 +257,8 @@ impl TieredBackend {
         Ok(left)
     }
 
-    /// Acts upon an event. An id that somebody waits for is added to `awaited`: fetching it at once over the connection that is at hand is
-    /// quicker than waking a fetcher.
+    /// Acts upon one event. An id that somebody waits for is added to `awaited`, to be fetched over this thread's connection, which is quicker
+    /// than waking a fetcher.
     fn apply(&self, event: &Event, is_unbacked: bool, awaited: &mut Vec<Box<[u8]>>) -> Result<(), Error> {
         let tier = self.tier()?;
         // Ids that only the `redis` backend takes cannot be held here.
@@ -267,7 +268,7 @@ impl TieredBackend {
         let is_write = matches!(event.op, Op::Put | Op::Delete);
         if event.node == tier.node() {
             if is_write && self.is_unversioned() {
-                // First: while the delete counts as being on its way, nothing that Redis had is handed out.
+                // Before the delete ceases to count as on its way: until then, nothing that Redis had before it is handed out.
                 self.flights.doubt(&event.id);
                 tier.apply_own_event(&event.id, event.version)?;
             }
@@ -286,7 +287,7 @@ impl TieredBackend {
                 } else {
                     self.apply_version(&event.id, event.version, event.op == Op::Delete)?;
                 }
-                // Redis has taken a put though this node knows that it was deleted later: it has lost the tombstone.
+                // Redis has taken a put though this node knows of a later delete: Redis has lost the tombstone.
                 if event.op == Op::Put
                     && !self.is_unversioned()
                     && matches!(tier.known(&event.id)?, Known::Deleted(deleted) if deleted.version > event.version)
@@ -308,7 +309,7 @@ impl TieredBackend {
         Ok(())
     }
 
-    /// Another node asks whoever holds an id to push it again.
+    /// Another node asks all others to push an id again: notes that if something is known of it here.
     fn is_asked_for(&self, id: &[u8], why: Why) -> Result<(), Error> {
         if self.tier()?.known(id)? != Known::Nothing {
             self.wants.asked(id, why);
@@ -316,7 +317,7 @@ impl TieredBackend {
         Ok(())
     }
 
-    /// Has what is known here of an id pushed again, because Redis lacks it.
+    /// Has the replicator push what is known here of an id, because Redis lacks it.
     pub(super) fn push_again(&self, id: &[u8]) {
         self.wants.lacking(id);
         self.wake_replicator();

@@ -1,7 +1,7 @@
-//! Pushes what is dirty to Redis.
+//! The replicator, the thread that pushes dirty records to Redis.
 //!
-//! A round is one batch: what the ledger says is next, with those that stand apart and are due. What has become of each record goes back into the
-//! ledger. This thread waits for Redis on its own connection, and for nothing else.
+//! A round is one batch: the records that the ledger says are next (`gathering`), and those apart that are due. What becomes of each is
+//! reported to the ledger (`sending`). This thread waits for Redis on its own connection, and for nothing else.
 
 mod gathering;
 mod hearing;
@@ -23,25 +23,25 @@ use crate::local::{Lsn, Outbox};
 use crate::redis::{EntryId, Link, Masters, Pusher, last, masters, refused_commands, server};
 use crate::version::Version;
 
-/// How often the clock of Redis is looked at.
+/// How often Redis's clock is read.
 const CLOCK_EVERY: Duration = Duration::from_secs(60);
 
-/// How long a delete waits for a fetch that is under way.
+/// After how long a delete that waits for a fetch under way is tried again.
 const IN_FLIGHT_WAIT: Duration = Duration::from_millis(2);
 
 /// How long `WAIT` waits for replicas.
 const REPLICAS_WAIT: Duration = Duration::from_secs(1);
 
-/// What is settled less often than that is settled together: each time, the masters are asked.
+/// The pause between two settlings, since the masters are asked each time.
 const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether the others were heard, before anything is pushed again.
+/// How often the replicator looks, before it pushes anything again, whether the other nodes' events were heard.
 const CATCH_UP_EVERY: Duration = Duration::from_millis(5);
 
-/// How long that is waited for where versions decide: then it saves work and is no condition.
+/// How long it waits for that if values have versions: then hearing first only saves work.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 
-/// How often the same complaint is repeated in the log.
+/// How often the same complaint is logged.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 
 /// Runs until it is told to drain and has done so, or cannot.
@@ -97,36 +97,38 @@ struct Replicator<'a> {
     outbox: &'a Outbox,
     pusher: Pusher,
     link: Option<Link>,
-    /// To which everything belongs that is said to the ledger.
+    /// The ledger's epoch to which this thread's reports belong.
     epoch: Epoch,
-    /// Who has taken what was pushed in this epoch.
+    /// The masters that took what was pushed in this epoch.
     masters: Masters,
-    /// Before that event of others was heard, nothing is pushed again.
+    /// Nothing is pushed before this event was heard; and since when it is waited for.
     catching_up: Option<(EntryId, Instant)>,
-    /// While too much stands apart: how far ahead of the tail deletes were pushed.
+    /// While too many records stand apart: how far deletes were pushed ahead of the tail.
     scout: Option<Lsn>,
-    /// What follows, read while Redis was at work.
+    /// The next records, read while Redis was at work.
     ahead: Option<ReadAhead>,
-    /// By which versions name this open.
+    /// The node part of this open's versions.
     node: u64,
-    /// The highest version that was sent.
+    /// The greatest version that was sent.
     sent: Version,
-    /// What is being sent, for when the connection breaks.
+    /// The batch that is being sent, in case the connection breaks.
     sending: Option<Sending>,
     caution: Caution,
+    /// How many records apart go with a batch: fewer after these broke the connection.
     extra_max: usize,
+    /// A record apart that was sent alone, and how often it broke the connection.
     alone: (Lsn, u32),
     /// Whether enough replicas have what was pushed.
     is_confirmed: bool,
     /// When the next batch begins: the more nodes there are, the more events are packed.
     next_batch: Instant,
-    /// While Redis is full: it is asked with one object now and then, and gets the deletes that may make room.
+    /// Failing while Redis is full: then one object is pushed now and then as a probe, and the deletes that may make room.
     full: Backoff,
     clock_read: Option<Instant>,
     settled: Option<Instant>,
     complained: Option<Instant>,
     has_warned: bool,
-    /// Commands that this user may not give, as said in the log.
+    /// Commands that Redis does not permit this user, as logged.
     refused: Vec<String>,
 }
 
@@ -161,7 +163,7 @@ impl<'a> Replicator<'a> {
         })
     }
 
-    /// Pushes one batch; whether there may be more to do at once.
+    /// Pushes one batch. Returns whether there may be more to do at once.
     fn round(&mut self) -> Result<bool, Error> {
         self.connect()?;
         self.settle()?;
@@ -185,12 +187,12 @@ impl<'a> Replicator<'a> {
                 Some(link) => link,
                 None => self.open_link()?,
             };
-            // What was acknowledged on another connection may have been forgotten with it.
+            // What was acknowledged on the old connection may be lost with it.
             self.begin_epoch(&mut link)?;
             self.link = Some(link);
         }
         if self.outbox.ledger.epoch() != self.epoch {
-            // Somebody else has found that Redis has lost everything.
+            // Another thread has found that Redis has lost everything.
             self.restart();
         }
         if let Some(link) = &mut self.link
@@ -204,7 +206,7 @@ impl<'a> Replicator<'a> {
 
     fn open_link(&mut self) -> Result<Link, Error> {
         let mut link = self.backend.connect(Duration::ZERO)?;
-        // First: the writes of a store that has just been opened wait for it.
+        // The clock first: the first writes of a store that was just opened wait for it.
         if let Some(last) = last(&mut link, &self.backend.keys)? {
             self.backend.tier()?.set_time_floor(last.ms);
         }
@@ -217,7 +219,7 @@ impl<'a> Replicator<'a> {
         Ok(link)
     }
 
-    /// Everything that is not settled goes again, behind what is heard of the others.
+    /// Begins an epoch on a new connection: everything unsettled is pushed again, after the other nodes' events were heard.
     fn begin_epoch(&mut self, link: &mut Link) -> Result<(), Error> {
         let before = std::mem::replace(&mut self.masters, masters(link, &self.backend.keys)?);
         let refused = refused_commands(link, &self.backend.keys)?;
@@ -226,7 +228,7 @@ impl<'a> Replicator<'a> {
         }
         self.refused = refused;
         let last = last(link, &self.backend.keys)?;
-        // Where versions decide, it is harmless to push again; otherwise it could undo what others have done since.
+        // With versions it is harmless to push again. Without, that could undo what others have written since, so it is done only if needed.
         if self.backend.is_unversioned() && self.masters.are_still(&before) {
             self.outbox.ledger.resume();
         } else {
@@ -243,7 +245,7 @@ impl<'a> Replicator<'a> {
         self.ahead = None;
     }
 
-    /// With values that have no version, what is pushed again would undo what others have written since: that is heard first.
+    /// Whether pushing has to wait until the events before this epoch are heard: without versions, pushing again could undo what others wrote.
     fn is_catching_up(&mut self) -> bool {
         let Some((last, since)) = self.catching_up else { return false };
         let has_heard = EntryId::parse(&self.outbox.heard().0).is_some_and(|heard| heard >= last);
@@ -257,15 +259,15 @@ impl<'a> Replicator<'a> {
         Duration::from_millis(self.backend.options.settle_ms)
     }
 
-    /// When what was acknowledged long enough ago is settled next.
+    /// When something can be settled next.
     fn next_settled(&self) -> Option<Instant> {
         let next = self.outbox.ledger.next_settled(self.settle_time())?;
         let pause = SETTLE_EVERY.min(self.settle_time());
         Some(self.settled.map_or(next, |settled| next.max(settled + pause)))
     }
 
-    /// What was acknowledged long enough ago is clean, if those who did are the masters still: one that was demoted goes on to answer, and
-    /// forgets.
+    /// Settles what was acknowledged long enough ago, if the servers that acknowledged it are still the masters: a demoted one goes on answering,
+    /// and loses what it took.
     fn settle(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         if self.next_settled().is_none_or(|next| next > now) {
@@ -282,7 +284,7 @@ impl<'a> Replicator<'a> {
         Ok(())
     }
 
-    /// What was pushed counts as acknowledged when enough replicas have it, too.
+    /// Waits until enough replicas have what was pushed; only then does it count as acknowledged.
     fn confirm(&mut self) -> Result<(), Error> {
         if self.is_confirmed {
             return Ok(());
@@ -306,7 +308,7 @@ impl<'a> Replicator<'a> {
         Ok(())
     }
 
-    /// How long there is nothing to do, if nobody calls.
+    /// How long there is nothing to do unless somebody wakes the replicator.
     fn idle_time(&self) -> Duration {
         if self.catching_up.is_some() {
             return CATCH_UP_EVERY;
@@ -322,13 +324,13 @@ impl<'a> Replicator<'a> {
         next.map_or(limit, |next| next.saturating_duration_since(Instant::now()).min(limit))
     }
 
-    /// Whether Redis has everything, settled or not.
+    /// Whether everything is pushed and confirmed, settled or not.
     fn is_drained(&self) -> bool {
         let is_pushed = self.backend.tier().is_ok_and(|tier| self.outbox.ledger.is_pushed(tier.end()));
         is_pushed && self.is_confirmed && self.catching_up.is_none()
     }
 
-    /// At the end.
+    /// When the thread ends: settles the counters in Redis, and logs what was not pushed.
     fn report_left(&mut self) {
         if let Some(link) = &mut self.link
             && let Err(error) = self.pusher.settle_counters(link)

@@ -1,10 +1,10 @@
-//! What other nodes ask this one to push again, and what Redis is found to lack.
+//! The ids that are to be pushed again: because other nodes ask for them, or because Redis was found to lack them.
 
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
-/// Ids that wait to be pushed again: more are asked for again later.
+/// Most ids that wait to be pushed again. More are asked for again later.
 const WANTS_MAX: usize = 4096;
 
 /// Why an id is to be pushed again.
@@ -12,9 +12,9 @@ const WANTS_MAX: usize = 4096;
 pub(super) enum Why {
     /// Another node waits for it, and has asked all nodes.
     Wanted,
-    /// The same; what Redis has is damaged, so that its version says nothing.
+    /// As `Wanted`, but what Redis has is damaged, so that its version does not make a push needless.
     Damaged,
-    /// This node itself has found that Redis lacks what it knows.
+    /// This node has found that Redis lacks what is known here.
     Lacking,
 }
 
@@ -22,13 +22,13 @@ pub(super) enum Why {
 #[derive(Default)]
 pub(super) struct Wants {
     ready: Mutex<Ids>,
-    /// Asked for by others, in a stream of which more is to be heard: that the id was deleted since, say.
+    /// Asked for by others, while the rest of the stream is still to be heard, which may delete the id.
     asked: Mutex<Ids>,
 }
 
 type Ids = HashMap<Box<[u8]>, Why>;
 
-/// Where too much is wanted, it is asked for again.
+/// Adds an id, unless there are too many: then it is asked for again.
 fn add(ids: &mut Ids, id: &[u8], why: Why) {
     if let Some(before) = ids.get_mut(id) {
         *before = why.max(*before);
@@ -38,12 +38,12 @@ fn add(ids: &mut Ids, id: &[u8], why: Why) {
 }
 
 impl Wants {
-    /// Others ask for this id.
+    /// Notes that others ask for this id.
     pub fn asked(&self, id: &[u8], why: Why) {
         add(&mut self.asked.lock(), id, why);
     }
 
-    /// Redis lacks this id, as this node has found.
+    /// Notes that this node has found that Redis lacks this id.
     pub fn lacking(&self, id: &[u8]) {
         add(&mut self.ready.lock(), id, Why::Lacking);
     }
@@ -54,7 +54,7 @@ impl Wants {
         self.ready.lock().remove(id);
     }
 
-    /// The stream was heard to its end: what was asked for may be pushed. Whether there is any.
+    /// The stream was heard to its end: what was asked for may be pushed. Returns whether there is any.
     pub fn heard_to_the_end(&self) -> bool {
         let asked = std::mem::take(&mut *self.asked.lock());
         let mut ready = self.ready.lock();
@@ -62,7 +62,7 @@ impl Wants {
         !asked.is_empty()
     }
 
-    /// Takes some of them.
+    /// Takes up to so many ids.
     pub fn take(&self, ids_max: usize) -> Vec<(Box<[u8]>, Why)> {
         let mut wants = self.ready.lock();
         let taken: Vec<_> = wants.iter().take(ids_max).map(|(id, why)| (id.clone(), *why)).collect();

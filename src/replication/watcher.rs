@@ -1,5 +1,5 @@
-//! Looks after those who wait: has it looked again in Redis now and then, has other nodes asked to push again, and ends questions that
-//! Redis does not answer in time. It waits for nothing itself, so that these end in time.
+//! The watcher, the thread that looks after those who wait: it has Redis looked at again now and then, has other nodes asked to push again, and
+//! ends questions that Redis does not answer in time. It waits for nothing itself, so that these end in time.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use super::TieredBackend;
 use super::jobs::{QUESTIONS_MAX, Question};
 use crate::redis::Watch;
 
-/// How often waits are looked at.
+/// How often it looks after waits.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Questions that are out, by deadline.
+/// Questions under way, by deadline.
 #[derive(Default)]
 struct Questions {
     asked: BTreeMap<(Instant, u64), Question>,
@@ -66,7 +66,7 @@ pub(super) fn run(backend: &TieredBackend, asked: &Receiver<Question>) {
     questions.asked.into_values().chain(asked.try_iter()).for_each(|question| question.answer(None));
 }
 
-/// Looks again for those who wait, and has the other nodes asked for what is still missing. Nothing here waits for Redis.
+/// Queues fetches for those who wait, and has other nodes asked for what is still missing. Nothing here waits for Redis.
 fn look(backend: &TieredBackend, watch: &mut Watch, now: Instant) {
     let due = watch.tick(backend.waiters.ids(), now);
     due.looks.iter().for_each(|id| backend.fetch(id, None));
@@ -74,7 +74,7 @@ fn look(backend: &TieredBackend, watch: &mut Watch, now: Instant) {
         return;
     }
     for id in due.wants {
-        // Where too much is asked for, it is asked for again.
+        // If the queue is full, the id is asked for again later.
         let _ = backend.asking.try_send(id);
     }
     backend.wake_replicator();
@@ -105,7 +105,7 @@ mod tests {
         questions.add(question(deadline, &answers));
         assert_eq!(answered.try_iter().collect::<Vec<_>>(), [None]);
 
-        // Those that were answered make room.
+        // Answered questions make room.
         first.answer(Some(true));
         questions.add(question(deadline, &answers));
         assert_eq!(answered.try_iter().collect::<Vec<_>>(), [Some(true)]);

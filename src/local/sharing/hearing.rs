@@ -1,4 +1,5 @@
-//! What the local tier does because of other nodes: copies from Redis, their writes and deletes, and deletes for everyone.
+//! What the local tier does because of other nodes: fills from Redis, drops because of their events, deletes that are to reach them, and
+//! which clean objects are suspect.
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crate::version::Version;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Known {
     Nothing,
-    /// It holds the object, in this version.
+    /// This node holds the object, in this version.
     Held {
         version: Version,
         lsn: Lsn,
@@ -33,14 +34,15 @@ pub(crate) enum Known {
 /// Why a delete is made again, above a version that stands in Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DeleteAgain {
-    /// Redis refused it for that version: what was heard of since came later, and stays.
+    /// Redis refused the delete because of that version. What was heard of since is newer than the delete, and stays.
     Refused,
-    /// It has not ended yet, and was told that Redis has an object of that version: whatever came of it here meanwhile goes as well.
+    /// The caller's delete has not returned yet, and Redis answered that it has an object of that version. The delete covers that object, so
+    /// a copy of it that came here meanwhile goes as well.
     Asked,
 }
 
 impl LocalTier {
-    /// Keeps a copy of what Redis holds; false where something newer is known here, or there is no room for it.
+    /// Stores a copy of what Redis holds. False if something newer is known here, or if there is no room.
     pub fn fill(
         &self,
         id: &[u8],
@@ -60,8 +62,8 @@ impl LocalTier {
         }
     }
 
-    /// Deletes an id here and, by the record that says so, everywhere, held here or not; whether it was held here. `deleting` is told,
-    /// under the id's lock, the version that was known until then.
+    /// Deletes an id here and, as the record is pushed, everywhere, whether it is held here or not. Returns whether it was. `deleting` is
+    /// called under the id's lock with the greatest version that was known of the id.
     pub(in crate::local) fn delete_everywhere(
         &self,
         outbox: &Outbox,
@@ -74,7 +76,7 @@ impl LocalTier {
         Ok(existed)
     }
 
-    /// The same, not yet acknowledged; where the record is.
+    /// As `delete_everywhere`, but not yet acknowledged. Returns the record's lsn too.
     pub(in crate::local) fn append_delete_everywhere(
         &self,
         outbox: &Outbox,
@@ -83,7 +85,7 @@ impl LocalTier {
         deleting: &dyn Fn(Version),
     ) -> Result<(Lsn, bool), Error> {
         if patience == Patience::Caller && !self.may_stand(id) {
-            // It frees nothing, and its record takes room until Redis knows of it.
+            // Such a delete frees nothing, and its record takes room until Redis knows of it, so it is admitted like a put.
             self.admit(id, delete_bytes(id), patience)?;
         }
         self.with_room(id, 0, patience, || {
@@ -98,15 +100,15 @@ impl LocalTier {
         })
     }
 
-    /// Whether something may stand for the id. Looks at the index alone.
+    /// Whether the id may have a record, as far as the index alone can tell.
     fn may_stand(&self, id: &[u8]) -> bool {
         let fingerprint = self.index().fingerprint(id);
         let table = self.index().shard(fingerprint).table.read();
         table.find_fingerprint(fingerprint).is_some() || table.find_collision(id).is_some()
     }
 
-    /// Deletes once more, above this version from Redis, what was deleted here with a lower one: however far ahead it is. Does nothing
-    /// where the id was written again since.
+    /// Repeats a delete with a version above `version`, which Redis has for the id, however far ahead that is. Does nothing if the id was
+    /// written again since.
     pub fn delete_above(&self, id: &[u8], version: Version, why: DeleteAgain) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
         let is_asked = why == DeleteAgain::Asked;
@@ -124,15 +126,15 @@ impl LocalTier {
         deleted.map_or(Ok(()), |lsn| self.acknowledge(lsn))
     }
 
-    /// Stores once more, above the version that it was refused for, what stands here. Does nothing where something else stands here by now,
-    /// and waits for no room, which may have to be made by whoever calls.
+    /// Repeats a put with a version above the one for which Redis refused it. Does nothing if another record stands here by now. Does not
+    /// wait for room, which may depend on the calling thread.
     pub fn put_above(&self, id: &[u8], object: &Object, body_hash: u128, again: &Again) -> Result<(), Error> {
         let _inside = self.gate.enter()?;
         self.admit(id, object.len() as u64, Patience::Background)?;
         self.write_object(id, &object.data, &object.metadata, body_hash, Origin::Again(again), &mut |_| {}).map(drop)
     }
 
-    /// Enters a delete above a version. The caller holds the id's shard.
+    /// Appends and enters a delete with a version above `known`. The caller holds the id.
     fn delete_locked(
         &self,
         outbox: &Outbox,
@@ -145,7 +147,7 @@ impl LocalTier {
             above_clock: above.clock,
             ..NewRecord::bare(id, Kind::Delete, old.map_or(Lsn::NONE, |old| old.lsn))
         };
-        // Where nothing stands it frees nothing: the reserve is for what does. Otherwise deletes could take more than the limit.
+        // The reserve is for deletes that free something. Otherwise deletes could take more than the limit.
         let purpose = if old.is_some() { Purpose::Delete } else { Purpose::Put };
         let Appended { lsn, version } = self.journal.append(&record, purpose)?;
         let expires_ms = self.tombstone_expires_ms(outbox);
@@ -164,21 +166,22 @@ impl LocalTier {
         self.journal.time().monotonic_ms().saturating_add(outbox.options.tombstone_ttl_ms)
     }
 
-    /// Every event up to this one was acted upon.
+    /// Notes that every event up to this one was acted upon.
     pub fn set_heard(&self, cursor: String) {
         let Some(outbox) = &self.outbox else { return };
         self.journal.time().set_floor(events_ms(&cursor));
         outbox.set_heard(cursor, self.journal.time().passed_ms());
     }
 
-    /// Whether Redis, had a suspect of this version been deleted unheard, would still have a tombstone for it. In doubt it would: an object
-    /// too many can be deleted again.
+    /// Whether Redis would still have a tombstone, had a suspect of this version been deleted unheard: if so, a suspect that Redis lacks was
+    /// lost and not deleted. In doubt the answer is yes: an object too many can be deleted again.
     pub fn would_have_tombstone(&self, outbox: &Outbox, version: Version) -> bool {
         let now_ms = self.journal.time().passed_ms();
         outbox.would_have_tombstone(now_ms.saturating_sub(version.ms()), now_ms)
     }
 
-    /// Another node has written (`is_delete`: deleted) the id with this version: an older object here goes. Whether one did.
+    /// Acts on the event that another node has written (`is_delete`: deleted) the id with this version: an older object here is dropped.
+    /// Returns whether one was.
     pub fn apply_event(&self, id: &[u8], version: Version, is_delete: bool) -> Result<bool, Error> {
         let Some(outbox) = &self.outbox else { return Ok(false) };
         let _inside = self.gate.enter()?;
@@ -201,7 +204,7 @@ impl LocalTier {
         }
     }
 
-    /// Forgets the object at `lsn`, if it is still there, because Redis has something newer or has it no more.
+    /// Drops the object at `lsn`, if it still stands, because Redis has something newer, or has it no more.
     pub fn drop_at(&self, id: &[u8], lsn: Lsn, version: Version) -> Result<(), Error> {
         let _inside = self.gate.enter()?;
         let fingerprint = self.index().fingerprint(id);
@@ -212,7 +215,8 @@ impl LocalTier {
         }
     }
 
-    /// The caller holds the id. Where the journal does not take it, the object does not count all the same, and it is noted later.
+    /// Drops the id's object. If the journal does not take the record, the object is hidden, and the drop is noted later. The caller holds
+    /// the id.
     pub(in crate::local) fn drop_locked(
         &self,
         fingerprint: u64,
@@ -243,15 +247,15 @@ impl LocalTier {
         Ok(())
     }
 
-    /// Notes what was dropped while the journal took nothing, as far as it does now.
+    /// Appends the drops of hidden records, as far as the journal takes them by now.
     pub(in crate::local) fn note_hidden(&self) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
         for (lsn, version) in outbox.hidden.all() {
-            // Its segment stays: this thread is the one that removes segments.
+            // The segment stays, as it is this thread that removes segments.
             let record = match self.record_at(lsn) {
                 Ok(record) => record,
                 Err(Unreadable::Failed(error)) => return Err(error),
-                // Whoever reads it next finds that out.
+                // Left to whoever reads it next.
                 Err(Unreadable::Damaged(_)) => {
                     outbox.hidden.remove(lsn);
                     continue;
@@ -267,7 +271,7 @@ impl LocalTier {
                         Err(AppendError::Failed(error)) => return Err(error),
                     }
                 }
-                // What has taken its place names it.
+                // A newer record of the id supersedes it, which is as good as a drop.
                 _ => {}
             }
             outbox.hidden.remove(lsn);
@@ -275,8 +279,8 @@ impl LocalTier {
         Ok(())
     }
 
-    /// The object, and whoever waits for it is told. No put of the id is under way meanwhile: those whom a put takes are answered before it
-    /// returns.
+    /// Returns the object, and hands it to its waiters through `stored`. Under the id's lock, so that no put of the id is under way: waiters
+    /// that a put has taken are answered before it returns.
     pub fn tell(&self, id: &[u8], stored: OnStored<'_>) -> Option<Object> {
         let _writing = self.index().shard(self.index().fingerprint(id)).writing.lock();
         let object = self.get_locked(id)?;
@@ -304,7 +308,7 @@ impl LocalTier {
         })
     }
 
-    /// Whether the object held here has to be checked before it is served: it is clean, and events about it may have been missed.
+    /// The place and version of the object held here, if it is suspect: clean, and events about it may have been missed.
     pub fn suspect(&self, id: &[u8]) -> Result<Option<(Lsn, Version)>, Error> {
         let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.has_suspects()) else { return Ok(None) };
         let fingerprint = self.index().fingerprint(id);
@@ -318,24 +322,24 @@ impl LocalTier {
         Ok(self.is_suspect(outbox, lsn, is_clean).then_some((lsn, version)))
     }
 
-    /// Whether the record at `lsn`, which says of itself whether it `is_clean`, may have been overtaken unheard.
+    /// Whether the record at `lsn` is suspect. `is_clean` is the record's own flag.
     pub(in crate::local) fn is_suspect(&self, outbox: &Outbox, lsn: Lsn, is_clean: bool) -> bool {
         let is_trusted = || self.segments.get(lsn.segment()).is_some_and(|segment| segment.is_trusted(lsn.offset()));
         outbox.is_suspect(lsn) && (outbox.is_deaf() || !is_trusted()) && !outbox.is_dirty(lsn, is_clean)
     }
 
-    /// The object at `lsn` is what Redis had when it was asked. `is_current`: and nothing was missed since.
+    /// Notes that the object at `lsn` is what Redis had when it was asked, if `is_current` says that no event was missed since.
     pub fn trust(&self, lsn: Lsn, is_current: impl FnOnce() -> bool) {
         if let Some(segment) = self.segments.get(lsn.segment()) {
             segment.set_trusted(lsn.offset(), true);
-            // Afterwards: what is missed from now on takes the trust away by itself.
+            // Set first, then checked: what is missed from now on takes the trust away by itself.
             if !is_current() {
                 segment.set_trusted(lsn.offset(), false);
             }
         }
     }
 
-    /// Events may have been missed: what is clean is checked before it is served again, also what was checked before.
+    /// Events may have been missed: every clean object becomes suspect, also those that were checked before.
     pub fn suspect_all(&self) {
         let Some(outbox) = &self.outbox else { return };
         outbox.count_loss();
@@ -350,7 +354,7 @@ impl LocalTier {
         self.segments.load().values().for_each(|segment| segment.trust_none());
     }
 
-    /// Forgets deletes that need not be remembered any more.
+    /// Forgets tombstones that have expired and are not needed.
     pub fn expire_tombstones(&self) {
         let Some(outbox) = &self.outbox else { return };
         let now_ms = self.journal.time().monotonic_ms();
@@ -378,7 +382,7 @@ mod tests {
 
     const TTL_MS: u64 = 1000;
     const HOUR_MS: u64 = 3_600_000;
-    /// Some day in 2023.
+    /// A moment in 2023.
     const TODAY: u64 = 1_700_000_000_000;
 
     fn open(path: &Path, object_ttl_ms: u64, tombstone_ttl_ms: u64) -> LocalBackend {
@@ -518,7 +522,7 @@ mod tests {
         let before = deleted();
         tier.delete_above(b"id", newer, DeleteAgain::Refused).unwrap();
         assert_eq!(deleted(), before);
-        // Unless it has not ended yet, and is told that this is what it deletes.
+        // But a delete that has not returned yet covers that object, and goes above it.
         tier.delete_above(b"id", newer, DeleteAgain::Asked).unwrap();
         assert!(deleted() > newer);
         backend.close().unwrap();

@@ -1,3 +1,5 @@
+//! Drops that are known in memory only, because the journal did not take their records.
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,18 +8,18 @@ use parking_lot::Mutex;
 use crate::local::journal::Lsn;
 use crate::version::Version;
 
-/// Records that other nodes overruled while the journal had no room to say so. They count for their ids, so that what comes next
-/// supersedes them, but nobody is served with them; a crash would bring them back, so that meanwhile the event cursor stays on disk as
-/// it is. At most one for each object that is held.
+/// Records that other nodes' events overruled while the journal had no room for a drop. They still count for their ids, so that the next
+/// record supersedes them, but they are not served. A crash would bring them back, so the event cursor on disk stays as it is meanwhile.
+/// There is at most one for each object that is held.
 #[derive(Default)]
 pub(crate) struct Hidden {
-    /// Looked at by every get.
+    /// Read by every get without a lock.
     count: AtomicUsize,
     lsns: Mutex<BTreeMap<Lsn, Version>>,
 }
 
 impl Hidden {
-    /// `version`: what overruled it. The caller holds the id.
+    /// Hides the record at `lsn`, which `version` overruled. The caller holds the id.
     pub fn insert(&self, lsn: Lsn, version: Version) {
         let mut lsns = self.lsns.lock();
         let known = lsns.entry(lsn).or_default();
@@ -25,7 +27,7 @@ impl Hidden {
         self.count.store(lsns.len(), Ordering::Release);
     }
 
-    /// The record has a copy.
+    /// The record was copied forward: its copy is hidden too.
     pub fn moved(&self, from: Lsn, to: Lsn) {
         if !self.is_empty() {
             let version = self.lsns.lock().get(&from).copied();
@@ -43,7 +45,7 @@ impl Hidden {
         }
     }
 
-    /// The segment and all before it are gone.
+    /// This segment and all before it were removed.
     pub fn segment_gone(&self, number: u32) {
         if !self.is_empty() {
             let mut lsns = self.lsns.lock();

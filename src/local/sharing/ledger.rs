@@ -1,8 +1,8 @@
-//! What is known of every dirty record on its way to Redis.
+//! The replication ledger: what is known of every dirty record on its way to Redis.
 //!
-//! The journal is the queue: two walks go through it, the tail with what is new, and the backlog with everything, after Redis has lost all it
-//! had. What a walk has passed is pushed but for the records that stand *apart*, each with what has become of it. What was pushed stays
-//! dirty until it is *settled*: Redis may forget for a while what it has acknowledged.
+//! The journal is the queue, and two walks go through it: the tail pushes what is new; the backlog pushes everything again after Redis has
+//! lost all its data. What a walk has passed is pushed, except for the records that stand *apart*, each for a reason. What was pushed stays
+//! dirty until it is *settled*, since a failover may undo what Redis has just acknowledged.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -13,21 +13,21 @@ use parking_lot::Mutex;
 use crate::backoff::Backoff;
 use crate::local::journal::Lsn;
 
-/// Records that stand apart: with more, nothing is pushed that could come to be another one, but for deletes, which may make room.
+/// Most records that stand apart. With so many, only deletes are pushed, which may make room: any other record could come to stand apart
+/// too.
 pub(crate) const APART_MAX: usize = 4096;
 
-/// What was acknowledged within this time is settled together.
+/// Acknowledgements within this time are settled together.
 const BUCKET: Duration = Duration::from_millis(100);
 
-/// What is refused for good is tried again this seldom, ...
+/// The longest pause between tries of a record that Redis refuses, ...
 const REFUSED_RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// ... and what breaks the connection again and again, for the sake of all others, still less often: each time, everything else waits for a new
-/// one.
+/// ... and of one that breaks the connection each time, for which all others must wait for a new connection.
 const SET_ASIDE_RETRY_MAX: Duration = Duration::from_secs(600);
 const SET_ASIDE_RETRY_MIN: Duration = Duration::from_secs(1);
 
-/// Up to which loss a push belongs: what is said of a push that another one has overtaken says nothing.
+/// Numbers the times that pushing began anew, after a loss or on a new connection. What a push of an earlier epoch reports is ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Epoch(u64);
 
@@ -41,15 +41,15 @@ pub(crate) enum Lane {
 /// Why a record stands apart that was not pushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Held {
-    /// Redis takes everything else.
+    /// Redis refuses it, though it takes others.
     Refused,
-    /// It cannot be read now.
+    /// The journal cannot be read there now.
     Unreadable,
-    /// The connection breaks each time that it is sent.
+    /// The connection breaks each time it is sent.
     SetAside,
 }
 
-/// A record that stands apart, by its place.
+/// A record that stands apart.
 struct Apart {
     id: Vec<u8>,
     way: Way,
@@ -61,29 +61,29 @@ enum Way {
         due: Instant,
         backoff: Backoff,
     },
-    /// Something else has to happen first; it is no failure.
+    /// Something else has to happen first. Not a failure.
     Postponed {
         due: Instant,
     },
-    /// Redis had it and has it no more: it is pushed again.
+    /// Redis has lost this one record: it is pushed again.
     Lost,
-    /// Pushed at this time, when the walk had long settled what was around it.
+    /// Pushed at this time, after the walk had settled what is around it: settled on its own.
     Pushed {
         at: Instant,
     },
 }
 
-/// What was acknowledged, up to a place, before a moment.
+/// Everything that a walk passed `below` a place was acknowledged before `until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Acknowledged {
     until: Instant,
     below: Lsn,
 }
 
-/// How far a walk through the journal has come, and since when Redis has what lies behind.
+/// How far a walk through the journal has come, and when what it passed was acknowledged.
 #[derive(Debug)]
 struct Walk {
-    /// Everything below was pushed, or overtaken, or stands apart.
+    /// Everything below was pushed, was overtaken, or stands apart.
     position: Lsn,
     acknowledged: VecDeque<Acknowledged>,
     /// What is below may have been sent before, so that it may stand in Redis already.
@@ -92,18 +92,18 @@ struct Walk {
 
 struct State {
     epoch: Epoch,
-    /// Records below are clean, but for those in the backlog and those apart.
+    /// Records below are clean, except those in the backlog and those apart.
     settled: Lsn,
     tail: Walk,
-    /// Redis has lost everything: these are dirty again, whatever they say, and pushed behind what is new.
+    /// After a total loss of Redis: the records in this range are dirty again, whatever their flags say. What is new is pushed before them.
     backlog: Option<(Range<Lsn>, Walk)>,
     apart: BTreeMap<Lsn, Apart>,
 }
 
-/// Which records Redis has and which are dirty. One lock; every call that follows from a push names the epoch of the push.
+/// Which records are dirty, and which are settled. One lock; every call that reports on a push names the epoch of that push.
 pub(crate) struct Ledger(Mutex<State>);
 
-/// Where the next batch comes from.
+/// Where the next batch of a walk is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Next {
     pub lane: Lane,
@@ -117,17 +117,17 @@ pub(crate) struct Next {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Due {
     pub records: Vec<(Lsn, Vec<u8>)>,
-    /// They are one that breaks connections: to be sent alone.
+    /// It is a single record that breaks connections: to be sent alone.
     pub is_set_aside: bool,
 }
 
 impl Walk {
-    /// `sent_below`: as far as an earlier life of this store may have come.
+    /// `sent_below`: how far earlier opens may have sent.
     fn at(position: Lsn, sent_below: Lsn) -> Self {
         Walk { position, acknowledged: VecDeque::new(), sent_below }
     }
 
-    /// Goes back to where everything behind is settled.
+    /// Goes back to `from`, below which everything is settled: what was pushed since may be lost.
     fn restart(&mut self, from: Lsn) {
         self.sent_below = self.sent_below.max(self.position);
         self.position = from;
@@ -142,14 +142,14 @@ impl Walk {
         }
     }
 
-    /// A record that the walk had passed was pushed only now: what was acknowledged before does not reach over it.
+    /// A record that the walk had passed was pushed only now, so that earlier acknowledgements do not cover it.
     fn pushed_late(&mut self, lsn: Lsn, now: Instant) {
         let earlier = self.acknowledged.iter_mut().filter(|it| it.until < now);
         earlier.for_each(|it| it.below = it.below.min(lsn));
         self.acknowledge(now);
     }
 
-    /// Up to where everything was acknowledged before that moment.
+    /// Takes off the acknowledgements from before that moment. Returns up to where they reach.
     fn settled(&mut self, before: Instant) -> Option<Lsn> {
         let mut settled = None;
         while let Some(first) = self.acknowledged.front()
@@ -188,14 +188,14 @@ impl Apart {
 }
 
 impl State {
-    /// What is in the backlog, if `lsn` is.
+    /// The backlog's walk, if `lsn` is in the backlog.
     fn backlog_of(&mut self, lsn: Lsn) -> Option<&mut Walk> {
         self.backlog.as_mut().filter(|(range, _)| range.contains(&lsn)).map(|(_, walk)| walk)
     }
 }
 
 impl Ledger {
-    /// `settled`: up to where an earlier life has settled everything; None: nothing is known, all below `end` may be lost.
+    /// `settled`: up to where earlier opens have settled everything; None if that is not known: then all below `end` is dirty.
     pub fn new(settled: Option<Lsn>, end: Lsn) -> Self {
         let everything = Some(Lsn::NONE..end).filter(|range| !range.is_empty());
         let (settled, backlog) = match settled {
@@ -206,7 +206,7 @@ impl Ledger {
         Ledger(Mutex::new(State { epoch: Epoch::default(), settled, tail, backlog, apart: BTreeMap::new() }))
     }
 
-    /// Carries out what belongs to this epoch, unless that is over.
+    /// Calls `act` if `epoch` is the present one, and does nothing otherwise.
     fn within<T: Default>(&self, epoch: Epoch, act: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.0.lock();
         if state.epoch == epoch { act(&mut state) } else { T::default() }
@@ -216,7 +216,7 @@ impl Ledger {
         self.0.lock().epoch
     }
 
-    /// What was acknowledged may be forgotten: everything that is not settled goes again. The epoch that begins so.
+    /// Redis may have lost what it acknowledged: everything that is not settled is pushed again. Returns the epoch that begins.
     pub fn push_again(&self) -> Epoch {
         let mut state = self.0.lock();
         state.epoch.0 += 1;
@@ -229,14 +229,14 @@ impl Ledger {
         state.epoch
     }
 
-    /// What was acknowledged is known not to be forgotten: only what was under way goes again. The epoch that begins so.
+    /// Redis is known to have what it acknowledged: only what was under way is pushed again. Returns the epoch that begins.
     pub fn resume(&self) -> Epoch {
         let mut state = self.0.lock();
         state.epoch.0 += 1;
         state.epoch
     }
 
-    /// Redis has lost everything: all records below `end` are dirty.
+    /// Redis has lost all its data: all records below `end` are dirty.
     pub fn lose_everything(&self, end: Lsn) {
         let mut state = self.0.lock();
         state.epoch.0 += 1;
@@ -246,7 +246,7 @@ impl Ledger {
         state.apart.clear();
     }
 
-    /// Where to go on; None where all is passed. New before old.
+    /// Where the next batch is read, the tail before the backlog. None if both walks are at their ends.
     pub fn next(&self, epoch: Epoch, end: Lsn) -> Option<Next> {
         self.within(epoch, |state| {
             let Walk { position: from, sent_below, .. } = state.tail;
@@ -259,7 +259,7 @@ impl Ledger {
         })
     }
 
-    /// All up to this place was pushed, or overtaken, or stands apart.
+    /// Notes that the walk has passed everything below `to`.
     pub fn advance(&self, epoch: Epoch, lane: Lane, to: Lsn) {
         self.within(epoch, |state| match (lane, &mut state.backlog) {
             (Lane::Tail, _) => state.tail.position = state.tail.position.max(to),
@@ -268,7 +268,7 @@ impl Ledger {
         });
     }
 
-    /// Redis has acknowledged all that was passed.
+    /// Notes that Redis has acknowledged everything the walks have passed.
     pub fn acknowledge(&self, epoch: Epoch, now: Instant) {
         self.within(epoch, |state| {
             state.tail.acknowledge(now);
@@ -278,7 +278,7 @@ impl Ledger {
         });
     }
 
-    /// This record was pushed.
+    /// Notes that this record was pushed.
     pub fn pushed(&self, epoch: Epoch, lsn: Lsn, id: &[u8], now: Instant) {
         self.within(epoch, |state| {
             let was_apart = state.apart.remove(&lsn).is_some();
@@ -288,7 +288,7 @@ impl Ledger {
                 Some(walk) if lsn >= walk.position => {} // the walk is about to pass it
                 Some(walk) if was_apart => walk.pushed_late(lsn, now),
                 Some(_) => {}
-                // Long settled as far as the walk is concerned: now it is pushed again, or at last.
+                // The walks have settled what is around it: the record is kept apart until it is settled itself.
                 None => {
                     if was_apart || state.apart.len() < APART_MAX {
                         state.apart.insert(lsn, Apart { id: id.to_vec(), way: Way::Pushed { at: now } });
@@ -298,12 +298,12 @@ impl Ledger {
         });
     }
 
-    /// This record need not be pushed any more: a newer one of its id has taken its place.
+    /// Notes that this record need not be pushed any more, as a newer one of its id stands.
     pub fn overtaken(&self, epoch: Epoch, lsn: Lsn) {
         self.within(epoch, |state| drop(state.apart.remove(&lsn)));
     }
 
-    /// This record could not be pushed, and is tried again later.
+    /// Sets a record apart that could not be pushed, to be tried again later.
     pub fn hold(&self, epoch: Epoch, lsn: Lsn, id: &[u8], why: Held) {
         self.within(epoch, |state| {
             let longest = if why == Held::SetAside { SET_ASIDE_RETRY_MAX } else { REFUSED_RETRY_MAX };
@@ -318,7 +318,7 @@ impl Ledger {
         });
     }
 
-    /// This record is pushed a little later.
+    /// Sets a record apart that is to be pushed after `wait`.
     pub fn postpone(&self, epoch: Epoch, lsn: Lsn, id: &[u8], wait: Duration) {
         self.within(epoch, |state| {
             let way = Way::Postponed { due: Instant::now() + wait };
@@ -326,7 +326,7 @@ impl Ledger {
         });
     }
 
-    /// Redis has lost this one record: it is dirty until it is pushed again. False, and nothing done, where too many stand apart.
+    /// Redis has lost this one record: it is dirty until it is pushed again. Does nothing and returns false if too many stand apart.
     pub fn lose(&self, lsn: Lsn, id: &[u8]) -> bool {
         let mut state = self.0.lock();
         if state.apart.len() >= APART_MAX && !state.apart.contains_key(&lsn) {
@@ -340,7 +340,7 @@ impl Ledger {
         true
     }
 
-    /// Records apart whose time has come, oldest first.
+    /// The records apart that are due, oldest first.
     pub fn due(&self, epoch: Epoch, now: Instant, records_max: usize) -> Due {
         self.within(epoch, |state| {
             let named = |(lsn, apart): (&Lsn, &Apart)| (*lsn, apart.id.clone());
@@ -354,7 +354,7 @@ impl Ledger {
         })
     }
 
-    /// The oldest that Redis refuses, whether its time has come or not: to ask with, whether there is room by now.
+    /// The oldest record that Redis refuses, due or not: pushed as a probe of whether Redis has room by now.
     pub fn oldest_refused(&self, epoch: Epoch) -> Due {
         self.within(epoch, |state| {
             let refused = |apart: &Apart| matches!(apart.way, Way::Held { why: Held::Refused, .. });
@@ -366,7 +366,7 @@ impl Ledger {
         })
     }
 
-    /// When the next of those apart is due.
+    /// When the next record apart is due.
     pub fn next_due(&self) -> Option<Instant> {
         let state = self.0.lock();
         let now = Instant::now();
@@ -377,17 +377,17 @@ impl Ledger {
         self.0.lock().apart.contains_key(&lsn)
     }
 
-    /// How many records could not be pushed, for whatever reason.
+    /// How many records could not be pushed.
     pub fn held_count(&self) -> usize {
         self.0.lock().apart.values().filter(|apart| apart.is_held()).count()
     }
 
-    /// Whether as many stand apart as may.
+    /// Whether `APART_MAX` records stand apart that were not pushed.
     pub fn is_full(&self) -> bool {
         self.0.lock().apart.values().filter(|apart| !apart.is_pushed()).count() >= APART_MAX
     }
 
-    /// Settles what was acknowledged more than `settle` before the moment at which Redis was proven to be still the one that acknowledged it.
+    /// Settles what was acknowledged more than `settle` before `proven`, the moment at which the present master was proven to have it.
     pub fn settle(&self, epoch: Epoch, proven: Instant, settle: Duration) {
         let Some(before) = proven.checked_sub(settle) else { return };
         self.within(epoch, |state| {
@@ -416,14 +416,14 @@ impl Ledger {
         walks.chain(apart).min().map(|at| at + settle)
     }
 
-    /// Whether Redis may lack the record at `lsn`, which says of itself whether it `is_clean`.
+    /// Whether Redis may lack the record at `lsn`. `is_clean` is the record's own flag.
     pub fn is_dirty(&self, lsn: Lsn, is_clean: bool) -> bool {
         let state = self.0.lock();
         let in_backlog = state.backlog.as_ref().is_some_and(|(range, _)| range.contains(&lsn));
         in_backlog || state.apart.contains_key(&lsn) || (lsn >= state.settled && !is_clean)
     }
 
-    /// Everything below is clean.
+    /// The lsn below which everything is clean.
     pub fn replicated(&self) -> Lsn {
         let state = self.0.lock();
         let backlog = state.backlog.as_ref().map_or(state.settled, |(range, _)| range.start);
@@ -431,7 +431,7 @@ impl Ledger {
         apart.min(backlog).min(state.settled)
     }
 
-    /// While this stays as it is, what was dirty is.
+    /// A value that changes whenever dirty records may have become clean.
     pub fn moment(&self) -> (Lsn, Lsn, usize) {
         let state = self.0.lock();
         let backlog = state.backlog.as_ref().map_or(Lsn::NONE, |(range, _)| range.start);
@@ -442,7 +442,7 @@ impl Ledger {
         self.0.lock().backlog.is_some()
     }
 
-    /// Whether Redis has everything below `end`, settled or not.
+    /// Whether everything below `end` was pushed, settled or not.
     pub fn is_pushed(&self, end: Lsn) -> bool {
         let state = self.0.lock();
         let is_passed = state.backlog.as_ref().is_none_or(|(range, walk)| walk.position >= range.end);

@@ -1,4 +1,5 @@
-//! What other nodes add: the outbox, the journal read as a queue, and events.
+//! The part of the local tier that `replication` drives: the ledger of dirty records, the journal read as a queue, fills, and what the
+//! events of other nodes change.
 
 pub(crate) mod hearing;
 pub(crate) mod hidden;

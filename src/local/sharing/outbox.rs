@@ -1,3 +1,5 @@
+//! The state of a store that shares its objects with other nodes: the ledger, the replication cursors, and which objects are suspect.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,52 +13,52 @@ use crate::local::index::changes::Changes;
 use crate::local::journal::Lsn;
 use crate::local::sharing::ledger::Ledger;
 
-/// What makes the local tier one of several nodes' rather than a store of its own.
+/// What the local tier needs to know in order to share its objects with other nodes.
 #[derive(Clone, Debug)]
 pub(crate) struct OutboxOptions {
-    /// What the keys in Redis begin with: cursors are good for this prefix only.
+    /// The prefix of the keys in Redis. Cursors hold for this prefix only.
     pub prefix: String,
     /// How long objects live, 0 for ever.
     pub object_ttl_ms: u64,
-    /// How long deletes are remembered.
+    /// How long tombstones are kept.
     pub tombstone_ttl_ms: u64,
-    /// Called, with room for one message, when there is something to push.
+    /// Wakes the replicator; has room for one message.
     pub wake: Sender<()>,
 }
 
-/// A connection that is made anew is back after less: until then, who waits for Redis goes on waiting.
+/// A broken connection is made anew in less: until then, whoever waits for Redis to take records goes on waiting.
 const STUCK_MIN: Duration = Duration::from_secs(2);
 
-/// What this node shares with others: the ledger of what Redis has yet to get, and how far the others' events were heard. The records
-/// themselves stay where they are: the journal is the queue.
+/// The ledger of what Redis has yet to get, and how far the other nodes' events were heard. The records themselves stay in the journal,
+/// which is the queue.
 pub(crate) struct Outbox {
     pub options: OutboxOptions,
     pub ledger: Ledger,
     /// Records below are from before this open.
     pub opened_at: Lsn,
     hearing: Mutex<Hearing>,
-    /// Where values have no version: what the stream tells of records of earlier opens was heard by this one, ...
+    /// For values without versions: this open has heard what the stream tells of records of earlier opens, ...
     has_heard_past: AtomicBool,
-    /// ... and it told all.
+    /// ... and the stream was complete.
     knows_past: AtomicBool,
     /// Clean objects below this lsn may have changed unheard: see `is_suspect`.
     suspect_below: AtomicU64,
     /// How often events may have been missed.
     losses: AtomicU64,
-    /// Nothing is heard, though Redis could be asked: every clean object may have changed.
+    /// No events are heard though Redis answers: every clean object is suspect.
     deaf: AtomicBool,
-    /// Since when Redis has taken nothing, or not everything.
+    /// Since when Redis has not taken everything that it was sent.
     stuck: Mutex<Option<Instant>>,
-    /// What was heard of, and could not be noted.
+    /// Drops that the journal did not take.
     pub hidden: Hidden,
-    /// Told whenever objects cease to be served that were.
+    /// The change counters: raised when objects that attached processes may remember become suspect.
     changes: Arc<Changes>,
 }
 
 struct Hearing {
     /// As loaded at open; updated here, persisted by the sealer.
     cursors: Cursors,
-    /// Evicted, or dropped, but the record that says so is not in the journal: the cursor must not advance on disk.
+    /// Objects were evicted whose segment is not removed yet: the event cursor must not advance on disk (`set_evicting`).
     is_evicting: bool,
 }
 
@@ -85,55 +87,56 @@ impl Outbox {
         }
     }
 
-    /// There is a record to push.
+    /// Tells the replicator that there is a record to push.
     #[inline]
     pub fn wake(&self) {
-        // Full: the call is there already. Disconnected: the store is being closed.
+        // Full: it is woken already. Disconnected: the store is being closed.
         let _ = self.options.wake.try_send(());
     }
 
-    /// Whether there may be records of an earlier open that Redis was not seen to have.
+    /// Whether records of earlier opens may still be dirty.
     pub fn has_earlier_records(&self) -> bool {
         self.ledger.replicated() < self.opened_at
     }
 
-    /// Whether this open has yet to hear what the stream tells of records of earlier ones.
+    /// Whether this open has dirty records of earlier opens, and has yet to hear what the stream tells of them.
     pub fn lacks_past(&self) -> bool {
         self.has_earlier_records() && !self.has_heard_past.load(Ordering::Acquire)
     }
 
-    /// The stream is about to be heard from its beginning; `is_whole`: it has everything that was ever added to it.
+    /// The stream is about to be read from its beginning. `is_whole`: it still has every entry that was ever added.
     pub fn hears_past(&self, is_whole: bool) {
         self.knows_past.store(is_whole, Ordering::Release);
     }
 
-    /// That was done.
+    /// The stream was read up to its end, as `hears_past` announced.
     pub fn has_heard_past(&self) {
         self.has_heard_past.store(true, Ordering::Release);
     }
 
-    /// Whether something that was heard may have come later than the record at `lsn` though the event of the record was not heard.
+    /// Whether another node's event may be later than the record at `lsn` though that record's own event was not heard: the stream may have
+    /// lost it.
     pub fn may_be_overruled(&self, lsn: Lsn) -> bool {
         lsn < self.opened_at && !self.knows_past.load(Ordering::Acquire)
     }
 
-    /// Whether dirty records become fewer: there are some, and Redis takes what it is sent, or did so a moment ago, as far as is known.
+    /// Whether dirty records are becoming fewer: there are some, and as far as is known Redis takes what it is sent, or did a moment ago.
     pub fn is_draining(&self, end: Lsn) -> bool {
         self.ledger.replicated() < end && self.stuck.lock().is_none_or(|since| since.elapsed() < STUCK_MIN)
     }
 
-    /// Redis takes what it is sent, or does not.
+    /// Notes whether Redis takes everything that it is sent.
     pub fn set_draining(&self, emptied: bool) {
         let mut stuck = self.stuck.lock();
         *stuck = if emptied { None } else { stuck.or_else(|| Some(Instant::now())) };
     }
 
-    /// Whether Redis may lack the record at `lsn`, which says of itself whether it `is_clean`.
+    /// Whether Redis may lack the record at `lsn`. `is_clean` is the record's own flag.
     pub fn is_dirty(&self, lsn: Lsn, is_clean: bool) -> bool {
         self.ledger.is_dirty(lsn, is_clean)
     }
 
-    /// The epoch of the Redis that the cursors are good for; empty where there is none yet.
+    /// The epoch of the Redis for which the cursors hold; empty if there is none yet.
     pub fn epoch(&self) -> String {
         self.hearing.lock().cursors.epoch.clone()
     }
@@ -142,13 +145,13 @@ impl Outbox {
         self.hearing.lock().cursors.epoch = epoch;
     }
 
-    /// The last event acted upon (empty: none), and when this node was last in step.
+    /// The last event acted upon (empty: none), and when the event reader was last in step.
     pub fn heard(&self) -> (String, u64) {
         let state = self.hearing.lock();
         (state.cursors.events.clone(), state.cursors.in_step_ms)
     }
 
-    /// Everything up to this event was acted upon.
+    /// Notes that everything up to this event was acted upon.
     pub fn set_heard(&self, events: String, in_step_ms: u64) {
         let mut state = self.hearing.lock();
         state.cursors.events = events;
@@ -161,7 +164,7 @@ impl Outbox {
         self.hearing.lock().is_evicting = is_evicting;
     }
 
-    /// What to write into the catalog, once the journal is durable; None where an older state must stay there.
+    /// The cursors to store in the catalog once the journal is durable. None while the older ones must stay there.
     pub fn cursors(&self) -> Option<Cursors> {
         let state = self.hearing.lock();
         if state.is_evicting || !self.hidden.is_empty() || self.ledger.has_backlog() || state.cursors.epoch.is_empty() {
@@ -170,7 +173,7 @@ impl Outbox {
         Some(Cursors { replicated: self.ledger.replicated(), ..state.cursors.clone() })
     }
 
-    /// Whether nothing is heard of the others: then no clean object is served unchecked.
+    /// Whether no events are heard: then every clean object is suspect.
     #[inline]
     pub fn is_deaf(&self) -> bool {
         self.deaf.load(Ordering::Acquire)
@@ -183,7 +186,7 @@ impl Outbox {
         }
     }
 
-    /// The event stream has lost its past: clean objects are checked before they are served again.
+    /// Events below `end` may have been missed: clean objects below it become suspect.
     pub fn suspect_below(&self, end: Lsn) {
         let mut state = self.hearing.lock();
         let cursors = &mut state.cursors;
@@ -206,23 +209,23 @@ impl Outbox {
         self.losses.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The suspects are all checked or gone: who comes to be one from now on was heard of until now.
+    /// All suspects are checked or gone. Those of a later gap were in step until then.
     pub fn suspect_none(&self) {
         let mut state = self.hearing.lock();
         state.cursors.suspect_below = Lsn::NONE;
         self.suspect_below.store(Lsn::NONE.to_u64(), Ordering::Release);
     }
 
-    /// A suspect's record has a copy at `lsn`, which is suspect as well.
+    /// A suspect's record was copied to `lsn`: the copy is suspect too.
     pub fn suspect_moved(&self, lsn: Lsn) {
         self.suspect_below(Lsn::new(lsn.segment(), lsn.offset() + 1));
     }
 
-    /// Whether Redis, had a suspect been deleted unheard, would still have a tombstone for it: a delete comes after the write, which was
-    /// `age_ms` ago.
+    /// Whether Redis would still have a tombstone, had a suspect been deleted unheard. The delete would be later than the write, which was
+    /// `age_ms` ago, and later than the beginning of the gap.
     pub fn would_have_tombstone(&self, age_ms: u64, now_ms: u64) -> bool {
         let cursors = &self.hearing.lock().cursors;
-        // Without a lost past, it is asked because nothing has been heard since then.
+        // If no events were lost, the question comes up because none are heard now: the gap began when the reader was last in step.
         let since_ms = if cursors.suspect_below.is_none() { cursors.in_step_ms } else { cursors.suspect_since_ms };
         let unheard_ms = now_ms.saturating_sub(since_ms);
         unheard_ms.min(age_ms) < self.options.tombstone_ttl_ms

@@ -1,4 +1,4 @@
-//! Reading the journal as the queue of what Redis has yet to get.
+//! Reading the journal as the queue of what Redis has yet to get, for the replicator. The ledger says where to read.
 
 use std::sync::Arc;
 
@@ -14,14 +14,14 @@ use crate::local::tier::LocalTier;
 use crate::object::Object;
 use crate::version::Version;
 
-/// A record that Redis has yet to get.
+/// A record to be pushed.
 pub(crate) struct Dirty {
     pub lsn: Lsn,
     pub id: Vec<u8>,
     pub version: Version,
     /// None: a delete.
     pub put: Option<DirtyObject>,
-    /// A delete behind which the id was written again, here or elsewhere.
+    /// A delete after which the id was written again, here or elsewhere.
     pub is_overtaken: bool,
 }
 
@@ -31,27 +31,27 @@ pub(crate) struct DirtyObject {
     pub deadline_ms: u64,
 }
 
-/// What a look into the journal has found.
+/// What one read of the journal found.
 #[derive(Default)]
 pub(crate) struct DirtyRecords {
     pub dirty: Vec<Dirty>,
-    /// Records that may be dirty and cannot be read now, and why.
+    /// Records that may be dirty but cannot be read now, and why.
     pub unreadable: Vec<(Lsn, Vec<u8>, Error)>,
-    /// Where to go on.
+    /// Where the next read begins.
     pub next: Lsn,
 }
 
-/// How much is read in one go.
+/// Bounds on one read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
     pub records: usize,
     pub bytes: usize,
 }
 
-/// Which records are looked for.
+/// Which records are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
-    /// Those that say of themselves that they are not clean.
+    /// Those without the flag CLEAN.
     Dirty,
     /// All: Redis has lost everything.
     All,
@@ -59,26 +59,25 @@ pub(crate) enum Wanted {
     Deletes,
 }
 
-/// A walk ends now and then, so that whoever walks can look around.
+/// Most records that one read looks at, so that the caller gets to its other work.
 const VISITED_RECORDS_MAX: usize = 16_384;
 
 impl LocalTier {
-    /// The next dirty records from `from` on, and where to go on; at `until`, or at the journal's end, there is nothing more.
-    /// Records that a newer one of their id has overtaken are left out. An error means that a whole segment cannot be read now: it is
-    /// where the next look begins.
+    /// The next dirty records from `from` on, up to `until` or the journal's end, and where to go on. Records that a newer one of
+    /// their id has overtaken are left out. An error means that a whole segment cannot be read now: the next read begins there again.
     pub fn dirty_records(&self, from: Lsn, until: Lsn, wanted: Wanted, budget: Budget) -> Result<DirtyRecords, Error> {
         let mut found = DirtyRecords { next: from, ..DirtyRecords::default() };
         let (mut bytes, mut visited) = (0, 0);
         let journal_end = self.journal.end().min(until);
         while let Some((segment, end)) = self.segment_from(found.next, journal_end) {
             let mapping = match self.segments.mapping(&segment) {
-                // It was reclaimed meanwhile: what counts of it stands further on.
+                // The segment was reclaimed meanwhile: what counts of it was copied forward.
                 Err(_) if self.segments.get(segment.number).is_none() => {
                     found.next = found.next.max(Lsn::new(segment.number, end));
                     continue;
                 }
                 Err(error) if found.dirty.is_empty() && found.unreadable.is_empty() => return Err(error),
-                Err(_) => return Ok(found), // said when nothing else is left to do
+                Err(_) => return Ok(found), // returned by the next call, which begins here
                 Ok(mapping) => mapping,
             };
             let records = mapping.slice(0, u64::from(end)).unwrap_or_default();
@@ -108,7 +107,7 @@ impl LocalTier {
         Ok(found)
     }
 
-    /// The segment in which the first record at or behind `from` is, and where its records below `end` end.
+    /// The segment with the first record at or above `from`, and where its records below `end` end.
     fn segment_from(&self, from: Lsn, end: Lsn) -> Option<(Arc<Segment>, u32)> {
         let segments = self.segments.load();
         let candidates = segments.values().filter(|segment| segment.kind == SegmentKind::Records);
@@ -122,7 +121,7 @@ impl LocalTier {
         Some((Arc::clone(segment), end_in(segment)))
     }
 
-    /// The record, if Redis should get it. Looks under the id's lock, so that a record just appended is in the index already.
+    /// The record, if it is to be pushed. Decided under the id's lock, so that a record that was just appended is entered.
     fn dirty(&self, header: &Header, id: &[u8], wanted: Wanted) -> Result<Option<Dirty>, Error> {
         let is_wanted = match wanted {
             Wanted::Dirty => !header.flags.has(Flags::CLEAN),
@@ -135,12 +134,12 @@ impl LocalTier {
         self.dirty_at(id, header.lsn)
     }
 
-    /// The record at `lsn`, as something to push, if it is the newest of its id. One that is damaged is none: it is let go.
+    /// The record at `lsn` as something to push, if it is the newest of its id. A damaged one is let go.
     pub fn dirty_at(&self, id: &[u8], lsn: Lsn) -> Result<Option<Dirty>, Error> {
         let _inside = self.gate.enter()?;
         let fingerprint = self.index().fingerprint(id);
         let (version, found) = {
-            // What is found under the id's lock stays as it is afterwards: nothing else comes to stand in its place.
+            // What is located under the id's lock stays readable afterwards.
             let _writing = self.index().shard(fingerprint).writing.lock();
             match self.known_locked(fingerprint, id)? {
                 Known::Held { version, lsn: at, .. } if at == lsn => (version, self.locate(id)),
@@ -158,7 +157,7 @@ impl LocalTier {
         Ok(Some(Dirty { lsn, id: id.to_vec(), version, put, is_overtaken: false }))
     }
 
-    /// What is known here of an id, as something to push: the object, or that it was deleted.
+    /// What is known here of an id as something to push: the object or the delete.
     pub fn dirty_now(&self, id: &[u8]) -> Result<Option<Dirty>, Error> {
         match self.known(id)? {
             Known::Held { lsn, .. } => self.dirty_at(id, lsn),
@@ -169,8 +168,8 @@ impl LocalTier {
         }
     }
 
-    /// At open: which deletes Redis may not know of. Without them, what was deleted would be fetched again. Hints tell where deletes
-    /// are, so that only these records, and later ones of the same ids, are read.
+    /// At open: restores the tombstones of deletes that Redis may not know of; otherwise what was deleted would be fetched again. Hints
+    /// tell where deletes are, so that only these records, and later ones of the same ids, are read.
     pub(in crate::local) fn restore_tombstones(
         &self,
         from: Lsn,

@@ -1,5 +1,5 @@
-//! Events about values that have no version: the last to reach Redis wins, and events stand in the stream in the order in which values reached
-//! Redis. So what another node has written overrules what is here, unless that is still on its way, and comes later.
+//! Events about values without versions (`value_format = "python"`): the last write to reach Redis wins, and the stream has the events in the
+//! order in which values reached Redis. So another node's event overrules what is here, unless that is still on its way and so comes later.
 
 use super::hearing::Known;
 use crate::error::Error;
@@ -10,7 +10,7 @@ use crate::local::tier::LocalTier;
 use crate::version::Version;
 
 impl LocalTier {
-    /// This node's own event was heard: from here on, what others write comes later.
+    /// Acts on this node's own event: whatever others write from here on is later.
     pub fn apply_own_event(&self, id: &[u8], version: Version) -> Result<(), Error> {
         let _inside = self.gate.enter()?;
         let fingerprint = self.index().fingerprint(id);
@@ -24,9 +24,9 @@ impl LocalTier {
         Ok(())
     }
 
-    /// Another node's write or delete was heard, or this node's own of an earlier open: what is here goes, and what was deleted may exist again,
-    /// unless that is still on its way. Of what an earlier open has written, and the stream may have lost the event of, nothing is known but
-    /// its version.
+    /// Acts on the event of another node, or of an earlier open of this one: the object here is dropped, and an id deleted here may exist again,
+    /// unless the record here is still on its way to Redis. Of a record of an earlier open whose event the stream may have lost, only the
+    /// versions can tell which is later.
     pub fn apply_others_event(&self, id: &[u8], version: Version) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
         let _inside = self.gate.enter()?;
@@ -57,14 +57,14 @@ impl LocalTier {
         Ok(())
     }
 
-    /// Whether the delete has yet to reach Redis, as far as was heard: then what Redis has comes before it.
+    /// Whether, as far as was heard, the delete has yet to reach Redis: then what Redis has is older.
     pub fn is_delete_on_its_way(&self, tombstone: &Tombstone) -> bool {
         let is_dirty = |outbox: &Outbox| outbox.is_dirty(tombstone.lsn, false);
         let is_heard_of = tombstone.is_overtaken || tombstone.is_announced;
         !is_heard_of && !tombstone.lsn.is_none() && self.outbox.as_ref().is_some_and(is_dirty)
     }
 
-    /// Whether this open does not know yet what has become of what it holds of an id: it is from an earlier one, and Redis may have it.
+    /// Whether what is held of an id is from an earlier open and dirty, so that Redis may or may not have it.
     pub fn is_owed(&self, id: &[u8]) -> Result<bool, Error> {
         let Some(outbox) = &self.outbox else { return Ok(false) };
         Ok(match self.known(id)? {
@@ -74,7 +74,7 @@ impl LocalTier {
         })
     }
 
-    /// A record has a copy: if its event was heard, what others write comes after the copy, too.
+    /// A record was copied: if the record's event was heard, others' later events overrule the copy too.
     pub(in crate::local) fn keep_announced(&self, outbox: &Outbox, header: &Header, copy: Lsn) {
         let is_announced = || self.is_announced(header.lsn);
         if outbox.is_dirty(header.lsn, header.flags.has(Flags::CLEAN)) && is_announced() {

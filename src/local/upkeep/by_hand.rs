@@ -1,4 +1,4 @@
-//! A store whose upkeep is done by hand: it has no threads.
+//! For tests: a store without threads, whose upkeep a test carries out step by step.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -24,7 +24,7 @@ use crate::local::sharing::outbox::{Outbox, OutboxOptions};
 use crate::local::tier::LocalTier;
 use crate::local::{LocalOptions, Underlying};
 
-/// Of a store of this size, segments have 1 MiB.
+/// In a store of this size, segments have 1 MiB.
 const MAX_SIZE_MB: u64 = 64;
 
 pub const SEGMENT_BYTES: u64 = 1 << 20;
@@ -35,15 +35,15 @@ pub struct ByHand {
     place: TempDir,
 }
 
-/// What of a store is there when it is opened again.
+/// What of a store is left when it is opened again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
     All,
-    /// What can be rebuilt is gone.
+    /// The journal alone: the catalog is gone.
     Journal,
 }
 
-/// Other nodes share the objects, which live for ever.
+/// Options of a store whose objects are shared with other nodes and live for ever.
 pub fn outbox() -> OutboxOptions {
     let (wake, _) = bounded(1);
     OutboxOptions { prefix: "t:".into(), object_ttl_ms: 0, tombstone_ttl_ms: 60_000, wake }
@@ -70,7 +70,7 @@ impl ByHand {
         self.tier.outbox.as_ref().unwrap()
     }
 
-    /// Without it, no object that is stored has lived its time.
+    /// Gives the journal Redis's time, without which no deadline passes.
     pub fn know_time(&self) {
         self.tier.journal.set_time(Reading { redis_ms: 1 << 40, at: Instant::now(), give_or_take: Duration::ZERO });
     }
@@ -84,7 +84,7 @@ impl ByHand {
         ledger.settle(epoch, now + Duration::from_secs(1), Duration::ZERO);
     }
 
-    /// Its bytes say which object it is.
+    /// Puts an object whose bytes repeat its id.
     pub fn put(&self, id: &[u8], data_bytes: usize) {
         let data: Vec<u8> = id.iter().copied().cycle().take(data_bytes).collect();
         self.tier.put(id, &data, b"", &mut |_| {}).unwrap();
@@ -96,7 +96,7 @@ impl ByHand {
         assert!(self.tier.get(id).unwrap().is_some_and(|object| object.data == data));
     }
 
-    /// What was appended so far is in a sealed segment, whose number this is.
+    /// Seals the active segment. Returns its number.
     pub fn seal(&mut self) -> u32 {
         let number = self.tier.journal.latest().segment();
         assert!(self.tier.journal.seal_active());
@@ -116,19 +116,19 @@ impl ByHand {
         self.sealer.hints(&self.segment(number)).unwrap()
     }
 
-    /// Copies what counts in the segment, as far as these hints tell, and is not evicted ahead of need.
+    /// Evacuates the segment as far as these hints go, with eviction ahead of need.
     pub fn evacuate(&self, number: u32, hints: &[Hint]) -> Result<bool, Error> {
         self.tier.evacuate(&self.segment(number), hints, &Eviction::ahead_of_need(&self.tier.room))
     }
 
-    /// The same with all its hints; it is removed.
+    /// Evacuates the segment by all its hints, and removes it.
     pub fn reclaim(&self, number: u32) {
         let segment = self.segment(number);
         assert!(self.evacuate(number, &self.hints(number)).unwrap());
         self.tier.segments.remove(&segment).unwrap();
     }
 
-    /// What a process that is killed now leaves is opened, with hints of what is sealed.
+    /// Opens again what a process that is killed now would leave, with hints of the sealed segments.
     pub fn reopen(self, left: Left, under: Underlying, outbox: Option<OutboxOptions>) -> Self {
         let ByHand { tier, sealer, place } = self;
         sealer.catalog.flush().unwrap();
@@ -148,7 +148,7 @@ impl ByHand {
         self.tier.segments.get(number).unwrap()
     }
 
-    /// Makes a byte of a segment's file another one.
+    /// Changes a byte of a segment's file.
     pub fn flip(&self, number: u32, offset: u64) {
         let file = File::options().read(true).write(true).open(self.segment(number).path()).unwrap();
         let mut byte = [0];
@@ -156,7 +156,7 @@ impl ByHand {
         file.write_all_at(&[!byte[0]], offset).unwrap();
     }
 
-    /// Damages an object's record: its header, so that nothing is known of it.
+    /// Damages the header of an object's record.
     pub fn flip_header(&self, id: &[u8]) {
         let place = self.place(id);
         self.flip(place.segment(), u64::from(place.offset()) + 20);
@@ -172,7 +172,7 @@ impl ByHand {
         }
     }
 
-    /// Takes all room but this for files of puts; given back with what is returned.
+    /// Takes all room for puts except `bytes`, until the returned lease is dropped.
     pub fn leave_room(&self, bytes: u64) -> Arc<Lease> {
         let space = &self.tier.space;
         let (mut room, mut step) = (0, MAX_SIZE_MB << 20);

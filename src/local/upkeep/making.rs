@@ -1,4 +1,5 @@
-//! Making room: what the sealer does ahead of need, and for those who wait.
+//! Making room: how the sealer reclaims, evicts and compacts, ahead of need and for those who wait. `room` decides when, `reclaim` does
+//! it to one segment.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +12,13 @@ use crate::backend::Patience;
 use crate::error::Error;
 use crate::local::journal::{Segment, SegmentKind};
 
-/// How much small segments are merged in one pass, so that it does not hold up what else is due.
+/// Most bytes that are copied in one pass to merge small segments, so that the pass does not hold up what else is due.
 const MERGED_BYTES_MAX: u64 = 256 << 20;
 
-/// How many steps are made for one who does not wait. The next one asks again.
+/// Most steps that are made in one pass for a thread that found no room and did not wait. It asks again.
 const WISH_STEPS_MAX: usize = 16;
 
-/// Longer than a put takes from its body's arrival to its end.
+/// Longer than a put takes from its body's write to its end.
 const MOMENT: Duration = Duration::from_millis(2);
 
 impl Sealer {
@@ -35,7 +36,7 @@ impl Sealer {
                 break;
             }
             if self.tier.room.wants_eviction() {
-                // Otherwise what is evicted already would not count, and the next segment would go for it, too.
+                // Otherwise the room of what was just evicted would not count yet, and the next segment would be evicted for it too.
                 self.tier.reap_bodies()?;
             }
             self.tier.progress.freed();
@@ -47,7 +48,7 @@ impl Sealer {
         Ok(())
     }
 
-    /// Frees the oldest segment; false where nothing could be gained, or there was no room for its copies.
+    /// Frees the oldest segment. False if there was nothing to gain, or no room for its copies.
     fn reclaim_one(&mut self, segment: &Arc<Segment>, reason: Reason, eviction: &Eviction) -> Result<bool, Error> {
         if let Err(error) = self.forget_missing(segment.number) {
             tracing::debug!("{error}; hints of missing segments go later");
@@ -66,7 +67,7 @@ impl Sealer {
             tracing::debug!("the hints of segment {} go later: {error}", segment.number);
         }
         self.tier.segments.remove(segment)?;
-        // What was damaged beyond recognition in it counted as live to the end.
+        // Damaged records whose length is unknown counted as live until now.
         self.tier.space.remove_live(segment.live_bytes());
         if let Some(outbox) = &self.tier.outbox {
             let directory = self.tier.segments.directory();
@@ -79,7 +80,7 @@ impl Sealer {
         Ok(true)
     }
 
-    /// Evicts what is in the last, not yet full segment, too, and frees the bodies of what was evicted at once.
+    /// Ahead of need: evicts also from the active segment if that is the only one, and frees the bodies of what was evicted at once.
     fn evict(&mut self) -> Result<(), Error> {
         if self.tier.segments.record_segments() == 1 && self.has_evictable()? && self.tier.journal.seal_active() {
             self.seal_pending()?;
@@ -91,7 +92,7 @@ impl Sealer {
         self.tier.reap_bodies().map(drop)
     }
 
-    /// Somebody wants room: everything that may make room, the cheapest first, until there is some. Who waits looks again after
+    /// Somebody wants room: takes the steps that may make some, the cheapest first, until there is enough. A caller that waits tries again after
     /// each step.
     pub(super) fn make_room(&mut self, wanted: Wanted, patience: Patience) -> Result<Looked, Error> {
         if self.tier.reap_bodies()? > 0 || self.tier.bodies.drop_empty()? || self.tier.journal.drop_prepared() {
@@ -100,13 +101,13 @@ impl Sealer {
         if self.tier.sealed_dead_bytes() == 0 && self.tier.has_dead_tail() && self.tier.journal.seal_active() {
             self.seal_pending()?;
         }
-        // Who waits takes its room piece by piece.
+        // A caller that waits takes its room while it is being made; otherwise all of it has to be there at the end.
         let has_room = |sealer: &Self| match patience {
             Patience::Caller => sealer.tier.room.has_room_for(wanted),
             Patience::Background => sealer.tier.room.missing_bytes(wanted) == 0,
         };
         let mut is_made = false;
-        // Once around: what copies fill is sealed later.
+        // Once through the sealed segments: those that the copies fill are sealed later.
         while !has_room(self) && self.tier.sealed_dead_bytes() > 0 {
             let Some(segment) = self.tier.oldest_sealed() else { break };
             let eviction = Eviction::ahead_of_need(&self.tier.room);
@@ -119,9 +120,9 @@ impl Sealer {
         if is_made || self.compact_bodies()? || has_room(self) || self.evict_for(wanted, patience)? {
             return Ok(Looked::Made);
         }
-        // A body that has just come in has not let go yet what it supersedes.
+        // A body that was just written may not have released yet what it supersedes.
         std::thread::sleep(MOMENT);
-        // Bodies that readers hold come free when these let go; nobody waits for that.
+        // Bodies that readers hold are not waited for.
         Ok(match self.tier.reap_bodies()? {
             0 if self.tier.bodies.has_reservations() => Looked::UnderWay,
             0 => Looked::Barren,
@@ -129,7 +130,7 @@ impl Sealer {
         })
     }
 
-    /// Somebody who does not wait has found no room: there is to be some for who comes next with as much.
+    /// Makes room for what threads wanted that found none and did not wait, so that the next try finds it.
     pub(super) fn grant_wish(&mut self) -> Result<(), Error> {
         let Some(wanted) = self.tier.room.take_wish() else { return Ok(()) };
         for _ in 0..WISH_STEPS_MAX {
@@ -145,12 +146,12 @@ impl Sealer {
         Ok(())
     }
 
-    /// Evicts so much that what is wanted finds room, the oldest first; whether anything was.
+    /// Evicts as much as is missing for what is wanted, the oldest first. Returns whether anything was evicted.
     fn evict_for(&mut self, wanted: Wanted, patience: Patience) -> Result<bool, Error> {
         if !self.has_evictable()? {
             return Ok(false);
         }
-        // Copies need not go around a second time before a put that would be refused otherwise takes what was read as well.
+        // For a caller that would be refused otherwise, a second round evicts also what was read.
         let rounds: &[Victims] = match patience {
             Patience::Caller => &[Victims::Unread, Victims::All],
             Patience::Background => &[Victims::Unread],
@@ -163,7 +164,7 @@ impl Sealer {
         Ok(false)
     }
 
-    /// Goes once around, or until enough is evicted.
+    /// Goes once through the segments, or until enough is evicted.
     fn evict_round(&mut self, wanted: Wanted, victims: Victims) -> Result<bool, Error> {
         let eviction = Eviction::of(victims, self.tier.room.missing_bytes(wanted));
         let last = self.tier.journal.end().segment();
@@ -171,7 +172,7 @@ impl Sealer {
         while !eviction.is_enough() && !self.tier.gate.is_closing() && copied_bytes < MERGED_BYTES_MAX {
             let oldest = match self.tier.oldest_sealed() {
                 Some(oldest) => oldest,
-                // All there is stands in the one that is appended to.
+                // Everything stands in the active segment.
                 None if self.tier.journal.end().segment() <= last && self.tier.journal.seal_active() => {
                     self.seal_pending()?;
                     continue;
@@ -191,8 +192,8 @@ impl Sealer {
         Ok(eviction.has_evicted())
     }
 
-    /// Whether there is anything that may be evicted, wherever it stands: behind what may not, too, which is copied forward then. That
-    /// there is nothing holds until something is written, or settles.
+    /// Whether anything in the journal may be evicted; what stands in front of it is copied forward then. If there is nothing, that is
+    /// remembered until something is written or settles.
     fn has_evictable(&mut self) -> Result<bool, Error> {
         let Some(outbox) = &self.tier.outbox else { return Ok(false) };
         let end = self.tier.journal.end();
@@ -216,7 +217,7 @@ impl Sealer {
         Ok(false)
     }
 
-    /// Moves the bodies of the body segment with the most free room into holes of others; whether that has freed room.
+    /// Moves the bodies of the body segment with the most free room into holes of others. Returns whether that has freed room.
     fn compact_bodies(&mut self) -> Result<bool, Error> {
         let Some((segment, records)) = self.tier.bodies.sparsest() else { return Ok(false) };
         for record in records {

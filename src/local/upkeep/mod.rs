@@ -1,4 +1,4 @@
-//! What is done in the background: sealing, reclaiming, preparing files ahead.
+//! Upkeep, in two background threads: the sealer seals, reclaims, evicts and prepares files; the reaper frees dead bodies.
 
 #[cfg(test)]
 pub(super) mod by_hand;

@@ -1,31 +1,31 @@
-//! Holds puts back a little, each by its size, when they use up room faster than reclaiming makes it: otherwise some would go at full
-//! speed, and the next would wait for a whole segment to be freed.
+//! Back-pressure: holds puts back a little, each by its size, when they use up room faster than upkeep makes it. Otherwise some would go
+//! at full speed, and the next would wait until a whole segment is freed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::local::files::space::Free;
 
-/// How often the price is looked at again.
+/// How often the price is adjusted.
 const ADJUST_EVERY: Duration = Duration::from_millis(4);
 
-/// A byte's price, in picoseconds, below which none is asked, ...
+/// A byte's price, in picoseconds, below which puts are not held back, ...
 const PRICE_MIN: u64 = 500;
 
-/// ... and the highest: what a slow disk takes.
+/// ... and the highest price: a byte's time on a slow disk.
 const PRICE_MAX: u64 = 200_000;
 
-/// The highest while somebody waits for room that others take: these go on, but hardly.
+/// The highest price while somebody waits for room that others keep taking: these are nearly stopped.
 const PRICE_CONTESTED_MAX: u64 = 100_000_000;
 
-/// Shorter waits are not worth a sleep: they add up, and are slept by who comes later.
+/// Shorter waits are not slept: they add up, and a later put sleeps them.
 const SLEEP_MIN: Duration = Duration::from_micros(50);
 
 /// No put is held back for longer at a time, whatever its size.
 const SLEEP_MAX: Duration = Duration::from_millis(20);
 
-/// A clock that puts set forward, each by its bytes' price, and that none may be ahead of. The price rises while room is little, and
-/// falls when there is enough.
+/// A virtual clock that each put sets forward by the price of its bytes, and that no put may run ahead of. The price rises while room is
+/// short, and falls when there is enough.
 pub(crate) struct Pace {
     begun: Instant,
     /// When the next put may go, in nanoseconds since `begun`.
@@ -47,7 +47,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Before a put of so many bytes; `free` is asked now and then.
+    /// Called before a put of so many bytes; `free` is called when the price is adjusted.
     pub fn hold_back(&self, bytes: u64, free: impl FnOnce() -> Free) {
         let wait = self.wait(self.begun.elapsed(), bytes, free);
         if wait >= SLEEP_MIN {
@@ -55,7 +55,7 @@ impl Pace {
         }
     }
 
-    /// For how long a put has to wait that comes `now`.
+    /// How long a put that comes `now` has to wait.
     fn wait(&self, now: Duration, bytes: u64, free: impl FnOnce() -> Free) -> Duration {
         let now_ns = now.as_nanos() as u64;
         let adjusted_ns = self.adjusted_ns.load(Ordering::Relaxed);

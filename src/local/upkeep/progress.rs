@@ -1,19 +1,22 @@
+//! Where callers without room wait for upkeep, and what upkeep tells them of its passes.
+
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::local::gate::Gate;
 
-/// How often those who wait look whether the store is being closed, and call again.
+/// How often a waiting caller looks whether the store is being closed, and wakes the sealer again.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How long those are waited for that are on their way in: a put takes far less, a streamed object may take its time.
+/// How long a caller waits for bodies that are being written, as they may free what they supersede. A put takes far less; a streamed
+/// object may take long.
 const UNDER_WAY_MAX: Duration = Duration::from_secs(3);
 
-/// How long after a wait for room none of it is taken for files that are only prepared.
+/// For how long after a wait for room no files are prepared ahead.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Lets those who need room wait for the upkeep's work.
+/// Lets callers that need room wait for upkeep.
 #[derive(Default)]
 pub(crate) struct Progress {
     state: Mutex<State>,
@@ -23,33 +26,33 @@ pub(crate) struct Progress {
 #[derive(Default)]
 struct State {
     passes_begun: u64,
-    /// The last pass to find that there is nothing more to free.
+    /// The last pass that found nothing more to free.
     barren_pass: u64,
-    /// The last pass to find that only what is on its way in may free something.
+    /// The last pass that found that only bodies being written may free something.
     under_way_pass: u64,
-    /// Passes that could not look, for some failure.
+    /// How many passes failed.
     failed_passes: u64,
     /// How often room was made.
     freed: u64,
-    /// Who waits, and for what.
+    /// How many wait now, when somebody last did, and for what.
     waiting: usize,
     waited: Option<Instant>,
     wanted: Wanted,
 }
 
-/// What those who wait need.
+/// What is wanted by those who found no room.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Wanted {
-    /// The most bytes that one of them needs.
+    /// The most bytes that any of them needs.
     pub bytes: u64,
-    /// The disk has refused one of them, whatever the limit says.
+    /// The disk refused one of them, whatever the limit says.
     pub is_disk_full: bool,
     /// One of them needs fewer live bytes in the store, not files.
     pub is_live: bool,
 }
 
 impl Wanted {
-    /// What two need who need it at the same time: the larger one's room will do for either.
+    /// What two want at the same time. The larger one's room will do for either.
     pub fn and(self, other: Wanted) -> Wanted {
         Wanted {
             bytes: self.bytes.max(other.bytes),
@@ -59,43 +62,43 @@ impl Wanted {
     }
 }
 
-/// What a look for room has brought.
+/// What a pass for room has brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Looked {
     Made,
     /// There is nothing more to free.
     Barren,
-    /// The same, but bodies are on their way in: what they supersede comes free soon.
+    /// As `Barren`, but bodies are being written, and what they supersede comes free soon.
     UnderWay,
-    /// There may be: something could not be done now.
+    /// A step failed, so there may be something to free.
     Failed,
     NotAsked,
 }
 
-/// After so many passes that failed, who waits is told so: nothing says that the next one would not.
+/// After so many failed passes a wait ends without room.
 const FAILED_PASSES_MAX: u64 = 3;
 
-/// What was made so far, before somebody looked for room.
+/// How often room was made, as seen before looking for some: a wait ends when it was made again since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seen(u64);
 
 /// How a wait for room ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WaitOutcome {
-    /// Some was made since.
+    /// Room was made since `Seen`.
     Room,
-    /// A pass that began later found nothing to free, or several failed to look.
+    /// A pass that began after the wait found nothing to free, or several passes failed.
     Nothing,
     TimeOut,
 }
 
 impl Progress {
-    /// Called by the sealer when it begins to look for room.
+    /// Called by the sealer at the beginning of a pass.
     pub fn begin(&self) {
         self.state.lock().passes_begun += 1;
     }
 
-    /// Called by the sealer when it has looked.
+    /// Called by the sealer at the end of a pass.
     pub fn done(&self, looked: Looked) {
         let mut state = self.state.lock();
         match looked {
@@ -108,7 +111,7 @@ impl Progress {
         self.changed.notify_all();
     }
 
-    /// Room was made.
+    /// Called when room was made.
     pub fn freed(&self) {
         self.state.lock().freed += 1;
         self.changed.notify_all();
@@ -120,7 +123,7 @@ impl Progress {
         (state.waiting > 0).then_some(state.wanted)
     }
 
-    /// Whether nobody waits or has waited a moment ago, who would rather have the room than see files prepared.
+    /// Whether nobody waits for room, or did within `QUIET`.
     pub fn is_quiet(&self) -> bool {
         let state = self.state.lock();
         state.waiting == 0 && state.waited.is_none_or(|waited| waited.elapsed() > QUIET)
@@ -130,7 +133,7 @@ impl Progress {
         Seen(self.state.lock().freed)
     }
 
-    /// Waits until room is made that was not seen, or a pass that begins after this call finds nothing.
+    /// Waits until room is made after `seen`, or a pass that begins after this call finds nothing.
     pub fn wait(&self, seen: Seen, wanted: Wanted, deadline: Instant, gate: &Gate, wake: impl Fn()) -> WaitOutcome {
         let mut state = self.state.lock();
         let patience = Instant::now() + UNDER_WAY_MAX;
@@ -167,12 +170,12 @@ impl Progress {
 mod tests {
     use super::*;
 
-    /// What is tested ends a wait long before that.
+    /// A time limit that no wait in these tests reaches.
     const LONG: Duration = Duration::from_secs(30);
 
     const WANTED: Wanted = Wanted { bytes: 100, is_disk_full: false, is_live: false };
 
-    /// Somebody waits, and meanwhile this is done.
+    /// Starts a wait, and calls `done` meanwhile.
     fn while_waiting(progress: &Progress, gate: &Gate, done: impl FnOnce()) -> WaitOutcome {
         let (call, called) = crossbeam_channel::bounded(1);
         std::thread::scope(|scope| {
@@ -284,7 +287,7 @@ mod tests {
         assert!(progress.wanted().is_none());
         std::thread::sleep(QUIET + LOOK);
         assert!(progress.is_quiet());
-        // What one wanted is nothing to the next.
+        // What an earlier one wanted does not count for the next.
         let all = Wanted { bytes: 700, is_disk_full: true, is_live: true };
         progress.wait(progress.seen(), all, Instant::now(), &gate, || {});
         while_waiting(&progress, &gate, || {

@@ -1,4 +1,4 @@
-//! What happens while a sync takes its time.
+//! Tests of what may and may not happen while a sync is under way.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -22,7 +22,7 @@ use crate::local::tier::LocalTier;
 use crate::local::upkeep::room::Eviction;
 use crate::local::{Durability, LocalBackend, LocalOptions, Underlying};
 
-/// Syncs, of files or of names, that can be held.
+/// A disk whose syncs, of files or of names, a test can hold up.
 #[derive(Clone, Default)]
 struct Slow {
     holds_files: Arc<AtomicBool>,
@@ -117,7 +117,7 @@ fn body_of(tier: &LocalTier, id: u8) -> BodyPlace {
     tier.standing(tier.index().fingerprint(&[id]), &[id]).unwrap().unwrap().header.body_place
 }
 
-/// Whether the next bodies could come to stand there.
+/// Whether this stretch is free, so that a next body could be written there.
 fn is_free(tier: &LocalTier, lsn: BodyPlace) -> bool {
     let reserved: Vec<_> = (0..4).map(|_| tier.bodies.reserve(200_000).unwrap()).collect();
     reserved.iter().any(|reservation| reservation.place() == lsn)

@@ -1,3 +1,5 @@
+//! Reclaiming one segment: which is worth it and why, copying forward what counts, evicting what Redis has, moving bodies.
+
 use std::sync::Arc;
 
 use crate::error::Error;
@@ -11,34 +13,34 @@ use crate::local::read::{RecordAt, Unreadable, verify_body};
 use crate::local::tier::LocalTier;
 use crate::local::upkeep::room::Eviction;
 
-/// Dead record bytes up to this much are left alone: copying live ones to free them costs more than they do.
+/// Dead record bytes up to this much are left alone, as freeing them would cost more in copies than it is worth.
 const GARBAGE_BYTES_MIN: u64 = 128 << 20;
 
-/// A segment is evicted from where that makes so much room, in parts of what it takes: otherwise it would be copied for nothing.
+/// A segment is reclaimed for eviction only if that frees this share of it: otherwise it would be copied for nothing.
 const GAIN_PERCENT_MIN: u64 = 10;
 
-/// Segments of records that may always be there. Beyond twice as many as the live bytes fill, and these, small ones of many short lives
-/// are merged: copied forward, the oldest first, until there are as many as they fill, and half of these.
+/// Record segments that are always allowed. Every open begins small segments, and these are merged when there are more than this many plus
+/// twice as many as the live bytes would fill: copied forward, the oldest first, until there are half as many plus once as many.
 const SEGMENTS_KEPT: u64 = 64;
 
-/// The record segments at one moment.
+/// Totals of the record segments at one moment.
 #[derive(Default)]
 struct Records {
     oldest: Option<Arc<Segment>>,
     count: u64,
     live_bytes: u64,
-    /// Of those that are sealed.
+    /// In sealed segments only.
     dead_bytes: u64,
 }
 
 impl Records {
-    /// Whether there are so many for what they hold that small ones are merged, or merged further.
+    /// Whether there are so many segments for what they hold that merging should begin, or go on.
     fn are_scattered(&self, is_merging: bool, segment_bytes: u64) -> bool {
         let filled = self.live_bytes / segment_bytes;
         self.count > if is_merging { filled + SEGMENTS_KEPT / 2 } else { 2 * filled + SEGMENTS_KEPT }
     }
 
-    /// Whether copying what is live is worth it for what is dead. `is_short`: room is; `segment_bytes`: what the copies fill at least.
+    /// Whether freeing the dead bytes is worth copying the live ones. `is_short`: room is short; `segment_bytes`: what the copies at least fill.
     fn are_worth_copying(&self, is_short: bool, segment_bytes: u64) -> bool {
         self.dead_bytes > self.live_bytes.max(GARBAGE_BYTES_MIN) || (is_short && self.dead_bytes >= segment_bytes)
     }
@@ -47,7 +49,7 @@ impl Records {
 /// Why a segment is reclaimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// For what is dead in it, or to merge it with others: what counts is copied forward, whatever it is.
+    /// For what is dead in it, or to merge it: everything that counts is copied forward.
     Dead,
     /// For what may be evicted from it.
     Eviction,
@@ -130,7 +132,7 @@ impl LocalTier {
         self.records().oldest.filter(|segment| segment.is_sealed())
     }
 
-    /// Whether so much of the segment that is appended to is dead that sealing it is worth it.
+    /// Whether so much of the active segment is dead that sealing it is worth it.
     pub fn has_dead_tail(&self) -> bool {
         let end = self.journal.end();
         let live_bytes = self.segments.get(end.segment()).map_or(0, |segment| segment.live_bytes());
@@ -138,16 +140,16 @@ impl LocalTier {
         u64::from(end.offset()).saturating_sub(used_bytes) > self.space.segment_bytes_max() / 2
     }
 
-    /// Dead bytes in sealed record segments; less than a segment's worth is nothing.
+    /// Dead bytes in sealed record segments; 0 if they are less than a segment's worth.
     pub fn sealed_dead_bytes(&self) -> u64 {
         let dead_bytes = self.records().dead_bytes;
         if dead_bytes < self.space.segment_bytes_max() { 0 } else { dead_bytes }
     }
 
-    /// Moves the body that the record at `lsn` refers to out of a body segment, into a hole of another, if there is one.
+    /// Moves the body of the record at `lsn` out of a body segment, into a hole of another if there is one.
     pub fn move_body(&self, lsn: Lsn, from_segment: u32) -> Result<(), Error> {
         match self.try_move_body(lsn, from_segment) {
-            // Without a hole it stays; what is damaged or gone is left to who reads it next.
+            // Without a hole the body stays. What is damaged is left to whoever reads it next.
             Ok(()) | Err(NotCopied::NoRoom | NotCopied::Damaged(_)) => Ok(()),
             Err(NotCopied::Failed(error)) => Err(error),
         }
@@ -157,7 +159,7 @@ impl LocalTier {
         let record = self.record_at(lsn)?;
         let header = record.header;
         if !header.flags.has(Flags::EXTERNAL) || header.body_place.segment != from_segment {
-            return Ok(()); // something else stands there by now
+            return Ok(()); // the record has another body by now
         }
         let Some(stretch) = self.bodies.find(header.body_place) else { return Ok(()) };
         if stretch.segment.needs_verification(stretch.place.offset) {
@@ -170,7 +172,7 @@ impl LocalTier {
             return Err(NotCopied::NoRoom);
         };
         reservation.write(body)?;
-        // Its old bytes may be overwritten when the copy's record is durable.
+        // Durable first: the old bytes may be overwritten as soon as the copy's record is durable.
         reservation.sync().map_err(|error| NotCopied::Failed(self.sync_failed(error)))?;
         self.journal.sync_names().map_err(NotCopied::Failed)?;
         let new_place = reservation.place();
@@ -184,8 +186,8 @@ impl LocalTier {
         Ok(())
     }
 
-    /// Copies what is live in a segment forward, but for what is evicted, and makes the copies durable: then the segment may be removed.
-    /// False where there was not even room for the copies.
+    /// Copies forward what counts in a segment, except what is evicted, and makes the copies durable. After that the segment may be removed.
+    /// False if there was no room for the copies.
     pub fn evacuate(&self, segment: &Segment, hints: &[Hint], eviction: &Eviction) -> Result<bool, Error> {
         for hint in hints {
             let lsn = Lsn::new(segment.number, hint.offset);
@@ -201,14 +203,14 @@ impl LocalTier {
                 Err(NotCopied::Damaged(reason)) => self.give_up(lsn, hint, reason),
             }
         }
-        // Also where nothing was copied: what made these records dead must not be undone by a power loss.
+        // Even if nothing was copied: a power loss must not undo what made these records dead.
         self.flush()?;
         self.lose_remaining(segment);
         Ok(true)
     }
 
-    /// What index and payload table still know of in the segment, though no hint names it, was damaged before it was sealed: it is lost. After
-    /// this, nothing in the segment counts.
+    /// Lets go what index and payload table still refer to in the segment though no hint names it: it was damaged before the segment was sealed.
+    /// After this, nothing in the segment counts.
     fn lose_remaining(&self, segment: &Segment) {
         let Remaining { indexed, holders } = self.liveness.remaining(segment.number);
         for (fingerprint, lsn) in indexed {
@@ -235,7 +237,7 @@ impl LocalTier {
         })
     }
 
-    /// Whether evicting makes room: what is dirty is copied, and to copy nearly everything is of no use.
+    /// Whether evicting from the segment frees enough of it (`GAIN_PERCENT_MIN`): what is dirty has to be copied.
     pub fn is_evictable(&self, segment: &Segment, hints: &[Hint]) -> bool {
         let Some(outbox) = &self.outbox else { return true };
         let enough_bytes = segment.bytes() / 100 * GAIN_PERCENT_MIN;
@@ -253,7 +255,7 @@ impl LocalTier {
         gain_bytes >= enough_bytes
     }
 
-    /// A delete that Redis may not know of yet is copied forward, if it is still what counts for its id.
+    /// Copies a delete forward if Redis may not know of it and it is still the last word on its id.
     fn keep_delete(&self, lsn: Lsn) -> Result<(), NotCopied> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
         let record = self.record_at(lsn)?;
@@ -274,11 +276,11 @@ impl LocalTier {
         Ok(())
     }
 
-    /// Copies a live object forward, unless it has lived its time, or Redis has it and nobody read it here since it was written.
+    /// Copies a live object forward, unless it is evicted: because its deadline has passed, or because Redis has it and `eviction` takes it.
     fn keep_live(&self, lsn: Lsn, hint: &Hint, eviction: &Eviction) -> Result<(), NotCopied> {
         let record = match self.record_at(lsn) {
             Ok(record) => record,
-            // Nothing is read of what does not count.
+            // An unreadable record that does not count is no matter.
             Err(_) if !self.may_count(lsn, hint) => return Ok(()),
             Err(unreadable) => return Err(unreadable.into()),
         };
@@ -286,7 +288,7 @@ impl LocalTier {
         self.copy_forward(&record, hint.fingerprint, None).map(drop)
     }
 
-    /// Whether something refers to the record, as far as that can be said without its id.
+    /// Whether something may refer to the record, as far as can be said without its id.
     fn may_count(&self, lsn: Lsn, hint: &Hint) -> bool {
         let name = if hint.flags.has(Flags::NAMED) { hint.payload } else { lsn };
         let shard = self.index().shard(hint.fingerprint);
@@ -314,7 +316,7 @@ impl LocalTier {
         }
     }
 
-    /// Copies one record forward, if it is live, with its version and flags; with its body, where that has been moved.
+    /// Copies one record forward if it counts, with its version and flags; with the new place of its body, if that was moved.
     fn copy_forward(
         &self,
         record: &RecordAt,
@@ -333,7 +335,7 @@ impl LocalTier {
             if let Some(body) = body {
                 body.keep(to);
             }
-            // Before anyone finds it there.
+            // Before the copy is entered, so that nobody finds it there unmarked.
             if let Some(outbox) = &self.outbox {
                 if self.is_suspect(outbox, lsn, record.header.flags.has(Flags::CLEAN)) {
                     outbox.suspect_moved(to);
@@ -382,7 +384,7 @@ impl LocalTier {
         Ok(self.journal.append(&copy, Purpose::Copy)?.lsn)
     }
 
-    /// A damaged record in a segment that is to go: nothing older could stand in for it, so it ends here, and lets go what it took.
+    /// Lets go a damaged record in the segment that is being reclaimed, with what it took. No drop is needed, as nothing older could come back.
     fn give_up(&self, lsn: Lsn, hint: &Hint, reason: &'static str) {
         let shard = self.index().shard(hint.fingerprint);
         let _writing = shard.writing.lock();
@@ -393,7 +395,7 @@ impl LocalTier {
         }
     }
 
-    /// Lets go what damaged records took, that were found damaged while they were read; `hint_at` finds their hints.
+    /// Lets go what those records took that were found damaged while they were read (`LocalTier::lost`); `hint_at` finds their hints.
     pub fn release_lost(&self, hint_at: impl Fn(Lsn) -> Result<Option<Hint>, Error>) -> Result<(), Error> {
         let lost: Vec<_> = self.lost.lock().clone();
         for (fingerprint, lsn) in lost {
@@ -406,13 +408,13 @@ impl LocalTier {
             } else if let Some((body, body_bytes)) = self.bodies.of_record(lsn)
                 && !is_shared()
             {
-                // Damaged before its hints were made, but its body knows it.
+                // It has no hint, as it was damaged before, but its large body is known by its lsn.
                 self.liveness.counts.payload_went(body_bytes);
                 self.liveness.counts.body_released(body, by);
             } else if self.segments.get(lsn.segment()).is_some_and(|segment| !segment.is_sealed()) {
-                continue; // looked at again when it has hints
+                continue; // tried again when the segment is sealed and has hints
             }
-            // Of a record that held its body itself and has no hint, the next open counts anew.
+            // What an inline record without a hint took stays counted until the next open.
             self.lost.lock().retain(|(_, lost)| *lost != lsn);
         }
         Ok(())

@@ -1,14 +1,14 @@
-//! Who gets room, who waits for it, and when something goes for it: decided here, and nowhere else.
+//! Room policy: who is admitted, waits or is refused, and when something is evicted or reclaimed. All of that is decided here.
 //!
-//! What the files of the directory may take at most is counted by `Space`. Below that, this is what the limits are:
+//! `Space` counts what the files of the directory take, and its limit. Below that limit, these shares of it are thresholds:
 //!
 //! ```text
-//! live bytes   70 %  what Redis has begins to go, ahead of need        on disk ~ 80 %  dead records go however few
-//!              80 %  no more is admitted                                         85 %  what Redis has begins to go
-//!                                                                              ~ 92 %  no more files of puts and fills
+//! live bytes   70 %  eviction ahead of need begins                     on disk ~ 80 %  dead records are reclaimed however few
+//!              80 %  no more is admitted                                         85 %  eviction ahead of need begins
+//!                                                                              ~ 92 %  no more files for puts and fills
 //! ```
 //!
-//! Whoever finds no room in between has some made, whatever the shares are at that moment.
+//! For whoever finds no room, some is made, whatever the shares are at that moment.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -22,45 +22,45 @@ use crate::backend::Patience;
 use crate::local::files::space::Space;
 use crate::local::index::owed::Owed;
 
-/// Above this share of the limit in live bytes, puts are refused. The rest is what reclaiming works with: the fuller the store, the
-/// more live bytes it copies for each dead one that it frees.
+/// Above this share of the limit in live bytes, puts are refused. Reclaiming works with the rest: the fuller the store, the more live
+/// bytes it copies for each dead one that it frees.
 const LIVE_PERCENT_MAX: u64 = 80;
 
-/// Above this share in live bytes, or on disk, objects that Redis has are evicted: before puts have to wait for it.
+/// Above this share in live bytes, or on disk, objects that Redis has are evicted ahead of need, so that puts need not wait for that.
 const EVICTION_LIVE_PERCENT: u64 = 70;
 const EVICTION_PHYSICAL_PERCENT: u64 = 85;
 
-/// How long a put waits for reclaiming that makes no room before it is refused.
+/// How long a put waits while no room is made before it is refused.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// How long it waits where room is made, but others take it, or where Redis takes what will make some when it has settled.
+/// How long a put waits in all, if room is made but others take it, or if Redis takes what can be evicted once it has settled.
 const ROOM_STRIFE_MAX: Duration = Duration::from_secs(60);
 
-/// After so many looks for room, and this time, the others are held back. Sooner, a store that is well filled would hold back most of the time:
-/// there, a large body often needs more than one look, and has its room within some milliseconds.
+/// After so many looks in vain, and this time, other writes are held back (a contest). Earlier would be too often: in a well-filled store a
+/// large body often needs more than one look, and has its room within some milliseconds.
 const IN_VAIN_MIN: u32 = 4;
 const CONTEST_AFTER: Duration = Duration::from_millis(200);
 
-/// What records take besides, with the bodies that are asked for.
+/// An allowance for the records of the bodies that are asked for.
 const RECORDS_BYTES: u64 = 1 << 16;
 
-/// What is done for one who found no room.
+/// What happens to one who found no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// There is some by now.
+    /// There is room by now.
     Admit,
-    /// Upkeep is to free what is dead, and what Redis has. Who may wait does so until it has looked.
+    /// Upkeep is to make room: by freeing what is dead, then by eviction. A caller that may wait waits for that pass.
     Evict,
-    /// Nothing can go yet, but Redis is about to have what can go then: it is tried again in a moment.
+    /// Nothing can be evicted yet, but Redis is taking what can be once it has settled: the caller tries again in a moment.
     Wait,
     Refuse,
 }
 
-/// How it stands with one who found no room.
+/// What the verdict depends on.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     has_room: bool,
-    /// Something may go for it, and then it fits.
+    /// It would fit after evicting everything that can go.
     could_fit: bool,
     patience: Patience,
     /// What the last look for room has brought.
@@ -74,7 +74,7 @@ fn decide(case: Case) -> Verdict {
     match case {
         Case { has_room: true, .. } => Verdict::Admit,
         Case { could_fit: false, .. } => Verdict::Refuse,
-        // It gets none, but the next one may.
+        // This one gets no room, but the next one may.
         Case { patience: Patience::Background, .. } => Verdict::Evict,
         Case { is_overdue: true, .. } => Verdict::Refuse,
         Case { found: None | Some(WaitOutcome::Room), .. } => Verdict::Evict,
@@ -83,7 +83,7 @@ fn decide(case: Case) -> Verdict {
     }
 }
 
-/// One who asks for room, from the first time to the last.
+/// One request for room, over all its tries.
 pub(crate) struct Asking {
     patience: Patience,
     begun: Instant,
@@ -91,7 +91,7 @@ pub(crate) struct Asking {
     found: Option<WaitOutcome>,
     /// Redis took what it is sent, before the last look or after it.
     replicates: bool,
-    /// How often it looked again for what there was to be by then.
+    /// How often it has looked again, after room was made or Redis was waited for, and found none.
     in_vain: u32,
 }
 
@@ -101,13 +101,13 @@ impl Asking {
         Asking { patience, begun, deadline: begun + ROOM_WAIT_MAX, found: None, replicates: false, in_vain: 0 }
     }
 
-    /// How long this look for room may take.
+    /// When the present wait ends.
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// This is what a look has brought. `replicates`: whether Redis took what it is sent, before the look or after it: what settles while it
-    /// is looked may go, though the look did not see it.
+    /// Notes the outcome of a wait. `replicates`: whether Redis took what it was sent, before the wait or after it: what settled during the
+    /// pass may be evicted though the pass did not see it.
     pub fn looked(&mut self, found: WaitOutcome, replicates: bool) {
         (self.found, self.replicates) = (Some(found), replicates);
         if found == WaitOutcome::Room {
@@ -115,13 +115,13 @@ impl Asking {
         }
     }
 
-    /// It has waited for Redis, and looks anew.
+    /// Notes that it has waited for Redis (`Verdict::Wait`).
     pub fn waited(&mut self) {
         self.found = None;
         self.extend();
     }
 
-    /// Whether room was made for it again and again, and others took it.
+    /// Whether room was made again and again and others took it.
     pub fn is_in_vain(&self) -> bool {
         self.in_vain >= IN_VAIN_MIN && self.begun.elapsed() >= CONTEST_AFTER
     }
@@ -134,17 +134,17 @@ impl Asking {
 
 pub(crate) struct Room {
     space: Arc<Space>,
-    /// What deletes take that Redis may not know of.
+    /// Record bytes of deletes that Redis may not know of.
     owed: Arc<Owed>,
-    /// Objects may go because Redis has them.
+    /// Redis is behind the store, so that clean objects can be evicted.
     is_shared: bool,
-    /// What those wanted who did not wait for it.
+    /// What threads wanted that found no room and did not wait.
     wish: Mutex<Option<Wanted>>,
-    /// How many wait whom others take their room from.
+    /// How many callers keep losing their room to others.
     contests: AtomicUsize,
 }
 
-/// One waits whom others take its room from.
+/// A caller keeps losing its room to others: writes are held back until this is dropped.
 pub(crate) struct Contest<'a>(&'a Room);
 
 impl Drop for Contest<'_> {
@@ -158,7 +158,7 @@ impl Room {
         Room { space, owed, is_shared, wish: Mutex::default(), contests: AtomicUsize::new(0) }
     }
 
-    /// What is done for one who tried, and found no room.
+    /// The verdict on one who tried and found no room.
     pub fn ask(&self, wanted: Wanted, asking: &Asking) -> Verdict {
         decide(Case {
             has_room: wanted.is_live && self.admits(wanted.bytes),
@@ -170,7 +170,7 @@ impl Room {
         })
     }
 
-    /// Until this is dropped, writes are held back.
+    /// Begins a contest, until the guard is dropped.
     pub fn contest(&self) -> Contest<'_> {
         self.contests.fetch_add(1, Ordering::Relaxed);
         Contest(self)
@@ -188,7 +188,7 @@ impl Room {
         self.space.limit_bytes() / 100 * share
     }
 
-    /// Whether `bytes` more of live objects, and the catalog's share, are within what the store may hold.
+    /// Whether the limit on live bytes (the catalog's and owed ones included) leaves room for `bytes` more.
     pub fn admits(&self, bytes: u64) -> bool {
         self.used_bytes().saturating_add(bytes) <= self.percent(LIVE_PERCENT_MAX)
     }
@@ -198,34 +198,34 @@ impl Room {
         self.space.catalog_bytes().saturating_add(bytes) <= self.percent(LIVE_PERCENT_MAX)
     }
 
-    /// Whether objects that can be had from elsewhere are to go, ahead of need.
+    /// Whether objects are to be evicted ahead of need.
     pub fn wants_eviction(&self) -> bool {
         self.is_shared
             && (self.used_bytes() > self.percent(EVICTION_LIVE_PERCENT)
                 || self.space.physical_bytes() > self.percent(EVICTION_PHYSICAL_PERCENT))
     }
 
-    /// What has to go so that no more is to, and a little beyond that.
+    /// How much to evict so that no more need be, and a segment's worth beyond.
     fn excess_bytes(&self) -> u64 {
         let live_bytes = self.used_bytes().saturating_sub(self.percent(EVICTION_LIVE_PERCENT));
         let physical_bytes = self.space.physical_bytes().saturating_sub(self.percent(EVICTION_PHYSICAL_PERCENT));
         live_bytes.max(physical_bytes) + self.space.segment_bytes_max()
     }
 
-    /// Whether dead record bytes are to go, however few they are.
+    /// Whether dead record bytes are to be reclaimed, however few they are.
     pub fn wants_garbage(&self) -> bool {
         self.space.is_room_short()
     }
 
-    /// Whether there is room for what is wanted, as far as the limit says it: the disk may still refuse it.
+    /// Whether the limit leaves room for what is wanted; the disk may still refuse it.
     pub fn has_room_for(&self, wanted: Wanted) -> bool {
-        // A record finds its room in a new segment for records, a body in a new one for bodies or in a hole.
+        // A record needs at most a new record segment, a body at most a new body segment.
         let bytes = wanted.bytes.max(self.space.segment_bytes_max()).saturating_add(RECORDS_BYTES);
         let is_admitted = !wanted.is_live || self.admits(wanted.bytes);
         !wanted.is_disk_full && is_admitted && self.space.has_ordinary_room(bytes)
     }
 
-    /// What has to go so that what is wanted has room, with a segment for its record.
+    /// How many bytes have to be freed for what is wanted and a segment for its record.
     pub fn missing_bytes(&self, wanted: Wanted) -> u64 {
         let bytes = wanted.bytes.saturating_add(self.space.segment_bytes_max()).saturating_add(RECORDS_BYTES);
         if wanted.is_disk_full {
@@ -236,7 +236,7 @@ impl Room {
         bytes.saturating_sub(self.space.ordinary_room()).max(excess_bytes)
     }
 
-    /// One who does not wait would have needed this.
+    /// Notes what a thread wanted that found no room and does not wait.
     pub fn wish(&self, wanted: Wanted) {
         let mut wish = self.wish.lock();
         *wish = Some(wish.unwrap_or_default().and(wanted));
@@ -247,18 +247,18 @@ impl Room {
     }
 }
 
-/// Which of the objects that Redis has go.
+/// Which of the clean objects are evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Victims {
-    /// Those that nobody has read since they were written or last passed over; while the limits ask for it.
+    /// Those that nobody has read since they were written or last spared, while `Room::wants_eviction`.
     AheadOfNeed,
-    /// The same, for one who needs room now.
+    /// The same objects, for one who needs room now.
     Unread,
     /// All, the oldest first, for one who needs room now.
     All,
 }
 
-/// How much of what Redis has goes in one round.
+/// One round of eviction: which objects, and how much is left to evict.
 pub(crate) struct Eviction {
     victims: Victims,
     left_bytes: Cell<u64>,
@@ -278,10 +278,10 @@ impl Eviction {
         self.victims != Victims::AheadOfNeed
     }
 
-    /// Whether a clean object goes. `frees`: by itself, what it takes; otherwise its room comes free with the segment that it is in.
+    /// Whether a clean object is evicted. `frees`: evicting it frees room at once (a large body); otherwise its room comes free with its segment.
     pub fn takes(&self, room: &Room, frees: bool, was_read: impl FnOnce() -> bool) -> bool {
         let is_asked = self.is_needed() || room.wants_eviction();
-        // A segment goes as a whole: what stands in it would have to be copied.
+        // An inline object goes even if enough is evicted: its segment is removed as a whole, so it would have to be copied.
         is_asked && (!frees || !self.is_enough()) && (self.victims == Victims::All || !was_read())
     }
 

@@ -1,4 +1,4 @@
-//! The background thread that seals full segments, reclaims space, and prepares files ahead.
+//! The sealer, the main background thread: it seals full segments, stores hints and cursors, reclaims space, and prepares files ahead.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::local::files::readers::Foreign;
 use crate::local::journal::{Lsn, Sealing, Segment, SegmentKind, Step, Walk};
 use crate::local::tier::{LocalTier, Task};
 
-/// How often it looks around when nobody calls.
+/// How often it makes a pass when nobody wakes it.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How often it is noted how far replication has come. What is noted late is pushed and heard again, which is harmless.
+/// How often the cursors are stored. After a crash, what was done since then is pushed and heard again, which is harmless.
 const CURSORS_AGE_MAX: Duration = Duration::from_secs(5);
 
-/// How often the same failure is told.
+/// How often the same failure is logged.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 pub(in crate::local) struct Sealer {
@@ -31,20 +31,20 @@ pub(in crate::local) struct Sealer {
     pub(super) catalog: Catalog,
     tasks: Receiver<Task>,
     sealing: Receiver<Sealing>,
-    /// Sealed in the journal, not yet on disk: oldest first.
+    /// Segments that take no more records and are not sealed on disk yet, oldest first.
     pending: VecDeque<Sealing>,
-    /// Segments of which hints are left, though the file is missing: their hints go when nothing older is left.
+    /// Segments whose file is missing though there are hints of them. The hints are removed when no older segment is left.
     pub(super) missing: BTreeSet<u32>,
-    /// Sessions of earlier opens from which somebody may read.
+    /// Sessions of earlier opens that are not over, for which body segments are withheld.
     foreign: Vec<Foreign>,
     cursors_stored: Instant,
-    /// What the catalog says of replication, as far as this thread has written it.
+    /// The cursors that this thread has stored last.
     cursors: Option<Cursors>,
-    /// What was told last, and when.
+    /// The failure that was logged last, and when.
     told: Option<(String, Instant)>,
     /// Small segments are being merged.
     pub(super) is_merging: bool,
-    /// When nothing could be evicted: the journal's end, and how far replication was.
+    /// The state in which nothing could be evicted: the journal's end and `Ledger::moment`.
     pub(super) barren_at: Option<(Lsn, (Lsn, Lsn, usize))>,
 }
 
@@ -102,7 +102,7 @@ impl Sealer {
         self.catalog.close();
     }
 
-    /// Everything that may be due.
+    /// One pass: carries out everything that may be due.
     fn pass(&mut self) {
         self.tier.progress.begin();
         self.report("sealing", Self::seal_pending);
@@ -115,7 +115,7 @@ impl Sealer {
         self.report("reclaiming", Self::reclaim);
         self.report("writing the catalog anew", |sealer| {
             let LocalTier { progress, gate, space, .. } = &*sealer.tier;
-            // A small one is soon done, and makes room: a store that is used to its limit all the time is never quiet.
+            // A small catalog is compacted even when somebody waits: it is soon done, and a store at its limit is never quiet.
             let is_small = sealer.catalog.is_small();
             sealer.catalog.compact(space, || (!is_small && !progress.is_quiet()) || gate.is_closing())
         });
@@ -142,7 +142,7 @@ impl Sealer {
         self.report("looking after readers", Self::end_foreign);
     }
 
-    /// What fails is tried again in the next pass, or by the next open where the store is being closed: nothing is lost by waiting.
+    /// Runs a step and logs its failure. The next pass, or the next open, tries again: nothing is lost by waiting.
     pub(super) fn report<T>(&mut self, what: &str, step: impl FnOnce(&mut Self) -> Result<T, Error>) -> Option<T> {
         let error = match step(self) {
             Ok(done) => return Some(done),
@@ -165,7 +165,7 @@ impl Sealer {
         if self.pending.is_empty() {
             return Ok(());
         }
-        // The journal first, then the hints that refer to it.
+        // The journal must be durable before the seals and hints that refer to it.
         self.tier.flush()?;
         while let Some(sealing) = self.pending.front() {
             self.seal(sealing)?;
@@ -174,7 +174,7 @@ impl Sealer {
         Ok(())
     }
 
-    /// Its hints reach the disk with the catalog's next flush; before that it is a segment without.
+    /// Seals one segment. Its hints reach the disk with the catalog's next flush; until then it is a segment without hints.
     fn seal(&self, sealing: &Sealing) -> Result<(), Error> {
         let Sealing { segment, seal } = sealing;
         if seal.record_count == 0 {
@@ -188,7 +188,7 @@ impl Sealer {
         Ok(())
     }
 
-    /// Stores a segment's hints. Without them the next open walks the segment; they are stored when the catalog is open again.
+    /// Stores a segment's hints. If that fails, `store_missing_hints` does it later, or the next open walks the segment.
     fn store_hints(&self, segment: &Segment, end: u64) {
         let stored = self
             .hints_of(segment, end)
@@ -219,7 +219,7 @@ impl Sealer {
         Ok((hints, clock))
     }
 
-    /// After the catalog failed and is open again: hints that it lacks are stored, those of segments that are gone go.
+    /// After the catalog was reopened: stores the hints that it lacks, and removes those of segments that are gone.
     fn store_missing_hints(&mut self) -> Result<(), Error> {
         if !self.catalog.take_fresh() {
             return Ok(());
@@ -242,7 +242,7 @@ impl Sealer {
         self.catalog.flush()
     }
 
-    /// The hints of a sealed segment, from the catalog or from the segment itself.
+    /// The hints of a sealed segment, from the catalog, or made from the segment itself.
     pub(super) fn hints(&self, segment: &Segment) -> Result<Vec<Hint>, Error> {
         match self.catalog.load(segment.number) {
             Ok(Some((closing, hints))) if closing.nonce == segment.nonce => return Ok(hints),
@@ -261,13 +261,13 @@ impl Sealer {
         Ok(found.ok().and_then(|number| hints.get(number).copied()))
     }
 
-    /// The journal first, then the cursors that refer to it and to the drops in it.
+    /// Stores the cursors if they have changed, after making the journal durable with the drops that they imply.
     fn store_cursors(&mut self) -> Result<(), Error> {
         let Some(outbox) = &self.tier.outbox else { return Ok(()) };
         let cursors = outbox.cursors();
         let is_due = match &cursors {
             Some(_) => cursors != self.cursors,
-            // Until the backlog is pushed, what the catalog says is wrong; otherwise it is merely old.
+            // While there is a backlog, the stored cursors are wrong and are removed; in the other cases they are merely old.
             None => outbox.ledger.has_backlog() && self.catalog.cursors()?.is_some(),
         };
         if !is_due {
@@ -280,7 +280,7 @@ impl Sealer {
         Ok(())
     }
 
-    /// Hints of missing segments said what they had superseded. With nothing older left, that is of no use any more.
+    /// Removes the hints of missing segments that are older than all others: they only told what those segments superseded.
     pub(super) fn forget_missing(&mut self, oldest: u32) -> Result<(), Error> {
         while let Some(number) = self.missing.first().copied().filter(|number| *number < oldest) {
             self.catalog.remove(number)?;
@@ -289,7 +289,7 @@ impl Sealer {
         Ok(())
     }
 
-    /// Ends the withholding of room that nobody can read any more.
+    /// Stops withholding the body segments of sessions that are over.
     fn end_foreign(&mut self) -> Result<(), Error> {
         if self.foreign.is_empty() {
             return Ok(());
@@ -304,14 +304,14 @@ impl Sealer {
     }
 }
 
-/// A sealer that dies leaves a store that only seems to work.
+/// Makes the store refuse writes if the sealer panics: without a sealer it would only seem to work.
 struct FailIfPanicked(Arc<LocalTier>);
 
 impl Drop for FailIfPanicked {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.journal.fail(Error::Config("the sealer thread has panicked".to_owned()));
-            // Who waits tries again, and is told.
+            // Wakes those who wait: they try again and get the error.
             self.0.progress.done(Looked::Made);
         }
     }

@@ -1,4 +1,4 @@
-//! What goes into a batch.
+//! The replicator's batches: which records go into the next one.
 
 use std::time::Instant;
 
@@ -11,22 +11,22 @@ use crate::redis::{Body, Outgoing, What};
 use crate::replication::TieredBackend;
 use crate::replication::caution::{Bounds, Caution};
 
-/// What is pushed in one go.
+/// Bounds of one batch.
 pub(super) const BUDGET: Budget = Budget { records: 1024, bytes: 4 << 20 };
 
-/// A batch of so many records is followed by the next one at once.
+/// After a batch of at least so many records, the next one follows without a pause.
 const PACKED_MIN: usize = 128;
 
-/// Records apart that go with a batch.
+/// Most records apart that go with a batch.
 pub(super) const EXTRA_MAX: usize = 256;
 
-/// Dirty records that follow a place in a lane.
+/// Dirty records read ahead for the next batch.
 pub(super) struct ReadAhead {
     pub next: Next,
     pub found: DirtyRecords,
 }
 
-/// Which way a batch leads on.
+/// How a batch moves the walks.
 #[derive(Clone, Copy)]
 pub(super) enum Step {
     Walk {
@@ -44,17 +44,17 @@ pub(super) struct Batch {
     pub step: Step,
 }
 
-/// A batch on its way.
+/// What is known of a batch that is being sent.
 pub(super) struct Sending {
     pub step: Step,
-    /// Its records that stand apart, and their number among all.
+    /// Its records apart; and the number of all its records.
     pub apart: Vec<(Lsn, Vec<u8>)>,
     pub records: usize,
     pub bytes: usize,
 }
 
 impl Replicator<'_> {
-    /// What is dirty, new before old, with what stands apart and is due.
+    /// The next batch: the records apart that are due, then those of the tail or else of the backlog.
     pub(super) fn gather(&mut self) -> Result<Batch, Error> {
         let apart = self.due_apart();
         let mut batch = Batch { writes: apart.writes, step: Step::Nowhere };
@@ -87,7 +87,7 @@ impl Replicator<'_> {
         Ok(batch)
     }
 
-    /// Adds what was found, but for what stands apart; what cannot be read now comes to stand there.
+    /// Adds the records that were found, except those that stand apart. Those that cannot be read now are set apart.
     pub(super) fn add(&self, batch: &mut Batch, found: DirtyRecords, sent_below: Lsn) {
         let ledger = &self.outbox.ledger;
         let is_wanted = |dirty: &Dirty| !ledger.is_apart(dirty.lsn) && !self.would_undo(dirty);
@@ -100,7 +100,7 @@ impl Replicator<'_> {
         }
     }
 
-    /// Without versions, a delete takes away whatever stands there, also what was written since.
+    /// Whether pushing a delete would remove what was written since: so it is without versions.
     pub(super) fn would_undo(&self, dirty: &Dirty) -> bool {
         dirty.is_overtaken && self.backend.is_unversioned()
     }
@@ -110,7 +110,7 @@ impl Replicator<'_> {
         self.outbox.ledger.hold(self.epoch, lsn, id, Held::Unreadable);
     }
 
-    /// Records apart whose time has come.
+    /// The records apart that are due.
     fn due_apart(&mut self) -> Apart {
         let ledger = &self.outbox.ledger;
         let due = match (self.full.is_failing(), self.full.remaining().is_zero()) {
@@ -122,13 +122,13 @@ impl Replicator<'_> {
         for (lsn, id) in due.records {
             match self.backend.tier().and_then(|tier| tier.dirty_at(&id, lsn)) {
                 Ok(Some(dirty)) if !self.would_undo(&dirty) => writes.push((lsn, self.outgoing(dirty, true))),
-                // Overtaken, or moved: then the tail comes to it.
+                // Overtaken; or copied, and then the tail comes to the copy.
                 Ok(_) => ledger.overtaken(self.epoch, lsn),
                 Err(error) => self.unreadable(lsn, &id, &error),
             }
         }
         if ledger.held_count() == 0 {
-            self.full.succeeded(); // nothing is left to ask with
+            self.full.succeeded(); // nothing is left to probe with
             if self.complained.take().is_some() {
                 tracing::info!("Redis takes again what it has refused");
             }
@@ -137,7 +137,7 @@ impl Replicator<'_> {
     }
 }
 
-/// What follows in a lane, as much as caution allows to be sent in one go.
+/// Reads the next records of a lane, as many as caution allows in one batch.
 pub(super) fn read(backend: &TieredBackend, caution: &Caution, next: Next) -> Result<DirtyRecords, Error> {
     let wanted = if next.lane == Lane::Tail { Wanted::Dirty } else { Wanted::All };
     let bounds = Bounds { records_max: BUDGET.records, until: next.until };

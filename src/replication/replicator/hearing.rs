@@ -1,4 +1,5 @@
-//! What is pushed of values without versions, and may have been pushed before, is pushed only if that undoes nothing.
+//! For values without versions: what may have been pushed before is pushed again only after the other nodes' events were heard, and if that
+//! undoes nothing.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +10,10 @@ use crate::local::{Dirty, Known};
 use crate::redis::{EntryId, Hearing, Outgoing, What};
 use crate::replication::TieredBackend;
 
-/// How long everything else waits until others were heard.
+/// How long a batch waits until the others' events are heard.
 const HEARD_MAX: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether they were.
+/// How often it looks whether they are.
 const HEARD_EVERY: Duration = Duration::from_millis(2);
 
 impl Hearing for TieredBackend {
@@ -44,8 +45,8 @@ impl Hearing for TieredBackend {
 }
 
 impl Replicator<'_> {
-    /// Something to push; `is_repeat`: it may have been sent before. So may what is older than something that was sent, as a copy that was made
-    /// of a record to reclaim its segment, and what an earlier open wrote.
+    /// Makes a write of a dirty record. `is_repeat`: it may have been sent before. Without versions that also holds for what is older than something
+    /// that was sent (the copy of a record that was made to reclaim its segment), and for what an earlier open wrote.
     pub(super) fn outgoing(&self, dirty: Dirty, is_repeat: bool) -> Outgoing<'static> {
         let is_older = dirty.version <= self.sent && self.backend.is_unversioned();
         let is_repeat = is_repeat || is_older || dirty.version.node != self.node;

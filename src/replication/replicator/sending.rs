@@ -1,4 +1,4 @@
-//! What becomes of a batch.
+//! Sending a batch, and reporting to the ledger what became of each of its records.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use crate::local::{Again, Budget, DeleteAgain, Held, Lane, Lsn, Next, Wanted};
 use crate::redis::{Outgoing, Pushed, Standing, What};
 use crate::version::Version;
 
-/// What Redis says when it is full.
+/// How Redis's error begins when it is full.
 const OUT_OF_MEMORY: &str = "OOM";
 
-/// How long one waits that could undo what others do, until they were heard.
+/// The pause before a write that might undo what others did is tried again, so that their events are heard first.
 const LATER_WAIT: Duration = Duration::from_millis(25);
 
 /// How often a record apart that is sent alone may break the connection.
@@ -24,7 +24,7 @@ impl Replicator<'_> {
         let (mut lsns, mut writes) = (Vec::with_capacity(gathered.len()), Vec::with_capacity(gathered.len()));
         let mut sending = Sending { step, apart: Vec::new(), records: 0, bytes: 0 };
         for (lsn, write) in gathered {
-            // Who asked for the object before it was deleted is to get it.
+            // Whoever asked for the object before it was deleted should get it.
             if matches!(write.what, What::Delete) && self.backend.flights.is_in_flight(&write.id) {
                 self.outbox.ledger.postpone(self.epoch, lsn, &write.id, IN_FLIGHT_WAIT);
                 continue;
@@ -69,13 +69,13 @@ impl Replicator<'_> {
                 && to < until
             {
                 let next = Next { lane: Lane::Tail, from: to, until, sent_below: to };
-                // What cannot be read is met again when its turn comes.
+                // What cannot be read fails again in its turn.
                 *ahead = read(backend, caution, next).ok().map(|found| ReadAhead { next, found });
             }
         })
     }
 
-    /// What has become of one record.
+    /// Reports what became of one record.
     pub(super) fn pushed(&mut self, lsn: Lsn, write: &Outgoing<'_>, pushed: Result<Pushed, String>) {
         let ledger = &self.outbox.ledger;
         match pushed {
@@ -83,7 +83,7 @@ impl Replicator<'_> {
                 if matches!(write.what, What::Put { .. }) {
                     self.full.succeeded();
                 }
-                // Before it may settle and be evicted: a fetch that read what stood before is of no use any more.
+                // Before it can settle and be evicted: a fetch that read what stood in Redis before is stale.
                 if !self.backend.is_unversioned() {
                     self.backend.flights.note_version(&write.id, write.version);
                 }
@@ -96,7 +96,7 @@ impl Replicator<'_> {
                     standing.version().map_or(Ok(()), |version| self.refused_for(lsn, write, version, &standing));
                 match learnt {
                     Ok(()) => ledger.overtaken(self.epoch, lsn),
-                    // It is tried again, and refused again, until the copy that is here can be dropped.
+                    // It is tried and refused again until the object here can be dropped.
                     Err(error) => self.unreadable(lsn, &write.id, &error),
                 }
                 if self.backend.waiters.has_any(&write.id) {
@@ -122,9 +122,9 @@ impl Replicator<'_> {
         }
     }
 
-    /// A write was refused for what stands there: that is learnt. But a version that no clock which is set like Redis's can have given yet
-    /// says nothing about which write was later: then this one is made again, above that. Not where it may have been in Redis before: whoever
-    /// wrote what stands there may have known of it.
+    /// A write was refused because of a newer version in Redis, which is applied here like an event. But a version too far ahead to have been given
+    /// by a clock in step with Redis's says nothing about which write was later: then the write is repeated with a version above it. Not where it may
+    /// have been in Redis before: whoever wrote what stands there may have known of it.
     pub(super) fn refused_for(
         &self,
         lsn: Lsn,
@@ -146,7 +146,7 @@ impl Replicator<'_> {
         }
     }
 
-    /// A round did not come to its end.
+    /// Deals with a round that failed: drops a broken connection, and notes which records may have broken it.
     pub(super) fn failed(&mut self, error: &Error) {
         tracing::debug!("replication: {error}");
         self.backend.health.cannot_push(error);
@@ -171,7 +171,7 @@ impl Replicator<'_> {
         }
     }
 
-    /// The connection broke while this one, which stands apart, was sent alone.
+    /// The connection broke while this record apart was sent alone.
     pub(super) fn broke_alone(&mut self, lsn: Lsn, id: &[u8], bytes: usize, error: &Error) {
         let tries = if self.alone.0 == lsn { self.alone.1 + 1 } else { 1 };
         self.alone = (lsn, tries);

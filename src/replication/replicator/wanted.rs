@@ -1,4 +1,4 @@
-//! What other nodes want of this one, and this one of others.
+//! The replicator's part in wants: asks other nodes for what is awaited here, and pushes what they ask for.
 
 use super::Replicator;
 use crate::error::Error;
@@ -7,11 +7,11 @@ use crate::local::{Dirty, Lsn};
 use crate::redis::{Notice, Standing, claim, heads, publish};
 use crate::replication::wants::Why;
 
-/// Wanted ids that are looked at between two batches, and ids that others are asked for.
+/// Most wanted ids that are handled between two batches, in each direction.
 const WANTS_MAX: usize = 128;
 
 impl Replicator<'_> {
-    /// Tells other nodes what is waited for here.
+    /// Asks other nodes, by an event, for ids that are awaited here.
     pub(super) fn ask_for_wanted(&mut self) -> Result<(), Error> {
         let Some(link) = &mut self.link else { return Ok(()) };
         let ids: Vec<_> = self.backend.to_ask.try_iter().take(WANTS_MAX).collect();
@@ -22,7 +22,7 @@ impl Replicator<'_> {
         publish(link, &self.backend.keys, self.backend.tier()?.node(), &notices).map(drop)
     }
 
-    /// Pushes what other nodes want and this one has, where Redis really lacks it; whether something was looked at.
+    /// Pushes what other nodes want and is known here, if Redis really lacks it. Returns whether there were any wants.
     pub(super) fn satisfy_wants(&mut self) -> Result<bool, Error> {
         let Some(link) = &mut self.link else { return Ok(false) };
         let wants = self.backend.wants.take(WANTS_MAX);
@@ -34,7 +34,7 @@ impl Replicator<'_> {
         let mut lacking = Vec::new();
         for ((id, why), standing) in wants.iter().zip(standings) {
             let tier = self.backend.tier()?;
-            // It may have been deleted unheard: that is found out first, and what Redis has lost is pushed by that.
+            // A suspect may have been deleted unheard, so it is resolved first. If Redis has lost it, that makes it dirty, and it is pushed.
             if let (Ok(Some(_)), Ok(standing)) = (tier.suspect(id), &standing) {
                 if let Err(error) = self.backend.resolve(id, standing.as_ref()) {
                     tracing::debug!("object {}: {error}", ObjectId::new(id));
@@ -46,7 +46,7 @@ impl Replicator<'_> {
                     lacking.push((*why, dirty))
                 }
                 Ok(_) => {}
-                // Who wants it asks again.
+                // Whoever wants it asks again.
                 Err(error) => tracing::debug!("object {}: {error}", ObjectId::new(id)),
             }
         }
@@ -59,7 +59,7 @@ impl Replicator<'_> {
                 Why::Wanted | Why::Lacking => self.pusher.push_one(link, &write, self.backend)?,
             };
             match pushed {
-                // The delete of another node: that one pushes it.
+                // This is another node's delete, which that node pushes.
                 Err(reason) if lsn == Lsn::default() => {
                     tracing::debug!("Redis refuses the delete of {}: {reason}", ObjectId::new(&write.id));
                 }
@@ -69,8 +69,8 @@ impl Replicator<'_> {
         Ok(true)
     }
 
-    /// Whether it stands in Redis already, or comes there by the journal: a delete that was never pushed comes behind whoever asks Redis about
-    /// its id.
+    /// Whether Redis has it already, or the journal brings it there: a delete that was never pushed must not overtake those who ask Redis about
+    /// its id, which the ordinary way sees to.
     pub(super) fn is_needless(&self, dirty: &Dirty, why: Why, standing: Option<Standing>) -> bool {
         let stands = match standing {
             Some(Standing::Ours(head)) => head.version >= dirty.version,

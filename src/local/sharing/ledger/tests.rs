@@ -1,3 +1,5 @@
+//! Tests of what the ledger takes for dirty, due and settled.
+
 use super::*;
 
 const SETTLE: Duration = Duration::from_secs(30);
@@ -10,7 +12,7 @@ fn second(start: Instant, seconds: u64) -> Instant {
     start + Duration::from_secs(seconds)
 }
 
-/// A ledger of a journal that was settled up to 0.
+/// A ledger in which nothing is dirty yet.
 fn ledger() -> (Ledger, Epoch) {
     let ledger = Ledger::new(Some(at(0)), at(0));
     let epoch = ledger.epoch();
@@ -57,7 +59,7 @@ fn after_a_cut_everything_unsettled_goes_again() {
     let next = ledger.next(again, at(400));
     assert_eq!(next, Some(Next { lane: Lane::Tail, from: at(200), until: at(400), sent_below: at(300) }));
     assert_eq!(ledger.due(again, start, 9).records, [(at(50), b"late".to_vec())]);
-    // What is said of the push before counts for nothing.
+    // Reports on the earlier push are ignored.
     pass(&ledger, epoch, 400, second(start, 61));
     ledger.pushed(epoch, at(50), b"late", second(start, 61));
     ledger.settle(epoch, second(start, 999), SETTLE);

@@ -1,10 +1,12 @@
+//! Tests of what is freed, evicted and moved when room is wanted, and what is left alone.
+
 use super::*;
 use crate::local::journal::SegmentKind;
 use crate::local::upkeep::by_hand::{ByHand, SEGMENT_BYTES, outbox};
 
 const WANTED: Wanted = Wanted { bytes: 1000, is_disk_full: false, is_live: false };
 
-/// What a look for room brings to one who waits for it.
+/// What `make_room` brings for a caller that waits.
 fn make_room(store: &mut ByHand, wanted: Wanted) -> Looked {
     store.sealer.make_room(wanted, Patience::Caller).unwrap()
 }
@@ -16,8 +18,7 @@ fn numbers(store: &ByHand, kind: SegmentKind) -> Vec<u32> {
     numbers
 }
 
-/// Two sealed segments of which nothing counts, between one that is kept and the one that is appended to, with which the store is
-/// full.
+/// A full store with two sealed segments in which nothing counts, between one that is kept and the active one.
 fn with_dead_segments() -> (ByHand, Vec<u32>) {
     let mut store = ByHand::open(None);
     store.put(b"kept", 100);
@@ -88,7 +89,7 @@ fn where_older_segments_cannot_be_evicted_from_the_last_is_not_sealed() {
 #[test]
 fn room_is_there_for_a_segment_and_what_goes_with_it() {
     let mut store = ByHand::open(None);
-    // What counts is not copied to no purpose.
+    // A segment in which everything counts is not copied.
     store.put(b"kept", 100);
     store.seal();
     let enough = SEGMENT_BYTES + (1 << 16);
@@ -197,7 +198,7 @@ fn bodies_on_their_way_in_are_waited_for() {
     assert_eq!(make_room(&mut store, WANTED), Looked::Barren);
 }
 
-/// Segments with ten objects each that stand in their records, numbered throughout: Redis has them.
+/// Segments with ten inline, clean objects each, whose ids are numbered throughout.
 fn with_clean_segments(count: u8) -> (ByHand, Vec<u32>) {
     let mut store = ByHand::open(Some(outbox()));
     let sealed = (0..count).map(|segment| {
@@ -209,7 +210,7 @@ fn with_clean_segments(count: u8) -> (ByHand, Vec<u32>) {
     (store, sealed)
 }
 
-/// Of these objects, those that are there.
+/// Those of these objects that are still there.
 fn left(store: &ByHand, ids: std::ops::Range<u8>) -> Vec<u8> {
     ids.filter(|id| store.standing(&[*id]).is_some()).collect()
 }

@@ -1,3 +1,5 @@
+//! Tests of which segments are reclaimed, and what is copied, evicted, moved or lost by that.
+
 use super::*;
 use crate::local::Underlying;
 use crate::local::sharing::outbox::OutboxOptions;
@@ -31,8 +33,7 @@ fn copying_is_worth_it_for_more_dead_bytes_than_live_ones_or_where_room_is_short
     assert!(records(9, least, 1000).are_worth_copying(true, 1000));
 }
 
-/// Three segments: a sealed one in which all counts, one that has more dead bytes than the first has bytes, and the one that is
-/// appended to.
+/// Three segments: a sealed one in which everything counts, one with more dead bytes than the first has bytes, and the active one.
 fn three_segments(outbox: Option<OutboxOptions>) -> (ByHand, [u32; 2]) {
     let mut store = ByHand::open(outbox);
     store.put(b"first", 5000);
@@ -99,7 +100,7 @@ fn only_the_oldest_segment_is_reclaimed_and_only_where_there_is_reason_to() {
     for (options, expected) in [(None, false), (Some(outbox()), true)] {
         let (store, [first, _]) = three_segments(options);
         assert_eq!(reclaimable(&store, false), None);
-        // Many live bytes, as far as is known.
+        // Many live bytes, as counted.
         store.tier.space.add_live(50 << 20);
         assert_eq!(store.tier.room.wants_eviction(), expected);
         assert_eq!(reclaimable(&store, false), expected.then_some(first), "what others have may go");
@@ -278,7 +279,7 @@ fn deletes_that_redis_may_not_know_of_are_copied_and_others_are_not() {
     assert_eq!(store.hints(second).len(), 1, "of two deletes, the later one; and nothing else");
 }
 
-/// Whether an object is, for which all speaks, after this change.
+/// Whether an object that would otherwise be evicted still is after this change.
 fn is_evicted(options: OutboxOptions, change: impl Fn(&ByHand, &RecordAt)) -> bool {
     let store = ByHand::open(Some(options));
     store.know_time();
@@ -360,7 +361,7 @@ fn only_what_is_clean_and_counts_is_evictable() {
     assert!(!has_evictable(&deleted), "it stores nothing");
 }
 
-/// Whether evicting from a segment has a chance, of which a part counts, and a part of what was written is dirty.
+/// Whether a segment is evictable of whose objects so many count, and so many are clean.
 fn is_evictable(kept: u8, clean: u8) -> bool {
     let mut store = ByHand::open(Some(outbox()));
     (0..100u8).for_each(|id| {
@@ -490,7 +491,7 @@ fn bytes_of_an_earlier_open_that_cannot_be_checked_keep_a_segment_only_where_the
     }
 }
 
-/// Takes the object for damaged, beyond what its header says.
+/// Lets the object go as damaged, with an unreadable header.
 fn lose(store: &ByHand, id: &[u8]) -> Lsn {
     let (fingerprint, lsn) = (store.tier.index().fingerprint(id), store.place(id));
     store.tier.lose(fingerprint, id, lsn, None, "a test says so");
