@@ -17,8 +17,8 @@ use payloads::{Incoming, Payload, Payloads, Room};
 /// Enough that threads on different ids rarely meet.
 const SHARD_COUNT: usize = 64;
 
-/// About what an object takes beside its id and its bytes: its places in two hash tables, reference counts, allocation headers.
-/// Counted against the capacity, so that empty objects do not fill the memory unnoticed.
+/// About what an object takes besides its id and its bytes: entries in two hash tables, reference counts, allocation headers. It counts
+/// against the capacity, so that empty objects cannot fill the memory unnoticed.
 const OBJECT_BYTES: u64 = 256;
 
 /// Settings of the `memory` backend.
@@ -156,7 +156,7 @@ impl Backend for MemoryBackend {
     }
 }
 
-/// An object on its way in.
+/// A streamed write.
 struct MemoryWriter {
     id: Box<[u8]>,
     room: Room,

@@ -1,3 +1,5 @@
+//! The payloads of the `memory` backend: their share of the capacity, and how equal ones are found and shared.
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,26 +13,26 @@ use crate::error::Error;
 use crate::id::ObjectId;
 use crate::object::Object;
 
-/// Smaller payloads are not looked up: sharing them saves less than it costs.
+/// Smaller payloads are not looked up, as sharing them saves less than it costs.
 const SHARED_BYTES_MIN: usize = 1 << 10;
 
-/// Payloads in the table of those that equal ones can share; beyond it, new payloads are stored but not found by later ones.
-/// At about 50 bytes each the full table takes 50 MB.
+/// Most payloads in the table by which equal ones are found. Beyond that, new payloads are stored but not shared. At about 50 bytes for
+/// each, the full table takes 50 MB.
 const SHARED_COUNT_MAX: usize = 1 << 20;
 
 const SHARD_COUNT: usize = 64;
 
-/// Least memory that a streamed payload takes at once, if it is announced to be that long: less would be many reallocations.
+/// The smallest step in which a streamed payload's buffer grows (or its announced length): smaller ones would be many reallocations.
 const INCOMING_BYTES_MIN: u64 = 64 << 10;
 
 /// The stored payloads: what they take of the capacity, and which equal ones share their bytes.
 pub(super) struct Payloads {
     capacity_bytes: u64,
-    /// Everything that counts against the capacity, with what readers still hold.
+    /// Everything that counts against the capacity, including what only readers still hold.
     taken_bytes: AtomicU64,
     count: AtomicU64,
     bytes: AtomicU64,
-    /// Candidates for sharing by their hash. A payload leaves it when it is dropped; entries never keep one alive.
+    /// Payloads by hash, as candidates for sharing. The entries are weak; a payload removes its own when it is dropped.
     by_hash: Vec<Mutex<HashMap<u128, Weak<Payload>>>>,
 }
 
@@ -47,7 +49,7 @@ pub(super) struct Room {
     bytes: u64,
 }
 
-/// What a handed-out `Bytes` keeps alive: its memory counts against the capacity for as long.
+/// The owner of handed-out `Bytes`: their memory counts against the capacity until the last one is dropped.
 struct Held {
     bytes: Vec<u8>,
     _room: Room,
@@ -58,7 +60,7 @@ pub(super) struct Incoming {
     announced: u64,
     metadata: Bytes,
     data: Vec<u8>,
-    /// For the capacity of `data`.
+    /// Room for the allocated capacity of `data`.
     room: Room,
     hash: Box<Xxh3>,
 }
@@ -97,7 +99,7 @@ impl Payloads {
         Ok(room)
     }
 
-    /// The payload with this content: an equal one that is there, or a copy.
+    /// The payload with this content: an equal one that is stored already, or a new copy.
     pub fn store(self: &Arc<Self>, id: &[u8], data: &[u8], metadata: &[u8]) -> Result<Arc<Payload>, Error> {
         let hash = shareable(data, metadata).then(|| xxh3_128_with_seed(data, xxh3_64(metadata)));
         if let Some(equal) = hash.and_then(|hash| self.find(hash, data, metadata)) {
@@ -108,7 +110,7 @@ impl Payloads {
         Ok(self.add(object, hash))
     }
 
-    /// Begins a payload of `announced` bytes of data; memory is taken as they arrive.
+    /// Begins a payload of `announced` bytes of data; memory is allocated as they arrive.
     pub fn receive(self: &Arc<Self>, id: &[u8], announced: u64, metadata: &[u8]) -> Result<Incoming, Error> {
         self.check_size(id, announced)?;
         Ok(Incoming {
@@ -152,7 +154,7 @@ impl Payloads {
         payload
     }
 
-    /// The stored payload with this content, if the table has it. The hash finds a candidate, its bytes decide.
+    /// The stored payload with this content, if the table has it. The hash finds a candidate, and its bytes decide.
     fn find(&self, hash: u128, data: &[u8], metadata: &[u8]) -> Option<Arc<Payload>> {
         // Neither compared nor dropped under the lock: dropping the last reference takes it again.
         let candidate = self.shard(hash).lock().get(&hash).and_then(Weak::upgrade)?;
@@ -213,7 +215,7 @@ impl Drop for Payload {
         self.payloads.bytes.fetch_sub(self.object.len() as u64, Relaxed);
         let Some(hash) = self.hash else { return };
         let mut shard = self.payloads.shard(hash).lock();
-        // The entry may be that of another payload with this hash, which lives.
+        // The entry may be that of another, living payload with this hash.
         if shard.get(&hash).is_some_and(|entry| entry.strong_count() == 0) {
             shard.remove(&hash);
         }

@@ -1,4 +1,4 @@
-//! The `redis` backend: every operation goes to Redis, nothing is kept on the node.
+//! The `redis` backend: every operation goes to Redis over a pool of connections, and nothing is kept on the node.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -28,22 +28,22 @@ use crate::error::Error;
 use crate::id::ObjectId;
 use crate::object::Object;
 
-/// How often a write takes a version above the one that it met: each time, another node was faster.
+/// How often a write is repeated with a version above the one that it met in Redis: each time, another node was faster.
 const VERSIONS_MAX: usize = 100;
 
-/// A writer's buffer begins with at most this: an announced length is no reason to take memory.
+/// The most that a streamed write allocates at its beginning: an announced length alone takes no memory.
 const BUFFER_BYTES: u64 = 1 << 20;
 
 /// Enough that threads on different ids rarely meet.
 const WRITING_COUNT: usize = 1024;
 
-/// How long closing waits for the event reader; one that hangs on its connection ends by itself later.
+/// How long closing waits for the listener; one that hangs on its connection ends by itself later.
 const READER_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Ids looked at in one round by `clear`.
+/// Most ids that `clear` deletes in one round.
 const CLEARED_IDS_MAX: usize = 256;
 
-/// Another handle on the same backend is a clone.
+/// The `redis` backend; a clone is another handle on it.
 #[derive(Clone)]
 pub(crate) struct RedisBackend {
     inner: Arc<Inner>,
@@ -51,19 +51,19 @@ pub(crate) struct RedisBackend {
 
 struct Inner {
     pool: Pool,
-    /// Held while an id is written and its waiters are told: who begins to wait after a later delete must not be answered with what
-    /// was deleted.
+    /// By hash of the id; held while an id is written and its waiters are answered: one that begins to wait after a later delete must not be
+    /// answered with what was deleted.
     writing: Vec<Mutex<()>>,
     options: RedisOptions,
     damaged: AtomicU64,
     node: u64,
     closed: AtomicBool,
-    /// Disconnected when the event reader has ended.
+    /// Disconnected when the listener has ended.
     ended: Receiver<()>,
 }
 
 impl RedisBackend {
-    /// The backend over these connections; `ended` disconnects when the thread that hears events has ended.
+    /// The backend over these connections; `ended` disconnects when the listener has ended.
     pub(super) fn new(options: RedisOptions, pool: Pool, node: u64, ended: Receiver<()>) -> Self {
         let writing = std::iter::repeat_with(Mutex::default).take(WRITING_COUNT).collect();
         let (damaged, closed) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -74,7 +74,7 @@ impl RedisBackend {
         self.inner.closed.load(Ordering::Acquire)
     }
 
-    /// A connection of its own, for answers that take so much longer.
+    /// A connection outside of the pool, whose answers may take `longer` than `response_timeout_ms`.
     pub(super) fn connect(&self, longer: Duration) -> Result<Link, Error> {
         let timeout = Duration::from_millis(self.inner.options.response_timeout_ms);
         self.inner.pool.target().connect(timeout + longer)
@@ -88,7 +88,7 @@ impl RedisBackend {
         self.inner.node
     }
 
-    /// Entries of the event stream have been given ids up to this one.
+    /// Notes an entry of the event stream, whose id is a lower bound on Redis's clock.
     pub(super) fn note_events(&self, cursor: &str) {
         self.inner.pool.clock().time().set_floor(events_ms(cursor));
     }
@@ -97,7 +97,7 @@ impl RedisBackend {
         self.inner.options.object_bytes_max()
     }
 
-    /// Tells those who wait for an id, if it exists. No delete of this node comes in between.
+    /// Answers the waiters for an id if it exists. No delete of this node comes in between.
     pub(super) fn tell(&self, id: &[u8], stored: OnStored<'_>) -> Result<(), Error> {
         let _writing = self.inner.writing(id);
         if let Some(object) = self.inner.read(id)? {
@@ -127,14 +127,14 @@ impl Inner {
         Ok(())
     }
 
-    /// What stood there.
+    /// Deletes the id. Returns what stood in Redis before.
     fn delete(&self, id: &[u8]) -> Result<Option<Standing>, Error> {
         let _writing = self.writing(id);
         self.write(id, What::Delete)
     }
 
-    /// Carries out a write at the present end of the id's history, and returns what it replaced. Its version is drawn once and kept
-    /// over a broken connection, so that it is not carried out twice.
+    /// Carries out a write with a version above what stands in Redis, and returns what it replaced. The version is kept over a broken
+    /// connection, so that the write is not carried out twice.
     fn write(&self, id: &[u8], what: What<'_>) -> Result<Option<Standing>, Error> {
         let action = if matches!(what, What::Delete) { "delete" } else { "store" };
         let mut write = Outgoing { id: id.to_vec(), version: self.pool.clock().next(), what, is_repeat: false };
@@ -149,9 +149,9 @@ impl Inner {
             match pushed {
                 Pushed::Applied { replaced } => return Ok(replaced),
                 Pushed::Same => return Ok(None),
-                // None of them comes where nothing is heard.
+                // These outcomes need a `Hearing`, which this backend does not have.
                 Pushed::Later | Pushed::Overtaken => {}
-                // The first attempt may have been carried out before the newer write: once more above that would bring it back.
+                // The first attempt may have been carried out, and replaced by the newer write: repeated above that, it would come back.
                 Pushed::Older(_) if attempts > 1 => {
                     let reason = "the connection broke during a write, which another one has replaced since";
                     return Err(self.pool.target().unreachable(reason));
@@ -168,7 +168,7 @@ impl Inner {
         if wanted == 0 || lane.link.is_cluster() {
             return Ok(());
         }
-        // Shorter than the answer may take.
+        // Shorter than the link's own timeout.
         let timeout = Duration::from_millis(self.options.response_timeout_ms / 2);
         let count = server::wait(&mut lane.link, wanted, timeout)?;
         if count < wanted {
@@ -195,7 +195,7 @@ impl Inner {
         })
     }
 
-    /// Deletes the live ones of these ids.
+    /// Deletes those of these ids under which an object stands.
     fn clear_ids(&self, link: &mut Link, ids: Vec<Vec<u8>>) -> Result<(), Error> {
         for ids in ids.chunks(CLEARED_IDS_MAX) {
             for (id, standing) in ids.iter().zip(heads(link, self.pool.keys(), ids)?) {
@@ -253,7 +253,7 @@ impl Backend for RedisBackend {
         }
     }
 
-    /// From counters in Redis, which are about right; zeros where it cannot be reached.
+    /// From the approximate counters in Redis; zeros if it cannot be reached.
     fn usage(&self) -> Usage {
         let pool = &self.inner.pool;
         let asked = pool.run(|lane| {
@@ -277,7 +277,7 @@ impl Backend for RedisBackend {
     }
 
     fn count(&self) -> Result<(u64, u64), Error> {
-        // Over a connection of its own: it may take a while.
+        // Over a connection outside of the pool, as it may take a while.
         let mut link = self.connect(Duration::ZERO)?;
         server::count(&mut link, self.inner.pool.keys())
     }
@@ -288,7 +288,7 @@ impl Backend for RedisBackend {
     }
 
     fn clear(&self) -> Result<(), Error> {
-        // Over a connection of its own: each id is deleted over the pool's.
+        // Over a connection outside of the pool, which the deletes use.
         let mut link = self.connect(Duration::ZERO)?;
         server::scan_ids(&mut link, self.inner.pool.keys(), |link, ids| self.inner.clear_ids(link, ids))
     }
@@ -299,7 +299,7 @@ impl Backend for RedisBackend {
         pool.run_idle(|idle| {
             idle.pusher.settle_counters(&mut idle.link)?;
             if !std::mem::replace(&mut is_reader_told, true) {
-                // Any event ends the read that it is in.
+                // Any event ends the read in which the listener waits.
                 publish(&mut idle.link, pool.keys(), *node, &[Notice::hello()])?;
             }
             Ok(())
@@ -318,7 +318,7 @@ impl Backend for RedisBackend {
     }
 }
 
-/// Gathers an object in memory: it has to be whole before its checksum is known.
+/// A streamed write: gathers the object in memory, since it is sent as a whole.
 struct RedisWriter {
     inner: Arc<Inner>,
     id: Box<[u8]>,

@@ -1,4 +1,4 @@
-//! What a put carries, wherever it stands.
+//! The body of a put, kept or lent.
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
@@ -12,7 +12,7 @@ pub(crate) struct Raw<'a> {
     pub data: &'a [u8],
 }
 
-/// Of an object, or lent by who waits until it is stored: copying what is large takes as long as sending it.
+/// A body that is an object's, or one lent by a caller who waits until it is stored: copying a large one would take as long as sending it.
 #[derive(Clone, Debug)]
 pub(crate) enum Body<'a> {
     Kept(Object),
@@ -24,7 +24,7 @@ impl Raw<'_> {
         self.metadata.len() + self.data.len()
     }
 
-    /// So much of both as stands from `start` up to `end`: nothing of what ends before or begins after.
+    /// The part of metadata and data, one behind the other, from `start` up to `end`.
     pub fn part(self, start: usize, end: usize) -> Self {
         let split = self.metadata.len();
         let metadata = self.metadata.get(start..end.min(split)).unwrap_or_default();

@@ -1,3 +1,5 @@
+//! Connections to the masters of a Redis Cluster: which slot is where, and how redirects are followed.
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::thread::sleep;
 use std::time::Duration;
@@ -12,20 +14,20 @@ use crate::error::Error;
 
 const SLOTS: usize = 16384;
 
-/// How often a command follows a redirect, or is tried again. With the waits between them about half a second: longer is a
+/// How often a command follows a redirect or is tried again, in about half a second with the waits between. What lasts longer is a
 /// failover, after which the caller connects anew.
 const ATTEMPTS_MAX: u32 = 6;
-/// Names tried until there is one for each master: with a few slots for each, that takes as many as there are slots.
+/// Most names that are tried in order to find one on each master. A master with a single slot of 16 384 needs about as many tries.
 const NAMES_MAX: u32 = 1 << 17;
 
 const WAIT: Duration = Duration::from_millis(10);
 
-/// Connections to the masters of a cluster, opened when they are needed, and which of them holds which slot.
+/// Connections to the masters of a cluster, opened when needed, and which master holds which slot.
 pub(super) struct Cluster {
     target: Target,
     response_timeout: Duration,
     masters: Vec<HostPort>,
-    /// The place in `masters` for each slot.
+    /// For each slot, the index in `masters` of its holder.
     slots: Vec<Option<u16>>,
     connections: HashMap<HostPort, Connection>,
     redirected: bool,
@@ -35,7 +37,7 @@ pub(super) struct Cluster {
 enum Redirect {
     Moved(u16, HostPort),
     Ask(HostPort),
-    /// Several keys of a slot that is being moved: not for long.
+    /// A command with several keys of a slot that is being moved: passes soon.
     TryAgain,
 }
 
@@ -113,7 +115,7 @@ impl Cluster {
         Err("redirected from node to node".into())
     }
 
-    /// Sends what has no answer yet, and collects answers and redirects.
+    /// Sends the commands that have no answer yet, and collects answers and redirects.
     fn round(
         &mut self,
         packed: &mut Vec<u8>,
@@ -145,7 +147,7 @@ impl Cluster {
             for (index, _) in group {
                 let connection = self.connection(node)?;
                 if redirects.contains_key(index) {
-                    drop(receive(connection)?); // of ASKING
+                    drop(receive(connection)?); // the answer to ASKING
                 }
                 let reply = fail_if_wrong_server(receive(connection)?)?;
                 match reply.as_ref().err().and_then(|refusal| redirect(refusal, node)) {
@@ -161,8 +163,8 @@ impl Cluster {
         Ok(asked)
     }
 
-    /// Takes in where slots are now. A slot that moved may have moved because its master failed: `redirected` says so. A key that is
-    /// asked for elsewhere (ASK) has been carried there whole, by a master that lives.
+    /// Takes note of slots that have moved. They may have moved because their master failed, so `redirected` is set. Not so for ASK: there a
+    /// living master has migrated the key.
     fn follow(&mut self, moved: Vec<(u16, HostPort)>) -> Result<(), String> {
         if moved.is_empty() {
             return Ok(());
@@ -171,7 +173,7 @@ impl Cluster {
         let mut nodes: Vec<HostPort> = moved.iter().map(|(_, node)| node.clone()).collect();
         nodes.extend(self.masters.iter().cloned());
         self.discover(&nodes)?;
-        // The node that was asked may not have heard of it yet.
+        // The node that was asked for the layout may not know of the move yet.
         for (slot, node) in moved {
             let master = self.masters.iter().position(|known| *known == node).unwrap_or_else(|| {
                 self.masters.push(node);
@@ -244,7 +246,7 @@ fn key_of(command: &Cmd) -> Option<&[u8]> {
     }
 }
 
-/// Of the part between the first `{` and the next `}` where there is such a part, otherwise of the whole key.
+/// The slot of a key: a hash of the part between the first `{` and the next `}` if there is one, otherwise of the whole key.
 fn slot_of(key: &[u8]) -> u16 {
     let tag = || {
         let (_, rest) = key.split_at_checked(key.iter().position(|byte| *byte == b'{')? + 1)?;
@@ -254,7 +256,7 @@ fn slot_of(key: &[u8]) -> u16 {
     crc16::State::<crc16::XMODEM>::calculate(tag().unwrap_or(key)) % SLOTS as u16
 }
 
-/// `MOVED 3999 127.0.0.1:6381`, `ASK ...`, `TRYAGAIN`; without a host it is the answering node's.
+/// Parses `MOVED 3999 127.0.0.1:6381`, `ASK ...`, `TRYAGAIN`. A missing host means that of the answering node.
 fn redirect(refusal: &str, from: &HostPort) -> Option<Redirect> {
     let mut words = refusal.split(' ');
     let kind = words.next()?;

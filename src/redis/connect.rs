@@ -1,4 +1,4 @@
-//! From where Redis is to a link to it: the one node, the master that sentinels know, or the masters of a cluster.
+//! Connecting a [`Link`] to a [`Target`]: to the one node, to the master that the sentinels name, or to a cluster.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ impl Target {
         }
     }
 
-    /// Asks one sentinel after the other; a server that turns out to be no master any more is not taken.
+    /// Asks one sentinel after the other for the master. A server that turns out to be a master no more is not taken.
     fn master(&self, sentinels: &[HostPort], name: &str, response_timeout: Duration) -> Result<Connection, Error> {
         let mut reasons = Vec::new();
         for sentinel in sentinels {
@@ -47,7 +47,7 @@ impl Target {
     fn master_by(&self, sentinel: &HostPort, name: &str, response_timeout: Duration) -> Result<Connection, String> {
         let mut asked = redis::cmd("SENTINEL");
         asked.arg("get-master-addr-by-name").arg(name);
-        // A sentinel has users and passwords of its own, mostly none.
+        // A sentinel has users and passwords of its own, mostly none: tried without a login first, then with that of Redis.
         let asked_as = |login: &Login| self.open(self.at(sentinel), login, self.connect_timeout());
         let ours = Login { database: 0, ..self.login().clone() };
         let mut connection = asked_as(&Login::default()).or_else(|_| asked_as(&ours))?;

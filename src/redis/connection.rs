@@ -8,14 +8,14 @@ use redis::{ErrorKind, Parser, RedisError, ServerErrorKind, Value};
 
 use super::stream::{Address, Stream};
 
-/// Several small answers, or a good part of a large one, are taken from the system at a time.
+/// The read buffer: one read takes several small answers, or a good part of a large one.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// The longest value that Redis itself takes by default, and room for what is around it. The parser makes room only for what has
-/// arrived, whatever length an answer claims, so this bounds what an answer that goes on and on may take up (invariant 11).
+/// The longest value that Redis takes by default, with some room. The parser allocates only for what has arrived, whatever length an
+/// answer claims, so this bounds the memory that an endless answer can take (invariant 11).
 const ANSWER_BYTES_MAX: u64 = (512 << 20) + (1 << 20);
 
-/// Who asks to be let in, and to which database. Has no `Debug`: it holds a password.
+/// User, password and database. Has no `Debug`, because of the password.
 #[derive(Clone, Default)]
 pub(super) struct Login {
     pub user: Option<String>,
@@ -29,7 +29,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects and logs in within `connect_timeout`, from when on `response_timeout` holds for every read and write.
+    /// Connects and logs in within `connect_timeout`. After that, `response_timeout` holds for every read and write.
     pub fn open(
         address: Address<'_>,
         login: &Login,
@@ -51,7 +51,7 @@ impl Connection {
         Ok(stream.flush()?)
     }
 
-    /// The next answer. After an error the connection is of no use: where the next answer begins is not known.
+    /// The next answer. After an error the connection is of no use, as the beginning of the next answer is unknown.
     pub fn receive(&mut self) -> Result<Value, RedisError> {
         self.parser.parse_value(Bounded { stream: &mut self.stream, bytes_left: ANSWER_BYTES_MAX })
     }
@@ -98,7 +98,7 @@ impl Connection {
 
 const ARGUMENTS: &str = "wrong number of arguments for 'auth' command";
 
-/// A stream out of which only so much may be read.
+/// A stream from which only so many more bytes can be read.
 struct Bounded<R> {
     stream: R,
     bytes_left: u64,

@@ -43,7 +43,7 @@ pub(crate) const CHUNK_HEAD_BYTES: usize = 8;
 /// Larger bodies stand in chunks of as many bytes, so that Redis is never blocked for long.
 pub(crate) const CHUNK_BYTES: usize = 1 << 20;
 
-/// 1 TiB: a manifest that claims more chunks is damaged, not large.
+/// Chunks of 1 TiB in all: a manifest that claims more is damaged.
 pub(crate) const CHUNK_COUNT_MAX: u32 = 1 << 20;
 
 /// Where the version and the kind stand in a head.
@@ -76,7 +76,7 @@ pub(crate) struct Head {
     pub version: Version,
     pub deadline_ms: u64,
     pub metadata_bytes: u32,
-    /// Follows from the lengths; 0 unless it is a manifest.
+    /// Derived from the lengths; 0 unless this is a manifest.
     pub chunk_count: u32,
     pub data_bytes: u64,
     pub body_hash: u128,
@@ -86,12 +86,12 @@ fn field<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
     bytes.get(offset..)?.first_chunk::<N>().copied()
 }
 
-/// Whether a value is one of ours, whatever its state.
+/// Whether a value begins with our magic number, be it damaged or not.
 pub(crate) fn is_ours(value: &[u8]) -> bool {
     value.starts_with(&MAGIC)
 }
 
-/// The version that a head states, though the rest of it may be damaged.
+/// The version that a head states, even if the rest of it is damaged.
 pub(crate) fn stated_version(head: &[u8]) -> Option<Version> {
     is_ours(head).then_some(())?;
     Some(Version {
@@ -116,19 +116,19 @@ impl Kind {
     }
 }
 
-/// What stands in chunk `chunk` of a body.
+/// The part of a body that is in chunk number `chunk`.
 pub(crate) fn chunk_of(body: Raw<'_>, chunk: u32) -> Raw<'_> {
     let start = (u64::from(chunk) * CHUNK_BYTES as u64) as usize;
     body.part(start, start.saturating_add(CHUNK_BYTES))
 }
 
-/// How many chunks a body of this length stands in; None where it stands in the value itself.
+/// How many chunks a body of this length has; None if it stands in the value itself.
 pub(crate) fn chunk_count(body_bytes: u64) -> Option<u64> {
     (body_bytes > CHUNK_BYTES as u64).then(|| body_bytes.div_ceil(CHUNK_BYTES as u64))
 }
 
 impl Head {
-    /// Of an object that is stored; the codec is known only when its body has been encoded.
+    /// The head of an object to be stored. The codec is set when its body is encoded.
     pub fn put<'a>(version: Version, body: impl Into<Raw<'a>>, body_hash: u128, deadline_ms: u64) -> Head {
         let body = body.into();
         let chunks = chunk_count(body.len() as u64);
@@ -177,8 +177,8 @@ impl Head {
         head
     }
 
-    /// Reads a head that stands alone or before its payload; the reason where it is damaged. Its lengths may then be trusted to be
-    /// within the limits, but not that anything of that length exists.
+    /// Reads the head at the front of a value; an error says how it is damaged. Its lengths can be trusted to be within the limits, but not
+    /// that so many bytes exist.
     pub fn decode(value: &[u8]) -> Result<Head, String> {
         let Some(head) = value.first_chunk::<HEAD_BYTES>() else {
             return Err(format!("it is cut off after {} bytes", value.len()));
@@ -227,7 +227,7 @@ impl Head {
         self.body_bytes().saturating_sub(start).min(CHUNK_BYTES as u64) as usize
     }
 
-    /// The object out of its raw body, where that is the one that was stored.
+    /// Makes the object of its raw body, if length and checksum are those of the head.
     pub fn object(&self, body: Bytes) -> Result<Object, String> {
         if body.len() as u64 != self.body_bytes() {
             return Err(format!("its body has {} bytes instead of {}", body.len(), self.body_bytes()));
@@ -249,7 +249,7 @@ fn checksum(head: &[u8; HEAD_BYTES]) -> u32 {
     xxh3_64(&head) as u32
 }
 
-/// Reads a whole value whose head is `head`: an object that stands in it.
+/// Reads an object that stands in one value, whose head is `head`.
 pub(crate) fn decode_object(head: &Head, value: Vec<u8>) -> Result<Object, String> {
     let body_bytes = usize::try_from(head.body_bytes()).map_err(|_| "its length is implausible")?;
     if head.kind != Kind::Object || body_bytes > CHUNK_BYTES {
@@ -258,7 +258,7 @@ pub(crate) fn decode_object(head: &Head, value: Vec<u8>) -> Result<Object, Strin
     head.object(decode_body(head.codec, Bytes::from(value).slice_ref_from(HEAD_BYTES), body_bytes)?)
 }
 
-/// Reads a chunk of `raw_bytes`, as the manifest has it.
+/// Reads a chunk that must have `raw_bytes`, which follow from the manifest.
 pub(crate) fn decode_chunk(value: Vec<u8>, raw_bytes: usize) -> Result<Bytes, String> {
     let head: [u8; CHUNK_HEAD_BYTES] = field(&value, 0).ok_or("a chunk is cut off")?;
     let [codec, 0, 0, 0, length @ ..] = head else { return Err("a chunk's head is damaged".into()) };
@@ -269,7 +269,7 @@ pub(crate) fn decode_chunk(value: Vec<u8>, raw_bytes: usize) -> Result<Bytes, St
     decode_body(codec, Bytes::from(value).slice_ref_from(CHUNK_HEAD_BYTES), raw_bytes)
 }
 
-/// `raw_bytes` is checked by the caller: it is what is allocated.
+/// Decompresses a body. The caller has checked `raw_bytes`, which is what is allocated.
 fn decode_body(codec: Codec, payload: Bytes, raw_bytes: usize) -> Result<Bytes, String> {
     match codec {
         Codec::None if payload.len() == raw_bytes => Ok(payload),
@@ -295,7 +295,7 @@ impl SliceFrom for Bytes {
     }
 }
 
-/// Compresses where that makes smaller; keeps its buffers.
+/// Encodes values and chunks: compresses what becomes smaller by that, and keeps its buffers.
 pub(crate) struct Encoder {
     compress: bool,
     joined: Vec<u8>,
@@ -303,19 +303,19 @@ pub(crate) struct Encoder {
     tables: Tables,
 }
 
-/// What lz4 remembers while it compresses: made once, one for short bodies and one for long ones.
+/// lz4's hash tables, which are made once: one for short bodies and one for long ones.
 struct Tables {
     small: CompressTable,
     large: CompressTable,
 }
 
-/// lz4's small table serves below this.
+/// The longest body for lz4's small table.
 const SMALL_TABLE_BYTES_MAX: usize = 65_535;
 
-/// Whether a long body shrinks at all is tried with its beginning, middle and end first: trying costs less than sending what does not.
+/// The size of the samples (beginning, middle and end) with which it is first tried whether a long body shrinks at all.
 const SAMPLE_BYTES: usize = 4096;
 
-/// Below this, lz4 has nothing to find.
+/// Shorter bodies are not compressed: lz4 finds nothing in them.
 const COMPRESSED_BYTES_MIN: usize = 64;
 
 impl Encoder {
@@ -324,7 +324,7 @@ impl Encoder {
         Encoder { compress, joined: Vec::new(), compressed: Vec::new(), tables }
     }
 
-    /// Hands the pieces of a value to `write`; its body stands in it.
+    /// Hands the pieces of a value with its body to `write`.
     pub fn object<'a>(&mut self, mut head: Head, body: impl Into<Raw<'a>>, mut write: impl FnMut(&[u8])) {
         let Raw { metadata, data } = body.into();
         let compressed = if !self.compress {
@@ -351,7 +351,7 @@ impl Encoder {
         }
     }
 
-    /// A chunk's value; whether it has shrunk, which is only tried if so told.
+    /// A chunk's value; it is compressed only if `tries`.
     pub fn chunk<'a>(&'a mut self, raw: Raw<'a>, tries: bool) -> Chunk<'a> {
         let Raw { metadata, data } = raw;
         let compressed = if !(tries && self.compress) {

@@ -21,10 +21,11 @@ use super::scripts;
 use crate::error::Error;
 use crate::version::Version;
 
-/// Operations in one entry: a few KiB, which Redis handles in microseconds.
+/// Most operations in one entry: a few KiB, which Redis handles in microseconds.
 pub(crate) const EVENT_OPS_MAX: usize = 128;
 
-/// Entries that the stream keeps, about: at full speed some seconds for a node that was cut off, in a normal cluster hours.
+/// About how many entries the stream keeps. A node that was cut off can resume after some seconds at full speed, after hours in a normal
+/// cluster.
 pub(crate) const EVENTS_MAX: usize = 32768;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,13 +35,13 @@ pub(crate) enum Op {
     Delete = 2,
     /// The node asks whoever holds the id to push it again.
     Want = 3,
-    /// Written to have a place in the stream.
+    /// Means nothing: written in order to have an entry of one's own as a cursor.
     Hello = 4,
-    /// As `Want`: what stands in Redis is damaged, whatever version it states.
+    /// As `Want`, but what stands in Redis is damaged, whatever version it states.
     Repair = 5,
 }
 
-/// Something that a node tells the others.
+/// An operation that a node announces to the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Notice<'a> {
     pub op: Op,
@@ -62,7 +63,7 @@ impl<'a> Notice<'a> {
     }
 }
 
-/// Something that a node was told.
+/// An operation that a node has heard of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
     pub node: u64,
@@ -71,13 +72,13 @@ pub(crate) struct Event {
     pub version: Version,
 }
 
-/// What a read of the stream brought.
+/// The result of a read of the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Read {
     pub events: Vec<Event>,
     /// Where the next read goes on.
     pub cursor: String,
-    /// The entry that the cursor named is gone: events may have been missed, and even the cursor is of no use any more.
+    /// The entry that the cursor named is gone: events may have been missed, and the cursor is of no use any more.
     pub lost_past: bool,
     /// How many entries were read, understood or not.
     pub entry_count: usize,
@@ -106,7 +107,7 @@ pub(super) fn pack_events(events: &[Event]) -> Vec<u8> {
     events.iter().flat_map(|Event { op, id, version, .. }| pack(&[Notice { op: *op, id, version: *version }])).collect()
 }
 
-/// Appends the events of a batch; false, and nothing appended, where it is malformed.
+/// Appends the events of a batch. False, with nothing appended, if the batch is malformed.
 pub(super) fn unpack(node: u64, mut batch: &[u8], events: &mut Vec<Event>) -> bool {
     let before = events.len();
     while !batch.is_empty() {
@@ -142,15 +143,14 @@ pub(super) fn adding(keys: &Keys, node: u64, notices: &[Notice<'_>]) -> Cmd {
     add
 }
 
-/// The command that deletes a value without a version and adds the entry that says so, at once, also where Redis is full: there no
-/// transaction takes anything.
+/// The command that atomically deletes a value without a version and adds its entry, even when Redis is full and refuses transactions.
 pub(super) fn deleting_when_full(keys: &Keys, node: u64, notice: Notice<'_>) -> Cmd {
     let (object, events) = (keys.object(notice.id), keys.events());
     scripts::delete_when_full(&object, &events, EVENTS_MAX, &node.to_be_bytes(), &pack(&[notice]))
 }
 
-/// Adds as many entries as are needed, and gives the answer to each: those of `notices.chunks(EVENT_OPS_MAX)`. When Redis is out of
-/// memory they are added all the same: the stream's length is bounded, and deletes have to be heard of.
+/// Adds an entry for each of `notices.chunks(EVENT_OPS_MAX)`, and returns the answer to each. Entries are added even when Redis is out of
+/// memory: the stream's length is bounded, and deletes have to be heard of.
 pub(super) fn announce(link: &mut Link, keys: &Keys, node: u64, notices: &[Notice<'_>]) -> Result<Vec<Reply>, Error> {
     let entries: Vec<Cmd> = notices.chunks(EVENT_OPS_MAX).map(|notices| adding(keys, node, notices)).collect();
     let mut replies = link.run(&entries)?;
@@ -164,7 +164,7 @@ pub(super) fn announce(link: &mut Link, keys: &Keys, node: u64, notices: &[Notic
     Ok(replies)
 }
 
-/// Publishes, and returns where in the stream the last entry stands: a cursor that a reader can begin with.
+/// Publishes, and returns the id of the last entry: a cursor from which a reader can begin.
 pub(crate) fn publish(link: &mut Link, keys: &Keys, node: u64, notices: &[Notice<'_>]) -> Result<String, Error> {
     let mut last = String::new();
     for reply in announce(link, keys, node, notices)? {
@@ -177,7 +177,7 @@ pub(crate) fn publish(link: &mut Link, keys: &Keys, node: u64, notices: &[Notice
     Ok(last)
 }
 
-/// The last entry of the stream; None where there is none.
+/// The id of the stream's last entry; None if there is none.
 pub(crate) fn last(link: &mut Link, keys: &Keys) -> Result<Option<EntryId>, Error> {
     match link.run_one(asking_last(keys))? {
         Ok(entries) => Ok(last_of(&entries)),
@@ -185,14 +185,14 @@ pub(crate) fn last(link: &mut Link, keys: &Keys) -> Result<Option<EntryId>, Erro
     }
 }
 
-/// The command that `last` gives.
+/// The command of `last`.
 pub(super) fn asking_last(keys: &Keys) -> Cmd {
     let mut last = redis::cmd("XREVRANGE");
     last.arg(keys.events()).arg("+").arg("-").arg("COUNT").arg(1);
     last
 }
 
-/// Its answer.
+/// Reads the answer to `asking_last`.
 pub(super) fn last_of(entries: &Value) -> Option<EntryId> {
     match entries.as_sequence()?.first()?.as_sequence()?.first()? {
         Value::BulkString(id) => EntryId::parse(&String::from_utf8_lossy(id)),
@@ -200,7 +200,7 @@ pub(super) fn last_of(entries: &Value) -> Option<EntryId> {
     }
 }
 
-/// A place in the stream: milliseconds, and a number within them.
+/// The id of an entry: milliseconds on Redis's clock, and a number within them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct EntryId {
     pub ms: u64,
@@ -208,21 +208,21 @@ pub(crate) struct EntryId {
 }
 
 impl EntryId {
-    /// `1700000000000-3`; None for anything else.
+    /// Parses `1700000000000-3`; None for anything else.
     pub fn parse(id: &str) -> Option<EntryId> {
         let (ms, number) = id.split_once('-')?;
         Some(EntryId { ms: ms.parse().ok()?, number: number.parse().ok()? })
     }
 }
 
-/// Whether nothing was taken from the stream yet, for its length; false where Redis does not tell.
+/// Whether the stream has lost no entry by trimming, judged by its length. False if Redis does not tell.
 pub(crate) fn is_whole(link: &mut Link, keys: &Keys) -> Result<bool, Error> {
     let mut length = redis::cmd("XLEN");
     length.arg(keys.events());
     Ok(matches!(link.run_one(length)?, Ok(Value::Int(length)) if length < EVENTS_MAX as i64))
 }
 
-/// Entries from the beginning of the stream, or behind a cursor, without waiting for more.
+/// Reads entries from the beginning of the stream, or behind a cursor, without waiting for more.
 pub(crate) fn gathered(link: &mut Link, keys: &Keys, behind: Option<&str>, entries_max: usize) -> Result<Read, Error> {
     let mut range = redis::cmd("XRANGE");
     range.arg(keys.events());
@@ -243,7 +243,7 @@ pub(crate) fn gathered(link: &mut Link, keys: &Keys, behind: Option<&str>, entri
 
 /// Waits up to `block` for entries after `cursor`; the link's response timeout has to be longer.
 ///
-/// XREAD keeps silent about a past that was trimmed, flushed or restarted, so the entry of the cursor is asked for as well.
+/// XREAD does not report that entries behind the cursor were trimmed or flushed, so the entry of the cursor itself is read as well.
 pub(crate) fn read(
     link: &mut Link,
     keys: &Keys,
@@ -279,7 +279,7 @@ fn stream_entries(answer: &Value) -> &[Value] {
 }
 
 impl Read {
-    /// Takes in an entry: `[id, [name, value, ...]]`.
+    /// Adds an entry: `[id, [name, value, ...]]`.
     fn take(&mut self, entry: &Value) {
         let [Value::BulkString(id), fields] = entry.as_sequence().unwrap_or_default() else {
             tracing::warn!("an entry in the event stream cannot be read; it is skipped");
@@ -303,7 +303,7 @@ impl Read {
     }
 }
 
-/// Without its events a node is cut off: for the caller no different from a Redis that cannot be reached.
+/// A refusal of the event stream. Without events a node is cut off, as if Redis could not be reached.
 fn refused(link: &Link, refusal: &str) -> Error {
     Error::Unreachable { address: link.address().to_owned(), reason: format!("it refuses the event stream: {refusal}") }
 }

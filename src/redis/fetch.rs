@@ -1,3 +1,5 @@
+//! Reading objects, or only the heads of values, from Redis: values, chunks behind a manifest, and values of the Python backend.
+
 use bytes::Bytes;
 use redis::{Cmd, Value};
 
@@ -11,10 +13,10 @@ use crate::error::Error;
 use crate::object::Object;
 use crate::version::Version;
 
-/// Values asked for in one pipeline, of up to a MiB each.
+/// Most values read in one pipeline, of up to a MiB each.
 const IDS_MAX: usize = 32;
 
-/// Chunks asked for in one pipeline, of a MiB each.
+/// Most chunks read in one pipeline, of a MiB each.
 const CHUNKS_MAX: u32 = 4;
 
 /// How often reading begins anew because the object was replaced under the reader.
@@ -24,12 +26,12 @@ const STARTS_MAX: usize = 8;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fetched {
     Missing,
-    /// Deleted by the write of this version.
+    /// A tombstone: deleted, by this version.
     Tombstone(Version),
     Object(VersionedObject),
     /// A value of the Python backend, older than every version.
     Python(Object),
-    /// Something that cannot be what was stored.
+    /// Bytes that cannot be what was stored.
     Damaged {
         version: Option<Version>,
         reason: String,
@@ -45,7 +47,7 @@ pub(crate) struct VersionedObject {
     pub object: Object,
 }
 
-/// What was read of a value first.
+/// What is known of a value after its first bytes are read.
 enum Beginning {
     Settled(Fetched),
     Manifest(Box<Head>),
@@ -53,8 +55,8 @@ enum Beginning {
     Longer,
 }
 
-/// Reads objects, whole and verified. `object_bytes_max` bounds data and metadata together (0 does not): a larger object is refused in
-/// words before its bytes are read.
+/// Reads objects, whole and verified. `object_bytes_max` bounds data and metadata together (0: no bound); for a larger object there is a
+/// refusal instead, and its bytes are not read.
 pub(crate) fn fetch(
     link: &mut Link,
     keys: &Keys,
@@ -123,8 +125,8 @@ fn damaged(value: &[u8], reason: String) -> Fetched {
     Fetched::Damaged { version: envelope::stated_version(value), reason }
 }
 
-/// Understands what was read: a value up to the longest that stands in one piece, and one byte more. Whether its deadline is over is for
-/// Redis to say, which takes such values away by its own clock: what it still has, lives.
+/// Classifies the first bytes of a value: up to the length of the longest object that stands in one value, plus one. Deadlines are not
+/// checked: Redis expires values by its own clock, and what it still has lives.
 fn beginning(value: Vec<u8>) -> Beginning {
     if value.is_empty() {
         return Beginning::Settled(Fetched::Missing);
@@ -165,7 +167,7 @@ fn too_large(bytes: u64, bytes_max: u64) -> String {
     format!("it has {bytes} bytes, the limit is {bytes_max} bytes (max_object_size_mb)")
 }
 
-/// Reads the rest of what began so.
+/// Reads the rest of a value.
 fn whole(
     link: &mut Link,
     keys: &Keys,
@@ -215,7 +217,7 @@ fn whole(
     Ok(Err("it was replaced again and again while it was read".into()))
 }
 
-/// The body that a manifest speaks of. What is held in memory grows with what arrives, whatever the manifest claims.
+/// Reads the body of a manifest from its chunks. Memory grows with what arrives, whatever the manifest claims.
 fn body(link: &mut Link, keys: &Keys, id: &[u8], head: &Head) -> Result<Result<Bytes, String>, Error> {
     let mut body = Vec::new();
     for first in (0..head.chunk_count).step_by(CHUNKS_MAX as usize) {
@@ -238,7 +240,7 @@ fn body(link: &mut Link, keys: &Keys, id: &[u8], head: &Head) -> Result<Result<B
     Ok(Ok(body.into()))
 }
 
-/// In one piece, though it is long: such a value has no version, so pieces of two values could not be told apart.
+/// Reads a long value of the Python backend in one piece: as it has no version, pieces of two values could not be told apart.
 fn long_python_value(link: &mut Link, key: &str, object_bytes_max: u64) -> Result<Result<Beginning, String>, Error> {
     let object_bytes_max = object_bytes_max.min(python::VALUE_BYTES_MAX);
     let value_bytes_max = object_bytes_max + 4;
@@ -251,7 +253,7 @@ fn long_python_value(link: &mut Link, key: &str, object_bytes_max: u64) -> Resul
         Ok(_) => {}
         Err(refusal) => return Ok(Err(refusal)),
     }
-    // Bounded again, as it may have grown since: one byte more than the limit shows that.
+    // Bounded again, as the value may have grown since: one byte more than the limit shows that.
     let value = match bytes(link.run_one(range(key, 0, value_bytes_max as usize))?) {
         Ok(value) => value,
         Err(refusal) => return Ok(Err(refusal)),

@@ -4,7 +4,7 @@ use super::envelope::{self, CHUNK_BYTES, Codec, Encoder, Head};
 use super::{events, python};
 use crate::object::Object;
 
-/// Any bytes as a value, a chunk, a value of the Python backend: nothing panics, and what is understood survives being written again.
+/// Decodes any bytes as a value, a chunk, a value of the Python backend: nothing panics, and what decodes survives being encoded again.
 pub fn value(bytes: &[u8]) {
     if let Ok(head) = Head::decode(bytes) {
         assert_eq!(Head::decode(&head.encode()), Ok(head));
@@ -33,7 +33,7 @@ fn again(object: &Object, head: &Head) {
     }
 }
 
-/// An object of these bytes as it is stored, then with one byte changed: it is never read as anything else.
+/// Encodes an object of these bytes and changes one byte: it never decodes to a different object.
 pub fn damaged(metadata: &[u8], data: &[u8], place: usize, change: u8) {
     let object = Object { data: data.to_vec().into(), metadata: metadata.to_vec().into() };
     let body_hash = xxhash_rust::xxh3::xxh3_128(&[metadata, data].concat());
@@ -52,7 +52,7 @@ pub fn damaged(metadata: &[u8], data: &[u8], place: usize, change: u8) {
     }
 }
 
-/// Any bytes as a batch of events: what is understood survives being written again.
+/// Decodes any bytes as a batch of events: what decodes survives being encoded again.
 pub fn events(bytes: &[u8]) {
     let mut found = Vec::new();
     if events::unpack(7, bytes, &mut found) {

@@ -1,3 +1,5 @@
+//! The names of keys in Redis. Nothing else makes one.
+
 use crate::id::REDIS_ID_BYTES_MAX;
 use crate::version::Version;
 
@@ -12,12 +14,12 @@ impl Keys {
         Keys { prefix: prefix.into() }
     }
 
-    /// Where an object stands, or the manifest of its chunks, or its tombstone.
+    /// The key of an object's value: the object itself, the manifest of its chunks, or its tombstone.
     pub fn object(&self, id: &[u8]) -> String {
         self.hex(id, 0)
     }
 
-    /// Where one chunk of an object stands.
+    /// The key of one chunk of an object.
     pub fn chunk(&self, id: &[u8], version: Version, chunk: u32) -> String {
         let mut key = self.hex(id, 1 + 32 + 1 + 10);
         key.push_str(&format!(":{:016x}{:016x}:{chunk}", version.clock, version.node));
@@ -29,17 +31,18 @@ impl Keys {
         format!("{}_events", self.prefix)
     }
 
-    /// Random, written once: another value means another, or an emptied, Redis.
+    /// The epoch key. Its value is random and written once: another value means another Redis, or an emptied one.
     pub fn epoch(&self) -> String {
         format!("{}_epoch", self.prefix)
     }
 
-    /// Never exists: deleting it is a write that changes nothing. Different numbers may have different holders.
+    /// A key that never exists, so that deleting it is a write that changes nothing. In a cluster, different numbers may be on different
+    /// masters.
     pub fn guard(&self, number: u32) -> String {
         format!("{}_guard:{number}", self.prefix)
     }
 
-    /// Stands for a moment while one of many nodes that are asked for an id pushes it.
+    /// Set for a moment by the one of many nodes asked for an id that pushes it.
     pub fn claim(&self, id: &[u8]) -> String {
         format!("{}_claim:{}", self.prefix, Keys::new("").object(id))
     }
@@ -53,7 +56,7 @@ impl Keys {
         format!("{}_meta:total_size", self.prefix)
     }
 
-    /// The pattern that SCAN finds all of these with.
+    /// The SCAN pattern for all keys with this prefix.
     pub fn pattern(&self) -> String {
         let mut pattern = String::with_capacity(self.prefix.len() + 1);
         for character in self.prefix.chars() {

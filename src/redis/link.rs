@@ -1,3 +1,5 @@
+//! A connection to Redis for one thread, the same for one server and for a cluster.
+
 use redis::Cmd;
 
 use super::cluster::Cluster;
@@ -7,7 +9,7 @@ use super::pipeline::{Lent, Reply, pipeline, receive_all, send, send_lent};
 use super::target::Target;
 use crate::error::Error;
 
-/// A packed pipeline larger than this is not kept for the next one.
+/// A pipeline buffer larger than this is not kept for the next pipeline.
 const KEPT_BYTES_MAX: usize = 1 << 20;
 
 /// A connection to Redis, whatever the topology. For one thread.
@@ -16,16 +18,16 @@ pub(crate) struct Link {
     nodes: Nodes,
     packed: Vec<u8>,
     ahead: Ahead,
-    /// Why it is of no use any more: what is read after a failure could be the answer to another question.
+    /// Why the link cannot be used any more: after a failure, the next answer read could be that to another command.
     broken: Option<String>,
 }
 
-/// What `send_ahead` was given since the last `run`.
+/// The commands given to `send_ahead` since the last `run`.
 #[derive(Default)]
 struct Ahead {
-    /// Commands that were sent and not answered yet.
+    /// How many were sent and are not answered yet.
     sent: usize,
-    /// On Cluster, where a command may have to be sent twice: commands that are to be sent.
+    /// On Cluster, where a command may have to be sent twice: those to be sent by `run`.
     kept: Vec<Cmd>,
 }
 
@@ -47,7 +49,7 @@ impl Link {
         Link { target, nodes, packed: Vec::new(), ahead: Ahead::default(), broken: None }
     }
 
-    /// Where it leads, without user and password.
+    /// The address of Redis, without user and password.
     pub fn address(&self) -> &str {
         self.target.address()
     }
@@ -74,8 +76,8 @@ impl Link {
         })
     }
 
-    /// As `run`, of a master: a server that was one goes on to answer what is read, with what it has and others have changed since. On Cluster
-    /// it redirects; otherwise a write that changes nothing makes it say so, and breaks the link.
+    /// As `run`, but only at a master: a demoted server goes on answering reads, with stale values. On Cluster such a server redirects; otherwise
+    /// a write that changes nothing is sent first, which it refuses, and that breaks the link.
     pub fn run_at_master(&mut self, keys: &Keys, mut commands: Vec<Cmd>) -> Result<Vec<Reply>, Error> {
         if self.is_cluster() {
             return self.run(&commands);
@@ -84,13 +86,13 @@ impl Link {
         guard.arg(keys.guard(0));
         commands.insert(0, guard);
         let mut replies = self.run(&commands)?;
-        // Who may not delete is not told: see `masters`.
+        // A user without the permission to delete is not protected so: see `masters`.
         drop(replies.remove(0));
         Ok(replies)
     }
 
-    /// Begins a pipeline: the answers come in front of those of the next call, which has to be `run`. While that is prepared, Redis is at
-    /// work.
+    /// Begins a pipeline, on which Redis works while the rest is prepared. The answers come in front of those of the next call, which has to be
+    /// `run`.
     pub fn send_ahead(&mut self, commands: Vec<Cmd>) -> Result<(), Error> {
         if self.is_cluster() {
             self.ahead.kept.extend(commands);
@@ -104,8 +106,8 @@ impl Link {
         Ok(())
     }
 
-    /// As `send_ahead` of one command, whose argument number `place`, empty in it, consists of these pieces: they are sent from where they
-    /// stand.
+    /// As `send_ahead` of one command, whose argument number `place` is empty and consists of these pieces instead: they are sent without a
+    /// copy.
     pub fn send_lent_ahead(&mut self, command: &Cmd, place: usize, pieces: &[&[u8]]) -> Result<(), Error> {
         let lent = Lent { place, pieces };
         if self.is_cluster() {
@@ -120,7 +122,7 @@ impl Link {
         Ok(())
     }
 
-    /// Takes in answers to what was sent ahead, until no more than `left` are missing: so much is on its way at a time.
+    /// Receives answers to what was sent ahead until no more than `left` are missing: a bound on what is in flight.
     pub fn receive_ahead(&mut self, left: usize) -> Result<Vec<Reply>, Error> {
         if self.is_cluster() {
             return if self.ahead.kept.len() > left { self.run(&[]) } else { Ok(Vec::new()) };
@@ -141,7 +143,7 @@ impl Link {
         })
     }
 
-    /// As `run`, on every master one after the other: for commands that concern a server.
+    /// As `run`, on every master in turn: for commands about a server.
     pub fn run_everywhere(&mut self, commands: &[Cmd]) -> Result<Vec<Vec<Reply>>, Error> {
         (0..self.masters()).map(|master| self.run_on(master, commands)).collect()
     }
@@ -162,7 +164,7 @@ impl Link {
         })
     }
 
-    /// For each master that holds some keys, its number and the name of a key that it holds, out of those that `name` gives.
+    /// For each master that holds any slots, its number and one of the names made by `name` that it holds.
     pub fn key_on_each_master(&self, name: impl Fn(u32) -> String) -> Vec<(usize, String)> {
         match &self.nodes {
             Nodes::One(_) => vec![(0, name(0))],
@@ -176,8 +178,8 @@ impl Link {
         Ok(replies.into_iter().next().unwrap_or_else(|| Err("no answer".into())))
     }
 
-    /// Whether a key was found on another node than before, since the last call: after a failover, what Redis had acknowledged
-    /// shortly before may be lost.
+    /// Whether a key had moved to another node since the last call. That may be a failover, which can lose what was acknowledged shortly
+    /// before.
     pub fn take_redirected(&mut self) -> bool {
         match &mut self.nodes {
             Nodes::One(_) => false,

@@ -1,4 +1,5 @@
-//! Wakes those who wait on this node for what other nodes write. For the `redis` backend, which holds nothing that could grow old.
+//! The listener of the `redis` backend, the thread that hears what other nodes write and answers those who wait here. The backend holds no
+//! copies, so nothing has to be dropped.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,10 +16,10 @@ use crate::object::IdBytes;
 /// How long a read waits for the next event.
 const BLOCK: Duration = Duration::from_millis(250);
 
-/// Entries taken at a time.
+/// Most entries of one read.
 const ENTRIES_MAX: usize = 256;
 
-/// How long to wait before a broken connection is made anew.
+/// The pause before a broken connection is made anew.
 const RECONNECT: Duration = Duration::from_millis(250);
 
 pub(super) struct Listener {
@@ -60,7 +61,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Looks after those whose event was missed, or whose writer sends none.
+    /// Looks again for ids that somebody waits for, as an event may have been missed or the writer may send none.
     fn look(&mut self, link: &mut Link) -> Result<(), Error> {
         let due = self.watch.tick(self.waiters.ids(), Instant::now());
         let keys = self.backend.keys();
@@ -69,7 +70,7 @@ impl Listener {
                 self.answer(id)?;
             }
         }
-        // No other node could hold those that only this backend takes.
+        // Ids that only this backend takes are held by no other node.
         let wants: Vec<_> =
             due.wants.iter().filter(|id| IdBytes::ORDINARY.allow(id)).map(|id| Notice::want(id)).collect();
         if !wants.is_empty() {
@@ -78,7 +79,7 @@ impl Listener {
         Ok(())
     }
 
-    /// Answers those who wait for an id, if it is there.
+    /// Answers the waiters for an id if it exists.
     fn answer(&self, id: &[u8]) -> Result<(), Error> {
         waking(&self.waiters, &self.backend, Patience::Background, id, |stored| self.backend.tell(id, stored))
     }

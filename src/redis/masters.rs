@@ -1,4 +1,4 @@
-//! Whether the servers that have acknowledged something are the masters still.
+//! Which servers are the masters, so that it can be proven later that those that acknowledged something still are.
 
 use redis::Value;
 
@@ -7,25 +7,25 @@ use super::link::Link;
 use super::pipeline::{Reply, code};
 use crate::error::Error;
 
-/// Which masters there are, each by the name of its history (`master_replid`), which a promotion changes, and that of its process (`run_id`);
-/// empty where a server does not tell.
+/// The masters, each by its replication id (`master_replid`), which a promotion changes, and its process id (`run_id`), which a restart
+/// changes; empty if a server does not tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Masters(Vec<(usize, String)>);
 
 impl Masters {
-    /// Whether these are the same servers without a restart or a promotion in between, for sure: then nothing that they had is forgotten.
+    /// Whether these are certainly the same servers, without a restart or a promotion in between: then nothing that they took is lost.
     pub fn are_still(&self, before: &Masters) -> bool {
         !self.0.is_empty() && self.0.iter().all(|(_, name)| !name.is_empty()) && self == before
     }
 }
 
-/// Proves to each master that holds some keys that it takes writes, by one that changes nothing: a server that was demoted answers PING, and
-/// says READONLY to that. An error means that what was acknowledged on this link may be forgotten.
+/// Has each master that holds any slots carry out a write that changes nothing, to prove that it takes writes: a demoted server answers PING,
+/// but refuses this with READONLY. An error means that what was acknowledged on this link may be lost.
 pub(crate) fn masters(link: &mut Link, keys: &Keys) -> Result<Masters, Error> {
     let guards = link.key_on_each_master(|number| keys.guard(number));
     let mut masters = Vec::with_capacity(guards.len());
     for (number, key) in guards {
-        // Let through when Redis is out of memory.
+        // DEL is accepted even when Redis is out of memory.
         let mut guard = redis::cmd("DEL");
         guard.arg(key);
         let info = |section: &str| {
@@ -46,7 +46,7 @@ pub(crate) fn masters(link: &mut Link, keys: &Keys) -> Result<Masters, Error> {
     Ok(Masters(masters))
 }
 
-/// For a user who may not delete.
+/// The proof for a user without the permission to delete: asks for the server's role.
 fn ask_role(link: &mut Link, number: usize) -> Result<(), Error> {
     let replies = link.run_on(number, &[redis::cmd("ROLE")])?;
     match replies.first() {
@@ -62,7 +62,7 @@ fn ask_role(link: &mut Link, number: usize) -> Result<(), Error> {
     }
 }
 
-/// None for who may not ask for it.
+/// A field of INFO's answer; None if the user may not ask.
 fn field(reply: &Reply, name: &str) -> Option<String> {
     let Ok(Value::BulkString(text)) = reply else { return None };
     let text = String::from_utf8_lossy(text);

@@ -1,4 +1,5 @@
-//! The shared tier: how objects stand in Redis, and how Redis is spoken to.
+//! Redis: the layout of what stands there, connections to it, pushing and fetching, and the `redis` backend. It knows nothing of the local
+//! tier; `replication` drives both.
 
 mod backend;
 mod body;

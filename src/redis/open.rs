@@ -1,4 +1,4 @@
-//! Opens the `redis` backend: its connections, and the thread that hears what other nodes write.
+//! Opening the `redis` backend: its connections and its listener.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::random::random_u64;
 
 impl RedisBackend {
-    /// Redis has to be reachable.
+    /// Opens the backend. An error if Redis cannot be reached.
     pub fn open(options: &RedisOptions, waiters: Arc<Waiters>) -> Result<Self, Error> {
         let node = random_u64();
         let pool = Pool::new(options, node)?;

@@ -1,3 +1,5 @@
+//! The settings of the `redis` backend, and of the shared tier of `tiered`.
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -20,7 +22,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// Its name in the config.
+    /// The value's name in the config.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Compression::Lz4 => "lz4",
@@ -42,7 +44,7 @@ pub enum ValueFormat {
 }
 
 impl ValueFormat {
-    /// Its name in the config.
+    /// The value's name in the config.
     pub(crate) fn name(self) -> &'static str {
         match self {
             ValueFormat::Tiered => "tiered",

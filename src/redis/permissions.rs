@@ -1,4 +1,4 @@
-//! Whether the user of this connection may give the commands that the store needs.
+//! Checks whether the user of a connection is permitted the commands that the store needs.
 
 use redis::Cmd;
 
@@ -7,10 +7,10 @@ use super::link::Link;
 use super::pipeline::{Reply, code};
 use crate::error::Error;
 
-/// For how long the key stands that is tried with.
+/// How long the key stands with which commands are tried.
 const TRIED_MS: u64 = 1000;
 
-/// What each command is for, and so what does not work without it.
+/// What does not work without each command.
 const USES: [(&str, &str); 8] = [
     ("SET", "no object reaches Redis"),
     ("EVAL", "overwrites and deletes do not reach Redis"),
@@ -22,8 +22,8 @@ const USES: [(&str, &str); 8] = [
     ("INCRBY", "the counters of objects and bytes are wrong"),
 ];
 
-/// Sentences about the commands that are refused, on the keys of this prefix. Tried, as asking for permissions needs a permission of its own. What
-/// is refused for another reason, as when Redis is full, is none of this.
+/// Tries the commands on keys of this prefix, and returns a sentence about each that is not permitted. They are tried because asking for
+/// permissions needs a permission of its own. Refusals for other reasons, such as a full Redis, do not count.
 pub(crate) fn refused_commands(link: &mut Link, keys: &Keys) -> Result<Vec<String>, Error> {
     let key = keys.guard(0);
     let of = |name: &str| {
@@ -58,7 +58,7 @@ fn arguments(name: &str) -> Vec<String> {
     arguments
 }
 
-/// Why the command may not be given.
+/// The refusal of a command that is not permitted, or not known.
 fn refusal_of(reply: &Reply) -> Option<&str> {
     let refusal = reply.as_ref().err()?;
     let is_unknown = refusal.starts_with("ERR unknown command");

@@ -1,17 +1,17 @@
-//! Commands and answers on one connection.
+//! Sending commands and reading answers on one connection.
 
 use redis::{Arg, Cmd, Value};
 
 use super::connection::Connection;
 
-/// What Redis says to one command: its answer, or why it refuses (`OOM command not allowed ...`).
+/// The answer to one command: a value, or the text of an error (`OOM command not allowed ...`), called a refusal.
 pub(crate) type Reply = Result<Value, String>;
 
-/// So long an argument is not copied behind the others. Below that, sending it by itself costs as much as copying it.
+/// Arguments from this length on are sent by themselves. Shorter ones are copied behind the others, which costs no more than a system call.
 const SENT_ALONE_BYTES_MIN: usize = 128 << 10;
 
-/// Answers after which another server has to be found, or this one waited for: nothing was carried out, and asking again here is
-/// of no use.
+/// Refusals that mean that another server has to be found, or this one waited for: nothing was carried out, and asking again here is of
+/// no use.
 const WRONG_SERVER: [&str; 7] =
     ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "UNBLOCKED", "NOAUTH", "WRONGPASS"];
 
@@ -35,7 +35,7 @@ pub(super) fn ask(connection: &mut Connection, command: &Cmd) -> Result<Reply, S
     replies.pop().ok_or_else(|| "no answer".into())
 }
 
-/// How many commands were sent.
+/// Sends the commands. Returns how many there were.
 pub(super) fn send<'a>(
     connection: &mut Connection,
     packed: &mut Vec<u8>,
@@ -55,7 +55,7 @@ pub(super) fn send<'a>(
     Ok(count)
 }
 
-/// One command with what is lent to it.
+/// Sends one command with a lent argument.
 pub(super) fn send_lent(
     connection: &mut Connection,
     packed: &mut Vec<u8>,
@@ -67,10 +67,10 @@ pub(super) fn send_lent(
     send_packed(connection, packed)
 }
 
-/// What an argument of a command consists of, in place of what stands in the command.
+/// The pieces of an argument, which replace what stands in the command.
 #[derive(Default)]
 pub(super) struct Lent<'a> {
-    /// Its number; the name of the command, 0, is never lent.
+    /// The argument's number; 0, the command's name, is never lent.
     pub place: usize,
     pub pieces: &'a [&'a [u8]],
 }
@@ -93,7 +93,7 @@ impl Lent<'_> {
     }
 }
 
-/// Packs a command behind those before; what is large in it is sent from where it stands.
+/// Packs a command into the buffer; large arguments are sent without a copy.
 fn send_in_parts(
     connection: &mut Connection,
     packed: &mut Vec<u8>,
@@ -135,7 +135,7 @@ fn is_sent_alone(bytes: &[u8]) -> bool {
 fn bytes_of<'a>(argument: &Arg<&'a [u8]>) -> &'a [u8] {
     match argument {
         Arg::Simple(bytes) => bytes,
-        _ => b"0", // where a cursor begins
+        _ => b"0", // the first cursor of a SCAN
     }
 }
 
@@ -143,7 +143,7 @@ pub(super) fn receive(connection: &mut Connection) -> Result<Reply, String> {
     connection.receive().map(reply_of).map_err(|error| error.to_string())
 }
 
-/// A value that may be a refusal.
+/// Makes a reply of a value, which may be a refusal.
 pub(super) fn reply_of(value: Value) -> Reply {
     match value {
         Value::ServerError(refusal) => {
@@ -154,7 +154,7 @@ pub(super) fn reply_of(value: Value) -> Reply {
     }
 }
 
-/// Turns an answer that says that the server is the wrong one into the failure of the link.
+/// Turns a refusal that means a wrong server into a failure of the link.
 pub(super) fn fail_if_wrong_server(reply: Reply) -> Result<Reply, String> {
     match reply {
         Err(refusal) if is_wrong_server(&refusal) => Err(refusal),
@@ -164,7 +164,7 @@ pub(super) fn fail_if_wrong_server(reply: Reply) -> Result<Reply, String> {
 
 fn is_wrong_server(refusal: &str) -> bool {
     WRONG_SERVER.contains(&code(refusal))
-        // Inside a script the code is preceded by its own.
+        // In a script's error, the code follows the script's own text.
         || (code(refusal) == "ERR" && WRONG_SERVER.iter().take(4).any(|code| refusal.contains(&format!("-{code} "))))
 }
 

@@ -1,3 +1,5 @@
+//! The connections of the `redis` backend, shared by callers' threads.
+
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -35,7 +37,7 @@ struct State {
     is_closed: bool,
 }
 
-/// A connection, and what pushes over it.
+/// A connection with its pusher.
 pub(super) struct PooledLink {
     pub link: Link,
     pub pusher: Pusher,
@@ -66,14 +68,14 @@ impl Pool {
         &self.clock
     }
 
-    /// Runs this over a connection. One that was idle may have been cut meanwhile, so where it breaks, this is run once more over a
-    /// new one: it has to be harmless twice.
+    /// Calls `run` with a connection. If an idle one turns out to be broken, `run` is called once more with a new one, so it has to be
+    /// idempotent.
     pub fn run<T>(&self, mut run: impl FnMut(&mut PooledLink) -> Result<T, Error>) -> Result<T, Error> {
         let mut borrowed = self.borrow()?;
         let was_idle = borrowed.lane.is_some();
         match self.attempt(&mut borrowed, &mut run) {
             Err(Error::Unreachable { .. }) if was_idle => {
-                // What else is idle is as old.
+                // The other idle ones are as old.
                 self.drop_idle();
                 self.attempt(&mut borrowed, &mut run)
             }
@@ -86,7 +88,7 @@ impl Pool {
         borrowed: &mut Borrowed<'_>,
         run: &mut impl FnMut(&mut PooledLink) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        // Not in its place while it is in use: a lane that panicked is lost, not used again.
+        // Taken out while it is in use: after a panic the lane is lost and not used again.
         let mut lane = match borrowed.lane.take() {
             Some(lane) => lane,
             None => self.connect()?,
@@ -99,7 +101,7 @@ impl Pool {
         result
     }
 
-    /// Runs this over every connection that is idle, until one is found not to work.
+    /// Calls `run` with every idle connection, until one does not work.
     pub fn run_idle(&self, mut run: impl FnMut(&mut PooledLink) -> Result<(), Error>) {
         let mut idle = std::mem::take(&mut self.state.lock().idle);
         let count = idle.len();
@@ -165,7 +167,7 @@ impl Pool {
     }
 }
 
-/// A place in the pool, with a connection in it or without.
+/// A place in the pool, with a connection or without one yet.
 struct Borrowed<'a> {
     pool: &'a Pool,
     lane: Option<PooledLink>,

@@ -1,3 +1,5 @@
+//! Pushing writes to Redis: pipelined `SET NX` first, a script on the one key where something stands already, then the event.
+
 mod chunks;
 mod counters;
 mod outcomes;
@@ -25,44 +27,44 @@ use super::scripts::{self, Answer, Guard, Verdict};
 use super::standing::Standing;
 use crate::error::Error;
 
-/// A pipeline is sent in parts of so many commands, or bytes of data: while one is prepared, Redis works on those before.
+/// A pipeline is sent in parts of so many commands, or bytes of data, so that Redis works on one while the next is prepared.
 const AHEAD_COMMANDS: usize = 64;
 const AHEAD_BYTES: u64 = 256 << 10;
 
-/// Of an object that is no larger, it costs as little to send it once more as to look whether it stands there.
+/// A repeated write of at most this length is sent again at once, which costs no more than looking first.
 const LOOKED_FOR_BYTES_MIN: u64 = 1024;
 
-/// How often a script is called for one write: what stands there may change under it.
+/// How often the script is called for one write: what stands in Redis may change between two calls.
 const CALLS_MAX: usize = 8;
 
-/// Carries writes to Redis, and names them in the event stream.
+/// Pushes writes over a link, and names them in the event stream.
 pub(crate) struct Pusher {
     keys: Keys,
     node: u64,
     value_format: ValueFormat,
     tombstone_ttl_ms: u64,
     encoder: Encoder,
-    /// By how much the counters in Redis are off, as far as this pusher knows.
+    /// Changes that the counters in Redis have yet to get.
     counters_off: Counters,
 }
 
-/// How writes are carried out.
+/// How a batch is pushed.
 struct How<F> {
-    /// Whether a value of the same version is replaced as well.
+    /// Replace a value of the same version as well.
     also_same: bool,
-    /// Whether the events go with the writes.
+    /// Send the events in the same pipeline as the writes.
     naming: bool,
-    /// Is run while Redis is at work.
+    /// Called while Redis is at work.
     meanwhile: F,
 }
 
-/// A write that its script has to settle.
+/// A write for which the script has to be called.
 struct Unsettled {
     index: usize,
-    /// The head that the script may replace whatever its version.
+    /// A head that the script may replace whatever its version.
     named: Vec<u8>,
     whole_script: bool,
-    /// A manifest whose chunks have to expire before it is replaced.
+    /// The manifest that stands there, whose chunks must be set to expire before it is replaced.
     chunks_of: Option<Head>,
 }
 
@@ -84,14 +86,14 @@ impl Pusher {
         }
     }
 
-    /// Carries out the writes; the ones to one id in their order. An answer for each: its outcome, when the event that names it has
-    /// been acknowledged as well, or why Redis refuses it. One refusal holds back no other write. An error means that nothing is
-    /// known of the whole batch: push it again over another link, which is harmless.
+    /// Carries out the writes, those to one id in their order. Returns for each its outcome, after its event was acknowledged too, or why
+    /// Redis refuses it. A refusal holds back no other write. After an error nothing is known of the whole batch: pushing it again over
+    /// another link is harmless.
     pub fn push(&mut self, link: &mut Link, batch: &[Outgoing<'_>]) -> Result<Vec<Result<Pushed, String>>, Error> {
         self.push_all(link, batch, None, false, || {})
     }
 
-    /// As `push` for a node that shares what it writes; runs `meanwhile` once while Redis is at work on the batch, unless all of it is large.
+    /// As `push`, for a node of `tiered`; calls `meanwhile` once while Redis is at work on the batch, unless all of it is large.
     pub fn push_while(
         &mut self,
         link: &mut Link,
@@ -113,7 +115,7 @@ impl Pusher {
         Ok(pushed.pop().unwrap_or_else(|| Err("no answer".into())))
     }
 
-    /// As `push_while` for one write, which also replaces a value of the same version: one that was found damaged, or is wanted.
+    /// As `push_one`, but also replaces a value of the same version: one that was found damaged, or is wanted.
     pub fn repair(
         &mut self,
         link: &mut Link,
@@ -124,7 +126,7 @@ impl Pusher {
         Ok(pushed.pop().unwrap_or_else(|| Err("no answer".into())))
     }
 
-    /// Brings the counters in Redis up to date; otherwise the next push does so.
+    /// Brings the counters in Redis up to date now; otherwise the next push does so.
     pub fn settle_counters(&mut self, link: &mut Link) -> Result<(), Error> {
         let off = std::mem::take(&mut self.counters_off);
         let replies = link.run(&off.commands(&self.keys))?;
@@ -158,7 +160,7 @@ impl Pusher {
         Ok(outcomes.into_results())
     }
 
-    /// What may have been sent before is not sent again where it stands already, or something newer does.
+    /// Settles repeated writes without sending them again if the same or a newer version stands in Redis already.
     fn look_first(&mut self, link: &mut Link, batch: &[Outgoing<'_>], outcomes: &mut Outcomes) -> Result<(), Error> {
         let is_worth_it = |write: &Outgoing<'_>| {
             write.is_repeat && write.put_bytes().is_some_and(|bytes| bytes > LOOKED_FOR_BYTES_MIN)
@@ -171,7 +173,7 @@ impl Pusher {
         let ids: Vec<_> = repeats.iter().map(|(_, write)| &write.id).collect();
         let standings = heads(link, &self.keys, &ids)?;
         for ((index, write), standing) in repeats.into_iter().zip(standings) {
-            // Whatever cannot be said is found out by the push.
+            // If that cannot be told, the push finds out.
             let Ok(Some(standing @ Standing::Ours(head))) = standing else { continue };
             if head.version > write.version {
                 outcomes.settle(index, Ok(Pushed::Older(standing)));
@@ -188,7 +190,7 @@ impl Pusher {
         Ok(())
     }
 
-    /// Carries out writes whose value is one. Those that meet no value need one round trip.
+    /// Pushes writes that are not chunked. Those that meet no value need one round trip.
     fn apply(
         &mut self,
         link: &mut Link,
@@ -247,7 +249,7 @@ impl Pusher {
                 }
             }
             if put_bytes.is_some() && !outcomes.is_new(*index) {
-                self.counters_off.add(None, put_bytes); // was counted before it was known
+                self.counters_off.add(None, put_bytes); // it was counted as new in advance
             }
             if outcomes.is_settled(*index) && entries.get(place / EVENT_OPS_MAX).is_some_and(Reply::is_ok) {
                 outcomes.named_now(*index);
@@ -256,7 +258,7 @@ impl Pusher {
         self.settle(link, batch, unsettled, also_same, outcomes)
     }
 
-    /// Calls the script of each write until it is settled.
+    /// Calls the script for each write until the write is settled.
     fn settle(
         &mut self,
         link: &mut Link,
@@ -285,7 +287,7 @@ impl Pusher {
                 let (index, replaced_chunks) = (write.index, write.chunks_of);
                 match self.understand(outgoing, write, reply, outcomes) {
                     Some(again) => unsettled.push(again),
-                    // Once more: another node may have kept them alive for a push of its own in between.
+                    // Once more: another node's push may have made these chunks stay in between.
                     None if outcomes.is_applied(index) => {
                         if let Some(head) = replaced_chunks {
                             self.expire_chunks(link, &outgoing.id, &head)?;
@@ -301,7 +303,7 @@ impl Pusher {
         Ok(())
     }
 
-    /// Takes in a script's answer; Some where it has to be called again.
+    /// Acts upon a script's answer. Some if it has to be called again.
     fn understand(
         &mut self,
         outgoing: &Outgoing<'_>,
@@ -340,7 +342,7 @@ impl Pusher {
         None
     }
 
-    /// Names in the stream what was not yet named after it was carried out.
+    /// Publishes the events of writes that were carried out and have none yet.
     fn name_the_rest(&mut self, link: &mut Link, batch: &[Outgoing<'_>], outcomes: &mut Outcomes) -> Result<(), Error> {
         let unnamed: Vec<(usize, Notice<'_>)> = batch
             .iter()
@@ -395,7 +397,7 @@ impl Pusher {
         call
     }
 
-    /// Appends the value as an argument; returns the deadline.
+    /// Appends the value as an argument. Returns the deadline.
     fn add_value(&mut self, command: &mut Cmd, write: &Outgoing<'_>) -> u64 {
         let head = write.head();
         match &write.what {
@@ -409,7 +411,7 @@ impl Pusher {
         head.deadline_ms
     }
 
-    /// Where the counters could not be changed, they are off by so much.
+    /// Notes changes of the counters that Redis refused, to be made later.
     fn counted(&mut self, by: Counters, replies: &[Reply]) {
         let refused = |place: usize| replies.get(place).is_some_and(Reply::is_err);
         if refused(0) {

@@ -8,10 +8,10 @@ use crate::object::{METADATA_BYTES_MAX, Object};
 
 const HEAD_BYTES: usize = 4;
 
-/// What Redis takes as one value (`proto-max-bulk-len`, 512 MiB unless configured).
+/// The longest value that Redis takes (`proto-max-bulk-len`, 512 MiB by default).
 pub(crate) const VALUE_BYTES_MAX: u64 = 512 << 20;
 
-/// How long the value of this object is.
+/// The length of this object's value.
 pub(crate) fn value_bytes<'a>(body: impl Into<Raw<'a>>) -> u64 {
     HEAD_BYTES as u64 + body.into().len() as u64
 }

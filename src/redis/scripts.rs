@@ -1,4 +1,4 @@
-//! The scripts, each on one key. They know versions and kinds of values, nothing else of them.
+//! The Lua scripts. Those that write objects work on one key, and know of a value only its version and kind.
 
 use std::sync::LazyLock;
 
@@ -18,8 +18,8 @@ impl Source {
     }
 }
 
-/// Arguments: version, the head that may be replaced whatever its version, 1 where the same version may be as well, expiry in
-/// milliseconds, value.
+/// Arguments: version; a head that may be replaced whatever its version; 1 if the same version may be replaced too; deadline in
+/// milliseconds since 1970 or 0; value.
 static PUT: LazyLock<Source> = LazyLock::new(|| {
     guarded(
         "if ARGV[4] == '0' then redis.call('SET', KEYS[1], ARGV[5]) \
@@ -27,11 +27,11 @@ static PUT: LazyLock<Source> = LazyLock::new(|| {
     )
 });
 
-/// DEL is let through when Redis is out of memory, and after a first write so is SET.
+/// Works when Redis is out of memory: DEL is accepted then, and after a script's first write so is SET.
 static DELETE: LazyLock<Source> =
     LazyLock::new(|| guarded("redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], ARGV[5], 'PX', ARGV[4])"));
 
-/// As XADD, but let through when Redis is out of memory: the trimming comes first. Arguments: entries, node, batch.
+/// XADD that works when Redis is out of memory, because XTRIM comes first. Arguments: entries, node, batch.
 static PUBLISH: LazyLock<Source> = LazyLock::new(|| {
     Source::new(
         "redis.call('XTRIM', KEYS[1], 'MAXLEN', '~', ARGV[1]) \
@@ -40,7 +40,7 @@ static PUBLISH: LazyLock<Source> = LazyLock::new(|| {
     )
 });
 
-/// After a first write, XADD is let through when Redis is out of memory. Arguments as above.
+/// A delete and its event. XADD works when Redis is out of memory, because DEL comes first. Arguments as above.
 static DELETE_AND_PUBLISH: LazyLock<Source> = LazyLock::new(|| {
     Source::new(
         "redis.call('DEL', KEYS[1]) \
@@ -49,8 +49,8 @@ static DELETE_AND_PUBLISH: LazyLock<Source> = LazyLock::new(|| {
     )
 });
 
-/// What `write` does, unless a value of ours stands there that is newer, the same, or a manifest whose chunks have to be seen to
-/// first. Numbers would lose bits and strings be compared as the server's collation has it: so byte by byte.
+/// A script that does `write` unless a value of ours stands there that is newer, or the same, or a manifest whose chunks must be set to expire
+/// first. Versions are compared byte by byte: Lua's numbers would lose bits, and its strings compare by the server's collation.
 fn guarded(write: &str) -> Source {
     let magic: String = MAGIC.iter().map(|byte| format!("\\{byte:03}")).collect();
     let (kind, manifest) = (KIND_OFFSET + 1, Kind::Manifest as u8);
@@ -88,7 +88,7 @@ pub(super) enum Verdict {
     Same,
     /// What stands there is newer.
     Older,
-    /// A manifest stands there: its chunks have to expire, then it may be named.
+    /// A manifest stands there: set its chunks to expire, then call again with its head as `named`.
     Chunks,
 }
 
@@ -99,7 +99,8 @@ pub(super) struct Guard<'a> {
     pub also_same: bool,
 }
 
-/// The beginning of a call, to which expiry and value are added. With `whole` it brings the script along: the server has forgotten it.
+/// The beginning of a call of PUT, to which deadline and value are added. With `whole` the call carries the script itself (EVAL), for a server
+/// that does not have it.
 pub(super) fn put(key: &str, guard: &Guard<'_>, whole: bool, value_bytes: usize) -> Cmd {
     guarded_call(&PUT, key, guard, whole, value_bytes)
 }
@@ -125,14 +126,14 @@ fn call(script: &Source, key: &str, whole: bool, more_bytes: usize) -> Cmd {
     call
 }
 
-/// The rare way to publish, so it always brings the script along.
+/// A call of PUBLISH. It is rare, so it always carries the script itself.
 pub(super) fn publish_when_full(key: &str, entries_max: usize, node: &[u8], batch: &[u8]) -> Cmd {
     let mut call = call(&PUBLISH, key, true, batch.len());
     call.arg(entries_max).arg(node).arg(batch);
     call
 }
 
-/// The same behind a delete of a value without a version.
+/// A call of DELETE_AND_PUBLISH, for a value without a version.
 pub(super) fn delete_when_full(object: &str, events: &str, entries_max: usize, node: &[u8], batch: &[u8]) -> Cmd {
     let mut call = redis::cmd("EVAL");
     call.arg(&DELETE_AND_PUBLISH.code).arg(2).arg(object).arg(events).arg(entries_max).arg(node).arg(batch);

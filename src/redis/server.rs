@@ -1,3 +1,5 @@
+//! Questions to the server itself: its epoch, clock, settings, memory, replicas, counters, and a scan of all ids.
+
 use std::time::{Duration, Instant};
 
 use redis::Value;
@@ -10,16 +12,16 @@ use crate::clock::Reading;
 use crate::error::Error;
 use crate::random::random_u128;
 
-/// How often TIME is asked; the fastest answer counts, as its uncertainty is the smallest.
+/// How often TIME is asked for one reading. The fastest answer counts, as its uncertainty is the smallest.
 const TIME_SAMPLES: usize = 5;
 
-/// Keys looked at by one SCAN: a millisecond of Redis's time at most.
+/// How many keys one SCAN looks at: a millisecond of Redis's time at most.
 const SCAN_KEYS: usize = 1000;
 
-/// Objects looked at in one round by `count`.
+/// Most objects that `count` looks at in one round.
 const COUNTED_IDS_MAX: usize = 512;
 
-/// What Redis's content is known by: drawn by the first node, gone when Redis is emptied.
+/// The epoch, by which this content of Redis is recognized: drawn by the first node, and lost when Redis is emptied.
 pub(crate) fn epoch(link: &mut Link, keys: &Keys) -> Result<String, Error> {
     let mut set = redis::cmd("SET");
     set.arg(keys.epoch()).arg(format!("{:032x}", random_u128())).arg("NX");
@@ -36,7 +38,7 @@ pub(crate) fn epoch(link: &mut Link, keys: &Keys) -> Result<String, Error> {
     }
 }
 
-/// What time it is on Redis's clock: that of the shard that holds the events.
+/// Reads Redis's clock: that of the server that holds the event stream.
 pub(crate) fn time(link: &mut Link, keys: &Keys) -> Result<Reading, Error> {
     let mut fastest: Option<(Duration, Reading)> = None;
     for _ in 0..TIME_SAMPLES {
@@ -64,7 +66,7 @@ fn milliseconds(reply: &Reply) -> Option<u64> {
     number(seconds)?.checked_mul(1000)?.checked_add(number(micros)? / 1000)
 }
 
-/// What a user should know about how this Redis is set up. Empty where it is well, or does not tell.
+/// Warnings about how this Redis is set up. Empty if there is nothing to warn of, or if Redis does not tell.
 pub(crate) fn warnings(link: &mut Link) -> Result<Vec<String>, Error> {
     let setting = |name: &str| {
         let mut get = redis::cmd("CONFIG");
@@ -110,7 +112,7 @@ pub(crate) fn warnings(link: &mut Link) -> Result<Vec<String>, Error> {
     Ok(warnings)
 }
 
-/// Whether the user of ACL GETUSER's answer, `[name, value, ...]`, may not give all commands on all keys; false where it is not told.
+/// Whether the user in ACL GETUSER's answer, `[name, value, ...]`, lacks some command or key. False if that is not told.
 fn lacks_rights(reply: &Reply) -> bool {
     let Some(fields) = reply.as_ref().ok().and_then(Value::as_sequence) else { return false };
     let value = |name: &[u8]| {
@@ -134,7 +136,7 @@ fn value_of_setting(reply: &Reply) -> Option<String> {
     }
 }
 
-/// Waits until `replicas` replicas have what this link has written; how many have by then, which may be fewer. Not on Cluster.
+/// Waits until `replicas` replicas have what this link has written, or for `timeout`. Returns how many have. Not on Cluster.
 pub(crate) fn wait(link: &mut Link, replicas: u32, timeout: Duration) -> Result<u32, Error> {
     let mut wait = redis::cmd("WAIT");
     wait.arg(replicas).arg(timeout.as_millis().max(1) as u64);
@@ -156,7 +158,7 @@ pub(crate) struct Memory {
     pub max_bytes: u64,
 }
 
-/// None where Redis does not tell.
+/// The memory used and allowed; None if Redis does not tell.
 pub(crate) fn memory(link: &mut Link) -> Result<Option<Memory>, Error> {
     let mut info = redis::cmd("INFO");
     info.arg("memory");

@@ -1,3 +1,5 @@
+//! What stands under a key, as far as its head tells.
+
 use super::envelope::{Head, Kind, is_ours};
 use crate::version::Version;
 
@@ -34,7 +36,7 @@ impl Standing {
         }
     }
 
-    /// None for a value that has none.
+    /// The value's version; None if it has none that can be trusted.
     pub fn version(&self) -> Option<Version> {
         match self {
             Standing::Ours(head) => Some(head.version),

@@ -42,7 +42,7 @@ pub(super) struct Wire {
 }
 
 impl Stream {
-    /// Connected, and with TLS shaken hands, by then.
+    /// Connects, with the TLS handshake if there is one, before `until`.
     pub fn connect(address: Address<'_>, until: Instant) -> io::Result<Stream> {
         let wire = |socket| Wire { socket, timeout: Duration::ZERO };
         let mut stream = match address {
@@ -59,7 +59,7 @@ impl Stream {
         Ok(stream)
     }
 
-    /// How long each read and each write may take that moves any bytes.
+    /// Sets how long each read and each write may take until it moves any bytes.
     pub fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
         let wire = match self {
             Stream::Plain(wire) => wire,
@@ -96,7 +96,7 @@ impl Write for Stream {
 }
 
 impl Wire {
-    /// Makes a call until the socket is ready for it or the time is over, which runs from here on.
+    /// Repeats a non-blocking call until it succeeds, waiting for the socket in between, for at most the timeout.
     fn call(&self, awaited: PollFlags, mut call: impl FnMut(&Socket) -> io::Result<usize>) -> io::Result<usize> {
         let until = Instant::now() + self.timeout;
         loop {
@@ -104,7 +104,7 @@ impl Wire {
                 Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
                 called => return called,
             }
-            // The socket's own timeout begins anew with each call, so the rest of the time is waited for here.
+            // Waited for here, as the socket's own timeout would begin anew with each call.
             let rest = Timespec::try_from(left(until).map_err(|_| no_answer())?).map_err(io::Error::other)?;
             match poll(&mut [PollFd::new(&self.socket, awaited)], Some(&rest)) {
                 Ok(0) => return Err(no_answer()),
@@ -123,8 +123,8 @@ impl Read for Wire {
 
 impl Write for Wire {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // A call that waits would send as much as it can of what is large, and say so only when nothing has moved for all of the timeout. A
-        // process that does not ignore SIGPIPE would be ended by a connection that was cut.
+        // DONTWAIT: a blocking call would go on sending a large piece, and return only when nothing has moved for the whole timeout.
+        // NOSIGNAL: otherwise a broken connection would end a process that does not ignore SIGPIPE.
         self.call(PollFlags::OUT, |socket| socket.send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL))
     }
 
@@ -149,7 +149,7 @@ fn connect_tcp(node: &HostPort, until: Instant) -> io::Result<Socket> {
 
 fn connect_to(address: SocketAddr, timeout: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // It waits in poll, which it repeats with what is left of the time when a signal ends it.
+    // `connect_timeout` waits in poll, and repeats that with the rest of the time after a signal.
     socket.connect_timeout(&address.into(), timeout.max(TIMEOUT_MIN)).map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => not_connected(),
         _ => error,
@@ -159,8 +159,8 @@ fn connect_to(address: SocketAddr, timeout: Duration) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// How long a name server is waited for is the system's affair, which goes on after a signal by itself; what it asks besides, files and
-/// sockets of its own, may not.
+/// Resolves a name. The system decides how long it waits for a name server, and resumes that after a signal by itself; what else it asks
+/// (files, local sockets) may fail with EINTR, and is tried again here.
 fn resolve(node: &HostPort, until: Instant) -> io::Result<Vec<SocketAddr>> {
     loop {
         match (node.host.as_str(), node.port).to_socket_addrs() {
@@ -175,7 +175,7 @@ fn connect_unix(path: &str, until: Instant) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     let address = SockAddr::unix(path)?;
     loop {
-        // The wait for a place in the server's queue, if that is full, is bounded by this, and begins anew after a signal.
+        // Bounds the wait for a place in the server's queue, if that is full; set again after a signal, with the rest of the time.
         socket.set_write_timeout(Some(left(until)?))?;
         match socket.connect(&address) {
             Ok(()) => return Ok(socket),
@@ -186,7 +186,7 @@ fn connect_unix(path: &str, until: Instant) -> io::Result<Socket> {
     }
 }
 
-/// What is left of the time; an error where nothing is.
+/// The time left; an error if there is none.
 fn left(until: Instant) -> io::Result<Duration> {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(not_connected()) } else { Ok(left.max(TIMEOUT_MIN)) }

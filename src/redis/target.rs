@@ -1,3 +1,5 @@
+//! Where Redis is and how to log in, as the settings say it, and what was last known of a cluster. `connect` makes links from it.
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use super::tls;
 use super::url::{HostPort, Topology, Url};
 use crate::error::Error;
 
-/// Where Redis is, and how to be let in. Cheap to clone.
+/// The address of Redis with everything that is needed to log in. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Target(Arc<Inner>);
 
@@ -73,7 +75,7 @@ impl Target {
         *self.0.masters.lock() = masters.to_vec();
     }
 
-    /// A connection to one node that takes commands.
+    /// Connects to one node, and checks that it takes commands.
     pub(super) fn node(&self, node: &HostPort, response_timeout: Duration) -> Result<Connection, Error> {
         self.open(self.at(node), self.login(), response_timeout)
             .map_err(|reason| self.unreachable(format_args!("{node}: {reason}")))
@@ -94,7 +96,7 @@ impl Target {
     ) -> Result<Connection, String> {
         let opened = Connection::open(address, login, self.connect_timeout(), response_timeout);
         let mut connection = opened.map_err(|error| error.to_string())?;
-        // A server that is loading, or wants a password, takes the connection all the same.
+        // A server that is loading its data, or wants a password, accepts the connection and refuses only this.
         ask(&mut connection, &redis::cmd("PING"))??;
         Ok(connection)
     }

@@ -18,7 +18,7 @@ use crate::version::Version;
 
 pub(super) const NODE: u64 = 0xfeed;
 
-/// Listens on a unix socket only; ends with this value.
+/// A server that listens on a unix socket only, and is killed when this is dropped.
 pub(super) struct Server {
     process: Child,
     directory: TempDir,

@@ -1,4 +1,4 @@
-//! Whom to trust, and which certificate to show, over TLS.
+//! The TLS settings for connections to Redis: which authorities to trust, and which certificate to present.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ const SYSTEM_CAS: [&str; 5] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Reads the certificates, so that a bad file is found at once and not at some later connection.
+/// Reads the certificates when the store is opened, so that a bad file is an error then and not at some later connection.
 pub(super) fn config(options: &RedisOptions) -> Result<Arc<ClientConfig>, Error> {
     let unusable = |reason: String| Error::Config(format!("the certificates for Redis cannot be used: {reason}"));
     let shown = match (&options.tls_cert, &options.tls_key) {
@@ -37,7 +37,7 @@ pub(super) fn config(options: &RedisOptions) -> Result<Arc<ClientConfig>, Error>
         Some(ca) => authorities(&pem_with::<CertificateDer>(ca, "certificate")?).map_err(unusable)?,
         None => {
             let system = SYSTEM_CAS.iter().find_map(|path| std::fs::read(path).ok());
-            // Without a usable file of the system's, the authorities that are compiled in.
+            // If the system has no usable file, the authorities that are compiled in are used.
             let compiled_in = || webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect();
             system.and_then(|pem| authorities(&pem).ok()).unwrap_or_else(compiled_in)
         }
@@ -65,7 +65,7 @@ fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
     Ok(store)
 }
 
-/// A file that holds at least one of these. One that does not would be taken for one that trusts or shows nothing.
+/// Reads a file that must hold at least one item of this kind: an empty list would be taken for "trust nobody" or "present nothing".
 fn pem_with<T: PemObject>(path: &Path, what: &str) -> Result<Vec<u8>, Error> {
     let pem = std::fs::read(path).map_err(Error::io("read", path))?;
     T::from_pem_slice(&pem).map_err(|_| Error::Config(format!("{} holds no {what} in PEM", path.display())))?;

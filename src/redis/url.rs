@@ -1,4 +1,4 @@
-//! A url of Redis, taken apart.
+//! Parsing the url of Redis.
 
 use percent_encoding::percent_decode_str;
 
@@ -15,11 +15,11 @@ pub(super) enum Topology {
     Unix(String),
     /// The sentinels, and the name under which they know the master.
     Sentinel(Vec<HostPort>, String),
-    /// Some nodes of the cluster, from which the others are learnt.
+    /// Some nodes of the cluster, from which the others are discovered.
     Cluster(Vec<HostPort>),
 }
 
-/// What a url says. Has no `Debug`: it holds a password.
+/// A parsed url. Has no `Debug`, because of the password.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Url {
     pub topology: Topology,

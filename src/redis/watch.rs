@@ -1,19 +1,22 @@
+//! When to look again for ids that somebody waits for, and when to ask other nodes for them. Used by the watcher of `tiered` and by the
+//! listener of `redis`.
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Who waits is looked up again after this time: some writers send no events.
+/// How long after an id was looked up it is looked up again, as some writers send no events.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Ids looked up again at a time; with more that wait, each has its turn later.
+/// Most ids looked up at a time. If more are awaited, each has its turn later.
 const LOOKS_MAX: usize = 4096;
 
-/// Other nodes are asked for an object after this time, and again after twice the time, ...
+/// After how long other nodes are asked for an awaited object. The pause to the next time doubles, ...
 const WANT: Duration = Duration::from_millis(1500);
 
 /// ... up to this.
 const WANT_AGAIN_MAX: Duration = Duration::from_secs(60);
 
-/// Ids that other nodes are asked for at a time.
+/// Most ids that other nodes are asked for at a time.
 const WANTS_MAX: usize = 512;
 
 /// The ids that somebody waits for, and when to do something about each.
@@ -36,7 +39,7 @@ pub(crate) struct Due {
 }
 
 impl Watch {
-    /// `ids`: all that somebody waits for.
+    /// What is due now. `ids`: all that somebody waits for.
     pub fn tick(&mut self, ids: Vec<Box<[u8]>>, now: Instant) -> Due {
         let mut before = std::mem::take(&mut self.0);
         let first = || Watched { look: now + LOOK_AGAIN, want: now + WANT, want_again: WANT };

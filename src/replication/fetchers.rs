@@ -261,7 +261,7 @@ impl Fetcher<'_> {
 }
 
 impl TieredBackend {
-    /// Fetches ids whose flights this thread has begun, and ends these. After an error, the caller has to `give_up` those that are left.
+    /// Fetches ids that no other thread is fetching, and ends their flights. After an error, the caller has to `give_up` them.
     pub(super) fn fetch_over(&self, link: &mut Link, ids: &[Box<[u8]>]) -> Result<(), Error> {
         let tier = self.tier()?;
         ids.iter().for_each(|id| self.flights.begin(id));

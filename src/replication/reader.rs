@@ -80,7 +80,8 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
                 cursor = begun; // hearing has begun anew already
                 continue;
             }
-            // Before and after `begin`: what was filled before it returns may have been fetched before the entry from which reading goes on.
+            // Before `begin`, which moves the cursor, and again after it: what was filled until then may have been fetched before the entry from
+            // which reading goes on.
             backend.tier()?.suspect_all();
             cursor = begin(backend, &mut link)?;
             backend.tier()?.suspect_all();

@@ -1,4 +1,4 @@
-//! Every topology, for real.
+//! Tests of every topology against real servers.
 
 use super::*;
 use crate::redis::events::{self, Notice, Op};
@@ -106,12 +106,12 @@ fn tls_with_an_authority_and_a_certificate_of_ones_own() {
     let url = format!("rediss://127.0.0.1:{}", server.port());
     let with = RedisOptions { tls_ca: Some(ca), tls_cert: Some(cert), tls_key: Some(key), ..options(url.as_str()) };
     everything_works(&mut Target::new(&with).unwrap().connect(TIMEOUT).unwrap());
-    // Who shows no certificate is not let in; who signed the server's has to be known.
+    // A client without a certificate is refused, and so is a server whose certificate an unknown authority signed.
     let without = RedisOptions { tls_cert: None, tls_key: None, ..with.clone() };
     assert!(matches!(Target::new(&without).unwrap().connect(TIMEOUT), Err(Error::Unreachable { .. })));
     let unknown = RedisOptions { tls_ca: None, ..with.clone() };
     assert!(matches!(Target::new(&unknown).unwrap().connect(TIMEOUT), Err(Error::Unreachable { .. })));
-    // What cannot work is said at once.
+    // Settings that cannot work are an error at once.
     let half = RedisOptions { tls_key: None, ..with.clone() };
     assert!(matches!(Target::new(&half), Err(Error::Config(_))));
     let missing = RedisOptions { tls_ca: Some(directory.path().join("nothing")), ..with.clone() };
@@ -132,7 +132,7 @@ fn a_master_behind_sentinels_and_its_successor() {
     let mut link = target.connect(TIMEOUT).unwrap();
     let pushed = Pusher::new(&options(""), NODE).push(&mut link, &puts(&ids(3), 9)).unwrap();
     assert!(pushed.iter().all(Result::is_ok), "{pushed:?}");
-    // A sentinel less is no reason not to find it.
+    // A sentinel that is away does not keep the others from being asked.
     let wrong = servers.url().replace("redis+sentinel://", "redis+sentinel://127.0.0.1:1,");
     self::target(wrong).connect(TIMEOUT).unwrap();
     let unknown = servers.url().replace("/objects/", "/nobody/");
@@ -146,7 +146,7 @@ fn a_cluster_of_three() {
     let mut link = target(servers.url()).connect(TIMEOUT).unwrap();
     everything_works(&mut link);
     assert!(!link.take_redirected());
-    // From one node the others are learnt.
+    // From one node the others are discovered.
     let first = servers.url().split(',').next().unwrap().to_owned();
     let mut link = target(first).connect(TIMEOUT).unwrap();
     assert_eq!(link.masters(), 3);

@@ -1,3 +1,5 @@
+//! Tests of the bound on an answer.
+
 use super::*;
 
 // Invariant 11.

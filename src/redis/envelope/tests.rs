@@ -1,3 +1,5 @@
+//! Tests of the layout of values: golden bytes, damage, and claimed lengths.
+
 use super::*;
 
 const VERSION: Version = Version { clock: 0x0102_0304_0506_0708, node: 0x1112_1314_1516_1718 };

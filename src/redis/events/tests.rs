@@ -1,3 +1,5 @@
+//! Tests of the event stream: layout, lost pasts, and entries that cannot be read.
+
 use std::time::Instant;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of reading values that are whole, damaged, huge, or replaced meanwhile.
+
 use super::*;
 use crate::redis::push::Outgoing;
 use crate::redis::testing::*;
@@ -81,7 +83,7 @@ fn flipped_bits_and_cut_values_are_damage() {
         let fetched = world.fetch();
         // Without the magic number it passes for a value of the Python backend, whose lengths then do not add up.
         let version_known = place >= 24;
-        // Another way to say the same in lz4 is no damage.
+        // Different lz4 bytes that decompress to the same are no damage.
         if matches!(&fetched, Fetched::Object(found) if place >= HEAD_BYTES && found.object == stored) {
             continue;
         }

@@ -1,3 +1,5 @@
+//! Tests of links to servers that answer nonsense, late, or not at all.
+
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};

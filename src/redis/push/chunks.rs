@@ -1,5 +1,5 @@
-//! Objects too large for one value. A crash at any point leaves neither half an object nor chunks that stay for ever: they expire until
-//! the manifest that names them stands.
+//! Pushing objects in chunks. A crash at any point leaves neither half an object nor chunks that stay for ever: until their manifest
+//! stands, chunks have an expiry.
 
 use redis::{Cmd, Value};
 use xxhash_rust::xxh3::Xxh3;
@@ -13,16 +13,17 @@ use crate::redis::link::Link;
 use crate::redis::pipeline::Reply;
 use crate::redis::standing::Standing;
 
-/// Chunks that are on their way at a time, 4 MiB: while Redis takes them, the next one is prepared.
+/// Most chunks in flight, 4 MiB: while Redis takes them, the next one is prepared.
 const CHUNKS_AHEAD_MAX: usize = 4;
 
-/// `SET key value ...`.
+/// The number of the value's argument in `SET key value ...`.
 const VALUE_OF_SET: usize = 2;
 
-/// Where a chunk has not shrunk, those behind it will not either; but for what is joined of several things, every so many it is tried again.
+/// After a chunk that did not shrink, compression is tried again only for every so many chunks, in case the object is joined of several
+/// parts.
 const SHRINKING_TRIED_EVERY: u32 = 16;
 
-/// Expiries changed in one pipeline.
+/// Most expiries changed in one pipeline.
 const EXPIRIES_MAX: u32 = 512;
 
 /// How long chunks wait for their manifest.
@@ -34,14 +35,14 @@ const READING_SECONDS: u64 = 60;
 /// How long a chunk stays.
 #[derive(Clone, Copy)]
 enum Stay {
-    /// Until its manifest stands, but not for ever.
+    /// For `WAITING_SECONDS`, until its manifest stands.
     Waiting,
-    /// As long as the object: until this deadline, or for ever where it is 0.
+    /// As long as the object: until this deadline, or for ever if it is 0.
     Until(u64),
 }
 
 impl Pusher {
-    /// Chunks, then the manifest, then the chunks are made to stay.
+    /// Sends the chunks, then the manifest, then makes the chunks stay.
     pub(super) fn push_large(
         &mut self,
         link: &mut Link,
@@ -86,7 +87,7 @@ impl Pusher {
             shrinks = self.send_chunk(link, key, raw, tries, Stay::Waiting, also_same)?;
             let answers = link.receive_ahead(CHUNKS_AHEAD_MAX)?;
             if let Some(refusal) = answers.into_iter().find_map(Reply::err) {
-                link.run(&[])?; // what is on its way is answered as well
+                link.run(&[])?; // receives the answers that are still to come
                 return Ok(Err(refusal));
             }
         }
@@ -96,7 +97,7 @@ impl Pusher {
         Ok(link.run(&[])?.into_iter().find_map(Reply::err).map_or(Ok(()), Err))
     }
 
-    /// Takes the expiry from the chunks, or sets the object's; those that are gone are sent again.
+    /// Removes the chunks' expiry, or sets the object's deadline as theirs. Chunks that are gone are sent again.
     pub(super) fn keep_chunks(&mut self, link: &mut Link, write: &Outgoing<'_>) -> Result<Result<(), String>, Error> {
         let (Some(head), What::Put { object, .. }, id) = (write.manifest(), &write.what, &write.id) else {
             return Ok(Ok(()));
@@ -108,7 +109,7 @@ impl Pusher {
                 chunks.clone().map(|chunk| keep(self.keys.chunk(id, head.version, chunk), &head)).collect();
             for (chunk, reply) in chunks.zip(link.run(&keeps)?) {
                 let reply: Reply = match reply {
-                    // Gone, or it stays already: PERSIST does not tell which.
+                    // The chunk is gone, or has no expiry already: PERSIST does not tell which.
                     Ok(Value::Int(0)) => match link.run_one(length(self.keys.chunk(id, head.version, chunk)))? {
                         Ok(Value::Int(0)) => {
                             let (key, raw) = (self.keys.chunk(id, head.version, chunk), chunk_of(object.raw(), chunk));
@@ -124,7 +125,7 @@ impl Pusher {
                 }
             }
         }
-        // Whoever replaced the manifest in the meantime has made its chunks expire, perhaps before they were made to stay.
+        // If the manifest was replaced meanwhile, its chunks were set to expire, perhaps before they were made to stay here.
         let replies = link.run(&looking(&self.keys.object(id)))?;
         let standing = replies.first_chunk::<2>().map(looked);
         if !matches!(standing, Some(Ok(Some(Standing::Ours(standing)))) if standing.version == head.version) {
@@ -133,7 +134,7 @@ impl Pusher {
         Ok(Ok(()))
     }
 
-    /// Begins to set a chunk; whether it has shrunk.
+    /// Sends one chunk ahead. Returns whether it has shrunk.
     fn send_chunk(
         &mut self,
         link: &mut Link,
@@ -158,7 +159,7 @@ impl Pusher {
         Ok(chunk.has_shrunk)
     }
 
-    /// Lets the chunks of a manifest that is being replaced go, when who reads them has had time to finish.
+    /// Sets the chunks of a replaced manifest to expire after `READING_SECONDS`, so that readers can finish.
     pub(super) fn expire_chunks(&mut self, link: &mut Link, id: &[u8], head: &Head) -> Result<(), Error> {
         if head.kind != Kind::Manifest {
             return Ok(());
@@ -171,7 +172,7 @@ impl Pusher {
                     expire
                 })
                 .collect();
-            // Where there is none of so many, a damaged manifest claims too much.
+            // None of so many exists: there are no more, though a damaged manifest may claim so.
             if !link.run(&expiries)?.iter().any(|reply| matches!(reply, Ok(Value::Int(1)))) {
                 break;
             }

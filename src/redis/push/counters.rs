@@ -1,8 +1,10 @@
+//! The approximate counters in Redis: how many objects there are, and how many bytes they have.
+
 use redis::Cmd;
 
 use crate::redis::keys::Keys;
 
-/// By how much the counters in Redis have to change.
+/// Pending changes of the counters in Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counters {
     pub objects: i64,
@@ -22,7 +24,7 @@ impl Counters {
         }
     }
 
-    /// Nothing, or one command for each counter.
+    /// The commands that make these changes: none, or one for each counter.
     pub fn commands(self, keys: &Keys) -> Vec<Cmd> {
         if self == Counters::default() {
             return Vec::new();

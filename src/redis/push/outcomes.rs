@@ -1,25 +1,27 @@
+//! What became of each write of a batch.
+
 use crate::redis::standing::Standing;
 
-/// How a write ended that Redis did not refuse.
+/// The outcome of a write that Redis did not refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Pushed {
     Applied {
         replaced: Option<Standing>,
     },
-    /// It stood there already.
+    /// The same version stood there already.
     Same,
-    /// A newer one stands there: nothing was changed.
+    /// A newer version stands there: nothing was changed.
     Older(Standing),
-    /// Values without versions: nothing was changed, as others write there all the time, or were not heard yet. It is pushed a little later.
+    /// Without versions: nothing was changed, since others keep writing there, or their events were not heard yet. To be pushed a little later.
     Later,
-    /// The same, as something else has taken its place.
+    /// Without versions: nothing was changed, since the write does not count any more.
     Overtaken,
 }
 
-/// What has become of each write of a batch.
+/// The outcome of each write of a batch, as far as it is settled.
 pub(super) struct Outcomes {
     pushed: Vec<Option<Result<Pushed, String>>>,
-    /// Whether an event that names it was acknowledged after it was carried out.
+    /// Whether the write's event was acknowledged after the write was carried out.
     named: Vec<bool>,
 }
 
@@ -52,12 +54,12 @@ impl Outcomes {
         matches!(self.get(index), Some(Ok(Pushed::Applied { .. })))
     }
 
-    /// Whether it was carried out where nothing stood.
+    /// Whether the write was carried out where nothing stood before.
     pub fn is_new(&self, index: usize) -> bool {
         matches!(self.get(index), Some(Ok(Pushed::Applied { replaced: None })))
     }
 
-    /// A write that was refused as older needs no event: who wrote the newer one sent it.
+    /// Whether the write still needs its event. One that was refused as older needs none: whoever wrote the newer one sent that.
     pub fn is_unnamed(&self, index: usize) -> bool {
         let succeeded = matches!(self.get(index), Some(Ok(Pushed::Applied { .. } | Pushed::Same)));
         succeeded && !self.named.get(index).copied().unwrap_or(false)

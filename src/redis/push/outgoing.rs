@@ -1,3 +1,5 @@
+//! Writes that are to be pushed.
+
 use std::cell::OnceCell;
 
 use crate::redis::body::Body;
@@ -5,13 +7,13 @@ use crate::redis::envelope::{HEAD_BYTES, Head, Kind, chunk_count};
 use crate::redis::events::{Notice, Op};
 use crate::version::Version;
 
-/// A write on its way to Redis.
+/// A write to be pushed to Redis.
 #[derive(Clone, Debug)]
 pub(crate) struct Outgoing<'a> {
     pub id: Vec<u8>,
     pub version: Version,
     pub what: What<'a>,
-    /// It may have been sent before: it is looked first whether it stands there.
+    /// It may have been sent before, so Redis is asked first whether it stands there.
     pub is_repeat: bool,
 }
 
@@ -19,7 +21,7 @@ pub(crate) struct Outgoing<'a> {
 pub(crate) enum What<'a> {
     Put {
         object: Body<'a>,
-        /// xxh3-128 of metadata and data, where it is known: of what stands in chunks it is made while they are sent.
+        /// xxh3-128 of metadata and data, once it is known: that of a chunked object is computed while its chunks are sent.
         body_hash: OnceCell<u128>,
         /// Milliseconds since 1970; 0 never.
         deadline_ms: u64,
@@ -41,7 +43,7 @@ impl Outgoing<'_> {
         }
     }
 
-    /// Whether it stands in chunks.
+    /// Whether the object is chunked.
     pub(super) fn is_large(&self) -> bool {
         self.put_bytes().is_some_and(|bytes| chunk_count(bytes).is_some())
     }
@@ -50,7 +52,7 @@ impl Outgoing<'_> {
         HEAD_BYTES + if self.is_large() { 0 } else { self.bytes() }
     }
 
-    /// What stands at the beginning of its value.
+    /// The head of its value.
     pub(super) fn head(&self) -> Head {
         match &self.what {
             What::Put { object, body_hash, deadline_ms } => {
@@ -61,10 +63,10 @@ impl Outgoing<'_> {
         }
     }
 
-    /// Where its chunks stand, and until when; None where there are none.
+    /// The manifest's head, as far as chunks need it (version and deadline); None if the object is not chunked.
     pub(super) fn manifest(&self) -> Option<Head> {
         let What::Put { object, body_hash, deadline_ms } = &self.what else { return None };
-        // It may not be known yet, and is not asked for: chunks are told apart by the version alone.
+        // The hash may not be known yet; chunks are told apart by the version alone.
         let body_hash = body_hash.get().copied().unwrap_or_default();
         let head = Head::put(self.version, object, body_hash, *deadline_ms);
         (head.kind == Kind::Manifest).then_some(head)

@@ -1,4 +1,4 @@
-//! Values that the Python Redis backend can read: without a version, so that the last to reach Redis wins.
+//! Pushing values without versions (`value_format = "python"`), of which the last to reach Redis wins: in transactions with their events.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -19,24 +19,24 @@ use crate::redis::standing::Standing;
 /// Commands for one write: two that look at what stands there, one that overwrites or deletes it.
 const COMMANDS: usize = 3;
 
-/// What Redis says when it is full, in front of its reason.
+/// How Redis's error begins when it is full.
 const OUT_OF_MEMORY: &str = "OOM";
 
-/// What it says of a transaction that it refuses as a whole, in front of the reason.
+/// How the error begins for a transaction that is refused as a whole.
 const DISCARDED: &str = "EXECABORT Transaction discarded because of: ";
 
-/// What Redis has said to the commands of each write, and whether their event stands in the stream.
+/// The answers to the commands of each write, and whether their event stands in the stream.
 struct Answers {
     writes: Vec<[Reply; COMMANDS]>,
     is_named: bool,
 }
 
-/// What has become of a transaction.
+/// The outcome of a transaction.
 enum Executed {
     Done(Answers),
-    /// Nothing was done: somebody has written there since it was watched.
+    /// Nothing was done, since somebody has written to a watched key.
     Changed,
-    /// Nothing was done, as Redis refuses one of its commands.
+    /// Nothing was done, since Redis refuses one of its commands.
     Refused {
         reason: String,
         is_event: bool,
@@ -44,13 +44,13 @@ enum Executed {
 }
 
 impl Pusher {
-    /// Writes and the event that names them are one transaction: events stand in the stream in the order in which values reached Redis.
-    /// In a cluster they are not, as keys and stream are in different places; nor where there are no transactions.
+    /// Writes and the event that names them are one transaction, so that events stand in the stream in the order in which values reached
+    /// Redis. Not so in a cluster, where keys and stream are on different nodes, nor if the user is not permitted transactions.
     ///
-    /// With `hearing`, a transaction is carried out only if nobody has written there since it was watched, one round trip before: what a
-    /// connection that broke carried may come later than anybody expects, and undoes nothing then. What may have been sent before is pushed
-    /// only if it still counts after everything was heard that stood in the stream when its id was watched: others may know of the first
-    /// time, and have written since.
+    /// With `hearing`, a transaction is carried out only if nobody has written to its keys since they were watched, one round trip before: so
+    /// bytes of a broken connection that arrive late undo nothing. A write that may have been sent before is pushed only if it still counts
+    /// after all events were heard that stood in the stream when its id was watched: others may have seen the first push, and have written
+    /// since.
     pub(super) fn overwrite(
         &mut self,
         link: &mut Link,
@@ -68,7 +68,7 @@ impl Pusher {
         let off = std::mem::take(&mut self.counters_off);
         link.send_ahead(off.commands(&self.keys))?;
         let (mut chunked, mut counted) = (Vec::new(), Vec::new());
-        // What is new waits for nobody.
+        // New writes do not wait for events.
         let (repeats, new) = writes.into_iter().partition(|(_, write)| write.is_repeat && hearing.is_some());
         if link.is_cluster() {
             let repeats = self.still_counting(link, repeats, hearing, outcomes, &mut counted)?;
@@ -80,7 +80,7 @@ impl Pusher {
             self.in_transactions(link, groups, hearing, outcomes, (&mut counted, &mut chunked))?;
         }
         if counted.is_empty() {
-            counted = link.run(&[])?; // nothing else was sent
+            counted = link.run(&[])?; // receives the answers for the counters
         }
         self.counted(off, &counted);
         for (index, head) in chunked {
@@ -91,7 +91,7 @@ impl Pusher {
         Ok(())
     }
 
-    /// One transaction after the other. While one is carried out, the next one is watched already.
+    /// Carries out one transaction after the other. The ids of the next one are watched in the same round trip.
     fn in_transactions<'a>(
         &mut self,
         link: &mut Link,
@@ -147,7 +147,7 @@ impl Pusher {
         commands
     }
 
-    /// Deletes, each with its event. They are not watched: a Redis that is full takes no transaction.
+    /// The commands for deletes while Redis is full, each a script with its event. They are not watched, as a full Redis takes no transaction.
     fn without_room(&self, group: &Group<'_>) -> Vec<Cmd> {
         let deleting = |write: &Outgoing<'_>| {
             let [head, length] = looking(&self.keys.object(&write.id));
@@ -156,7 +156,7 @@ impl Pusher {
         group.writes.iter().flat_map(|(_, write)| deleting(write)).collect()
     }
 
-    /// Of what may have been sent before, in a cluster: there it is not known what happens between this and the write.
+    /// In a cluster: those of the repeated writes that still count. What others write between this check and the write is not noticed there.
     fn still_counting<'a>(
         &self,
         link: &mut Link,
@@ -173,7 +173,7 @@ impl Pusher {
         Ok(group.writes)
     }
 
-    /// Their events follow.
+    /// Carries out writes outside of a transaction. Their events follow.
     fn one_by_one(&self, link: &mut Link, writes: &[Numbered<'_>], ahead: &mut Vec<Reply>) -> Result<Answers, Error> {
         let commands: Vec<_> = writes.iter().flat_map(|(_, write)| self.overwriting(write)).collect();
         Ok(Answers { writes: in_threes(&run_behind(link, &commands, ahead)?), is_named: false })
@@ -187,7 +187,7 @@ impl Pusher {
         chunked: &mut Vec<(usize, Head)>,
     ) {
         for ((index, write), [head, length, written]) in writes.iter().zip(answers.writes) {
-            let replaced = looked(&[head, length]).unwrap_or(None); // what is not known is not counted
+            let replaced = looked(&[head, length]).unwrap_or(None); // an unknown length is not counted
             match written {
                 Ok(_) => {
                     self.counters_off.add(write.put_bytes(), replaced.and_then(|standing| standing.counted_bytes()));
@@ -204,7 +204,7 @@ impl Pusher {
         }
     }
 
-    /// They look at what stands there, and replace it.
+    /// The commands of a write: they read the head and length of what stands there, and replace it.
     fn overwriting(&self, write: &Outgoing<'_>) -> [Cmd; COMMANDS] {
         let key = self.keys.object(&write.id);
         let [head, length] = looking(&key);
@@ -227,7 +227,7 @@ impl Pusher {
     }
 }
 
-/// These parts of a group come next, so that writes to one id stay in their order.
+/// Puts parts of a group back to the front, so that writes to one id stay in their order.
 fn again<'a>(groups: &mut VecDeque<Group<'a>>, watch: &mut Watch<'_>, parts: Vec<Group<'a>>) {
     if !parts.is_empty() {
         watch.answered(Vec::new());
@@ -235,7 +235,7 @@ fn again<'a>(groups: &mut VecDeque<Group<'a>>, watch: &mut Watch<'_>, parts: Vec
     }
 }
 
-/// The answers to these commands; those to what was sent ahead are added to `ahead`.
+/// Runs these commands and returns their answers. Answers to what was sent ahead are added to `ahead`.
 fn run_behind(link: &mut Link, commands: &[Cmd], ahead: &mut Vec<Reply>) -> Result<Vec<Reply>, Error> {
     let mut replies = link.run(commands)?;
     let answers = replies.split_off(replies.len().saturating_sub(commands.len()));
@@ -243,7 +243,7 @@ fn run_behind(link: &mut Link, commands: &[Cmd], ahead: &mut Vec<Reply>) -> Resu
     Ok(answers)
 }
 
-/// Whether the write can be one value.
+/// Refuses a write whose value would be too long for Redis.
 fn check(write: &Outgoing<'_>) -> Result<(), String> {
     let What::Put { object, .. } = &write.what else { return Ok(()) };
     if python::value_bytes(object) > python::VALUE_BYTES_MAX {
@@ -256,9 +256,9 @@ fn check(write: &Outgoing<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// The answers to MULTI, the commands of a group, its event, and EXEC. Where the event is refused, all writes count as refused: each time that
-/// they were pushed again unheard, they would undo what others have written since. Where there are no transactions, they were carried out one
-/// by one.
+/// Reads the answers to MULTI, the commands of a group, its event, and EXEC. If the event is refused, all its writes count as refused: pushed
+/// again without an event, they would undo what others have written since. If transactions are not permitted, the commands were carried out
+/// one by one.
 fn executed(mut replies: Vec<Reply>) -> Executed {
     let nothing = || Executed::Refused { reason: "no answer".to_owned(), is_event: true };
     let Some(executed) = replies.pop() else { return nothing() };

@@ -1,3 +1,5 @@
+//! Tests of pushing, with versions and without, against a real server.
+
 use std::cell::RefCell;
 use std::time::Duration;
 
@@ -118,7 +120,7 @@ fn what_stands_in_redis_is_announced() {
     world.push_one(put("a", 5, &object("a"))).unwrap();
     assert_eq!(world.heard(), [(Op::Put, "a".into(), 5)]);
     world.push_one(put("a", 5, &object("a"))).unwrap();
-    // Where the first try does not settle it, it is named again after the script's answer.
+    // If the first try does not settle a write, its event is sent again after the script's answer.
     let twice = |op, clock| [(op, "a".to_owned(), clock), (op, "a".to_owned(), clock)];
     assert_eq!(world.heard(), twice(Op::Put, 5), "a repeat");
     world.push_one(put("a", 6, &object("b"))).unwrap();
@@ -357,7 +359,7 @@ fn a_python_value_and_its_event_come_at_once() {
     }
 }
 
-/// A node that has heard of everything, and of whose writes those ids count that are named; and what others do before it says so.
+/// A `Hearing` that has heard everything: only writes to the ids in `counting` count, and `before` lets others write first.
 struct Ears<'a> {
     counting: &'a [&'a str],
     others: RefCell<Box<dyn FnMut() + 'a>>,
@@ -415,7 +417,7 @@ fn a_python_value_that_is_pushed_again_undoes_nothing_that_others_did_meanwhile(
     assert_eq!(world.fetch("overruled"), Fetched::Missing);
     assert_eq!(world.heard(), [(Op::Put, "a".into(), 1), (Op::Put, "b".into(), 1)]);
 
-    // Who writes there all the time is left alone, and so is everybody while nothing is heard.
+    // If others keep writing, or no events are heard, the write is left for later.
     let mut other = world._server.link();
     let all_the_time = || drop(call(&mut other, &["SET", "t:62", "theirs"]).unwrap());
     let ears = Ears { counting: &["b"], others: RefCell::new(Box::new(all_the_time)) };
@@ -442,7 +444,7 @@ fn a_python_value_and_its_event_come_at_once_where_another_one_is_refused() {
     assert!(stats.contains("cmdstat_multi:calls=3,"), "{stats}");
 }
 
-// As for values with versions: a full Redis is told what makes room.
+// As for values with versions: a full Redis takes the deletes that make room.
 #[test]
 fn out_of_memory_deletes_of_python_values_still_pass() {
     let mut world = python_world();

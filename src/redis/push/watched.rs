@@ -1,4 +1,5 @@
-//! Groups of writes that have no version: when each is carried out, and when not.
+//! Groups of writes without versions: each is one transaction, whose ids are watched. Decides which writes are carried out, tried again, or
+//! given up.
 
 use redis::Cmd;
 
@@ -11,15 +12,15 @@ use crate::redis::pipeline::{Reply, code};
 /// A write, and its number in its batch.
 pub(super) type Numbered<'a> = (usize, &'a Outgoing<'a>);
 
-/// How often a group, or what is left of it, is tried while others write there.
+/// How often a group, or what is left of it, is tried while others write to its ids.
 const TRIES_MAX: u32 = 16;
 
-/// What a node knows of its writes that values without versions do not tell.
+/// What a node knows from events about its writes, for values that have no version.
 pub(crate) trait Hearing {
-    /// Whether all events up to this one were heard. Waits for that for a moment.
+    /// Whether all events up to this one were heard; waits for that for a moment.
     fn has_heard(&self, last: EntryId) -> bool;
 
-    /// Whether the write still counts: nothing has taken its place, here or, as was heard, elsewhere.
+    /// Whether the write still counts: it was overwritten neither here nor, as far as was heard, elsewhere.
     fn counts(&self, write: &Outgoing<'_>) -> Result<bool, Error>;
 }
 
@@ -38,13 +39,13 @@ impl<'a> Group<'a> {
         Group { writes, is_repeat, is_without_room: false, tries: 0 }
     }
 
-    /// Parts of what one entry names.
+    /// Cuts writes into groups that one entry of the stream can name.
     pub fn cut(writes: Vec<Numbered<'a>>, is_repeat: bool) -> impl Iterator<Item = Group<'a>> {
         let parts: Vec<_> = writes.chunks(EVENT_OPS_MAX).map(<[_]>::to_vec).collect();
         parts.into_iter().map(move |writes| Group::of(writes, is_repeat))
     }
 
-    /// Somebody else has written there: it is tried again in parts, so that one id holds back no other.
+    /// Somebody else has written to an id of the group: it is tried again in parts, so that one id holds back no other.
     pub fn changed(self, outcomes: &mut Outcomes) -> Vec<Self> {
         let tries = self.tries + 1;
         if tries >= TRIES_MAX {
@@ -55,7 +56,7 @@ impl<'a> Group<'a> {
         parts.map(|writes| Group { writes: writes.to_vec(), tries, ..self }).collect()
     }
 
-    /// Redis is full: deletes make room, and are carried out in another way.
+    /// Redis is full: puts are settled as refused, and deletes, which make room, are carried out by scripts.
     pub fn without_room(mut self, reason: &str, outcomes: &mut Outcomes) -> Vec<Self> {
         self.is_without_room = true;
         self.writes.retain(|(index, write)| {
@@ -68,7 +69,7 @@ impl<'a> Group<'a> {
         if self.writes.is_empty() { Vec::new() } else { vec![self] }
     }
 
-    /// Redis refuses one of its writes, or its event: each goes by itself, with its event, then.
+    /// Redis refuses the group because of one of its writes: each is tried by itself. If it refuses the event, all are refused.
     pub fn refused(self, reason: &str, is_event: bool, outcomes: &mut Outcomes) -> Vec<Self> {
         if is_event || self.writes.len() <= 1 {
             self.settle(outcomes, &Err(reason.to_owned()));
@@ -82,12 +83,12 @@ impl<'a> Group<'a> {
     }
 }
 
-/// The ids of the group that is carried out next are watched.
+/// The watching of the ids of the next group.
 pub(super) struct Watch<'a> {
     hearing: Option<&'a dyn Hearing>,
     is_cluster: bool,
     answers: Vec<Reply>,
-    /// Others are not heard: that is not waited for again.
+    /// Events were not heard in time: not waited for again in this batch.
     is_deaf: bool,
 }
 
@@ -96,7 +97,7 @@ impl<'a> Watch<'a> {
         Watch { hearing, is_cluster: false, answers: Vec::new(), is_deaf: false }
     }
 
-    /// Where keys are in different places, and are not watched.
+    /// In a cluster, where keys are on different nodes and are not watched.
     pub fn in_cluster(hearing: Option<&'a dyn Hearing>) -> Self {
         Watch { is_cluster: true, ..Watch::new(hearing) }
     }
@@ -114,7 +115,7 @@ impl<'a> Watch<'a> {
         commands
     }
 
-    /// What Redis has said to those.
+    /// Takes the answers to `commands`.
     pub fn answered(&mut self, answers: Vec<Reply>) {
         self.answers = answers;
     }
@@ -123,7 +124,7 @@ impl<'a> Watch<'a> {
         self.hearing.is_some() && self.answers.is_empty()
     }
 
-    /// Settles what is not to be carried out now, and takes it from the group.
+    /// Settles those writes that must not be carried out now, and removes them from the group.
     pub fn judge(&mut self, group: &mut Group<'_>, outcomes: &mut Outcomes) -> Result<(), Error> {
         let answers = std::mem::take(&mut self.answers);
         let Some(hearing) = self.hearing else { return Ok(()) };
@@ -131,7 +132,7 @@ impl<'a> Watch<'a> {
             group.settle(outcomes, &outcome);
             group.writes.clear();
         };
-        // Where there are no transactions, nothing is watched.
+        // The user is not permitted to watch.
         if let (false, Some(Err(refusal))) = (self.is_cluster, answers.first())
             && code(refusal) == "NOPERM"
         {

@@ -1,3 +1,5 @@
+//! Tests of the questions to a server, above all of the warnings.
+
 use super::*;
 use crate::redis::testing::*;
 

@@ -1,3 +1,5 @@
+//! Tests of streams that do not get connected, or not at the first address.
+
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 

@@ -29,16 +29,19 @@ pub(super) struct ReadAhead {
 /// How a batch moves the walks.
 #[derive(Clone, Copy)]
 pub(super) enum Step {
+    /// The batch comes from a walk, which gets from here to there.
     Walk {
         lane: Lane,
         from: Lsn,
         to: Lsn,
     },
+    /// Only deletes were read, ahead of the tail, up to here: too many records stand apart, or Redis is full.
     Scout(Lsn),
     /// Only records apart.
     Nowhere,
 }
 
+/// Writes to be pushed, each with the place of its record.
 pub(super) struct Batch {
     pub writes: Vec<(Lsn, Outgoing<'static>)>,
     pub step: Step,

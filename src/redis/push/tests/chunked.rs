@@ -1,3 +1,5 @@
+//! Tests of chunked objects: crashes, expiries, lost chunks.
+
 use std::cell::OnceCell;
 
 use super::*;
