@@ -1,4 +1,4 @@
-//! Python functions that are called back when something has happened.
+//! The thread that calls back into Python when a parked request is answered.
 
 use std::sync::OnceLock;
 use std::thread;
@@ -8,16 +8,16 @@ use pyo3::prelude::*;
 
 use crate::error::Error;
 
-/// Calls a function, attached to the interpreter.
+/// A call into Python, made attached to the interpreter.
 pub(super) type Call = Box<dyn FnOnce(Python<'_>) -> PyResult<()> + Send>;
 
-/// A thread that calls Python, so that no thread of the store waits for the interpreter. It ends when nobody can ask it any more. As many
-/// calls can be queued as requests were parked.
+/// A thread that calls Python, so that no thread of the store waits for the interpreter. It ends when all senders are dropped. Its queue is
+/// bounded by the number of parked requests.
 #[derive(Default)]
 pub(super) struct Answers(OnceLock<Sender<Call>>);
 
 impl Answers {
-    /// The way to the thread, which is started by the first who asks.
+    /// The queue to the thread, which the first call starts.
     pub fn sender(&self) -> Result<Sender<Call>, Error> {
         if let Some(sender) = self.0.get() {
             return Ok(sender.clone());

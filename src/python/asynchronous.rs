@@ -15,7 +15,7 @@ use super::opened::Opened;
 use crate::error::Error;
 use crate::store::Parked;
 
-/// The running event loop; an error where none runs on this thread.
+/// The event loop that runs on this thread; an error if there is none.
 pub(super) fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     py.import("asyncio")?.call_method0("get_running_loop")
 }
@@ -39,13 +39,13 @@ pub(super) fn wait<'py>(py: Python<'py>, opened: &Arc<Opened>, id: &[u8]) -> PyR
     let request = Arc::<Mutex<Request>>::default();
     future.call_method1("add_done_callback", (GiveUp(Arc::clone(&request)),))?;
     let (store, id) = (opened.store.clone(), Box::<[u8]>::from(id));
-    // To be parked may take a call to another process.
+    // Parking may ask the keeper, so it is not done on the loop's thread.
     blocking::unblock(move || park(&store, &id, answer, &request)).detach();
     Ok(future)
 }
 
 fn park(store: &crate::ObjectStore, id: &[u8], answer: Answer, request: &Mutex<Request>) {
-    // Whoever parks it may find the object at once, or fail: then it is answered here.
+    // Shared with the callback: if the object is there at once, or parking fails, the answer is given here.
     let answer = Arc::new(Mutex::new(Some(answer)));
     let take = |answer: &Mutex<Option<Answer>>| answer.lock().take();
     let parked = Arc::clone(&answer);
@@ -97,7 +97,7 @@ impl GiveUp {
     }
 }
 
-/// Tells the event loop what has become of a future; that the store is closed, where it is dropped untold.
+/// Gives a future of the event loop its result. If dropped without one, the result is that the store is closed.
 struct Answer {
     /// The loop and the future.
     asked: Option<(Py<PyAny>, Py<PyAny>)>,
@@ -123,7 +123,7 @@ impl Answer {
                 called => called.map(drop),
             }
         };
-        // Without a thread that calls Python the interpreter is ending.
+        // Fails only when the thread that calls Python has ended, as the interpreter is ending.
         drop(self.answers.send(Box::new(call)));
     }
 }

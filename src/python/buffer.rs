@@ -1,4 +1,4 @@
-//! Bytes across the border to Python, without a copy.
+//! Passes bytes to and from Python without a copy, through the buffer protocol.
 //!
 //! The buffer protocol is part of the stable ABI from Python 3.11 on, and this package supports 3.9. So what it takes of the protocol is
 //! declared here. That is sound on 3.9 and 3.10 as well, neither of which changes any more: both export these functions; both take the
@@ -51,11 +51,11 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// An argument of bytes: `bytes`, or whatever else offers one run of them. It is borrowed as long as this lives.
+/// A bytes argument: `bytes`, or any object that offers one contiguous buffer, which is borrowed for as long as this lives.
 pub(super) enum BytesLike<'a, 'py> {
     Bytes(Borrowed<'a, 'py, PyBytes>),
     Buffer(Box<View>),
-    /// None were given.
+    /// The argument was not given.
     Empty,
 }
 
@@ -64,7 +64,7 @@ impl BytesLike<'_, '_> {
         match self {
             BytesLike::Bytes(bytes) => bytes.as_bytes(),
             BytesLike::Empty => &[],
-            // An empty one may point nowhere.
+            // The pointer of an empty buffer may be null.
             BytesLike::Buffer(view) if view.len <= 0 || view.buf.is_null() => &[],
             // Sound: the exporter keeps these bytes in their place until the view is released.
             BytesLike::Buffer(view) => unsafe { std::slice::from_raw_parts(view.buf.cast(), view.len as usize) },
@@ -107,9 +107,9 @@ pub(super) fn memoryview<'py>(py: Python<'py>, bytes: Bytes) -> PyResult<Bound<'
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyMemoryView_FromObject(shared.as_ptr())) }
 }
 
-/// `bytes` with this content; other threads run while much is copied.
+/// New `bytes` with this content. Other threads can run while a large one is copied.
 pub(super) fn copied<'py>(py: Python<'py>, content: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
-    /// Copied in a few microseconds, which is what letting others run may cost.
+    /// Up to this size, copying takes no longer than releasing the interpreter's lock may cost.
     const SMALL_BYTES_MAX: usize = 64 << 10;
 
     if content.len() <= SMALL_BYTES_MAX {

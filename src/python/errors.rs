@@ -10,7 +10,7 @@ use pyo3::types::PyType;
 
 use crate::error::Error;
 
-/// The class for this kind of error.
+/// The name of the exception class for this kind of error.
 fn class_name(error: &Error) -> &'static str {
     match error {
         Error::InvalidId { .. } => "InvalidIdError",
@@ -42,7 +42,7 @@ fn class<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyType>> {
 /// The thread in which the interpreter exits, once it does.
 static EXITING: OnceLock<ThreadId> = OnceLock::new();
 
-/// The interpreter exits in this thread.
+/// Notes that the interpreter exits in this thread.
 pub(super) fn exiting() {
     EXITING.get_or_init(|| std::thread::current().id());
 }
@@ -50,8 +50,8 @@ pub(super) fn exiting() {
 impl From<Error> for PyErr {
     fn from(error: Error) -> PyErr {
         Python::attach(|py| {
-            // Only daemon threads are left beside the one that exits. One that was told that its store is closed would print that into a file
-            // which is being closed, and the interpreter would abort. It stays here, and ends with the process.
+            // Only daemon threads are left beside the one that exits. If one got this exception it would print it to a file that is being
+            // closed, and the interpreter would abort. So it stays here, and ends with the process.
             if matches!(error, Error::Closed)
                 && EXITING.get().is_some_and(|exiting| *exiting != std::thread::current().id())
             {
@@ -76,7 +76,7 @@ impl From<Error> for PyErr {
     }
 }
 
-/// What the operating system says, without the number, which Python shows itself.
+/// The operating system's message without the error number, which Python shows itself.
 fn message(source: &io::Error) -> String {
     let text = source.to_string();
     text.split(" (os error").next().unwrap_or_default().to_string()

@@ -1,4 +1,4 @@
-//! What the store has to say, on its way to Python's `logging`.
+//! Hands the store's log records over to Python's `logging`, on a thread of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use pyo3_log::{Caching, Logger};
 
 use crate::fork;
 
-/// Records that wait for the interpreter; more are lost, and counted: no thread of the store waits for it.
+/// Most records that wait for the interpreter. Further ones are lost and counted, as no thread of the store waits for the interpreter.
 const RECORDS_MAX: usize = 1024;
 
 static LOST: AtomicU64 = AtomicU64::new(0);
@@ -26,7 +26,7 @@ enum Entry {
     Flush(Sender<()>),
 }
 
-/// The way to the thread that hands records over. A forked child needs one of its own.
+/// The queue to the thread that hands records over. A forked child makes a new one.
 struct Channel {
     sender: Sender<Entry>,
     generation: u64,
@@ -37,12 +37,12 @@ struct Logs {
     channel: ArcSwapOption<Channel>,
 }
 
-/// Imports `logging`, which registers its own end with `atexit`.
+/// Installs the logger. Imports `logging`, which registers its shutdown with `atexit`.
 pub(super) fn install(py: Python<'_>) -> PyResult<()> {
     fork::watch();
-    // What is less severe never crosses over: Python would drop most of it.
+    // Less severe records are not handed over: Python would drop most of them.
     let python = Arc::new(Logger::new(py, Caching::Loggers)?.filter(LevelFilter::Info));
-    // Fails where the module is made again.
+    // Fails if the module is initialized a second time, which is harmless.
     if log::set_boxed_logger(Box::new(Logs { python, channel: ArcSwapOption::empty() })).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
@@ -59,7 +59,7 @@ impl Logs {
         let python = Arc::clone(&self.python);
         thread::Builder::new().name("logs".into()).spawn(move || run(&entries, &python)).ok()?;
         self.channel.compare_and_swap(&current, Some(Arc::new(Channel { sender, generation })));
-        // The parent's threads may have left it locked; where another thread was faster, the new one ends.
+        // Not dropped: the parent's threads may have left it locked. If another thread was faster, the new thread ends.
         std::mem::forget(current);
         self.channel.load_full()
     }

@@ -36,13 +36,13 @@ mod _native {
         let py = module.py();
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         logs::install(py)?;
-        // Afterwards: who registers last is called first, and what closing has to say is logged before `logging` ends.
+        // After `logs::install`: what is registered last is called first, so stores are closed, and log, before `logging` shuts down.
         py.import("atexit")?.call_method1("register", (wrap_pyfunction!(opened::close_all, module)?,))?;
         Ok(())
     }
 }
 
-/// Drops what may block, and lets other threads run meanwhile.
+/// Drops a value whose drop may block, with the interpreter's lock released.
 fn drop_detached<T: Send>(value: T) {
     Python::attach(|py| py.detach(|| drop(value)));
 }

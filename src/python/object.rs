@@ -1,3 +1,5 @@
+//! Objects as Python sees them: their data and metadata as bytes or memoryviews.
+
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 

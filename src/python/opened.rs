@@ -1,4 +1,4 @@
-//! Stores that Python has open, and how they end.
+//! The stores that Python has open, and how they are closed, at the latest when the interpreter exits.
 
 use std::sync::{Arc, Weak};
 
@@ -10,27 +10,27 @@ use super::errors::exiting;
 use super::signals::detached;
 use crate::error::Error;
 
-/// Stores that are closed when the interpreter exits.
+/// The stores to close when the interpreter exits.
 static OPEN: Mutex<Vec<Weak<Opened>>> = Mutex::new(Vec::new());
 
 /// Closes what is still open.
 #[pyfunction]
 pub(super) fn close_all(py: Python<'_>) {
     exiting();
-    // Locked only by who holds the interpreter's lock, as the one who forks does: never in a forked child.
+    // Locked only by a thread that holds the interpreter's lock. A forking thread holds that too, so a forked child never finds it taken.
     let open = std::mem::take(&mut *OPEN.lock());
     open.iter().filter_map(Weak::upgrade).for_each(|opened| opened.close_unasked(py));
     py.detach(|| log::logger().flush());
 }
 
-/// A store, as long as it is referred to in Python: by itself or by its writers.
+/// An open store, which lives for as long as Python refers to it or to one of its writers.
 pub(super) struct Opened {
     pub store: crate::ObjectStore,
     pub answers: Answers,
 }
 
 impl Opened {
-    /// The store, open from now until it is closed or the interpreter exits.
+    /// Registers the store, to be closed when the interpreter exits if it was not closed before.
     pub fn new(store: crate::ObjectStore) -> Arc<Self> {
         let opened = Arc::new(Opened { store, answers: Answers::default() });
         let mut open = OPEN.lock();
@@ -47,7 +47,7 @@ impl Opened {
         }
     }
 
-    /// Closes it where nobody can be told what went wrong.
+    /// Closes the store when there is no caller to raise an error to.
     fn close_unasked(&self, py: Python<'_>) {
         if let Err(error) = self.close(py) {
             error.write_unraisable(py, None);

@@ -1,4 +1,4 @@
-//! Settings given as arguments: the tables of the config file, as dictionaries.
+//! Settings that are given to Python as arguments: the tables of the config file, as dictionaries.
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ pub(super) fn store_config_of_file(path: PathBuf) -> Result<StoreConfig, Error> 
     Ok(ServerConfig::load(&command_line(path), environment())?.store)
 }
 
-/// The config with the package's own program as the keeper, where it names none.
+/// The config, with the package's own program as the keeper command if it names none.
 pub(super) fn with_program(py: Python<'_>, mut config: StoreConfig) -> PyResult<StoreConfig> {
     if config.local.keeper_command.as_os_str().is_empty() {
         let program = py.import("scaler_object_storage.program")?.call_method0("path")?;
@@ -59,12 +59,12 @@ fn command_line(path: PathBuf) -> CommandLine {
     CommandLine { config: Some(path), ..CommandLine::default() }
 }
 
-/// A variable that is not UTF-8 is not one of ours.
+/// The environment variables, except those that are not UTF-8, which cannot be ours.
 fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
-/// Settings of the store are texts, numbers, and tables of these.
+/// A table of settings as a dictionary. Settings of the store are texts, numbers, and tables of these.
 fn dictionary<'py>(py: Python<'py>, table: Table, within: &str) -> PyResult<Bound<'py, PyDict>> {
     let settings = PyDict::new(py);
     for (key, value) in table {

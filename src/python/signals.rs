@@ -1,4 +1,4 @@
-//! Python's signal handlers, while a call waits for the keeper: Python runs them between two of its own instructions only.
+//! Runs Python's signal handlers while a call waits for the keeper: Python itself runs them only between two of its own instructions.
 
 use std::cell::RefCell;
 
@@ -7,11 +7,12 @@ use pyo3::prelude::*;
 use crate::node::interrupt;
 
 thread_local! {
-    /// What a handler has raised in the middle of a call of this thread.
+    /// What a signal handler has raised during the current call of this thread.
     static RAISED: RefCell<Option<PyErr>> = const { RefCell::new(None) };
 }
 
-/// Runs what may block, and lets other threads run meanwhile. Where a signal handler raises, so does the call, whatever has become of it.
+/// Runs an operation that may block, with the interpreter's lock released. If a signal handler raises, so does the call, whatever the
+/// operation's outcome.
 pub(super) fn detached<T: Send>(py: Python<'_>, operation: impl FnOnce() -> T + Send) -> PyResult<T> {
     interrupt::set(is_over);
     let value = py.detach(operation);
@@ -21,7 +22,7 @@ pub(super) fn detached<T: Send>(py: Python<'_>, operation: impl FnOnce() -> T + 
     }
 }
 
-/// Runs the handlers of signals that have come; whether the call is to end. In other threads than the main one there are none.
+/// Runs the handlers of signals that have arrived. Returns whether the call is to end. Python runs handlers only in the main thread.
 fn is_over() -> bool {
     if RAISED.with_borrow(Option::is_some) {
         return true;

@@ -1,3 +1,5 @@
+//! The class `ObjectStore` of the Python package.
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
@@ -29,7 +31,7 @@ impl ObjectStore {
         Ok(ObjectStore(Opened::new(detached(py, || crate::ObjectStore::attach(&config))??)))
     }
 
-    /// Runs what may block, and lets other threads run meanwhile.
+    /// Runs an operation that may block, with the interpreter's lock released.
     fn detached<T: Send>(
         &self,
         py: Python<'_>,
@@ -39,7 +41,7 @@ impl ObjectStore {
     }
 }
 
-/// A future of the running event loop for what this method does, on a thread of the loop's executor.
+/// Calls a method of the store on a thread of the running event loop's executor. Returns a future of that loop.
 fn in_thread<'py>(
     store: &Bound<'py, ObjectStore>,
     method: &str,

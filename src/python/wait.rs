@@ -1,4 +1,4 @@
-//! Waiting for objects, in ways that fit Python.
+//! Blocking waits of Python threads, during which signal handlers run, and their cancellation.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::drop_detached;
 use super::signals::detached;
 use crate::store::{Wait, Waited};
 
-/// How often signals are looked for, which Python handles between two of its own instructions only.
+/// How often a wait lets Python handle signals, which it does only between two of its own instructions.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
 #[pyclass(frozen, module = "scaler_object_storage")]
@@ -56,7 +56,7 @@ impl Drop for Ticket {
     }
 }
 
-/// When a wait of this many seconds is over; None where that is never.
+/// The deadline of a wait of this many seconds; None if it never ends.
 pub(super) fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     let Some(seconds) = timeout else { return Ok(None) };
     if seconds.is_nan() {
@@ -66,7 +66,7 @@ pub(super) fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     Ok(Duration::try_from_secs_f64(seconds.max(0.0)).ok().and_then(|timeout| Instant::now().checked_add(timeout)))
 }
 
-/// Waits until the object exists; None after the deadline or when cancelled. Python's signal handlers run meanwhile.
+/// Waits until the object exists. None after the deadline or when cancelled. Python's signal handlers run meanwhile.
 pub(super) fn wait(
     py: Python<'_>,
     store: &crate::ObjectStore,
@@ -94,7 +94,7 @@ pub(super) fn wait(
     }
 }
 
-/// Only there does Python handle signals.
+/// Whether this is the main thread, the only one in which Python handles signals.
 fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
     let threading = py.import("threading")?;
     threading.call_method0("main_thread")?.getattr("ident")?.eq(threading.call_method0("get_ident")?)

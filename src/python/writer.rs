@@ -1,3 +1,5 @@
+//! The class `ObjectWriter` of the Python package: streamed writes.
+
 use std::sync::Arc;
 
 use parking_lot::Mutex;

@@ -1,3 +1,5 @@
+//! The addresses that a server can listen on, as text.
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -27,7 +29,7 @@ pub enum Address {
     Wss(Endpoint, String),
 }
 
-/// A host (an IPv4 address, an IPv6 address, or a name that resolves to one) and a port; port 0 is any that is free.
+/// A host (an IPv4 address, an IPv6 address, or a name that resolves to one) and a port; port 0 means any free one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Without the brackets that surround an IPv6 address.
@@ -36,7 +38,7 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-/// Why a text is no address.
+/// Why a text is not an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?} is not an address: {reason}; write tcp://ip:port, tls://ip:port, ipc://path, ws://ip:port/path or wss://ip:port/path"
@@ -47,7 +49,7 @@ pub struct AddressError {
 }
 
 impl Address {
-    /// Host and port, where the address has them.
+    /// Host and port, if the address has them.
     #[must_use]
     pub fn endpoint(&self) -> Option<&Endpoint> {
         match self {

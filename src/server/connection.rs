@@ -1,3 +1,5 @@
+//! One client's connection from its greeting to its end: reads requests for the `handler`, writes replies from the `outbox`.
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -20,28 +22,29 @@ use super::websocket::WebSocket;
 use super::{Protocol, ServerState, TURN_BYTES_MAX};
 use crate::wire::{Greeting, Malformed, RequestDecoder, Step, encode_greeting};
 
-/// Bytes that one read may bring: few system calls for large payloads, and still within a core's own cache.
+/// The read buffer's size: large enough for few system calls with large payloads, small enough for a core's own cache.
 const READ_BYTES: usize = 256 << 10;
 
-/// An incomplete request up to this length is moved to the front of the thread's buffer rather than completed in its own.
+/// An incomplete request up to this length is moved to the front of the thread's buffer; the rest of a longer one is read into the
+/// connection's own.
 const MOVED_BYTES_MAX: usize = 4 << 10;
 
-/// How long a client may go on sending after we have closed: closing a socket with unread bytes would reset it, and take
-/// replies from the client that it has not read.
+/// How long we go on reading after we have closed our side: closing a socket with unread bytes would reset it, and the client
+/// would lose replies that it has not read yet.
 const LINGER: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// Where every connection of this thread reads to, so that one that is idle holds no buffer.
+    /// The read buffer of all connections of this thread, so that an idle connection holds none.
     static READ_BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(READ_BYTES));
 }
 
-/// A client that has introduced itself.
+/// A connection whose client has introduced itself.
 struct Connection {
     transport: Transport,
     control: Arc<Control>,
     handler: Handler,
     decoder: RequestDecoder,
-    /// What has arrived of a request that is not complete, and whatever is not handled while replies must be written first.
+    /// Bytes that have arrived and are not handled yet: those of an incomplete request, or all while replies must be written first.
     kept: BytesMut,
     kept_needed: usize,
     read_in_turn: usize,
@@ -52,13 +55,13 @@ struct Connection {
 enum End {
     /// The client closed it in good order.
     Closed,
-    /// It broke.
+    /// The connection broke.
     Lost(io::Error),
     /// Another connection has its identity.
     Replaced,
     /// The server stops.
     Stopped,
-    /// It cannot go on.
+    /// A request was malformed, or the store refused it.
     Refused(Refusal),
 }
 
@@ -97,7 +100,7 @@ pub(super) async fn serve(shared: Arc<ServerState>, socket: Socket, peer: String
         kept_needed: 0,
         read_in_turn: 0,
     };
-    // Only now: a client that has its answer has its identity.
+    // Answered only after attaching: a client that has our answer must have its identity.
     let answered = timeout(shared.options.greeting_time_max, connection.transport.write_all(&answer)).await;
     let end = match answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(()) => poll_fn(|context| connection.poll(context)).await,
@@ -125,11 +128,11 @@ pub(super) async fn serve(shared: Arc<ServerState>, socket: Socket, peer: String
 struct Greeted {
     transport: Transport,
     identity: Vec<u8>,
-    /// What it has yet to be told in return.
+    /// Our greeting, as far as it is not sent yet.
     answer: Vec<u8>,
 }
 
-/// Why a connection did not come to its first request.
+/// Why a connection ended before its greeting was complete.
 #[derive(Debug, thiserror::Error)]
 enum Ungreeted {
     #[error("it closed before it said anything")]
@@ -150,7 +153,7 @@ async fn greet(shared: &ServerState, socket: Socket, kept: &mut BytesMut) -> Res
         match Greeting::decode(kept)? {
             Greeting::NoVersion => {}
             Greeting::NoIdentity { version } => {
-                // It may wait for our greeting before it goes on with its own.
+                // The client may wait for our greeting before it sends the rest of its own.
                 if !std::mem::replace(&mut answered, true) {
                     transport.write_all(&encode_greeting(version, &shared.options.identity)).await?;
                     transport.flush().await?;
@@ -183,7 +186,7 @@ async fn carry(protocol: &Protocol, socket: Socket) -> io::Result<Transport> {
     })
 }
 
-/// The future's output; None where the server stops first.
+/// The future's output; None if the server stops first.
 async fn until_stopped<T>(control: &Control, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     poll_fn(|context| {
@@ -233,7 +236,7 @@ impl Connection {
         }
     }
 
-    /// Reads, and handles every request that is complete or until replies must be written first.
+    /// Reads, and handles all complete requests, unless replies must be written first.
     fn poll_requests(&mut self, context: &mut Context<'_>) -> Poll<Result<(), End>> {
         if !self.kept.is_empty() && self.kept.len() >= self.kept_needed {
             return Poll::Ready(self.handle_kept());
@@ -270,7 +273,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Handles the requests in `input`, and returns how many of its bytes are done with.
+    /// Handles the requests in `input`. Returns how many of its bytes are done with.
     fn handle_input(&mut self, input: &[u8]) -> Result<usize, Refusal> {
         let mut handled = 0;
         self.kept_needed = 0;
@@ -293,7 +296,7 @@ impl Connection {
         Ok(handled)
     }
 
-    /// Writes what is left to say.
+    /// At the end: writes the replies that are left.
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<()> {
         self.control.listen(context);
         loop {
@@ -309,7 +312,7 @@ impl Connection {
     }
 }
 
-/// Appends what has arrived.
+/// Reads what has arrived into the buffer.
 fn poll_read(transport: &mut Transport, buffer: &mut BytesMut, context: &mut Context<'_>) -> Poll<Result<usize, End>> {
     let read = pin!(transport.read_buf(buffer));
     match ready!(read.poll(context)) {
@@ -319,12 +322,12 @@ fn poll_read(transport: &mut Transport, buffer: &mut BytesMut, context: &mut Con
     }
 }
 
-/// A TLS client that closes without saying so in TLS has still closed in good order.
+/// How a connection with this error ended. A TLS client that closes without TLS's own close message has still closed in good order.
 fn lost_or_closed(error: io::Error) -> End {
     if error.kind() == io::ErrorKind::UnexpectedEof { End::Closed } else { End::Lost(error) }
 }
 
-/// Closes our side, and takes in what the client had already sent until it closes its own.
+/// Closes our side, and discards what the client still sends until it closes its own, for at most `LINGER`.
 async fn close(transport: &mut Transport) -> Result<(), End> {
     transport.shutdown().await.map_err(lost_or_closed)?;
     loop {
@@ -358,12 +361,12 @@ fn tell(shared: &ServerState, end: &End, name: &Name<'_>, peer: &str) {
     }
 }
 
-/// Leaves the session to the identity's next connection, for as long as it may take to come.
+/// Detaches the session, and keeps it for the identity's next connection for some time.
 fn depart(shared: &Arc<ServerState>, session: &Arc<Session>, number: u64, unsent: Outbox, end: &End) {
     let Some(absence) = shared.sessions.detach(session, number, unsent) else { return };
     let options = &shared.options;
     let hold = match end {
-        // All sessions end when all connections have.
+        // When all connections have ended, the server ends all sessions.
         End::Stopped => return,
         _ if shared.sessions.absent() > options.absent_identities_max => Duration::ZERO,
         End::Lost(_) => options.lost_hold,

@@ -1,9 +1,11 @@
+//! Signals to a connection's task from other threads.
+
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Waker};
 
 use parking_lot::Mutex;
 
-/// What others tell a connection's task.
+/// A signal to a connection's task.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
 pub(super) enum Signal {
@@ -15,7 +17,7 @@ pub(super) enum Signal {
     Stop = 4,
 }
 
-/// How other threads reach a connection's task: signals, each of which stays raised until the task lowers it.
+/// The signals of a connection's task. Each stays raised until the task lowers it.
 #[derive(Debug, Default)]
 pub(super) struct Control {
     raised: AtomicU8,
@@ -27,7 +29,7 @@ impl Control {
         self.raised.load(Ordering::Acquire) & signal as u8 != 0
     }
 
-    /// Raises a signal and wakes the task, unless it was raised already: then the task has been woken for it and has yet to look.
+    /// Raises a signal and wakes the task. If the signal was raised already, the task has been woken for it and has yet to look.
     pub fn raise(&self, signal: Signal) {
         if self.raised.fetch_or(signal as u8, Ordering::AcqRel) & signal as u8 == 0
             && let Some(waker) = &*self.waker.lock()
@@ -40,7 +42,7 @@ impl Control {
         self.raised.fetch_and(!(signal as u8), Ordering::AcqRel);
     }
 
-    /// Makes this task the one to wake. It must look at the signals afterwards.
+    /// Registers this task as the one to wake. It must look at the signals afterwards, not before.
     pub fn listen(&self, context: &Context<'_>) {
         let mut waker = self.waker.lock();
         match &mut *waker {

@@ -1,3 +1,5 @@
+//! Counters of what a server has seen, for logs and tests.
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 

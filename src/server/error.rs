@@ -1,3 +1,5 @@
+//! Why a server could not start.
+
 use std::io;
 use std::path::PathBuf;
 

@@ -1,3 +1,5 @@
+//! Carries out the requests of one connection on the store, and queues their replies; parks what has to wait in the `session`.
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,7 +11,7 @@ use super::session::{Due, Session, TooManyWaits};
 use crate::wire::{Event, Malformed, ReplyType, RequestHeader, RequestType, WireId};
 use crate::{Error, Object, ObjectWriter, Parked};
 
-/// Why a connection cannot go on.
+/// Why a connection has to be closed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("it sent {0}")]
@@ -55,7 +57,7 @@ impl Handler {
         self.outbox.len() >= self.shared.options.outbox_bytes_max || self.control.is_raised(Signal::Due)
     }
 
-    /// Takes over the replies that came due for the session, as far as there is room.
+    /// Moves the session's due replies into the outbox, as far as there is room.
     pub fn collect(&mut self) -> Result<(), Refusal> {
         Ok(self.session.collect(&self.control, &mut self.outbox, self.shared.options.outbox_bytes_max)?)
     }
@@ -96,7 +98,7 @@ impl Handler {
             Reply::new(header.id, header.request_id, reply_type, Bytes::new())
         };
         let (session, late) = (Arc::clone(&self.session), *header);
-        // Only Redis may know whether it existed. The store bounds how many of these it asks at a time, and for how long.
+        // Redis may have to be asked whether it existed. The store bounds how many such questions are under way, and for how long.
         let answer = move |existed| session.push(reply(&late, existed));
         match self.shared.store.delete_later(&header.id, answer)? {
             Some(existed) => self.push(reply(header, existed)),
@@ -192,7 +194,7 @@ impl Handler {
         self.session.begin_wait(options.waits_max, options.waits_total_max)
     }
 
-    /// Queues a reply; behind those that its request made due, where it did.
+    /// Queues a reply, behind those that this very request made due, if it did.
     #[inline]
     fn reply(&mut self, header: &RequestHeader, reply_type: ReplyType, payload: Bytes) -> Result<(), Refusal> {
         self.push(Reply::new(header.id, header.request_id, reply_type, payload))
@@ -210,7 +212,7 @@ impl Handler {
     }
 }
 
-/// As many bytes of the object as the client wants.
+/// The first bytes of the object, as many as the client wants.
 #[inline]
 fn wanted(object: Object, header: &RequestHeader) -> Bytes {
     let mut data = object.data;

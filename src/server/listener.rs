@@ -1,3 +1,5 @@
+//! The listening socket, TCP or unix, and the sockets of accepted connections.
+
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -11,10 +13,10 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::address::{Address, Endpoint};
 
-/// Connections that the kernel holds until they are accepted, as many as the stock server has.
+/// The listen backlog, as long as the stock server's.
 const BACKLOG: i32 = 1024;
 
-/// Middleboxes in clouds forget flows that are silent for longer than about 350 s.
+/// The TCP keepalive interval: middleboxes in clouds drop flows that are silent for longer than about 350 s.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Where clients connect.
@@ -23,7 +25,7 @@ pub(super) enum Listener {
     Unix { listener: UnixListener, _file: SocketFile },
 }
 
-/// A connection that was accepted, registered with no runtime: it is served on another thread.
+/// An accepted connection, not yet registered with a runtime, as it is served on another thread.
 pub(super) enum Socket {
     Tcp(std::net::TcpStream),
     Unix(unix::UnixStream),
@@ -36,7 +38,7 @@ pub(super) struct SocketFile {
 }
 
 impl Listener {
-    /// Listens, and says on which address.
+    /// Listens. Returns also the address with the port that was really taken.
     pub fn bind(address: &Address) -> io::Result<(Self, Address)> {
         match address {
             Address::Ipc(path) => Ok((Self::bind_unix(path)?, address.clone())),
@@ -67,7 +69,7 @@ impl Listener {
         Ok(Listener::Unix { listener: UnixListener::from_std(listener)?, _file: file })
     }
 
-    /// The next connection, and who it is, for the log.
+    /// The next connection, and its peer's name for the log.
     pub async fn accept(&self) -> io::Result<(Socket, String)> {
         match self {
             Listener::Tcp(listener) => {
@@ -86,7 +88,7 @@ impl Listener {
     }
 }
 
-/// A connection within the runtime of the thread that serves it.
+/// A connection registered with the runtime of the thread that serves it.
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -112,7 +114,7 @@ fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// A connection that refuses an option still works.
+/// Sets socket options. A connection on which that fails still works.
 fn configure(stream: &std::net::TcpStream) {
     let socket = socket2::SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
@@ -121,7 +123,7 @@ fn configure(stream: &std::net::TcpStream) {
     }
 }
 
-/// Removes the socket of a server that is gone. One that is alive, or a file that is no socket, is in use.
+/// Removes the socket file of a server that is gone. An error if a server still listens there, or if the file is not a socket.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -143,7 +145,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Another server may have put its own there in the meantime.
+        // Another server may have put its own socket there meanwhile.
         if fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode)
             && let Err(error) = fs::remove_file(&self.path)
         {

@@ -1,3 +1,5 @@
+//! The open connections, so that stopping can reach and await them.
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::control::{Control, Signal};
 
-/// The connections that are open, so that they can be told to stop.
+/// The open connections.
 #[derive(Debug, Default)]
 pub(super) struct OpenConnections {
     by_number: Mutex<HashMap<u64, Arc<Control>>>,
@@ -16,7 +18,7 @@ pub(super) struct OpenConnections {
     emptied: Notify,
 }
 
-/// One of them, until dropped.
+/// An open connection; dropping this takes it off the list.
 pub(super) struct Open {
     all: Arc<OpenConnections>,
     pub number: u64,
@@ -24,7 +26,7 @@ pub(super) struct Open {
 }
 
 impl OpenConnections {
-    /// One more; None where there are `connections_max`.
+    /// Adds a connection; None if there are `connections_max` already.
     pub fn open(self: &Arc<Self>, connections_max: usize) -> Option<Open> {
         let number = self.number_last.fetch_add(1, Ordering::Relaxed);
         let control = Arc::new(Control::default());
@@ -40,7 +42,7 @@ impl OpenConnections {
         Some(Open { all: Arc::clone(self), number, control })
     }
 
-    /// Tells all of them to stop.
+    /// Tells all connections to stop.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         for control in self.by_number.lock().values() {

@@ -1,3 +1,5 @@
+//! The settings of a server.
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,7 +44,7 @@ pub struct ServerOptions {
     /// How long the waits of an identity survive after its connection was lost. Default: 60 s, longer than Scaler's clients
     /// try to reconnect.
     pub lost_hold: Duration,
-    /// How long they survive after its connection was closed in good order. Default: 2 s.
+    /// How long the waits of an identity survive after its connection was closed in good order. Default: 2 s.
     pub closed_hold: Duration,
     /// How long a new connection may take to introduce itself (TLS, WebSocket, magic, identity). Default: 30 s.
     pub greeting_time_max: Duration,

@@ -1,3 +1,5 @@
+//! Replies that are to be written to a client, and how they are written in few system calls without copying large payloads.
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,19 +11,19 @@ use tokio::io::AsyncWrite;
 use super::TURN_BYTES_MAX;
 use crate::wire::{ReplyHead, ReplyType, WireId};
 
-/// Payloads up to this length are copied behind their header, which is cheaper than one more piece for the system call.
+/// Payloads up to this length are copied behind their header, which costs less than one more slice in the system call.
 const PAYLOAD_BYTES_COPIED_MAX: usize = 4 << 10;
 
-/// What an empty outbox keeps of its buffer, enough for the replies to a batch of small requests.
+/// How much of its buffer an empty outbox keeps: enough for the replies to a batch of small requests.
 const EMPTY_BYTES_MAX: usize = 32 << 10;
 
-/// Written bytes are dropped from the front of the buffer once there are as many.
+/// Written bytes are removed from the front of the buffer once there are this many.
 const WRITTEN_BYTES_MAX: usize = 64 << 10;
 
-/// Pieces given to one system call.
+/// Most slices in one system call.
 const PIECES_MAX: usize = 64;
 
-/// A reply that is not in an outbox yet. Its payload is a reference to the stored bytes.
+/// A reply that is not in an outbox yet. Its payload shares the stored bytes.
 #[derive(Debug)]
 pub(super) struct Reply {
     id: WireId,
@@ -36,8 +38,8 @@ impl Reply {
     }
 }
 
-/// Replies on their way to a client: headers and small payloads in one contiguous buffer, between them references to the
-/// stored bytes of large ones.
+/// Replies to be written to a client: headers and small payloads in one contiguous buffer, interleaved with large payloads that
+/// share the stored bytes.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     /// Starts with a reply's header.
@@ -48,7 +50,7 @@ pub(super) struct Outbox {
     unflushed: bool,
 }
 
-/// Bytes that come after the first `at` bytes of what is copied.
+/// A shared payload, which is written after the first `at` bytes of `copied`.
 #[derive(Debug)]
 struct OutboxState {
     at: usize,
@@ -56,7 +58,7 @@ struct OutboxState {
 }
 
 impl Outbox {
-    /// Bytes that are not written yet.
+    /// How many bytes are not written yet.
     pub fn len(&self) -> usize {
         self.unwritten
     }
@@ -92,12 +94,12 @@ impl Outbox {
         self.shared.extend(other.shared.into_iter().map(|shared| OutboxState { at: shared.at + offset, ..shared }));
     }
 
-    /// The replies of which no byte is written. The one that is half written is lost with its connection.
+    /// Keeps only the replies of which no byte is written. One that is half written is lost with its connection.
     pub fn into_unstarted(mut self) -> Outbox {
         let start = self.reply_border(|border| border >= self.copied_written);
         self.copied.drain(..start);
         self.shared.retain_mut(|shared| {
-            // At the border itself are the last bytes of the reply before it.
+            // A shared payload at the border itself belongs to the reply before it.
             let keep = shared.at > start;
             shared.at = shared.at.saturating_sub(start);
             keep
@@ -191,9 +193,9 @@ impl Outbox {
         }
     }
 
-    /// Drops the replies that are completely written.
+    /// Removes the replies that are completely written.
     fn drop_written(&mut self) {
-        // The copied bytes of the reply under way may all be written while its shared ones are not.
+        // All copied bytes of the current reply may be written while its shared payload is not.
         let limit = self.shared.front().map_or(self.copied_written, |shared| self.copied_written.min(shared.at - 1));
         let mut last = 0;
         self.reply_border(|border| {
@@ -209,7 +211,7 @@ impl Outbox {
         }
     }
 
-    /// The first border between two replies, as an offset in what is copied, that is the one; or the end.
+    /// The first border between two replies, as an offset in `copied`, for which `is_it`; or the end.
     fn reply_border(&self, mut is_it: impl FnMut(usize) -> bool) -> usize {
         let mut border = 0;
         while border < self.copied.len() && !is_it(border) {

@@ -1,3 +1,5 @@
+//! Sessions: what belongs to a client's identity and survives its connections.
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +10,7 @@ use super::control::{Control, Signal};
 use super::outbox::{Outbox, Reply};
 use crate::Ticket;
 
-/// What belongs to an identity rather than to one of its connections: its waits, and replies that came due for them.
+/// The waits of an identity, and the replies that came due for them, whichever connection it has.
 #[derive(Debug)]
 pub(super) struct Session {
     identity: Box<[u8]>,
@@ -26,9 +28,9 @@ struct State {
     /// Waiting requests; the ticket is missing for the moment in which it is being made.
     waits: HashMap<u64, Option<Ticket>>,
     wait_last: u64,
-    /// How often it has become absent.
+    /// How often the identity has become absent; numbers its absences.
     absences: u64,
-    /// It is no longer among the sessions: nothing may wait in it.
+    /// The session was removed from `Sessions`: nothing may wait in it any more.
     ended: bool,
 }
 
@@ -37,15 +39,15 @@ struct Attached {
     control: Arc<Control>,
 }
 
-/// What became of a wait.
+/// The end of a wait.
 #[derive(Debug)]
 pub(super) enum Due {
     Reply(Reply),
-    /// It failed; the connection is to close.
+    /// The wait failed, and the connection has to be closed.
     Failed(crate::Error),
 }
 
-/// Why a request may not wait.
+/// One of the bounds on waits is reached.
 #[derive(Debug)]
 pub(super) struct TooManyWaits;
 
@@ -54,7 +56,7 @@ impl Session {
         &self.identity
     }
 
-    /// Registers a wait, before the request is parked: it may come due before its ticket is known.
+    /// Registers a wait before the request is parked, since it may come due before its ticket is known. Returns its number.
     pub fn begin_wait(&self, waits_max: usize, waits_total_max: usize) -> Result<u64, TooManyWaits> {
         let mut state = self.state.lock();
         if state.ended || state.waits.len() >= waits_max || self.waiting.load(Ordering::Relaxed) >= waits_total_max {
@@ -67,7 +69,7 @@ impl Session {
         Ok(wait)
     }
 
-    /// The request is parked. Where it has come due by now, or the session has ended, the ticket is dropped.
+    /// Adds the ticket of the parked request. If the wait has come due by now, or the session has ended, the ticket is dropped.
     pub fn parked(&self, wait: u64, ticket: Ticket) {
         let mut state = self.state.lock();
         match state.waits.get_mut(&wait) {
@@ -79,14 +81,14 @@ impl Session {
         }
     }
 
-    /// The request need not wait after all.
+    /// Removes a wait whose request was answered at once.
     pub fn end_wait(&self, wait: u64) {
         if self.state.lock().waits.remove(&wait).is_some() {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// A wait is over; called on the thread that stored the object.
+    /// Ends a wait, with this result. Called on the thread that stored the object.
     pub fn come_due(&self, wait: u64, due: Due) {
         let mut state = self.state.lock();
         let Some(ticket) = state.waits.remove(&wait) else { return };
@@ -152,20 +154,20 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// Every identity that is connected, or has waits that may yet be answered.
+/// The sessions of all identities that are connected, or have waits that may yet be answered.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    /// Locked before any session's state.
+    /// Lock order: before any session's state.
     by_identity: Mutex<HashMap<Box<[u8]>, Arc<Session>>>,
     /// Identities that are not connected.
     absent: AtomicUsize,
-    /// Waits and undelivered replies of all of them.
+    /// Waits and undelivered replies of all sessions.
     waiting: Arc<AtomicUsize>,
 }
 
 impl Sessions {
-    /// Gives the identity to this connection, unless a later one has it; an earlier one that had it is told, and closes. Whether
-    /// there was one.
+    /// Attaches this connection to the identity's session, unless a later connection has it. An earlier one that has it is told to close.
+    /// Returns also whether that replaced a connection or a returning identity's absence.
     pub fn attach(&self, identity: &[u8], number: u64, control: &Arc<Control>) -> (Arc<Session>, bool) {
         let mut by_identity = self.by_identity.lock();
         let known = by_identity.get(identity).map(Arc::clone);
@@ -179,7 +181,7 @@ impl Sessions {
         });
         let mut state = session.state.lock();
         if state.attached.as_ref().is_some_and(|attached| attached.number > number) {
-            // Its client has connected again while this one introduced itself.
+            // The client has connected again while this connection was still greeting.
             control.raise(Signal::Replaced);
             drop(state);
             return (session, false);
@@ -197,8 +199,8 @@ impl Sessions {
         (session, replaced.is_some())
     }
 
-    /// The connection is over; its unsent replies stay with the session. Where the session is absent now, and has something to
-    /// keep, the number of this absence, for [`end_if_absent`](Self::end_if_absent) after a while.
+    /// Detaches a connection that has ended; its unsent replies stay with the session. If the identity is absent now and has something
+    /// to keep, returns the number of this absence, for [`end_if_absent`](Self::end_if_absent) after a while.
     pub fn detach(&self, session: &Session, number: u64, unsent: Outbox) -> Option<u64> {
         let mut by_identity = self.by_identity.lock();
         let mut state = session.state.lock();
@@ -220,12 +222,12 @@ impl Sessions {
         Some(state.absences)
     }
 
-    /// Identities that are kept though they are not connected.
+    /// How many identities are kept though they are not connected.
     pub fn absent(&self) -> usize {
         self.absent.load(Ordering::Relaxed)
     }
 
-    /// Drops the waits of a session whose identity has not returned since then. How many there were.
+    /// Drops the waits of a session whose identity has not returned since this absence began. Returns how many there were.
     pub fn end_if_absent(&self, session: &Session, absence: u64) -> usize {
         let mut by_identity = self.by_identity.lock();
         let mut state = session.state.lock();
@@ -240,7 +242,7 @@ impl Sessions {
         dropped.count()
     }
 
-    /// Drops the waits of every session: the server has stopped, and nobody will be answered.
+    /// Drops the waits of every session when the server has stopped.
     pub fn end_all(&self) {
         let by_identity = std::mem::take(&mut *self.by_identity.lock());
         for session in by_identity.values() {
@@ -250,7 +252,7 @@ impl Sessions {
     }
 }
 
-/// What a session leaves when it ends, to be dropped when its lock is released: dropping a ticket takes a lock of the store.
+/// What an ended session leaves. To be dropped after its lock is released, since dropping a ticket takes a lock of the store.
 struct Dropped {
     waits: HashMap<u64, Option<Ticket>>,
     due: VecDeque<Due>,

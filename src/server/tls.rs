@@ -1,3 +1,5 @@
+//! The certificate of a server, for `tls://` and `wss://`.
+
 use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use tokio_rustls::rustls::{self, ServerConfig};
 
 use super::{ServerError, TlsFiles};
 
-/// Reads certificate and key, so that whatever is wrong with them is found at start.
+/// Reads certificate and key when the server starts, so that whatever is wrong with them is found then.
 pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, ServerError> {
     let chain = CertificateDer::pem_file_iter(&files.cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)

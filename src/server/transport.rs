@@ -1,3 +1,5 @@
+//! The byte stream of a connection, over TCP, a unix socket, TLS or WebSocket.
+
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -16,27 +16,27 @@ const CONTROL_BYTES_MAX: usize = 125;
 /// Longest frame header that a client may send.
 const HEADER_BYTES_MAX: usize = 14;
 
-/// What is read ahead, so that headers cost no system calls of their own; longer reads go past it.
+/// The read-ahead buffer, so that headers cost no system calls of their own; longer reads bypass it.
 const READ_AHEAD_BYTES: usize = 8 << 10;
 
-/// Longest frame that we send: long enough that frames cost nothing, short enough that a client that assembles them can.
+/// Longest frame that we send: long enough to cost little, short enough for clients that assemble whole frames.
 const FRAME_BYTES_MAX: usize = 256 << 10;
 
-/// The server's side of a WebSocket connection, as a byte stream. Frame borders mean nothing.
+/// The server's side of a WebSocket connection, as a byte stream. Frame borders carry no meaning.
 pub(super) struct WebSocket<S> {
     stream: BufReader<S>,
     incoming: Incoming,
-    /// Frame headers and control frames on their way out.
+    /// Frame headers and control frames that are to be written.
     outgoing: Vec<u8>,
-    /// Bytes of the data frame under way that are still to be written.
+    /// Bytes of the current data frame that are still to be written.
     frame_remaining: usize,
-    /// Payload of a pong that waits for the data frame under way to end. Only the last ping needs an answer.
+    /// Payload of a pong that waits for the current data frame to end. Only the last ping needs an answer.
     pong: Option<Vec<u8>>,
     closing: bool,
 }
 
 enum Incoming {
-    /// So much of a frame's header has arrived.
+    /// What has arrived of a frame's header.
     Header(Vec<u8>),
     Data(Payload),
     Control(Control, Payload, Vec<u8>),
@@ -49,7 +49,7 @@ struct Payload {
 }
 
 impl Payload {
-    /// Takes the mask off bytes that come next.
+    /// Unmasks the next bytes of the payload.
     fn unmask(&mut self, bytes: &mut [u8]) {
         for (byte, mask) in bytes.iter_mut().zip(self.mask.into_iter().cycle()) {
             *byte ^= mask;
@@ -61,7 +61,7 @@ impl Payload {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
-    /// Answers a client's request to speak WebSocket, whatever path it names.
+    /// Carries out the WebSocket handshake, whatever path the client names.
     pub async fn accept(stream: S) -> io::Result<Self> {
         let accepted = tokio_tungstenite::accept_async(stream).await.map_err(io::Error::other)?;
         Ok(WebSocket {
@@ -93,7 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     fn poll_header(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Incoming::Header(header) = &mut self.incoming else { return Poll::Ready(Ok(())) };
-        // Byte by byte up to the first two, which tell the header's length: what follows it is payload, and goes elsewhere.
+        // No more than the header is read here, whose first two bytes tell its length: what follows is payload.
         let needed = match header.as_slice() {
             [] | [_] => 2,
             [_, second, ..] => {
@@ -131,7 +131,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
     }
 
-    /// Writes what comes before the next data, if anything.
+    /// Writes the headers and control frames that come before the next data, if any.
     fn poll_outgoing(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.frame_remaining == 0
             && let Some(payload) = self.pong.take()
@@ -174,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
         let this = self.get_mut();
         loop {
             if this.pong.is_some() {
-                // A client that does not take its pong is not read from.
+                // Nothing is read from a client that does not take its pong.
                 ready!(this.poll_outgoing(context))?;
                 ready!(Pin::new(&mut this.stream).poll_flush(context))?;
             }
@@ -220,7 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
         self.poll_write_vectored(context, &[IoSlice::new(buf)])
     }
 
-    /// Announces a frame of as many bytes as are offered; a caller that does not get rid of all of them offers the rest again.
+    /// Begins a frame as long as what is offered. A caller whose bytes are not all taken must offer the rest again.
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -1,3 +1,5 @@
+//! The threads that serve connections.
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,11 +8,11 @@ use std::thread::JoinHandle;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// Turns of busy connections after which a thread looks for arrivals on the others.
+/// After how many turns of busy connections a thread polls its other connections for arrivals.
 const TURNS_BETWEEN_ARRIVALS: u32 = 4;
 
-/// Threads that serve connections, each with a runtime of its own: a connection stays on its thread, so that from the arrival
-/// of a request to the writing of its reply no other thread has to be woken.
+/// The worker threads, each with a runtime of its own. A connection stays on one thread, so that from the arrival of a request to
+/// the writing of its reply no other thread has to be woken.
 pub(super) struct Workers {
     workers: Vec<Worker>,
 }
@@ -18,7 +20,7 @@ pub(super) struct Workers {
 struct Worker {
     handle: Handle,
     connections: Arc<AtomicUsize>,
-    /// Dropped to stop the thread.
+    /// Dropping this stops the thread.
     _stop: oneshot::Sender<()>,
     _thread: JoinHandle<()>,
 }

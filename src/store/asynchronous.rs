@@ -1,4 +1,4 @@
-//! The store for asynchronous programs: futures that need no particular runtime.
+//! The store's methods as futures, for asynchronous programs on any runtime (feature `async`).
 
 use std::task::Poll;
 
@@ -8,15 +8,14 @@ use super::{ObjectStore, Parked};
 use crate::error::Error;
 use crate::object::Object;
 
-/// Futures. Each does what the method without `_async` does, and is `Send` and `'static`: it may outlive the handle that made it.
+/// Methods that return futures. Each does what the method without `_async` does, and is `Send` and `'static`: it may outlive its handle.
 ///
-/// Nothing in them blocks the thread that polls them. What needs no other process and no disk's answer is answered at the first poll: an
-/// object that is in this process, or that this machine's `local` store holds (which may read it from the disk). Everything else is done on
-/// threads of the [`blocking`](https://docs.rs/blocking) crate, whose number it bounds (500, or `BLOCKING_MAX_THREADS`), and which end by
-/// themselves when they are not used.
+/// Polling does not wait for other processes, Redis or writes. A get of an object that is in this process, or in the local tier that this
+/// process has open (which may read it from the disk), is answered at the first poll. Everything else is done on threads of the
+/// [`blocking`](https://docs.rs/blocking) crate, which bounds their number (500, or `BLOCKING_MAX_THREADS`) and ends them when they are idle.
 ///
-/// A future does nothing before it is polled. One that is dropped takes its request back: what has not begun on such a thread is not done,
-/// and what has begun comes to its end unseen, as a call of which nobody looks at the result.
+/// A future does nothing before it is polled. Dropping it takes the request back: what has not begun on such a thread is not done, and what
+/// has begun runs to its end, with its result discarded.
 impl ObjectStore {
     /// As [`get`](Self::get).
     ///
@@ -68,7 +67,7 @@ impl ObjectStore {
                 return Ok(object);
             }
             let (sender, answer) = async_channel::bounded(1);
-            // There is room for the one that is sent.
+            // The channel has room for the one object that is sent.
             let answered = move |object| drop(sender.try_send(object));
             match blocking::unblock(move || store.get_or_park(&id, answered)).await? {
                 Parked::Ready(object) => Ok(object),
@@ -127,7 +126,7 @@ impl ObjectStore {
         async move { blocking::unblock(move || store.duplicate(&original, &new)).await }
     }
 
-    /// What `get` says, where nothing has to be asked for it that may take its time.
+    /// As `get`, but pending if another process or Redis would have to be asked.
     pub(crate) fn get_at_once(&self, id: &[u8]) -> Result<Poll<Option<Object>>, Error> {
         self.inner.id_bytes.check(id)?;
         match self.backend()?.get_at_once(id)? {

@@ -1,4 +1,4 @@
-//! What a config says to the keeper of its directory.
+//! Attaching with a config: what the keeper's settings must be, and how a config is passed to a keeper that is started.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,11 +42,12 @@ pub(super) fn attach(config: &StoreConfig, waiters: Arc<Waiters>) -> Result<Arc<
     Attached::attach(directory, options, starter, waiters, backend)
 }
 
-/// What two processes must agree on to share a store, by name: a process that expects another Redis would otherwise silently get the keeper's.
+/// The settings, by name, on which two processes must agree to share a store: otherwise a process that expects another Redis would silently
+/// get the keeper's.
 ///
 /// # Errors
 ///
-/// Where the url of Redis is not valid: it may hold a password, and so is taken apart before it is told to anybody.
+/// If the url of Redis is not valid. It may hold a password, so only its parsed address is told to other processes.
 pub(crate) fn expectations(config: &StoreConfig) -> Result<Vec<(String, String)>, Error> {
     let mut expected = vec![
         ("backend".to_owned(), config.backend.name().to_owned()),
@@ -65,11 +66,11 @@ pub(crate) fn expectations(config: &StoreConfig) -> Result<Vec<(String, String)>
     Ok(expected)
 }
 
-/// The config as environment variables, as the server's program reads them. Not on its command line, which everybody on the machine may
-/// read: there may be a password in it.
+/// The config as the environment variables that the server's program reads. Not as its command line, which everybody on the machine can
+/// read: the config may hold a password.
 fn environment(config: &StoreConfig) -> Vec<(String, String)> {
     let StoreConfig { backend, memory: _, local, redis } = config;
-    // A keeper runs elsewhere than this process.
+    // Absolute, since a keeper has another working directory.
     let path = |path: &Path| absolute(path).display().to_string();
     let mut settings = vec![
         ("BACKEND", backend.name().to_owned()),

@@ -1,4 +1,4 @@
-//! What a store says of itself.
+//! Numbers about a store: `info` and `count`.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub struct Info {
     pub place: String,
     /// Objects: with `tiered` those held on this node, with `redis` about as many as Redis holds.
     pub objects: u64,
-    /// Payloads stored for them; objects that share one count it once. In Redis each object has its own.
+    /// Payloads of these objects; one that several objects share counts once. In Redis each object has its own.
     pub payloads: u64,
     /// Bytes of those payloads, metadata included.
     pub payload_bytes: u64,
@@ -28,9 +28,9 @@ pub struct Info {
     pub damaged_objects: u64,
     /// Requests waiting for an object.
     pub waiting_requests: u64,
-    /// Different ids that they wait for.
+    /// Different ids that these requests wait for.
     pub waiting_ids: u64,
-    /// How long the oldest of them has waited.
+    /// How long the oldest of these requests has waited.
     pub oldest_wait: Duration,
 }
 
@@ -38,7 +38,7 @@ impl ObjectStore {
     /// What the store holds and who waits. In a forked child: nothing and nobody.
     #[must_use]
     pub fn info(&self) -> Info {
-        // In a forked child the parent's threads may have left anything locked.
+        // In a forked child the parent's threads may have left any lock taken.
         let (usage, waiting) = match self.inner.is_forked() {
             true => Default::default(),
             false => (self.inner.backend.usage(), self.inner.waiters.usage()),

@@ -1,3 +1,5 @@
+//! The front door: [`ObjectStore`] checks ids, calls the backend, and answers waiters. Backends are known through one trait alone.
+
 #[cfg(feature = "async")]
 mod asynchronous;
 mod attaching;
@@ -49,14 +51,14 @@ pub struct ObjectStore {
 
 struct Inner {
     backend: Arc<dyn Backend>,
-    /// The backend, or its part, that has a directory on this node.
+    /// The backend with a directory on this node: that of `local`, or the local tier's of `tiered`.
     local: Option<Arc<LocalBackend>>,
     waiters: Arc<Waiters>,
     id_bytes: IdBytes,
     closed: AtomicBool,
-    /// Makes the duplicates for which threads of the backend may not wait, where it has such threads.
+    /// The thread that makes duplicates for those threads of the backend that may not wait; None if the backend has no such threads.
     duplicator: Mutex<Option<JoinHandle<()>>>,
-    /// Of the process that opened it.
+    /// The fork generation of the process that opened the store.
     generation: u64,
 }
 
@@ -66,12 +68,12 @@ impl ObjectStore {
         ObjectStoreBuilder::default()
     }
 
-    /// The part of it that is on this node, for its keeper; None where it has none.
+    /// The backend with a directory on this node, for the keeper; None if there is none.
     pub(crate) fn local(&self) -> Option<&LocalBackend> {
         self.inner.local.as_deref()
     }
 
-    /// Room for an object that another process writes; `commit_reserved` makes it exist.
+    /// Reserves room for an object whose body an attached process writes; `commit_reserved` makes it exist.
     pub(crate) fn reserve(&self, id: &[u8], data_bytes: u64, metadata_bytes: u32) -> Result<Reserved, Error> {
         self.inner.id_bytes.check(id)?;
         if metadata_bytes as usize > METADATA_BYTES_MAX {
@@ -109,7 +111,7 @@ impl ObjectStore {
         self.inner.is_forked()
     }
 
-    /// The backend, where the store is open, in the process that opened it.
+    /// The backend; an error if the store is closed, or in a forked child.
     fn backend(&self) -> Result<&dyn Backend, Error> {
         if self.inner.is_forked() {
             return Err(Error::Forked);
@@ -120,7 +122,7 @@ impl ObjectStore {
         Ok(&*self.inner.backend)
     }
 
-    /// A miss in a store that was closed meanwhile says nothing: closing may have taken the object away.
+    /// Passes a result on, but makes a miss an error if the store was closed meanwhile: closing may have taken the object away.
     fn unless_closed<T: Default + PartialEq>(&self, found: T) -> Result<T, Error> {
         if found == T::default() {
             self.backend()?;
@@ -134,9 +136,9 @@ impl ObjectStore {
     /// # Errors
     ///
     /// [`Error::Full`], [`Error::TooLarge`], [`Error::InvalidId`]; [`Error::Io`] and [`Error::WritesRefused`] where the disk refuses.
-    /// What stood under the id before then still does, but where the disk refuses to sync ([`Error::Io`] with the action `sync`): the object is
-    /// readable then, whoever waited for it is answered, and a later open may or may not find it. With `redis` also [`Error::Refused`], and [`Error::Unreachable`], after which
-    /// the object may have been stored all the same.
+    /// After an error, what stood under the id before still does, except if the disk refuses to sync ([`Error::Io`] with the action `sync`): then
+    /// the object is readable, whoever waited for it is answered, and a later open may or may not find it. With `redis` also [`Error::Refused`],
+    /// and [`Error::Unreachable`], after which the object may have been stored all the same.
     pub fn put(&self, id: &[u8], data: &[u8], metadata: &[u8]) -> Result<(), Error> {
         self.inner.id_bytes.check(id)?;
         check_metadata(id, metadata)?;
@@ -191,8 +193,8 @@ impl ObjectStore {
         self.unless_closed(found)
     }
 
-    /// Deletes an object; whether it existed. Bytes of it that were handed out stay valid. With `tiered` it is deleted everywhere; of
-    /// what is not on this node, false is also said where Redis does not answer within a tenth of a second.
+    /// Deletes an object. Returns whether it existed. Bytes of it that were handed out stay valid. With `tiered` it is deleted everywhere;
+    /// for an object that is not on this node, false is also returned if Redis does not answer within a tenth of a second.
     ///
     /// # Errors
     ///
@@ -204,8 +206,8 @@ impl ObjectStore {
         self.unless_closed(found)
     }
 
-    /// As [`delete`](Self::delete), but never waits for Redis: where it is not known on this node whether the object existed,
-    /// `answer` is told later, on another thread. `answer` must not block.
+    /// As [`delete`](Self::delete), but never waits for Redis: if it is not known on this node whether the object existed, None is
+    /// returned, and `answer` is called later, on another thread. `answer` must not block.
     ///
     /// # Errors
     ///
@@ -219,7 +221,7 @@ impl ObjectStore {
         }
     }
 
-    /// Makes `new` share the content of `original`, overwriting it; false, and nothing changed, where `original` does not exist.
+    /// Makes `new` share the content of `original`, overwriting `new`. False, with nothing changed, if `original` does not exist.
     ///
     /// # Errors
     ///
@@ -235,14 +237,14 @@ impl ObjectStore {
             return Ok(true);
         }
         let Some(object) = backend.get(original)? else { return self.unless_closed(false) };
-        // Found elsewhere: in most backends it is here from now on.
+        // The get may have brought it here, so it is tried again; otherwise its content is put.
         self.waking(new, |stored| match backend.duplicate(original, new, &mut *stored)? {
             true => Ok(true),
             false => backend.put(new, &object.data, &object.metadata, stored).map(|()| true),
         })
     }
 
-    /// As [`duplicate`](Self::duplicate), but never waits for Redis: false also where `original` is not on this node.
+    /// As [`duplicate`](Self::duplicate), but never waits for Redis: false also if `original` is not on this node.
     ///
     /// # Errors
     ///
@@ -306,7 +308,7 @@ impl ObjectStore {
         self.backend().is_err()
     }
 
-    /// Runs a write to `id`, then answers whoever waited for it, then whoever waited for what those made, and so on.
+    /// Runs a write to `id`, then answers its waiters, then the waiters of the duplicates that these make, and so on.
     fn waking<T>(&self, id: &[u8], write: impl FnOnce(OnStored<'_>) -> Result<T, Error>) -> Result<T, Error> {
         waking(&self.inner.waiters, self.backend()?, Patience::Caller, id, write)
     }
@@ -336,7 +338,7 @@ impl Inner {
         self.waiters.clear();
         self.waiters.set_duplicator(None);
         let duplicator = self.duplicator.lock().take();
-        // This ends what it waits for.
+        // Ends whatever the duplicator may be waiting for.
         let closed = self.backend.close();
         if let Some(duplicator) = duplicator {
             join_duplicator(duplicator);
@@ -348,7 +350,7 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.is_forked() {
-            // The parent's threads may have left anything locked, and there is nobody here to join.
+            // The parent's threads may have left any lock taken, and there is no thread here to join.
             std::mem::forget((Arc::clone(&self.backend), Arc::clone(&self.waiters)));
             if let Some(duplicator) = self.duplicator.get_mut().take() {
                 std::mem::forget(duplicator);

@@ -47,7 +47,7 @@ impl ObjectStore {
         Self::assembled(backend, local, waiters, id_bytes, may_not_wait)
     }
 
-    /// A store of these parts; with a thread that makes duplicates, where threads of the backend may not wait for them.
+    /// Makes a store of these parts, with a duplicator if the backend has threads that may not wait.
     fn assembled(
         backend: Arc<dyn Backend>,
         local: Option<Arc<LocalBackend>>,
@@ -71,7 +71,7 @@ impl ObjectStore {
 
     /// Attaches to the store in the config's directory that another process of this machine keeps open (backends `local` and `tiered`): a
     /// server, or a keeper, which is started where there is none. All processes that attach share one store: one copy of each object, one
-    /// presence in Redis. Large objects are read and written where they stand, without a copy.
+    /// presence in Redis. Large objects are read and written in the store's files, without a copy.
     ///
     /// The keeper may be killed and replaced: calls go to the next one, bytes that were handed out stay valid and unchanged.
     ///

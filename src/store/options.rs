@@ -1,3 +1,5 @@
+//! What decides which store is opened: the config, and the builder that fills one in.
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,7 +56,7 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// The directory of the store, where its backend has one.
+    /// The directory of the store; None if its backend has none.
     pub(crate) fn directory(&self) -> Option<PathBuf> {
         match self.backend {
             BackendKind::Local | BackendKind::Tiered => Some(self.local.directory()),

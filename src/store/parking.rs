@@ -1,4 +1,4 @@
-//! Requests that wait without a thread: who parked them is called when they can be answered.
+//! Parked requests: they wait without a thread, and a callback answers them.
 
 use super::ObjectStore;
 use crate::backend::{Then, Ticket};
@@ -9,7 +9,7 @@ use crate::object::Object;
 pub enum Parked<T> {
     /// It is answered.
     Ready(T),
-    /// It waits; dropping the ticket takes it back.
+    /// It waits; dropping the ticket takes the request back.
     Waiting(Ticket),
 }
 
@@ -42,8 +42,8 @@ impl ObjectStore {
     }
 
     /// Duplicates if `original` exists; otherwise as soon as it does, and then calls `done`, before whoever waits for `new` is
-    /// answered. `done` must not block. If it is done at once, `done` is not called. What another node's write ends is done on a thread of
-    /// the store's own, since it may have to wait for room.
+    /// answered. `done` must not block. If the duplicate is made at once, `done` is not called. If another node's write ends the wait, the
+    /// duplicate is made on a thread of the store's own, since it may have to wait for room.
     ///
     /// # Errors
     ///

@@ -1,3 +1,5 @@
+//! Blocking waits, and the tokens that cancel them.
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -52,14 +54,14 @@ impl CancelToken {
     }
 }
 
-/// A wait for an object, in as many turns as the caller likes.
+/// A wait for an object, which the caller can carry out in several steps (`until`), doing something else in between.
 pub(crate) struct Wait {
     ticket: Ticket,
     answer: Receiver<Object>,
 }
 
 impl Wait {
-    /// The object, where it exists already.
+    /// Begins a wait; the object if it exists already.
     pub fn begin(store: &ObjectStore, id: &[u8]) -> Result<Result<Object, Wait>, Error> {
         let (sender, answer) = bounded(1);
         Ok(match store.get_or_park(id, move |object| drop(sender.send(object)))? {
@@ -68,7 +70,7 @@ impl Wait {
         })
     }
 
-    /// One turn.
+    /// Waits until the object exists, or until `deadline` or `cancel`.
     pub fn until(&self, deadline: Option<Instant>, cancel: Option<&CancelToken>) -> Result<Waited, Error> {
         let never = crossbeam_channel::never();
         let cancelled = cancel.map_or(&never, |token| &token.cancelled);

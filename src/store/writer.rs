@@ -1,3 +1,5 @@
+//! Streamed writes.
+
 use super::{ObjectStore, Writer};
 use crate::error::Error;
 use crate::id::ObjectId;
@@ -8,9 +10,9 @@ pub struct ObjectWriter {
     id: Box<[u8]>,
     announced: u64,
     written: u64,
-    /// None once it is committed, or a piece could not be written.
+    /// None after `commit`, or after a piece could not be written.
     writer: Option<Box<dyn Writer>>,
-    /// Why a piece could not be written: nothing is committed then.
+    /// Why a piece could not be written; then `commit` fails.
     failed: Option<String>,
 }
 
@@ -76,7 +78,7 @@ impl ObjectWriter {
 impl Drop for ObjectWriter {
     fn drop(&mut self) {
         if self.store.is_forked() {
-            // What it has written so far is the parent's, which may still commit it.
+            // What was written so far belongs to the parent, which may still commit it.
             std::mem::forget(self.writer.take());
         }
     }

@@ -1,3 +1,5 @@
+//! The greeting with which each side of a connection introduces itself.
+
 use super::{IDENTITY_BYTES_MAX, LENGTH_BYTES, Malformed, split_length};
 
 const MAGIC: [u8; 3] = *b"YMQ";
@@ -6,17 +8,17 @@ const MAGIC_BYTES: usize = 4;
 /// 1 up to opengris-scaler 2.6, 2 from 2.7 on; nothing but the number differs.
 const VERSIONS: std::ops::RangeInclusive<u8> = 1..=2;
 
-/// How far the other side has introduced itself.
+/// How much of the other side's greeting has arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Greeting<'a> {
-    /// Not even its version is here.
+    /// Not even the version.
     NoVersion,
-    /// Its version, but not its identity.
+    /// The version, but not the identity.
     NoIdentity {
         /// Protocol version.
         version: u8,
     },
-    /// Both.
+    /// All of it.
     Complete {
         /// Protocol version.
         version: u8,
@@ -28,7 +30,7 @@ pub enum Greeting<'a> {
 }
 
 impl<'a> Greeting<'a> {
-    /// Reads what has arrived so far. Wrong bytes are found as soon as they are here.
+    /// Decodes what has arrived so far. Wrong bytes are found as soon as they arrive.
     pub fn decode(input: &'a [u8]) -> Result<Self, Malformed> {
         let known = input.len().min(MAGIC.len());
         if input.get(..known) != MAGIC.get(..known) {

@@ -35,10 +35,10 @@ const HEADER_ID_POINTER: u64 = 4 << 32;
 const ID_SEGMENT_TABLE: u64 = 5 << 32;
 const ID_ROOT: u64 = 4 << 32;
 
-/// Bytes of a message that holds nothing but an object id: the payload of a duplicate.
+/// Length of the message with an object id that is the payload of a duplicate.
 pub const ID_MESSAGE_BYTES: usize = 48;
 
-/// Longest header message. Clients write 80 bytes; other legal encodings are not much longer.
+/// Longest header message that is accepted. Clients write 80 bytes; other legal encodings are not much longer.
 pub const HEADER_BYTES_MAX: usize = 64 << 10;
 
 /// What a client asks for.
@@ -140,7 +140,7 @@ pub enum Malformed {
 }
 
 impl RequestHeader {
-    /// Decodes a header message; bytes after the header are ignored.
+    /// Decodes a header message. Bytes after the header are ignored.
     #[inline]
     pub fn decode(message: &[u8]) -> Result<Self, Malformed> {
         let Some(words) = words::<10>(message) else { return Self::decode_other(message) };
@@ -201,7 +201,7 @@ impl ReplyHead {
     /// Bytes of a reply in front of its payload: one message and the length of the next.
     pub const BYTES_BEFORE_PAYLOAD: usize = Self::BYTES + LENGTH_BYTES;
 
-    /// The reply up to its payload; where there is none, only the first [`BYTES`](Self::BYTES) of it are sent.
+    /// Encodes the reply up to its payload. If there is none, only the first [`BYTES`](Self::BYTES) of the result are sent.
     #[inline]
     pub fn encode(&self) -> [u8; Self::BYTES_BEFORE_PAYLOAD] {
         let [id0, id1, id2, id3] = id_words(&self.id);

@@ -1,11 +1,13 @@
+//! Decodes the byte stream of a client into requests, without holding large payloads.
+
 use super::header::{HEADER_BYTES_MAX, ID_MESSAGE_BYTES, decode_original};
 use super::{LENGTH_BYTES, Malformed, RequestHeader, RequestType, WireId, split_length};
 
-/// Payloads up to this length are handed over whole; longer ones in pieces as they arrive, so that no client makes the server
-/// hold more than this of a payload that is not complete.
+/// Payloads up to this length are handed over whole. Longer ones are handed over in pieces as they arrive, so that no client can
+/// make the server hold more than this of an incomplete payload.
 pub const PAYLOAD_BYTES_WHOLE_MAX: usize = 64 << 10;
 
-/// Takes the stream of a client, after its greeting, apart into requests.
+/// Decodes the stream of a client, after its greeting, into requests.
 #[derive(Debug)]
 pub struct RequestDecoder {
     object_bytes_max: u64,
@@ -21,21 +23,21 @@ enum Expected {
     Pieces(u64),
 }
 
-/// What the next bytes are.
+/// What the decoder found at the front of its input.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step<'a> {
-    /// Something complete, made of the first `consumed` bytes.
+    /// An event that is complete.
     Event {
         /// What it is.
         event: Event<'a>,
-        /// Its bytes, with any dropped in front of them.
+        /// How many bytes of the input are done with.
         consumed: usize,
     },
-    /// Nothing complete; the first `consumed` bytes are done with, and what follows is complete once it is `needed` bytes long.
+    /// No event yet.
     Incomplete {
-        /// Bytes that need not be kept.
+        /// How many bytes of the input are done with.
         consumed: usize,
-        /// Bytes after those until something is complete.
+        /// How many bytes after those are needed before another call can find an event.
         needed: usize,
     },
 }
@@ -62,7 +64,7 @@ impl RequestDecoder {
         RequestDecoder { object_bytes_max, expected: Expected::Header }
     }
 
-    /// The next event at the front of `input`, which the caller calls again with what follows the consumed bytes.
+    /// The next event at the front of `input`. The caller calls again with what follows the consumed bytes.
     ///
     /// # Errors
     ///
@@ -95,7 +97,7 @@ impl RequestDecoder {
                         return Ok(Step::Incomplete { consumed, needed: LENGTH_BYTES });
                     };
                     if length != header.payload_length {
-                        // What remains of a request whose connection broke is followed by the header of the next one.
+                        // A client whose connection broke in a request may go on with the next request's header instead of the payload.
                         self.expected = Expected::Header;
                         continue;
                     }
@@ -146,7 +148,7 @@ impl RequestDecoder {
     }
 }
 
-/// The header message at the front of `input`, or how many bytes it needs to be complete.
+/// The header message at the front of `input`, or how many bytes are needed for it.
 #[inline]
 fn header_message(input: &[u8]) -> Result<Result<&[u8], usize>, Malformed> {
     let Some((length, rest)) = split_length(input) else { return Ok(Err(LENGTH_BYTES)) };

@@ -359,7 +359,7 @@ fn a_python_value_and_its_event_come_at_once() {
     }
 }
 
-/// A `Hearing` that has heard everything: only writes to the ids in `counting` count, and `before` lets others write first.
+/// A `Hearing` that has heard everything. Only writes to the ids in `counting` count; `others` runs first, to write in between.
 struct Ears<'a> {
     counting: &'a [&'a str],
     others: RefCell<Box<dyn FnMut() + 'a>>,

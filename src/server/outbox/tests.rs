@@ -1,8 +1,10 @@
+//! Tests of writing replies in any pieces that a transport takes.
+
 use std::task::Waker;
 
 use super::*;
 
-/// Takes so many bytes in each call, and then that it is full, alternately.
+/// A transport that takes a given number of bytes in every other call, and is not ready in the calls between.
 struct Sink {
     taken: Vec<u8>,
     bytes_each: usize,

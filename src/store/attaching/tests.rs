@@ -1,3 +1,5 @@
+//! Tests that every setting reaches a keeper, or is compared with the keeper's.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
@@ -7,7 +9,7 @@ use crate::config::{CommandLine, ServerConfig};
 use crate::local::{Durability, LocalOptions};
 use crate::redis::{Compression, RedisOptions, ValueFormat};
 
-/// With no setting at its default, but for those that say nothing to a keeper.
+/// A config without any setting at its default, except those that do not concern a keeper.
 fn config(backend: BackendKind) -> StoreConfig {
     let local = LocalOptions {
         path: "/a/directory".into(),
@@ -95,7 +97,7 @@ fn relative_paths_mean_the_same_to_a_keeper() {
     assert!(environment(&config).contains(&expected), "looked for in the path");
 }
 
-/// Invariant 12: what processes tell each other, and errors quote, has no password in it; and the same Redis is the same however it is written.
+/// Invariant 12: what processes tell each other, and what errors quote, holds no password. Two ways to write the url of one Redis are equal.
 #[test]
 fn a_password_is_not_told_to_other_processes() {
     let url = |url: &str| {

@@ -1,3 +1,5 @@
+//! Tests of headers against golden bytes and against the capnp crate.
+
 use capnp::message::{Builder, HeapAllocator, ScratchSpaceHeapAllocator};
 
 use super::*;
@@ -33,7 +35,7 @@ fn golden_header() -> RequestHeader {
     }
 }
 
-/// What capnp writes, into segments of `segment_words` where that is given.
+/// A request as the capnp crate writes it, in segments of `segment_words` if given.
 fn capnp_request(header: &RequestHeader, kind: u16, id_first: bool, segment_words: Option<u32>) -> Vec<u8> {
     let allocator = HeapAllocator::new();
     let allocator = match segment_words {

@@ -1,3 +1,5 @@
+//! Tests of decoding request streams that arrive in any chunks.
+
 use super::*;
 use crate::wire::{ReplyHead, ReplyType};
 
