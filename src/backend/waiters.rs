@@ -24,6 +24,7 @@ pub(crate) enum Then {
     Duplicate { new: Box<[u8]>, done: Box<dyn FnOnce(Result<(), Error>) + Send> },
 }
 
+/// A parked request.
 pub(crate) struct Waiter {
     since: Instant,
     pub then: Then,

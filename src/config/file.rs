@@ -1,3 +1,5 @@
+//! Reading the config file and the environment into one table of settings.
+
 use std::path::Path;
 
 use toml::{Table, Value};

@@ -1,3 +1,5 @@
+//! The settings, each with its name in file, environment and on the command line.
+
 use toml::Value;
 
 /// What a setting takes.

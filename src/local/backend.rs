@@ -43,6 +43,7 @@ use crate::fork;
 use crate::object::Object;
 use crate::random::random_u64;
 
+/// An open store of one process: the tier, and the threads that end with it.
 pub(crate) struct LocalBackend {
     tier: Arc<LocalTier>,
     directory: PathBuf,

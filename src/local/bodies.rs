@@ -68,6 +68,7 @@ struct Stretches {
     restored: BTreeMap<(u32, u64), u64>,
 }
 
+/// A body that a live record refers to.
 struct LiveBody {
     stretch: Arc<Stretch>,
     /// Length of the body itself.
@@ -76,6 +77,7 @@ struct LiveBody {
     record: Lsn,
 }
 
+/// A stretch whose body no record refers to any more, and that is not free yet.
 struct DeadStretch {
     stretch: Arc<Stretch>,
     /// What made it dead, and must be durable before the stretch is free.

@@ -340,6 +340,7 @@ impl LocalTier {
         Ok(read(body.ok_or(Unreadable::Damaged("its body is cut short"))?))
     }
 
+    /// Makes an object of what was located: a copy of a small body, or bytes that hold the map.
     pub(super) fn hand_out(&self, found: Located) -> Result<Object, Error> {
         let body_bytes = found.holder.header.body_bytes();
         let metadata_bytes = found.header.metadata_bytes as usize;

@@ -211,6 +211,7 @@ impl LocalTier {
         self.with_room_of(Kinds::Live, id, bytes, patience, admitted)
     }
 
+    /// The error for an object that finds no room.
     pub(super) fn full(&self, id: &[u8], bytes: u64) -> Error {
         Error::Full {
             id: ObjectId::new(id),
@@ -305,6 +306,7 @@ impl LocalTier {
         }
     }
 
+    /// Wakes the sealer to make room.
     pub fn call_sealer(&self) {
         // Full: it is woken already. Disconnected: the store is being closed.
         let _ = self.wake.try_send(Task::MakeRoom);
@@ -327,6 +329,7 @@ impl LocalTier {
         Ok(end)
     }
 
+    /// The error of a failed sync of bodies, which also ends writing if the disk refused it.
     pub(super) fn sync_failed(&self, error: SyncError) -> Error {
         match error {
             SyncError::NotTried(error) => error,

@@ -62,6 +62,7 @@ pub(crate) struct Again {
     pub deadline_ms: u64,
 }
 
+/// Where the body of an object that is being stored is.
 enum IncomingBody<'a> {
     Inline {
         metadata: &'a [u8],
@@ -219,6 +220,7 @@ impl LocalTier {
         tombstone.max(standing.map(|standing| standing.header.version))
     }
 
+    /// Deletes an object. Returns whether it existed, as far as this node knows.
     pub fn delete(&self, id: &[u8]) -> Result<bool, Error> {
         self.delete_telling(id, Patience::Caller, &|_| {})
     }

@@ -30,6 +30,7 @@ pub struct MemoryOptions {
     pub max_size_mb: u64,
 }
 
+/// The `memory` backend.
 pub(crate) struct MemoryBackend {
     objects: Arc<Objects>,
     payloads: Arc<Payloads>,
@@ -42,6 +43,7 @@ struct Objects {
 
 type Shard = RwLock<HashMap<Box<[u8]>, Entry>>;
 
+/// An id's payload, and the room that the id itself takes.
 struct Entry {
     payload: Arc<Payload>,
     _room: Room,

@@ -185,6 +185,7 @@ impl Incoming {
         Ok(())
     }
 
+    /// The payload of the bytes written, or an equal one that is stored already.
     pub fn finish(self) -> Arc<Payload> {
         let payloads = Arc::clone(&self.room.payloads);
         let hash = shareable(&self.data, &self.metadata).then(|| self.hash.digest128());

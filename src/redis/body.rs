@@ -38,6 +38,7 @@ impl Raw<'_> {
         hasher.digest128()
     }
 
+    /// Adds metadata, then data, to a hash.
     pub fn add_to(self, hasher: &mut Xxh3) {
         hasher.update(self.metadata);
         hasher.update(self.data);

@@ -12,6 +12,7 @@ use super::target::Target;
 use super::url::HostPort;
 use crate::error::Error;
 
+/// Slots of a cluster, as Redis fixes it.
 const SLOTS: usize = 16384;
 
 /// How often a command follows a redirect or is tried again, in about half a second with the waits between. What lasts longer is a
@@ -20,6 +21,7 @@ const ATTEMPTS_MAX: u32 = 6;
 /// Most names that are tried in order to find one on each master. A master with a single slot of 16 384 needs about as many tries.
 const NAMES_MAX: u32 = 1 << 17;
 
+/// The pause before a command is tried again.
 const WAIT: Duration = Duration::from_millis(10);
 
 /// Connections to the masters of a cluster, opened when needed, and which master holds which slot.
@@ -90,6 +92,7 @@ impl Cluster {
         std::mem::take(&mut self.redirected)
     }
 
+    /// Runs the commands, each on the node that holds its key, and follows redirects.
     pub fn run(&mut self, packed: &mut Vec<u8>, commands: &[Cmd]) -> Result<Vec<Reply>, String> {
         let mut replies: Vec<Option<Reply>> = commands.iter().map(|_| None).collect();
         let mut redirects: HashMap<usize, HostPort> = HashMap::new();

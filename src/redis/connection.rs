@@ -23,6 +23,7 @@ pub(super) struct Login {
     pub database: i64,
 }
 
+/// A connection that is logged in.
 pub(super) struct Connection {
     stream: BufReader<Stream>,
     parser: Parser,
@@ -96,6 +97,7 @@ impl Connection {
     }
 }
 
+/// How a server before Redis 6 refuses AUTH with a user.
 const ARGUMENTS: &str = "wrong number of arguments for 'auth' command";
 
 /// A stream from which only so many more bytes can be read.

@@ -54,6 +54,7 @@ pub(crate) const KIND_OFFSET: usize = 5;
 const FORMAT_VERSION: u8 = 1;
 const CHECKSUM_OFFSET: usize = 36;
 
+/// What a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -62,6 +63,7 @@ pub(crate) enum Kind {
     Tombstone = 3,
 }
 
+/// How a body or chunk is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Codec {
@@ -69,6 +71,7 @@ pub(crate) enum Codec {
     Lz4 = 1,
 }
 
+/// The head of a value; see the layout above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
     pub kind: Kind,
@@ -382,6 +385,7 @@ pub(crate) struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
+    /// The value in the pieces in which it is sent.
     pub fn pieces(&self) -> [&[u8]; 3] {
         let [first, second] = self.body;
         [&self.head, first, second]

@@ -28,6 +28,7 @@ pub(crate) const EVENT_OPS_MAX: usize = 128;
 /// cluster.
 pub(crate) const EVENTS_MAX: usize = 32768;
 
+/// What an event says of its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Op {

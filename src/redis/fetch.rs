@@ -38,6 +38,7 @@ pub(crate) enum Fetched {
     },
 }
 
+/// An object with what its head says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VersionedObject {
     pub version: Version,
@@ -97,6 +98,7 @@ pub(super) fn looking(key: &str) -> [Cmd; 2] {
     [range(key, 0, HEAD_BYTES - 1), length]
 }
 
+/// What stands there, from the answers to `looking`.
 pub(super) fn looked(replies: &[Reply; 2]) -> Result<Option<Standing>, String> {
     match replies {
         [Ok(Value::BulkString(head)), Ok(Value::Int(length))] => {

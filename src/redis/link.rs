@@ -31,6 +31,7 @@ struct Ahead {
     kept: Vec<Cmd>,
 }
 
+/// The connection to the one server, or those to a cluster.
 enum Nodes {
     One(Box<Connection>),
     Cluster(Box<Cluster>),

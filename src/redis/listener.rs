@@ -22,6 +22,7 @@ const ENTRIES_MAX: usize = 256;
 /// The pause before a broken connection is made anew.
 const RECONNECT: Duration = Duration::from_millis(250);
 
+/// The listener thread's state.
 pub(super) struct Listener {
     pub backend: RedisBackend,
     pub waiters: Arc<Waiters>,

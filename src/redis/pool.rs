@@ -28,6 +28,7 @@ pub(super) struct Pool {
     freed: Condvar,
 }
 
+/// The state under the pool's lock.
 #[derive(Default)]
 struct State {
     idle: Vec<PooledLink>,

@@ -7,6 +7,7 @@ use redis::{Cmd, Script, Value};
 use super::envelope::{HEAD_BYTES, KIND_OFFSET, Kind, MAGIC, VERSION_BYTES, VERSION_OFFSET};
 use super::pipeline::{Reply, code};
 
+/// A script and its hash.
 struct Source {
     code: String,
     hash: String,
@@ -82,6 +83,7 @@ pub(super) struct Answer {
     pub bytes: u64,
 }
 
+/// What a guarded script did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Applied,

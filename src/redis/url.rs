@@ -9,6 +9,7 @@ pub(super) struct HostPort {
     pub port: u16,
 }
 
+/// How many servers there are, and how the master is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Topology {
     One(HostPort),

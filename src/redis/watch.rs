@@ -23,6 +23,7 @@ const WANTS_MAX: usize = 512;
 #[derive(Default)]
 pub(crate) struct Watch(HashMap<Box<[u8]>, Watched>);
 
+/// When to look for an id again, and when to ask other nodes for it.
 struct Watched {
     look: Instant,
     want: Instant,

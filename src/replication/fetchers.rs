@@ -178,6 +178,7 @@ impl TieredBackend {
     }
 }
 
+/// One fetcher thread with its connection.
 struct Fetcher<'a> {
     backend: &'a TieredBackend,
     link: Option<Link>,

@@ -48,6 +48,7 @@ impl Deleted {
     }
 }
 
+/// A fetch, or questions, about one id.
 #[derive(Default)]
 struct Flight {
     /// The highest version that an event named since the fetch began: an older copy is of no use.

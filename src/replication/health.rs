@@ -73,6 +73,7 @@ impl Health {
         }
     }
 
+    /// Notes that pushing works.
     pub fn pushes(&self) {
         if self.pushing.lock().works() {
             tracing::info!("objects are pushed to Redis again");
@@ -91,6 +92,7 @@ impl Health {
         hearing.is_said
     }
 
+    /// Notes that hearing works.
     pub fn hears(&self) {
         if self.hearing.lock().works() {
             tracing::info!("other nodes are heard again");

@@ -57,6 +57,7 @@ pub(super) struct Question {
     answer: Arc<Mutex<Option<OnAnswer>>>,
 }
 
+/// Called with the answer to a question; None: not known.
 pub(super) type OnAnswer = Box<dyn FnOnce(Option<bool>) + Send>;
 
 impl Question {

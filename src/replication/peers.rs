@@ -29,6 +29,7 @@ pub(super) struct Peers {
 }
 
 impl Peers {
+    /// Notes the nodes whose events were just read.
     pub fn heard(&self, nodes: impl Iterator<Item = u64>, now: Instant) {
         let mut heard = self.heard.lock();
         for node in nodes {

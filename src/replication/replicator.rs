@@ -92,6 +92,7 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
     }
 }
 
+/// The replicator thread's state.
 struct Replicator<'a> {
     backend: &'a TieredBackend,
     outbox: &'a Outbox,

@@ -62,6 +62,7 @@ impl Handler {
         Ok(self.session.collect(&self.control, &mut self.outbox, self.shared.options.outbox_bytes_max)?)
     }
 
+    /// Carries out a request, or takes in a piece of one.
     #[inline]
     pub fn handle(&mut self, event: Event<'_>) -> Result<(), Refusal> {
         match event {

@@ -18,6 +18,7 @@ pub(super) struct Session {
     state: Mutex<State>,
 }
 
+/// The state under a session's lock.
 #[derive(Default)]
 struct State {
     /// The connection that has the identity now.
@@ -34,6 +35,7 @@ struct State {
     ended: bool,
 }
 
+/// The connection that has the identity.
 struct Attached {
     number: u64,
     control: Arc<Control>,
@@ -167,7 +169,7 @@ pub(super) struct Sessions {
 
 impl Sessions {
     /// Attaches this connection to the identity's session, unless a later connection has it. An earlier one that has it is told to close.
-    /// Returns also whether that replaced a connection or a returning identity's absence.
+    /// Returns also whether there was such an earlier one.
     pub fn attach(&self, identity: &[u8], number: u64, control: &Arc<Control>) -> (Arc<Session>, bool) {
         let mut by_identity = self.by_identity.lock();
         let known = by_identity.get(identity).map(Arc::clone);

@@ -35,6 +35,7 @@ pub(super) struct WebSocket<S> {
     closing: bool,
 }
 
+/// How far the current frame is read.
 enum Incoming {
     /// What has arrived of a frame's header.
     Header(Vec<u8>),
@@ -43,6 +44,7 @@ enum Incoming {
     Closed,
 }
 
+/// How much of a frame's payload is still to come, and its mask.
 struct Payload {
     remaining: u64,
     mask: [u8; 4],

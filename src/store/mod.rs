@@ -89,6 +89,7 @@ impl ObjectStore {
         local.reserve(id, data_bytes, metadata_bytes)
     }
 
+    /// Makes an object of what an attached process has written, and answers its waiters.
     pub(crate) fn commit_reserved(&self, reserved: Reserved, body_hash: u128) -> Result<(), Error> {
         let id = reserved.id().to_vec();
         self.waking(&id, |stored| reserved.commit(body_hash, stored))

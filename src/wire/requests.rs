@@ -14,6 +14,7 @@ pub struct RequestDecoder {
     expected: Expected,
 }
 
+/// What the decoder expects next.
 #[derive(Debug)]
 enum Expected {
     Header,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::local::journal::Segment;
 use crate::local::journal::segment::BODY_ALIGNMENT;
 
+/// The free stretches, by place and by length.
 #[derive(Default)]
 pub(super) struct Free {
     pub by_place: BTreeMap<(u32, u32), u64>,

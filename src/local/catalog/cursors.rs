@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::clock::{Past, events_ms};
 use crate::local::journal::Lsn;
 
+/// How far replication has come; see the layout above.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cursors {
     pub replicated: Lsn,

@@ -25,6 +25,7 @@ const PROBED_DESCRIPTORS: usize = 4;
 
 const SEED_KEY: &[u8] = b"fingerprint_seed";
 
+/// An open sled database with its trees.
 pub(super) struct Database {
     pub database: sled::Db,
     pub hints: sled::Tree,

@@ -25,6 +25,7 @@ const ENTRY_BYTES_MAX: usize = 52;
 
 const HAS_SUPERSEDES: u8 = 0x80;
 
+/// What the index needs to know of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Hint {
     pub fingerprint: u64,

@@ -37,6 +37,7 @@ impl Size {
         self.limit_bytes = Some(bytes);
     }
 
+    /// A segment's hints were stored or read, and have this length.
     pub fn set(&mut self, segment: u32, bytes: u64) {
         let before = self.segments.insert(segment, bytes).unwrap_or(0);
         self.hint_bytes = self.hint_bytes.saturating_sub(before).saturating_add(bytes);

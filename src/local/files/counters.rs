@@ -31,6 +31,7 @@ const FILE_BYTES: usize = COUNTERS_AT + COUNTERS * size_of::<u64>();
 /// A keeper without a heartbeat for longer than this counts as dead: its counters may miss changes.
 const HEARTBEAT_AGE_MAX_MS: u64 = 1000;
 
+/// The mapped file of change counters.
 pub(crate) struct Counters {
     map: MmapRaw,
 }

@@ -50,6 +50,7 @@ pub(crate) struct Readers {
     sessions: Mutex<Sessions>,
 }
 
+/// The session of the handles that are handed out now, and those that forks have ended.
 #[derive(Default)]
 struct Sessions {
     current: Option<Arc<Session>>,

@@ -90,6 +90,7 @@ impl Space {
         self.live_bytes.load(Ordering::Relaxed)
     }
 
+    /// What the journal and the catalog take on disk.
     pub fn physical_bytes(&self) -> u64 {
         self.segments_bytes.load(Ordering::Relaxed) + self.catalog_bytes()
     }

@@ -61,6 +61,7 @@ pub(crate) struct Remaining {
     pub holders: Vec<(Lsn, SharedPayload)>,
 }
 
+/// Index, payload table and live bytes, changed together.
 pub(crate) struct Liveness<C> {
     pub index: Index,
     payloads: Payloads,

@@ -60,6 +60,7 @@ pub(crate) struct Shard {
     pub table: RwLock<Table>,
 }
 
+/// One shard's entries, collisions and tombstones.
 pub(crate) struct Table {
     entries: HashTable<Entry>,
     collisions: HashMap<Box<[u8]>, Lsn>,
@@ -107,6 +108,7 @@ impl Index {
         self.fingerprints.of(id)
     }
 
+    /// The fingerprint function.
     pub fn fingerprints(&self) -> Fingerprints {
         self.fingerprints
     }

@@ -10,6 +10,7 @@ use crate::sync::Mutex;
 #[derive(Default)]
 pub(crate) struct Owed(Mutex<Bytes>);
 
+/// Owed bytes by segment, and their sum.
 #[derive(Default)]
 struct Bytes {
     segments: BTreeMap<u32, u64>,
@@ -43,6 +44,7 @@ impl Owed {
         owed.total -= settled.values().sum::<u64>();
     }
 
+    /// Record bytes of such deletes in one segment.
     pub fn bytes_in(&self, segment: u32) -> u64 {
         self.0.lock().segments.get(&segment).copied().unwrap_or(0) // what is not listed owes nothing
     }

@@ -44,6 +44,7 @@ pub(crate) struct Appended {
     pub version: Version,
 }
 
+/// Why a record was not appended.
 #[derive(Debug)]
 pub(crate) enum AppendError {
     /// No room for another file now, under the limit, or on the disk (then with the error). Reclaiming may make some.
@@ -74,6 +75,7 @@ pub(crate) struct Sealing {
     pub seal: Seal,
 }
 
+/// What appending needs to know, fixed while the store is open.
 pub(crate) struct JournalOptions {
     pub segment_bytes_max: u64,
     /// Greatest clock of all records found at open.
@@ -107,6 +109,7 @@ pub(crate) struct Journal {
     sealing: Sender<Sealing>,
 }
 
+/// The state under the append lock.
 struct Append {
     active: Active,
     /// Just behind the last record.
@@ -120,6 +123,7 @@ struct Append {
     closed: bool,
 }
 
+/// A segment that the next sync has to cover.
 struct Unsynced {
     segment: Arc<Segment>,
     /// Kept open with `disk` durability: the sync of an appended record must not fail for want of a descriptor.
@@ -142,6 +146,7 @@ enum Active {
     Reserved(Appender),
 }
 
+/// The segment that is appended to, with its end and capacity.
 struct Appender {
     segment: Arc<Segment>,
     file: Arc<dyn DiskFile>,
@@ -287,6 +292,7 @@ impl Journal {
         self.clock.time()
     }
 
+    /// Takes a reading of Redis's clock.
     pub fn set_time(&self, reading: Reading) {
         self.clock.set_time(reading);
     }

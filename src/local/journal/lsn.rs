@@ -9,6 +9,7 @@ use std::fmt;
 pub(crate) struct Lsn(u64);
 
 impl Lsn {
+    /// No record.
     pub const NONE: Lsn = Lsn(0);
 
     pub fn new(segment: u32, offset: u32) -> Self {

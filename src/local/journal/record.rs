@@ -40,6 +40,7 @@ pub(crate) const INLINE_BODY_BYTES_MAX: usize = 64 << 10;
 pub(crate) const RECORD_BYTES_MAX: usize =
     (HEADER_BYTES + ID_BYTES_MAX + INLINE_BODY_BYTES_MAX).next_multiple_of(ALIGNMENT);
 
+/// What a record says of its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -67,6 +68,7 @@ impl Kind {
     }
 }
 
+/// Bits that say where the body is, and whether Redis has the object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Flags(pub u8);
 
@@ -103,6 +105,7 @@ pub(crate) struct BodyPlace {
     pub offset: u32,
 }
 
+/// The fields of a record but for id and body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     pub lsn: Lsn,

@@ -180,10 +180,12 @@ impl Segment {
         let _ = self.live_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
+    /// A stretch was reserved, or a body restored at open.
     pub fn body_came(&self) {
         self.bodies.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// A body is dead, or its reservation was given back.
     pub fn body_went(&self) {
         self.bodies.fetch_sub(1, Ordering::SeqCst);
     }
@@ -192,10 +194,12 @@ impl Segment {
         self.bodies.load(Ordering::SeqCst) > 0
     }
 
+    /// A stretch is not free any more.
     pub fn stretch_came(&self) {
         self.stretches.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// A stretch is free again.
     pub fn stretch_went(&self) {
         self.stretches.fetch_sub(1, Ordering::SeqCst);
     }
@@ -330,6 +334,7 @@ impl Segment {
         }
     }
 
+    /// All suspects in the segment have to be checked again.
     pub fn trust_none(&self) {
         self.trusted.unset_all();
     }

@@ -28,6 +28,7 @@ pub(crate) const SEGMENT_HEADER_BYTES: usize = 64;
 
 const MAGIC: [u8; 8] = *b"SOSseg\x01\x00";
 
+/// What a segment file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum SegmentKind {
@@ -44,6 +45,7 @@ pub(crate) struct Seal {
     pub record_count: u64,
 }
 
+/// The header of a segment file; the seal is there once the segment is sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     pub number: u32,

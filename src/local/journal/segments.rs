@@ -26,6 +26,7 @@ const MAPPED_SEGMENTS_MAX: usize = 16_384;
 /// Segment numbers end here.
 const NUMBER_MAX: u32 = u32::MAX - (1 << 16);
 
+/// All segments, by number.
 pub(crate) type SegmentMap = FxHashMap<u32, Arc<Segment>>;
 
 /// All segments of the journal, by number.
@@ -117,6 +118,7 @@ impl Segments {
         &self.directory
     }
 
+    /// The segments as they are now; later changes make a new map.
     #[inline]
     pub fn load(&self) -> Guard<Arc<SegmentMap>> {
         self.by_number.load()

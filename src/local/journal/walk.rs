@@ -15,6 +15,7 @@ pub(crate) struct Walk<'a> {
     offset: usize,
 }
 
+/// What the walk has come to.
 pub(crate) enum Step<'a> {
     Record {
         header: Header,

@@ -40,6 +40,7 @@ pub(in crate::local) struct Recovery<'a> {
     opened: Arc<AtomicU32>,
 }
 
+/// What recovery found besides the index.
 #[derive(Default)]
 pub(in crate::local) struct Outcome {
     /// Greatest version clock of all records.
@@ -53,11 +54,13 @@ pub(in crate::local) struct Outcome {
     pub orphans: Vec<(ObjectId, Lsn)>,
 }
 
+/// A live record that shares another's payload.
 struct Sharer {
     fingerprint: u64,
     lsn: Lsn,
 }
 
+/// A record that holds a payload which is shared, or known by another name.
 struct Holder {
     lsn: Lsn,
     hint: Hint,

@@ -37,6 +37,7 @@ impl Superseded {
         lost.into_iter().for_each(|by| self.sever(by));
     }
 
+    /// Sets the oldest segment, below which places are not kept.
     pub fn set_oldest(&mut self, number: u32) {
         self.oldest = number;
     }

@@ -295,6 +295,7 @@ impl LocalTier {
         self.known_locked(fingerprint, id)
     }
 
+    /// As `known`. The caller holds the id.
     pub(in crate::local) fn known_locked(&self, fingerprint: u64, id: &[u8]) -> Result<Known, Error> {
         if let Some(standing) = self.standing(fingerprint, id)?
             && !self.journal.is_over(&standing.header)

@@ -64,6 +64,7 @@ impl Hidden {
         !self.is_empty() && self.lsns.lock().contains_key(&lsn)
     }
 
+    /// The hidden records, each with the version that overruled it.
     pub fn all(&self) -> Vec<(Lsn, Version)> {
         if self.is_empty() {
             return Vec::new();

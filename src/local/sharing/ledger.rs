@@ -55,6 +55,7 @@ struct Apart {
     way: Way,
 }
 
+/// What has become of a record that stands apart.
 enum Way {
     Held {
         why: Held,
@@ -90,6 +91,7 @@ struct Walk {
     sent_below: Lsn,
 }
 
+/// The state under the ledger's lock.
 struct State {
     epoch: Epoch,
     /// Records below are clean, except those in the backlog and those apart.

@@ -55,6 +55,7 @@ pub(crate) struct Outbox {
     changes: Arc<Changes>,
 }
 
+/// How far events were heard, under one lock.
 struct Hearing {
     /// As loaded at open; updated here, persisted by the sealer.
     cursors: Cursors,

@@ -25,6 +25,7 @@ pub(crate) struct Dirty {
     pub is_overtaken: bool,
 }
 
+/// The object of a put that is to be pushed.
 pub(crate) struct DirtyObject {
     pub object: Object,
     pub body_hash: u128,

@@ -129,6 +129,7 @@ impl Progress {
         state.waiting == 0 && state.waited.is_none_or(|waited| waited.elapsed() > QUIET)
     }
 
+    /// How often room was made until now: to be called before a try that may find none.
     pub fn seen(&self) -> Seen {
         Seen(self.state.lock().freed)
     }

@@ -128,6 +128,7 @@ impl LocalTier {
         Some((Arc::clone(oldest), reason))
     }
 
+    /// The oldest record segment, if it is sealed.
     pub fn oldest_sealed(&self) -> Option<Arc<Segment>> {
         self.records().oldest.filter(|segment| segment.is_sealed())
     }
@@ -297,6 +298,7 @@ impl LocalTier {
         is_indexed || (hint.has_body() && self.liveness.payloads().is_held(name, lsn))
     }
 
+    /// Lets the object go if its deadline has passed, or if Redis has it and `eviction` takes it.
     pub(super) fn evict(&self, record: &RecordAt, hint: &Hint, eviction: &Eviction) {
         let Some(outbox) = &self.outbox else { return };
         let (lsn, header) = (record.lsn, record.header);

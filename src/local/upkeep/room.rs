@@ -132,6 +132,7 @@ impl Asking {
     }
 }
 
+/// Decides who gets room: knows the limits, what is taken, and who is waiting.
 pub(crate) struct Room {
     space: Arc<Space>,
     /// Record bytes of deletes that Redis may not know of.
@@ -242,6 +243,7 @@ impl Room {
         *wish = Some(wish.unwrap_or_default().and(wanted));
     }
 
+    /// Takes what `wish` has noted.
     pub fn take_wish(&self) -> Option<Wanted> {
         self.wish.lock().take()
     }
@@ -266,10 +268,12 @@ pub(crate) struct Eviction {
 }
 
 impl Eviction {
+    /// A round that the shares of live and physical bytes ask for.
     pub fn ahead_of_need(room: &Room) -> Self {
         Self::of(Victims::AheadOfNeed, room.excess_bytes())
     }
 
+    /// A round that evicts these objects until so many bytes are freed.
     pub fn of(victims: Victims, bytes: u64) -> Self {
         Eviction { victims, left_bytes: Cell::new(bytes), evicted_bytes: Cell::new(0) }
     }

@@ -26,6 +26,7 @@ const CURSORS_AGE_MAX: Duration = Duration::from_secs(5);
 /// How often the same failure is logged.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
+/// The sealer thread's state.
 pub(in crate::local) struct Sealer {
     pub(super) tier: Arc<LocalTier>,
     pub(super) catalog: Catalog,
@@ -160,6 +161,7 @@ impl Sealer {
         None
     }
 
+    /// Seals what the journal has handed over, as far as that can be done now.
     pub(super) fn seal_pending(&mut self) -> Result<(), Error> {
         self.pending.extend(self.sealing.try_iter());
         if self.pending.is_empty() {
@@ -198,6 +200,7 @@ impl Sealer {
         }
     }
 
+    /// Makes the hints of a segment from its records, and their greatest version clock.
     pub(super) fn hints_of(&self, segment: &Segment, end: u64) -> Result<(Vec<Hint>, u64), Error> {
         let mapping = self.tier.segments.mapping(segment)?;
         let bytes = mapping.slice(0, end).unwrap_or_default();

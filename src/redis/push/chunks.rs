@@ -66,6 +66,7 @@ impl Pusher {
         Ok(())
     }
 
+    /// Sends all chunks with an expiry, and computes the body's hash on the way if it is not known.
     pub(super) fn send_chunks(
         &mut self,
         link: &mut Link,

@@ -12,6 +12,7 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    /// An object of `came` bytes was stored, in the place of one of `went` bytes.
     pub fn add(&mut self, came: Option<u64>, went: Option<u64>) {
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         if let Some(bytes) = came {

@@ -30,12 +30,14 @@ impl Outcomes {
         Outcomes { pushed: vec![None; count], named: vec![false; count] }
     }
 
+    /// Sets the outcome of a write.
     pub fn settle(&mut self, index: usize, outcome: Result<Pushed, String>) {
         if let Some(place) = self.pushed.get_mut(index) {
             *place = Some(outcome);
         }
     }
 
+    /// Notes that the write's event was acknowledged.
     pub fn named_now(&mut self, index: usize) {
         if let Some(place) = self.named.get_mut(index) {
             *place = true;

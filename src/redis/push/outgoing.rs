@@ -17,6 +17,7 @@ pub(crate) struct Outgoing<'a> {
     pub is_repeat: bool,
 }
 
+/// What a write does.
 #[derive(Clone, Debug)]
 pub(crate) enum What<'a> {
     Put {
@@ -72,6 +73,7 @@ impl Outgoing<'_> {
         (head.kind == Kind::Manifest).then_some(head)
     }
 
+    /// The event of the write.
     pub(super) fn notice(&self) -> Notice<'_> {
         let op = if matches!(self.what, What::Put { .. }) { Op::Put } else { Op::Delete };
         Notice { op, id: &self.id, version: self.version }

@@ -102,6 +102,7 @@ impl<'a> Watch<'a> {
         Watch { is_cluster: true, ..Watch::new(hearing) }
     }
 
+    /// The commands that watch a group, and ask how far others have to be heard for it.
     pub fn commands(&self, keys: &Keys, group: &Group<'_>) -> Vec<Cmd> {
         let mut commands = Vec::new();
         if self.hearing.is_some() && !self.is_cluster {
@@ -120,6 +121,7 @@ impl<'a> Watch<'a> {
         self.answers = answers;
     }
 
+    /// Whether the group is not watched yet.
     pub fn lacks_answers(&self) -> bool {
         self.hearing.is_some() && self.answers.is_empty()
     }

@@ -26,10 +26,9 @@ pub(super) struct ReadAhead {
     pub found: DirtyRecords,
 }
 
-/// How a batch moves the walks.
+/// How a batch moves the walks: one of them gets from a place to another, or none does.
 #[derive(Clone, Copy)]
 pub(super) enum Step {
-    /// The batch comes from a walk, which gets from here to there.
     Walk {
         lane: Lane,
         from: Lsn,
@@ -108,6 +107,7 @@ impl Replicator<'_> {
         dirty.is_overtaken && self.backend.is_unversioned()
     }
 
+    /// Sets a record apart that cannot be read now.
     pub(super) fn unreadable(&self, lsn: Lsn, id: &[u8], error: &Error) {
         tracing::warn!("{error}; object {} stays here until it can be read, and is pushed then", ObjectId::new(id));
         self.outbox.ledger.hold(self.epoch, lsn, id, Held::Unreadable);
@@ -154,6 +154,7 @@ struct Apart {
     is_set_aside: bool,
 }
 
+/// The write that pushes a dirty record.
 pub(super) fn outgoing(dirty: Dirty, is_repeat: bool) -> Outgoing<'static> {
     let Dirty { id, version, put, .. } = dirty;
     let what = match put {

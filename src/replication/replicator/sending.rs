@@ -20,6 +20,7 @@ const LATER_WAIT: Duration = Duration::from_millis(25);
 const ALONE_TRIES_MAX: u32 = 3;
 
 impl Replicator<'_> {
+    /// Pushes a batch, and reports to the ledger what became of it.
     pub(super) fn push(&mut self, Batch { writes: gathered, step }: Batch) -> Result<(), Error> {
         let (mut lsns, mut writes) = (Vec::with_capacity(gathered.len()), Vec::with_capacity(gathered.len()));
         let mut sending = Sending { step, apart: Vec::new(), records: 0, bytes: 0 };
@@ -180,6 +181,7 @@ impl Replicator<'_> {
         }
     }
 
+    /// Sets a record apart that breaks the connection each time, and logs its name.
     pub(super) fn set_aside(&mut self, lsn: Lsn, id: &[u8], bytes: usize, error: &Error) {
         tracing::warn!(
             "object {} with {bytes} bytes breaks the connection each time that it is sent: {error}; it stays here, is left out and tried again \

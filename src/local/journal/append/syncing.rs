@@ -76,6 +76,7 @@ impl Journal {
         error
     }
 
+    /// Refuses once a sync has failed.
     pub fn check_writable(&self) -> Result<(), Error> {
         match &*self.failure.read() {
             None => Ok(()),
