@@ -27,7 +27,7 @@ fn is_over() -> bool {
     if RAISED.with_borrow(Option::is_some) {
         return true;
     }
-    // No interpreter: the process ends.
+    // None: the interpreter is gone, as the process is ending.
     match Python::try_attach(|py| py.check_signals()) {
         None | Some(Ok(())) => false,
         Some(Err(raised)) => {

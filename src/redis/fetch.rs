@@ -79,7 +79,7 @@ pub(crate) fn fetch(
     Ok(all)
 }
 
-/// What stands under each id, without its content.
+/// Reads what stands under each id: its head and its length only.
 pub(crate) fn heads(
     link: &mut Link,
     keys: &Keys,

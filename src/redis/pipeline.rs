@@ -29,7 +29,7 @@ pub(super) fn receive_all(connection: &mut Connection, count: usize) -> Result<V
     (0..count).map(|_| receive(connection)).map(|reply| reply.and_then(fail_if_wrong_server)).collect()
 }
 
-/// One command on a bare connection.
+/// Runs one command on a connection that is not a link yet.
 pub(super) fn ask(connection: &mut Connection, command: &Cmd) -> Result<Reply, String> {
     let mut replies = pipeline(connection, &mut Vec::new(), std::iter::once(command))?;
     replies.pop().ok_or_else(|| "no answer".into())

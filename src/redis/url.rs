@@ -2,7 +2,7 @@
 
 use percent_encoding::percent_decode_str;
 
-/// One node's place.
+/// Host and port of a server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct HostPort {
     pub host: String,

@@ -115,7 +115,7 @@ impl Server {
         &self.local_address
     }
 
-    /// What it sees while it runs.
+    /// Counters of what the server sees while it runs.
     #[must_use]
     pub fn counters(&self) -> Arc<ServerCounters> {
         Arc::clone(&self.shared.counters)

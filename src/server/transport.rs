@@ -10,7 +10,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::websocket::WebSocket;
 
-/// One byte stream, whatever carries it.
+/// A connection's byte stream, whatever carries it.
 pub(super) enum Transport {
     Tcp(TcpStream),
     Unix(UnixStream),

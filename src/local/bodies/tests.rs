@@ -330,7 +330,7 @@ fn at_open_what_no_record_refers_to_is_free_and_nothing_else() {
     assert_eq!(shared.live_bytes() - count_before, space.live_bytes());
     assert_eq!(after.of_record(lsn(164)), Some((all[1], 100_000)));
 
-    // What the former store had in them is nothing to this one.
+    // An earlier open's stretches are not known to this one.
     all.iter().for_each(|_| shared.stretch_went());
     segment(&before, own).stretch_went();
     after.restore_free().unwrap();

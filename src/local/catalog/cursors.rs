@@ -1,4 +1,4 @@
-//! What the catalog keeps of replication: how far it has come, and for which Redis that is true.
+//! The replication cursors as the catalog stores them: how far pushing and hearing have come, and for which Redis that holds.
 //!
 //! ```text
 //!  0  checksum        u64   xxh3-64 of the rest

@@ -206,8 +206,8 @@ fn is_lock_error(error: &sled::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
 }
 
-/// This process's descriptors of a file. Where that cannot be said, none are: a forked child keeps the lock then, and the next open
-/// makes a copy.
+/// This process's descriptors of a file. If that cannot be determined, none are returned: then a forked child keeps the lock, and the next
+/// open makes a copy of the file.
 fn descriptors_of(path: &Path) -> Vec<RawFd> {
     let Ok(path) = path.canonicalize() else { return Vec::new() };
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return Vec::new() };

@@ -27,7 +27,7 @@ pub(crate) struct Numbers {
     noted: Mutex<Noted>,
 }
 
-/// What the file says; 0 where it says nothing.
+/// The two numbers in the file; 0 where it has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Noted {
     pub below: u32,

@@ -1,4 +1,4 @@
-//! What a record takes while it counts.
+//! The weight of a record: the bytes that count as live because of it.
 
 use crate::local::catalog::hints::Hint;
 use crate::local::journal::{BodyPlace, Flags, Header};

@@ -392,7 +392,7 @@ fn again(id: &str) -> Outgoing<'static> {
     Outgoing { is_repeat: true, ..put(id, 1, &object("mine")) }
 }
 
-// What was pushed before is known to others, who may have written since: until that is heard of, and up to the moment of the write.
+// Others may have heard of the first push, and have written since: also between the check and the write.
 #[test]
 fn a_python_value_that_is_pushed_again_undoes_nothing_that_others_did_meanwhile() {
     let mut world = python_world();

@@ -49,13 +49,13 @@ fn a_redis_that_loses_objects_is_warned_of() {
     assert!(
         matches!(warned("volatile-ttl", "3600 1", "no").as_slice(), [one] if one.contains("deleted objects may come back"))
     );
-    // Where it is not permitted to ask, nothing is said.
+    // If it is not permitted to ask, there are no warnings.
     call(&mut link, &["ACL", "SETUSER", "default", "-config", "-info"]).unwrap();
     assert_eq!(warnings(&mut link).unwrap(), [""; 0]);
     assert_eq!(memory(&mut link).unwrap(), None);
 }
 
-/// It loads its append-only file as that user, and leaves out what this one may not do.
+/// Redis loads its append-only file as the user `default`, and skips the commands that this user is not permitted.
 #[test]
 fn a_redis_whose_default_user_may_not_do_everything_is_warned_of_where_it_has_an_append_only_file() {
     let server = Server::start();

@@ -47,7 +47,7 @@ fn a_server_that_takes_nothing_in_is_given_up() {
 #[test]
 fn all_addresses_of_a_name_are_tried() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    // Where it stands for ::1 too, nobody listens there.
+    // If `localhost` resolves to ::1 too, nobody listens at that address.
     let node = HostPort { host: "localhost".into(), port: listener.local_addr().unwrap().port() };
     Stream::connect(Address::Tcp(&node), Instant::now() + Duration::from_secs(20)).unwrap();
     let nobody = HostPort { host: "nobody.invalid".into(), port: 1 };

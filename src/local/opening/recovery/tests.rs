@@ -191,7 +191,7 @@ fn live_bytes_are_those_that_were_before() {
             let first = store.seal();
             store.put(b"overwritten", 200_000);
             store.tier.duplicate(b"original", b"sharer", &mut |_| {}).unwrap();
-            // What it shares counts where it stands.
+            // The shared payload counts in the segment in which its holder stands.
             assert!(!is_deleted || store.tier.delete(b"original").unwrap());
             let second = store.seal();
             let before = [first, second].map(|number| live_bytes(&store, number));

@@ -193,7 +193,7 @@ fn bodies_on_their_way_in_are_waited_for() {
     drop(waiting);
     assert_eq!(make_room(&mut store, WANTED), Looked::UnderWay);
     drop(reservation);
-    // It has given its room back.
+    // The freed room is taken again.
     let _lease = (store.leave_room(0), _lease);
     assert_eq!(make_room(&mut store, WANTED), Looked::Barren);
 }

@@ -536,7 +536,7 @@ fn what_a_damaged_record_took_is_let_go_as_soon_as_it_is_known() {
     assert!(store.tier.get(b"sharer").unwrap().is_some());
 }
 
-/// Where values have no version: of a record whose event was heard, and of its copy, what others write comes after.
+/// Without versions: once a record's event was heard, others' events are later than the record, and than its copy.
 #[test]
 fn what_was_announced_is_so_after_it_was_copied() {
     let mut store = ByHand::open(Some(outbox()));

@@ -142,7 +142,7 @@ fn object_and_chunks_end_with_the_deadline() {
     assert_eq!(world.fetch("past"), Fetched::Missing);
 }
 
-// What does not shrink goes as it is; where that changes within an object, it is noticed.
+// Chunks that do not shrink are sent as they are; a later part of the object that does shrink is noticed.
 #[test]
 fn a_large_object_is_lent_hashed_while_it_is_sent_and_compressed_where_that_helps() {
     let mut world = world();
