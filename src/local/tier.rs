@@ -138,7 +138,7 @@ impl Tally {
 }
 
 impl LocalTier {
-    /// What has yet to reach other nodes; None where the objects are this node's alone.
+    /// The outbox; None if the objects are not shared with other nodes.
     pub fn outbox(&self) -> Option<&Outbox> {
         self.outbox.as_ref()
     }
@@ -148,27 +148,27 @@ impl LocalTier {
         self.journal.node()
     }
 
-    /// Just behind the last record.
+    /// The end of the journal, just behind the last record.
     pub fn end(&self) -> Lsn {
         self.journal.end()
     }
 
-    /// Held by whoever writes, as a user's call does; refused once the store is being closed.
+    /// Enters the gate, to be held while something is written. Refused once the store is being closed.
     pub fn enter(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
         self.gate.enter()
     }
 
-    /// Redis has told its time.
+    /// Takes a reading of Redis's clock.
     pub fn set_time(&self, reading: Reading) {
         self.journal.set_time(reading);
     }
 
-    /// Redis's clock has shown this many milliseconds.
+    /// Takes a lower bound on Redis's clock, from an id in the event stream.
     pub fn set_time_floor(&self, redis_ms: u64) {
         self.journal.time().set_floor(redis_ms);
     }
 
-    /// Whether no clock that is set like Redis's can have given this version yet.
+    /// Whether the version lies so far ahead that no clock in step with Redis's can have given it.
     pub fn is_too_far_ahead(&self, version: Version) -> bool {
         self.journal.is_too_far_ahead(version)
     }
