@@ -1,10 +1,11 @@
 //! Lets processes in: each connection gets a thread.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -20,14 +21,25 @@ const ACCEPT_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// How long accepting rests where no descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a connection may be open before it has greeted: its thread, and a keeper that nobody is attached to, do not wait longer.
+const GREETING_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How often it is looked for those that have not.
+const SILENT_LOOK: Duration = Duration::from_millis(100);
+
 /// Threads that serve connections do not call deep.
 const STACK_BYTES: usize = 512 << 10;
 
 pub(super) fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
     let mut number = 0;
+    let mut looked = Instant::now();
     while !shared.is_closing() {
         if let Some(local) = shared.store.get().and_then(ObjectStore::local) {
             local.beat();
+        }
+        if looked.elapsed() >= SILENT_LOOK {
+            looked = Instant::now();
+            cut_off_silent(shared, looked);
         }
         match poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&ACCEPT_WAIT)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => continue,
@@ -52,6 +64,20 @@ pub(super) fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
     }
 }
 
+/// Ends the connections that have not greeted in time, whatever part of a greeting has come.
+fn cut_off_silent(shared: &Shared, now: Instant) {
+    let silent: Vec<u64> = {
+        let mut silent = shared.silent.lock();
+        silent.extract_if(|_, limit| *limit <= now).map(|(number, _)| number).collect()
+    };
+    for number in silent {
+        let Some(stream) = shared.streams.lock().get(&number).cloned() else { continue };
+        tracing::info!("a connection in {} that does not greet is cut off", shared.directory.display());
+        // One that has ended already.
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+}
+
 /// Gives the connection a thread; where there is none to be had, the process is told to come again.
 fn serve(shared: &Arc<Shared>, stream: UnixStream, number: u64) {
     let stream = Arc::new(stream);
@@ -60,11 +86,15 @@ fn serve(shared: &Arc<Shared>, stream: UnixStream, number: u64) {
         return;
     }
     shared.streams.lock().insert(number, Arc::clone(&stream));
+    shared.silent.lock().insert(number, Instant::now() + GREETING_WAIT_MAX);
     shared.threads.fetch_add(1, Ordering::SeqCst);
     let (serving, served) = (Arc::clone(shared), Arc::clone(&stream));
     let run = move || {
         let _ended = Ended { shared: &serving, number };
-        if let Err(error) = serving::run(&serving, served)
+        let heard = || {
+            serving.silent.lock().remove(&number);
+        };
+        if let Err(error) = serving::run(&serving, served, heard)
             && !serving.is_closing()
         {
             tracing::info!("an attached process of {} is cut off: {error}", serving.directory.display());
@@ -88,6 +118,7 @@ struct Ended<'a> {
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
+        self.shared.silent.lock().remove(&self.number);
         self.shared.streams.lock().remove(&self.number);
         self.shared.threads.fetch_sub(1, Ordering::SeqCst);
     }

@@ -30,10 +30,10 @@ thread_local! {
     static WRITING: RefCell<Option<(u64, Vec<u64>)>> = const { RefCell::new(None) };
 }
 
-/// Serves the connection until it ends. An error is the other side's fault, or the connection's.
-pub(super) fn run(shared: &Arc<Shared>, stream: Arc<UnixStream>) -> io::Result<()> {
+/// Serves the connection until it ends; calls `heard` when it has said what it wants. An error is the other side's fault, or the connection's.
+pub(super) fn run(shared: &Arc<Shared>, stream: Arc<UnixStream>, heard: impl FnOnce()) -> io::Result<()> {
     let mut connection = Connection::new(stream);
-    let Some(connected) = greet(shared, &mut connection)? else { return Ok(()) };
+    let Some(connected) = greet(shared, &mut connection, heard)? else { return Ok(()) };
     let session = Arc::clone(&connected.0);
     while let Some(frame) = receive(&mut connection)? {
         let (request, manner) = Request::decode(frame.head, connection.fields())?;
@@ -69,7 +69,7 @@ fn refuse(connection: &mut Connection, reason: String) -> io::Result<Option<Conn
 }
 
 /// Compares what the process expects with what there is; the session that the connection belongs to, or none where it ends here.
-fn greet(shared: &Arc<Shared>, connection: &mut Connection) -> io::Result<Option<Connected>> {
+fn greet(shared: &Arc<Shared>, connection: &mut Connection, heard: impl FnOnce()) -> io::Result<Option<Connected>> {
     let Some(frame) = receive(connection)? else { return Ok(None) };
     let (request, _) = Request::decode(frame.head, connection.fields())?;
     let Request::Greet { version, session, expected } = request else {
@@ -86,6 +86,7 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection) -> io::Result<Option
     if session == NO_SESSION {
         return yield_to(shared, connection).map(|()| None);
     }
+    heard();
     let Some(store) = shared.store.get() else {
         let done = shared.opened.load(Ordering::Relaxed);
         return answer(connection, &Reply::Opening { done }).map(|()| None);

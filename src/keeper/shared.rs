@@ -49,6 +49,8 @@ pub(super) struct Shared {
     pub options: KeeperOptions,
     pub sessions: Arc<Sessions>,
     pub streams: Mutex<HashMap<u64, Arc<UnixStream>>>,
+    /// Connections that have not greeted yet, and when they are cut off.
+    pub silent: Mutex<HashMap<u64, Instant>>,
     pub threads: AtomicUsize,
     pub closing: AtomicBool,
     pub yielding: AtomicBool,
@@ -85,6 +87,7 @@ impl Shared {
             options,
             sessions: Arc::new(Sessions::new()),
             streams: Mutex::default(),
+            silent: Mutex::default(),
             threads: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             yielding: AtomicBool::new(false),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::common::{bytes, splitmix, until};
-use crate::place::Place;
+use crate::place::{Place, is_alive};
 use crate::worker::Worker;
 
 const GREET: u8 = 1;
@@ -175,6 +175,69 @@ fn a_keeper_keeps_no_descriptors_that_it_is_sent() {
     }
     is_served(&mut worker);
     assert!(descriptors(keeper) < before + 30, "from {before} descriptors to {}", descriptors(keeper));
+}
+
+fn threads(process: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{process}/task")).unwrap().count()
+}
+
+/// Whether the other side has ended the connection. What it has said before is read.
+fn is_ended(mut stream: &UnixStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    loop {
+        match stream.read(&mut [0; 4096]) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+#[test]
+fn who_connects_and_does_not_greet_is_cut_off() {
+    let place = Place::new();
+    let mut worker = victim(&place);
+    let keeper = place.keeper().unwrap();
+    let mut greeted = connect(&place);
+    greeted.write_all(&greeting(0)).unwrap();
+    reply(&mut greeted).unwrap();
+    let before = threads(keeper);
+    let mut silent: Vec<UnixStream> = (0..30).map(|_| connect(&place)).collect();
+    for (number, stream) in silent.iter_mut().enumerate() {
+        match number % 3 {
+            0 => {}
+            // A part of a greeting; the fields of it that are announced do not come.
+            1 => stream.write_all(&greeting(0)[..number]).unwrap(),
+            // One who could ask the keeper to leave, and does not.
+            _ => stream.write_all(&greeting(u64::MAX)).unwrap(),
+        }
+    }
+    // It says a little all the time, of a greeting that is as long as it may be.
+    let mut slow = connect(&place);
+    slow.write_all(&frame(GREET, u16::MAX, 0, &[0; 1 << 20])[..16]).unwrap();
+    silent.push(slow);
+
+    until("all of them are cut off", || {
+        let _ = (&silent[30]).write(&[0]);
+        silent.iter().all(is_ended)
+    });
+    until("their threads have ended", || threads(keeper) <= before);
+
+    // Who has greeted may be idle.
+    greeted.write_all(&get(1, b"0")).unwrap();
+    assert!(reply(&mut greeted).is_some());
+    is_served(&mut worker);
+}
+
+#[test]
+fn who_does_not_greet_keeps_no_keeper_running() {
+    let place = Place::new();
+    let store = place.attach();
+    let keeper = place.keeper().unwrap();
+    let _silent = connect(&place);
+    store.close().unwrap();
+    drop(store);
+    until("the keeper has ended", || !is_alive(keeper));
 }
 
 #[test]
