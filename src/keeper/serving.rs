@@ -243,16 +243,19 @@ impl Call<'_> {
                 let here = store.get_here(id);
                 if matches!(here, Ok(None)) && !self.manner.is_here {
                     // What Redis has may find no room here: then no change of the index tells that it has changed there.
-                    return Ok(self.object(store.get(id), ticket, None));
+                    return Ok(self.object(store.get(id), ticket, &[], None));
                 }
                 // Afterwards: what is doubted from here on raises the epoch.
                 return Ok(self.object(
                     here,
                     ticket,
+                    &[],
                     known.filter(|_| store.local().is_some_and(LocalBackend::may_remember)),
                 ));
             }
-            Request::Claim { ticket, names } => return Ok(self.object(Ok(self.session.claim(&names)), ticket, None)),
+            Request::Claim { ticket, names } => {
+                return Ok(self.object(Ok(self.session.claim(&names)), ticket, &names, None));
+            }
             Request::Contains { id } => store.contains(id).map(is_so),
             Request::Put { id, metadata } => self.write(|| store.put(id, &frame.data, metadata).map(|()| true)),
             Request::Delete { name: 0, id } => self.write(|| store.delete(id)),
@@ -311,7 +314,7 @@ impl Call<'_> {
         }
     }
 
-    fn object(&self, found: Result<Option<Object>, Error>, ticket: u64, known: Known) -> Answer {
+    fn object(&self, found: Result<Option<Object>, Error>, ticket: u64, names: &[u64], known: Known) -> Answer {
         let object = match found {
             Ok(Some(object)) => object,
             Ok(None) => return Answer::Reply(Reply::Absent),
@@ -321,7 +324,7 @@ impl Call<'_> {
             return Answer::Sent(object, known);
         }
         match self.store.local().map_or(Ok(None), |local| local.placed(&object.data)) {
-            Ok(Some(placed)) if self.session.hold(self.slot, ticket, object.clone(), &placed) => {
+            Ok(Some(placed)) if self.session.hold(self.slot, ticket, object.clone(), names, &placed) => {
                 Answer::Placed(object, placed, known)
             }
             // It stands in no such file, or that cannot be opened now, or nobody asks any more: a copy is as good.

@@ -42,8 +42,9 @@ struct Pin {
 
 enum Held {
     Object {
-        #[expect(dead_code, reason = "it is held, not read")]
         object: Object,
+        /// Under which names it was claimed: until the slot is given back it may be claimed again.
+        names: Box<[u64]>,
         segment: u32,
         /// Where its body begins, which is its metadata first.
         body_offset: u64,
@@ -106,11 +107,11 @@ impl Session {
         Connected(Arc::clone(self))
     }
 
-    /// Has the slot hold the object; false where the process has given up asking in it.
-    pub fn hold(&self, slot: u16, ticket: u64, object: Object, place: &Placed) -> bool {
+    /// Has the slot hold the object, which was claimed under these names; false where the process has given up asking in it.
+    pub fn hold(&self, slot: u16, ticket: u64, object: Object, names: &[u64], place: &Placed) -> bool {
         let words = [slots::held(place.segment, place.offset), slots::remembered(place.segment, place.offset)];
         let body_offset = place.offset.saturating_sub(object.metadata.len() as u64);
-        self.pin(slot, ticket, words, Held::Object { object, segment: place.segment, body_offset })
+        self.pin(slot, ticket, words, Held::Object { object, names: names.into(), segment: place.segment, body_offset })
     }
 
     /// Has the slot hold a place to write to.
@@ -240,11 +241,21 @@ impl Session {
         self.claims.lock().insert(name, object);
     }
 
+    /// The object that is kept for these names, or that a slot has got for one of them: a process that could not map it comes for a copy.
     pub fn claim(&self, names: &[u64]) -> Option<Object> {
         let mut claims = self.claims.lock();
         let claimed: Vec<Option<Object>> = names.iter().map(|name| claims.remove(name)).collect();
         drop(claims);
-        claimed.into_iter().flatten().next()
+        claimed.into_iter().flatten().next().or_else(|| self.pinned(names))
+    }
+
+    fn pinned(&self, claimed: &[u64]) -> Option<Object> {
+        self.pins.lock().values().find_map(|pin| match &pin.held {
+            Held::Object { object, names, .. } if names.iter().any(|name| claimed.contains(name)) => {
+                Some(object.clone())
+            }
+            _ => None,
+        })
     }
 
     pub fn tell(&self, notice: Notice) {
@@ -272,12 +283,12 @@ mod tests {
 
         // Given up, and asked in again.
         slot.store(slots::asked(2), Ordering::Release);
-        assert!(!session.hold(5, 1, object.clone(), &placed));
+        assert!(!session.hold(5, 1, object.clone(), &[], &placed));
         assert_eq!((slot.load(Ordering::Acquire), session.pins.lock().len()), (slots::asked(2), 0));
-        assert!(session.hold(5, 2, object.clone(), &placed));
+        assert!(session.hold(5, 2, object.clone(), &[], &placed));
         assert_eq!(slot.load(Ordering::Acquire), held);
         // The answer to the first question, behind that to the second: it takes nothing away.
-        assert!(!session.hold(5, 1, object.clone(), &placed));
+        assert!(!session.hold(5, 1, object.clone(), &[], &placed));
         session.release();
         assert_eq!((slot.load(Ordering::Acquire), session.pins.lock().len()), (held, 1));
         slot.store(slots::FREE, Ordering::Release);
@@ -285,13 +296,13 @@ mod tests {
 
         let other = process.get(6).unwrap();
         other.store(slots::asked(3), Ordering::Release);
-        assert!(session.hold(6, 3, object.clone(), &placed));
+        assert!(session.hold(6, 3, object.clone(), &[], &placed));
         session.release();
         assert_eq!(session.pins.lock().len(), 1, "it is held");
         other.store(slots::FREE, Ordering::Release);
         session.release();
         assert_eq!(session.pins.lock().len(), 0, "it is given back");
-        assert!(!session.hold(u16::MAX, 3, object, &placed), "there is no such slot");
+        assert!(!session.hold(u16::MAX, 3, object, &[], &placed), "there is no such slot");
     }
 
     #[test]

@@ -264,6 +264,8 @@ impl Attached {
             Err(Unanswered::NotSent(error)) => match error.kind() {
                 io::ErrorKind::Interrupted | io::ErrorKind::TimedOut => Err(self.detached(&error.to_string())),
                 io::ErrorKind::WouldBlock => Ok(None),
+                // This process has no descriptor for one more connection: the keeper is there.
+                _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Ok(None),
                 _ => {
                     session.set_lost();
                     Ok(None)
@@ -279,6 +281,25 @@ impl Attached {
                     true if is_there => Err(self.detached(&error.to_string())),
                     true => Ok(None),
                 }
+            }
+        }
+    }
+
+    /// One question to this keeper and no other, again while it cannot take it; None where it is gone.
+    pub(super) fn ask_this(
+        &self,
+        session: &Arc<Session>,
+        call: &Call<'_>,
+        request: &Request<'_>,
+        slot: Option<&Slot>,
+    ) -> Result<Option<Answered>, Error> {
+        let limit = self.keeper_limit();
+        loop {
+            match self.ask(session, call, request, slot)? {
+                Some(answered) => return Ok(Some(answered)),
+                None if !session.is_current() => return Ok(None),
+                None if Instant::now() >= limit => return Err(self.detached("its keeper cannot take the call")),
+                None => self.rest(SLICE / 10)?,
             }
         }
     }
@@ -306,15 +327,18 @@ impl Attached {
             }
             Reply::Placed { metadata, known, segment, offset, data_bytes, file_bytes } => {
                 // Without a descriptor or a map left, a copy does as well.
-                let (Some(slot), Some(file)) = (slot, answered.frame.files.front()) else { return Ok(Taken::AsCopy) };
+                let Some(slot) = slot else { return Ok(Taken::AsCopy(None)) };
+                let Some(file) = answered.frame.files.front() else { return Ok(Taken::AsCopy(Some(slot))) };
                 match session.holding.lent(slot, (segment, file_bytes), file, (offset, data_bytes)) {
                     Ok(lent) => {
                         let (data, metadata) = (lent.first(), Bytes::copy_from_slice(metadata));
                         remember(&session, id, known, &metadata, || Data::Lent(lent));
                         Ok(Taken::Object(Object { data, metadata }))
                     }
-                    Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(self.unanswered(action, &error)),
-                    Err(_) => Ok(Taken::AsCopy),
+                    Err((_, error)) if error.kind() == io::ErrorKind::InvalidData => {
+                        Err(self.unanswered(action, &error))
+                    }
+                    Err((slot, _)) => Ok(Taken::AsCopy(Some(slot))),
                 }
             }
             _ => self.nonsense(action),
@@ -331,10 +355,10 @@ impl Attached {
         match self.object("get", self.call(&call, Holding::slot, build)?, Some(id))? {
             Taken::Absent => Ok(None),
             Taken::Object(object) => Ok(Some(object)),
-            Taken::AsCopy => match self.object("get", self.call(&call, no_slot, build)?, Some(id))? {
+            Taken::AsCopy(_) => match self.object("get", self.call(&call, no_slot, build)?, Some(id))? {
                 Taken::Absent => Ok(None),
                 Taken::Object(object) => Ok(Some(object)),
-                Taken::AsCopy => self.nonsense("get"),
+                Taken::AsCopy(_) => self.nonsense("get"),
             },
         }
     }
@@ -348,15 +372,25 @@ impl Attached {
 
     /// The object that woke those who waited under these names, in this session; None where the keeper has it no more.
     pub(super) fn claim(&self, session: &Arc<Session>, names: &[u64]) -> Result<Option<Object>, Error> {
-        let call = Call::new("claim");
-        let slot = session.holding.slot();
         let names = names.get(..NAMES_MAX).unwrap_or(names);
-        let request = Request::Claim { ticket: slot.as_ref().map_or(0, |slot| slot.ticket), names: names.to_vec() };
-        let Some(answered) = self.ask(session, &call, &request, slot.as_ref())? else { return Ok(None) };
-        match self.object("claim", Called { session: Arc::clone(session), slot, answered }, None)? {
+        match self.claim_in(session, names, session.holding.slot())? {
             Taken::Object(object) => Ok(Some(object)),
-            Taken::Absent | Taken::AsCopy => Ok(None),
+            Taken::Absent => Ok(None),
+            // It may be deleted by now: the slot, which the keeper has it in, is given back after the copy has come.
+            Taken::AsCopy(_slot) => match self.claim_in(session, names, None)? {
+                Taken::Object(object) => Ok(Some(object)),
+                Taken::Absent => Ok(None),
+                Taken::AsCopy(_) => self.nonsense("claim"),
+            },
         }
+    }
+
+    fn claim_in(&self, session: &Arc<Session>, names: &[u64], slot: Option<Slot>) -> Result<Taken, Error> {
+        let request = Request::Claim { ticket: slot.as_ref().map_or(0, |slot| slot.ticket), names: names.to_vec() };
+        let asked = self.ask_this(session, &Call::new("claim"), &request, slot.as_ref())?;
+        // Another one knows nothing of it.
+        let answered = asked.ok_or_else(|| self.detached("the keeper that had it is gone"))?;
+        self.object("claim", Called { session: Arc::clone(session), slot, answered }, None)
     }
 
     /// A write's answer, and those in this process whom it has woken.
@@ -397,8 +431,8 @@ pub(super) struct Called {
 enum Taken {
     Absent,
     Object(Object),
-    /// It could not be taken where it stands: to be asked for as a copy.
-    AsCopy,
+    /// It could not be taken where it stands: to be asked for as a copy. The slot in which the keeper has it, if any.
+    AsCopy(Option<Slot>),
 }
 
 /// Remembers an object that was asked for, where the keeper allows it.

@@ -118,22 +118,37 @@ impl Holding {
         Some(Slot { holding: Arc::clone(self), number, ticket })
     }
 
-    /// The bytes that a slot holds, in the file that came with the answer.
+    /// The bytes that a slot holds, in the file that came with the answer; the slot, where they cannot be mapped.
     pub fn lent(
         &self,
         slot: Slot,
         (segment, file_bytes): (u32, u64),
         file: &File,
         (offset, bytes): (u64, u64),
-    ) -> io::Result<Arc<Lent>> {
-        let map = self.map(segment, file_bytes, file)?;
+    ) -> Result<Arc<Lent>, (Slot, io::Error)> {
         let (held, remembered) = (slots::held(segment, offset), slots::remembered(segment, offset));
+        match self.place(segment, file_bytes, file, (offset, bytes)) {
+            Ok((map, offset, bytes)) => {
+                Ok(Arc::new(Lent { map, offset, bytes, held, remembered, users: Mutex::new(0), slot }))
+            }
+            Err(error) => Err((slot, error)),
+        }
+    }
+
+    fn place(
+        &self,
+        segment: u32,
+        file_bytes: u64,
+        file: &File,
+        (offset, bytes): (u64, u64),
+    ) -> io::Result<(Arc<SegmentMap>, usize, usize)> {
+        let map = self.map(segment, file_bytes, file)?;
         let place = usize::try_from(offset).ok().zip(usize::try_from(bytes).ok());
         let (offset, bytes) = place.ok_or_else(|| io::Error::other("an object is longer than memory"))?;
         if offset.checked_add(bytes).is_none_or(|end| end > map.map.len()) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "an object goes past its file's end"));
         }
-        Ok(Arc::new(Lent { map, offset, bytes, held, remembered, users: Mutex::new(0), slot }))
+        Ok((map, offset, bytes))
     }
 
     fn map(&self, segment: u32, file_bytes: u64, file: &File) -> io::Result<Arc<SegmentMap>> {

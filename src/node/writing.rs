@@ -82,7 +82,8 @@ impl Attached {
         self.announce(&room.id);
         let call = Call { is_repeatable: false, wait: ROOM_WAIT_MAX, ..Call::new(action) };
         let request = Request::Commit { body_hash };
-        let Some(answered) = self.ask(&session, &call, &request, Some(&room.slot))? else { return Ok(false) };
+        let asked = self.ask_this(&session, &call, &request, Some(&room.slot))?;
+        let Some(answered) = asked else { return Ok(false) };
         self.done(action, Called { session, slot: Some(room.slot), answered }, stored)
     }
 }

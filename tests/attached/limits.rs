@@ -2,11 +2,12 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use scaler_object_storage::Error;
 
 use crate::common::{bytes, get, until};
-use crate::place::{PROGRAM, Place, is_alive};
+use crate::place::{PROGRAM, Place, is_alive, signal, stop};
 use crate::worker::{Setup, Worker, attach, content, seed_and_len};
 
 #[test]
@@ -139,6 +140,57 @@ fn a_process_without_a_descriptor_left_gets_copies_or_errors() {
         worker.does("put small 2 100");
         assert_eq!(worker.order("get large"), "1 500000");
     }
+}
+
+#[test]
+fn a_process_without_a_descriptor_left_gets_what_it_waits_for_though_it_is_deleted_at_once() {
+    let place = Place::new();
+    let store = place.attach();
+    let mut worker = Worker::detached(&place);
+    worker.does("descriptors 256");
+    worker.does(&attach(Setup::default()));
+    worker.does("put original 5 500000");
+    for round in 0..3 {
+        assert_eq!(worker.order("wait large"), "parked");
+        assert_eq!(worker.order("wait copy"), "parked");
+        worker.does("exhaust 0");
+
+        let (data, metadata) = content(round, 600_000);
+        store.put(b"large", &data, &metadata).unwrap();
+        assert!(store.delete(b"large").unwrap());
+        // By its own doing, which tells it by another way.
+        assert_eq!(worker.order("duplicate original copy"), "yes");
+        assert_eq!(worker.order("delete copy"), "yes");
+
+        assert_eq!(worker.order("answered large"), format!("{round} 600000"));
+        assert_eq!(worker.order("answered copy"), "5 500000");
+        worker.does("relax");
+    }
+}
+
+#[test]
+fn a_process_without_a_descriptor_for_one_more_connection_keeps_its_session() {
+    let place = Place::new();
+    let mut worker = Worker::detached(&place);
+    worker.does("descriptors 256");
+    worker.does(&attach(Setup::default()));
+    worker.does("put id 1 100000");
+    let keeper = place.keeper().unwrap();
+    let sessions = || {
+        let entries = std::fs::read_dir(place.path().join("sessions")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+    };
+    let before = sessions();
+    worker.does("exhaust 0");
+    stop(keeper);
+    worker.send("at-once 4 id");
+    // One of them asks over the connection that there is, and has no answer yet.
+    std::thread::sleep(Duration::from_millis(300));
+    signal(keeper, libc::SIGCONT);
+    assert_eq!(worker.reply(), "yes");
+    worker.does("relax");
+    worker.does("put id 2 100000");
+    assert_eq!(sessions(), before);
 }
 
 #[test]

@@ -239,6 +239,20 @@ impl Obeying {
             "drop" => self.held.clear(),
             "delete" => return self.store().delete(id(1)).map(yes_or_no),
             "contains" => return self.store().contains(id(1)).map(yes_or_no),
+            // By so many threads at a time.
+            "at-once" => {
+                let asking: Vec<_> = (0..number(1))
+                    .map(|_| {
+                        let (store, id) = (self.store().clone(), words[2].to_owned());
+                        std::thread::spawn(move || store.contains(id.as_bytes()))
+                    })
+                    .collect();
+                let mut is_so = true;
+                for thread in asking {
+                    is_so &= thread.join().unwrap()?;
+                }
+                return Ok(yes_or_no(is_so));
+            }
             "duplicate" => return self.store().duplicate(id(1), id(2)).map(yes_or_no),
             "wait" => {
                 let (tell, told) = channel();
