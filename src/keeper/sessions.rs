@@ -305,6 +305,52 @@ mod tests {
         assert!(!session.hold(u16::MAX, 3, object, &[], &placed), "there is no such slot");
     }
 
+    /// The process gives up and asks anew, while the keeper answers: what was given up must not be answered in the next question.
+    #[test]
+    fn a_question_that_is_given_up_while_it_is_answered_is_answered_or_not_and_the_next_one_stays() {
+        const QUESTIONS: u64 = 600_000;
+        let place = tempfile::tempdir().unwrap();
+        let store = ObjectStore::builder().local(place.path()).max_size_mb(64).open().unwrap();
+        store.put(b"id", &[7; 100_000], b"").unwrap();
+        let object = store.get(b"id").unwrap().unwrap();
+        let placed = store.local().unwrap().placed(&object.data).unwrap().unwrap();
+        let (session, file) = Session::begin(place.path()).unwrap();
+        let process = Slots::map(&file).unwrap();
+        let slot = process.get(5).unwrap();
+        let held = slots::held(placed.segment, placed.offset);
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let mut given_up = Vec::new();
+        let answered = std::thread::scope(|scope| {
+            let keeper = scope.spawn(|| {
+                let mut answered = Vec::new();
+                while !is_over.load(Ordering::Relaxed) {
+                    let word = slot.load(Ordering::Acquire);
+                    let ticket = word >> 3;
+                    if word == slots::asked(ticket) && session.hold(5, ticket, object.clone(), &[], &placed) {
+                        answered.push(ticket);
+                    }
+                }
+                answered
+            });
+            for ticket in 1..QUESTIONS {
+                let before = slot.swap(slots::asked(ticket), Ordering::AcqRel);
+                if before == slots::asked(ticket - 1) {
+                    given_up.push(ticket - 1);
+                } else {
+                    assert!(before == held || ticket == 1, "question {ticket} has found {before:#x}");
+                }
+                for _ in 0..ticket % 97 {
+                    std::hint::spin_loop();
+                }
+            }
+            is_over.store(true, Ordering::Relaxed);
+            keeper.join().unwrap()
+        });
+        for ticket in answered {
+            assert!(given_up.binary_search(&ticket).is_err(), "question {ticket} was given up, and answered");
+        }
+    }
+
     #[test]
     fn a_process_that_does_not_listen_is_told_no_more_than_it_may_wait_for() {
         let place = tempfile::tempdir().unwrap();
