@@ -13,7 +13,7 @@ use crossbeam_channel::RecvTimeoutError;
 use super::sessions::{Connected, Notice, Session};
 use super::shared::Shared;
 use crate::error::Error;
-use crate::local::{LocalBackend, Reserved};
+use crate::local::{LocalBackend, Reserved, slots};
 use crate::node::messages::{Head, Known, Manner, NAMES_MAX, NO_SESSION, NO_SLOT, Reply, Request, VERSION};
 use crate::node::socket::{Connection, Frame};
 use crate::object::Object;
@@ -117,7 +117,8 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection, heard: impl FnOnce()
             return refuse(connection, reason);
         }
     }
-    let (session, file) = match Session::begin(&shared.directory) {
+    let room = store.local().map(|local| local.count_file(slots::FILE_BYTES as u64));
+    let (session, file) = match Session::begin(&shared.directory, room) {
         Ok(begun) => begun,
         Err(error) => {
             answer(connection, &Reply::Failed(error))?;

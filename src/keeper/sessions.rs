@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::backend::Ticket;
 use crate::error::Error;
 use crate::local::slots::{self, Slots};
-use crate::local::{Placed, Reserved, is_locked};
+use crate::local::{Lease, Placed, Reserved, is_locked};
 use crate::object::Object;
 
 /// What one process may wait for at a time.
@@ -31,6 +31,8 @@ pub(super) struct Session {
     tell: Sender<Notice>,
     pub to_tell: Receiver<Notice>,
     connections: AtomicUsize,
+    /// Its file's share of what the directory may take.
+    _room: Option<Arc<Lease>>,
 }
 
 /// What a slot holds. The slot says whether it still does; what it holds, only this.
@@ -76,7 +78,7 @@ impl Drop for Connected {
 
 impl Session {
     /// Begins one; its file is for the process, which must get the only copy.
-    pub fn begin(directory: &Path) -> Result<(Arc<Session>, File), Error> {
+    pub fn begin(directory: &Path, room: Option<Arc<Lease>>) -> Result<(Arc<Session>, File), Error> {
         let sessions = directory.join(slots::DIRECTORY);
         match std::fs::create_dir(&sessions) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -98,6 +100,7 @@ impl Session {
             tell,
             to_tell,
             connections: AtomicUsize::new(0),
+            _room: room,
         };
         Ok((Arc::new(session), file))
     }
@@ -276,7 +279,7 @@ mod tests {
         store.put(b"id", &[7; 100_000], b"").unwrap();
         let object = store.get(b"id").unwrap().unwrap();
         let placed = store.local().unwrap().placed(&object.data).unwrap().unwrap();
-        let (session, file) = Session::begin(place.path()).unwrap();
+        let (session, file) = Session::begin(place.path(), None).unwrap();
         let process = Slots::map(&file).unwrap();
         let slot = process.get(5).unwrap();
         let held = slots::held(placed.segment, placed.offset);
@@ -314,7 +317,7 @@ mod tests {
         store.put(b"id", &[7; 100_000], b"").unwrap();
         let object = store.get(b"id").unwrap().unwrap();
         let placed = store.local().unwrap().placed(&object.data).unwrap().unwrap();
-        let (session, file) = Session::begin(place.path()).unwrap();
+        let (session, file) = Session::begin(place.path(), None).unwrap();
         let process = Slots::map(&file).unwrap();
         let slot = process.get(5).unwrap();
         let held = slots::held(placed.segment, placed.offset);
@@ -354,7 +357,7 @@ mod tests {
     #[test]
     fn a_process_that_does_not_listen_is_told_no_more_than_it_may_wait_for() {
         let place = tempfile::tempdir().unwrap();
-        let (session, _file) = Session::begin(place.path()).unwrap();
+        let (session, _file) = Session::begin(place.path(), None).unwrap();
         for name in 0..WAITS_MAX as u64 {
             assert!(session.may_wait(name));
             session.answered(name);
@@ -368,7 +371,7 @@ mod tests {
     #[test]
     fn a_process_waits_for_no_more_than_it_may() {
         let place = tempfile::tempdir().unwrap();
-        let (session, _file) = Session::begin(place.path()).unwrap();
+        let (session, _file) = Session::begin(place.path(), None).unwrap();
         assert!((0..WAITS_MAX as u64).all(|name| session.may_wait(name)));
         assert!(!session.may_wait(u64::MAX));
         session.forget(7);

@@ -1,8 +1,8 @@
 //! The `local` backend: opens a directory into a [`LocalTier`], runs its upkeep threads, and closes both. `tiered` and the keeper stand on it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use super::files::counters::Counters;
 use super::files::lock::DirectoryLock;
 use super::files::numbers::Numbers;
 use super::files::readers::Readers;
-use super::files::space::Space;
+use super::files::space::{Lease, Space};
 use super::files::turn::Turn;
 use super::gate::Gate;
 use super::index::Fingerprints;
@@ -49,6 +49,8 @@ pub(crate) struct LocalBackend {
     directory: PathBuf,
     generation: u64,
     running: Mutex<Option<Running>>,
+    /// What the counters take, which stay once there are some.
+    counters_room: OnceLock<Arc<Lease>>,
 }
 
 /// The upkeep threads and the directory lock, which end when the store is closed.
@@ -86,7 +88,7 @@ impl Opened {
         }
         lock.check_mapping()?;
         let numbers = Numbers::open(&directory)?;
-        let (readers, foreign) = Readers::open(&directory)?;
+        let (readers, mut foreign) = Readers::open(&directory)?;
         directory::write_format(&directory)?;
 
         let catalog = Catalog::open(&directory.join("catalog"));
@@ -95,6 +97,7 @@ impl Opened {
         let limit_bytes = directory::limit_bytes(options.max_size_mb, &directory, found.bytes)?;
         let space = Space::new(limit_bytes);
         catalog.set_limit(space.limit_bytes());
+        foreign.iter_mut().for_each(|session| session.count(&space));
         let set_aside = found.damaged;
         let open_files = Arc::default();
         let (map, spares, next_number) = found.into_segments(&space, &disk, &open_files);
@@ -188,6 +191,9 @@ impl LocalBackend {
     pub fn open_with(options: &LocalOptions, under: Underlying, outbox: Option<OutboxOptions>) -> Result<Self, Error> {
         let directory = options.directory();
         let Opened { tier, parts, tasks, lock } = Opened::open(options, under, outbox)?;
+        let counters_bytes =
+            Counters::bytes_in(&directory).map_err(Error::io("look at the counters in", &directory))?;
+        let counters_room = if counters_bytes > 0 { tier.space.found(counters_bytes).into() } else { OnceLock::new() };
         let sealer = Sealer::new(Arc::clone(&tier), parts)
             .spawn()
             .map_err(Error::io("start the sealer thread of", &directory))?;
@@ -202,7 +208,7 @@ impl LocalBackend {
             }
         };
         let running = Mutex::new(Some(Running { sealer, tasks, reaper, stop_reaper, lock }));
-        Ok(LocalBackend { tier, directory, generation: fork::generation(), running })
+        Ok(LocalBackend { tier, directory, generation: fork::generation(), running, counters_room })
     }
 
     /// The tier; `Forked` in a child of the process that opened it.
@@ -229,8 +235,15 @@ impl LocalBackend {
         self.tier()?.reserve(id, data_bytes, metadata_bytes)
     }
 
+    /// Has a file of an attached process count for what the directory may take, until what this returns is dropped. It counts whether or not there
+    /// is so much room: without one no process could free any.
+    pub fn count_file(&self, bytes: u64) -> Arc<Lease> {
+        self.tier.space.found(bytes)
+    }
+
     /// From now on every change of an object raises its counter. Returns the fingerprint function, which picks an id's counter.
     pub fn share_changes(&self, counters: Counters) -> Fingerprints {
+        self.counters_room.get_or_init(|| self.count_file(Counters::BYTES));
         self.tier.index().changes().share(counters);
         self.tier.index().fingerprints()
     }

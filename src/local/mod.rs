@@ -44,6 +44,7 @@ pub(crate) use files::counters::Counters;
 pub use files::disk;
 pub(crate) use files::readers::is_locked;
 pub(crate) use files::slots;
+pub(crate) use files::space::Lease;
 pub(crate) use files::turn::Turn;
 pub(crate) use index::Fingerprints;
 pub(crate) use journal::Lsn;

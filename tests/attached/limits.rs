@@ -1,5 +1,6 @@
 //! What there is too little of, or too much: descriptors, room, users, letters in a name.
 
+use std::cell::Cell;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -191,6 +192,47 @@ fn a_process_without_a_descriptor_for_one_more_connection_keeps_its_session() {
     worker.does("relax");
     worker.does("put id 2 100000");
     assert_eq!(sessions(), before);
+}
+
+/// Length of all files in a directory of the store's.
+fn length_of(place: &Place, directory: &str) -> u64 {
+    let entries = std::fs::read_dir(place.path().join(directory)).unwrap();
+    // Segments come and go.
+    entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
+}
+
+#[test]
+fn files_of_attached_processes_count_for_the_limit() {
+    const SESSION_BYTES: u64 = 32 << 10;
+    let place = Place::new();
+    let store = place.attach();
+    let counters = std::fs::metadata(place.path().join("counters")).unwrap().len();
+    // What counts besides segments, of which there may be another at any moment: these files, and the catalog.
+    let beside = || store.info().physical_bytes.saturating_sub(length_of(&place, "journal"));
+    let settled = || {
+        let last = Cell::new(0);
+        until("the store has the segments that it wants", || {
+            std::thread::sleep(Duration::from_millis(300));
+            last.replace(beside()) == last.get()
+        });
+        last.get()
+    };
+    store.put(b"id", &bytes(1, 100_000), b"").unwrap();
+    let alone = settled();
+    assert!(alone >= SESSION_BYTES + counters, "{alone}");
+    let others: Vec<_> = (0..30).map(|_| place.attach()).collect();
+    assert_eq!(length_of(&place, "sessions"), 31 * SESSION_BYTES);
+    until("they count", || beside() == alone + 30 * SESSION_BYTES);
+
+    place.kill_keeper();
+    // Of the others the next keeper knows only by their files, which are locked.
+    store.put(b"id", &bytes(2, 100_000), b"").unwrap();
+    until("the session with the keeper that is gone is over", || place.sessions() == 31);
+    let found = settled();
+    assert!(found >= 31 * SESSION_BYTES + counters, "{found}");
+    drop(others);
+    until("their sessions are over", || place.sessions() == 1);
+    until("they count no more", || beside() == found - 30 * SESSION_BYTES);
 }
 
 #[test]

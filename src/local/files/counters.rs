@@ -37,6 +37,9 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// What they take on disk.
+    pub const BYTES: u64 = FILE_BYTES as u64;
+
     /// The directory's counters, made where there are none, and their file. The caller holds the directory's lock.
     pub fn open(directory: &Path) -> io::Result<(Counters, File)> {
         let path = directory.join(NAME);
@@ -55,6 +58,15 @@ impl Counters {
             return Err(error);
         }
         Ok((Counters::map(&file)?, file))
+    }
+
+    /// What the directory's counters take on disk: nothing where there are none.
+    pub fn bytes_in(directory: &Path) -> io::Result<u64> {
+        match std::fs::metadata(directory.join(NAME)) {
+            Ok(metadata) => Ok(metadata.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// Maps the counters in a file that another process has opened.

@@ -20,6 +20,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::slots::{self, Slots};
+use super::space::{Lease, Space};
 use crate::error::Error;
 use crate::fork;
 use crate::random::random_u64;
@@ -61,6 +62,8 @@ struct Sessions {
 pub(crate) struct Foreign {
     path: PathBuf,
     uses: Uses,
+    /// Of a file of slots.
+    room: Option<Arc<Lease>>,
 }
 
 /// Which body segments a session uses.
@@ -245,7 +248,7 @@ impl Foreign {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Uses::Any,
             Err(error) => return Err(Error::io("map", &path)(error)),
         };
-        Ok(Some(Foreign { path, uses }))
+        Ok(Some(Foreign { path, uses, room: None }))
     }
 
     fn find(path: PathBuf) -> Result<Option<Foreign>, Error> {
@@ -255,7 +258,14 @@ impl Foreign {
         let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
         let segments = text.strip_prefix(CLOSED).map(|numbers| numbers.lines().filter_map(|it| it.parse().ok()));
         let uses = segments.map_or(Uses::Any, |segments| Uses::Noted(segments.collect()));
-        Ok(Some(Foreign { path, uses }))
+        Ok(Some(Foreign { path, uses, room: None }))
+    }
+
+    /// Has the file of an attached process count for what the directory may take, until the session is over.
+    pub fn count(&mut self, space: &Arc<Space>) {
+        if matches!(self.uses, Uses::Slots(_)) {
+            self.room = Some(space.found(slots::FILE_BYTES as u64));
+        }
     }
 
     /// Whether somebody may use this body segment.

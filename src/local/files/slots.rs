@@ -33,7 +33,7 @@ use crate::random::random_u64;
 /// Slots of one session: how many objects a process can hold at a time without a copy. Further ones are handed out as copies.
 pub(crate) const SLOTS: u16 = 4096;
 
-const FILE_BYTES: usize = SLOTS as usize * size_of::<u64>();
+pub(crate) const FILE_BYTES: usize = SLOTS as usize * size_of::<u64>();
 
 /// The directory of these files, within the store's.
 pub(crate) const DIRECTORY: &str = "sessions";
