@@ -114,6 +114,49 @@ fn what_is_only_remembered_takes_no_room_from_others_14() {
     assert!(ids(0).all(|id| reader.get(&id).unwrap().is_none()));
 }
 
+/// Nobody reads the others: they are evicted before it.
+#[test]
+fn what_is_read_only_from_memory_is_not_evicted_as_unread() {
+    let (redis, place) = (RedisServer::start(), tempfile::tempdir().unwrap());
+    let builder = || {
+        let builder = ObjectStore::builder().tiered(place.path().join("kept"), redis.url()).max_size_mb(16);
+        builder.redis_options(|options| options.settle_ms = 200)
+    };
+    let kept = builder().open().unwrap();
+    let keeper = Keeper::listen(&kept, builder().config(), KeeperOptions::default()).unwrap();
+    let (reader, writer) = (builder().attach().unwrap(), builder().attach().unwrap());
+    let ids = [b"10".as_slice(), b"40000", b"200000"];
+    for id in ids {
+        let size = std::str::from_utf8(id).unwrap().parse().unwrap();
+        writer.put(id, &bytes(1, size), b"").unwrap();
+        get(&reader, id);
+    }
+    let is_over = AtomicBool::new(false);
+    let evicted = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Twice what the store may have, no faster than Redis takes it: where somebody waits for room, all may go.
+            for number in 0..400_u64 {
+                writer.put(&(1000 + number).to_le_bytes(), &bytes(number, 80_000), b"").unwrap();
+                if number % 10 == 9 {
+                    std::thread::sleep(Duration::from_millis(300));
+                }
+            }
+            is_over.store(true, Ordering::SeqCst);
+        });
+        let mut evicted = None;
+        // Redis is not asked, so that what is evicted stays away.
+        while !is_over.load(Ordering::SeqCst) {
+            let lost = ids.iter().find(|id| reader.get_here(id).unwrap().is_none());
+            evicted = evicted.or(lost.map(|id| String::from_utf8_lossy(id).into_owned()));
+        }
+        evicted
+    });
+    assert_eq!(evicted, None, "what is read all the time is evicted");
+    assert_eq!(kept.get_here(&1000_u64.to_le_bytes()).unwrap(), None, "nothing was evicted");
+    drop((reader, writer));
+    keeper.close();
+}
+
 // Invariant 5, of what the node could not keep.
 #[test]
 fn what_found_no_room_on_the_node_is_not_remembered_5() {
