@@ -5,6 +5,7 @@
 mod common;
 
 mod contents;
+mod full_disk;
 mod history;
 mod holding;
 mod hostile;

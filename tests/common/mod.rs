@@ -1,6 +1,7 @@
 //! What the integration tests share.
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 
+pub mod mounted;
 pub mod nodes;
 pub mod redis;
 

@@ -1,15 +1,13 @@
 //! Disks that can be filled up, and get room again.
 
-use std::ffi::CString;
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempDir;
 
+use crate::common::mounted::Mounted;
 use crate::disk::{Call as DiskCall, Fault};
 use crate::system::Call;
 use crate::world::{World, place};
@@ -23,7 +21,7 @@ pub struct Disk {
 
 enum Room {
     /// A file system of its own. It goes with the process.
-    Mounted,
+    Mounted(Mounted),
     /// The directory may take so many bytes.
     Counted(Arc<AtomicU64>),
 }
@@ -32,20 +30,8 @@ impl Disk {
     /// A file system of this size; None where this process may not mount one.
     pub fn mounted(megabytes: u64) -> Option<Disk> {
         let (place, path) = place();
-        let text = |text: &[u8]| CString::new(text).unwrap();
-        let (none, root, target) = (text(b"none"), text(b"/"), text(path.as_os_str().as_bytes()));
-        let (kind, size) = (text(b"tmpfs"), text(format!("size={megabytes}m").as_bytes()));
-        let private = libc::MS_REC | libc::MS_PRIVATE;
-        // Sound: all strings end, and outlive the calls. The mounts are seen by this thread and those that it starts, and nobody else.
-        let mounted = unsafe {
-            libc::unshare(libc::CLONE_NEWNS) == 0
-                && libc::mount(none.as_ptr(), root.as_ptr(), std::ptr::null(), private, std::ptr::null()) == 0
-                && libc::mount(none.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, size.as_ptr().cast()) == 0
-        };
-        if !mounted {
-            eprintln!("no file system of its own: {}", std::io::Error::last_os_error());
-        }
-        mounted.then_some(Disk { _place: place, path, room: Room::Mounted })
+        let mounted = Mounted::at(&path, megabytes)?;
+        Some(Disk { _place: place, path, room: Room::Mounted(mounted) })
     }
 
     /// A disk that counts what the store takes, and refuses what is too much.
@@ -91,12 +77,7 @@ impl Disk {
     /// Others take all the room that is left.
     pub fn fill(&self) {
         match &self.room {
-            Room::Mounted => {
-                let mut file = File::options().append(true).create(true).open(self.ballast()).unwrap();
-                for piece in [1 << 20, 4096, 1] {
-                    while file.write_all(&vec![1; piece]).is_ok() {}
-                }
-            }
+            Room::Mounted(mounted) => mounted.fill(),
             Room::Counted(bytes_max) => bytes_max.store(used(&self.directory()), Ordering::Relaxed),
         }
     }
@@ -104,13 +85,9 @@ impl Disk {
     /// What others took is there again.
     pub fn free(&self) {
         match &self.room {
-            Room::Mounted => fs::remove_file(self.ballast()).unwrap(),
+            Room::Mounted(mounted) => mounted.free(),
             Room::Counted(bytes_max) => bytes_max.store(u64::MAX, Ordering::Relaxed),
         }
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.path.join("ballast")
     }
 }
 
