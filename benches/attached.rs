@@ -262,6 +262,33 @@ fn machine(scratch: &Path) {
     ]);
     let copies = (first.info().physical_bytes - taken) as f64 / data.len() as f64;
     table.row(["how much of the disk it takes".to_owned(), show_ratio(copies), "1x".to_owned()]);
+    drop(attached);
+
+    let mut readers: Vec<Child> =
+        (0..8).map(|_| unix::holding_child(process.directory(), &redis.url(), "new")).collect();
+    let wait_for = |how_far: &str| {
+        for reader in &readers {
+            while first.get(format!("{how_far} {}", reader.id()).as_bytes()).unwrap().is_none() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    };
+    let memory = |which: &str| readers.iter().map(|reader| unix::memory_bytes(reader, which)).sum::<f64>();
+    wait_for("ready");
+    let before = ["Pss", "Rss"].map(memory);
+    first.put(b"go", b"", b"").unwrap();
+    wait_for("read");
+    let [shared, each] = ["Pss", "Rss"].map(memory);
+    let times = [shared - before[0], each - before[1]].map(|bytes| show_ratio(bytes / data.len() as f64));
+    table.row([
+        "how much of the memory 8 processes that hold it take (PSS), beside each for itself (RSS)".to_owned(),
+        format!("{} beside {}", times[0], times[1]),
+        "1x".to_owned(),
+    ]);
+    for reader in &mut readers {
+        let _ = reader.kill();
+        let _ = reader.wait();
+    }
     println!("\nA machine with many attached processes\n");
     table.print();
 }

@@ -23,11 +23,31 @@ pub fn echo_path() -> Option<PathBuf> {
 /// Tells this program to be an attached process, of the store in that directory with that Redis.
 const ATTACHED: &str = "ATTACHED_TO";
 
+/// The object that an attached process is to hold; it reads it when there is an object `go`.
+const HOLDS: &str = "ATTACHED_HOLDS";
+
 /// An attached process that gets an object now and then.
 pub fn attached_child(directory: &Path, redis: &str) -> Child {
+    attached(directory, redis).spawn().unwrap()
+}
+
+/// One that says by an object of its process number, and `ready` or `read`, how far it is.
+pub fn holding_child(directory: &Path, redis: &str, object: &str) -> Child {
+    attached(directory, redis).env(HOLDS, object).spawn().unwrap()
+}
+
+fn attached(directory: &Path, redis: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env(ATTACHED, directory).env("ATTACHED_REDIS", redis).stdout(Stdio::null());
-    command.spawn().unwrap()
+    command
+}
+
+/// Bytes of memory that a process has, in parts of those who share a page (`Pss`), or each for itself (`Rss`).
+pub fn memory_bytes(child: &Child, which: &str) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", child.id())).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(which)?.strip_prefix(':')).unwrap();
+    let kilobytes: f64 = line.trim().strip_suffix("kB").unwrap().trim().parse().unwrap();
+    kilobytes * 1024.0
 }
 
 /// Whether this process was one, until it was killed.
@@ -36,6 +56,19 @@ pub fn is_attached_child() -> bool {
         return false;
     };
     let store = ObjectStore::builder().tiered(Path::new(&directory), redis).max_size_mb(6000).attach().unwrap();
+    if let Ok(object) = std::env::var(HOLDS) {
+        let say = |how_far: &str| store.put(format!("{how_far} {}", std::process::id()).as_bytes(), b"", b"").unwrap();
+        say("ready");
+        while store.get(b"go").unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let held = store.get(object.as_bytes()).unwrap().unwrap();
+        std::hint::black_box(held.data.iter().map(|byte| u64::from(*byte)).sum::<u64>());
+        say("read");
+        loop {
+            std::thread::park();
+        }
+    }
     store.put(b"begun", b"", b"").unwrap();
     let mut state = u64::from(std::process::id());
     loop {
