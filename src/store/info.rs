@@ -36,6 +36,14 @@ pub struct Info {
 
 impl ObjectStore {
     /// What the store holds and who waits. In a forked child: nothing and nobody.
+    ///
+    /// ```
+    /// # use scaler_object_storage::{Error, ObjectStore};
+    /// # let store = ObjectStore::builder().memory().open()?;
+    /// store.put(b"greeting", b"Hello, World!", b"")?;
+    /// assert_eq!((store.info().objects, store.info().payload_bytes), (1, 13));
+    /// # Ok::<(), Error>(())
+    /// ```
     #[must_use]
     pub fn info(&self) -> Info {
         // In a forked child the parent's threads may have left any lock taken.

@@ -140,6 +140,14 @@ impl ObjectStore {
     /// After an error, what stood under the id before still does, except if the disk refuses to sync ([`Error::Io`] with the action `sync`): then
     /// the object is readable, whoever waited for it is answered, and a later open may or may not find it. With `redis` also [`Error::Refused`],
     /// and [`Error::Unreachable`], after which the object may have been stored all the same.
+    ///
+    /// ```
+    /// # use scaler_object_storage::{Error, ObjectStore};
+    /// # let store = ObjectStore::builder().memory().open()?;
+    /// store.put(b"greeting", b"Hello, World!", b"text/plain")?;
+    /// assert!(store.contains(b"greeting")?);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn put(&self, id: &[u8], data: &[u8], metadata: &[u8]) -> Result<(), Error> {
         self.inner.id_bytes.check(id)?;
         check_metadata(id, metadata)?;
@@ -152,6 +160,18 @@ impl ObjectStore {
     /// # Errors
     ///
     /// As [`put`](Self::put).
+    ///
+    /// ```
+    /// # use scaler_object_storage::{Error, ObjectStore};
+    /// # let store = ObjectStore::builder().memory().open()?;
+    /// let mut writer = store.writer(b"large", 3_000_000, b"")?;
+    /// for _ in 0..3 {
+    ///     writer.write(&[7; 1_000_000])?;
+    /// }
+    /// writer.commit()?; // before this nothing exists
+    /// assert_eq!(store.get(b"large")?.expect("committed").data.len(), 3_000_000);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn writer(&self, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<ObjectWriter, Error> {
         self.inner.id_bytes.check(id)?;
         check_metadata(id, metadata)?;
@@ -165,6 +185,16 @@ impl ObjectStore {
     ///
     /// [`Error::InvalidId`], [`Error::Io`]. With `redis`, and with `tiered` for what is not on this node, [`Error::Unreachable`] where
     /// Redis does not say whether it has the object; with `redis`, [`Error::Refused`] where it refuses to.
+    ///
+    /// ```
+    /// # use scaler_object_storage::{Error, ObjectStore};
+    /// # let store = ObjectStore::builder().memory().open()?;
+    /// store.put(b"greeting", b"Hello, World!", b"text/plain")?;
+    /// let object = store.get(b"greeting")?.expect("just stored");
+    /// assert_eq!((&object.data[..], &object.metadata[..]), (&b"Hello, World!"[..], &b"text/plain"[..]));
+    /// assert_eq!(store.get(b"nothing")?, None);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         self.inner.id_bytes.check(id)?;
         let found = self.backend()?.get(id)?;
@@ -201,6 +231,17 @@ impl ObjectStore {
     ///
     /// [`Error::InvalidId`], [`Error::Io`], [`Error::WritesRefused`]; with `redis` also [`Error::Refused`] and [`Error::Unreachable`], as
     /// with [`put`](Self::put).
+    ///
+    /// ```
+    /// # use scaler_object_storage::{Error, ObjectStore};
+    /// # let store = ObjectStore::builder().memory().open()?;
+    /// store.put(b"greeting", b"Hello, World!", b"")?;
+    /// let object = store.get(b"greeting")?.expect("just stored");
+    /// assert!(store.delete(b"greeting")?);
+    /// assert!(!store.delete(b"greeting")?);
+    /// assert_eq!(object.data, "Hello, World!"); // what was read stays
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn delete(&self, id: &[u8]) -> Result<bool, Error> {
         self.inner.id_bytes.check(id)?;
         let found = self.backend()?.delete(id)?;
@@ -227,6 +268,16 @@ impl ObjectStore {
     /// # Errors
     ///
     /// As [`get`](Self::get) and [`put`](Self::put).
+    ///
+    /// ```
+    /// # use scaler_object_storage::{Error, ObjectStore};
+    /// # let store = ObjectStore::builder().memory().open()?;
+    /// store.put(b"greeting", b"Hello, World!", b"")?;
+    /// assert!(store.duplicate(b"greeting", b"welcome")?);
+    /// store.delete(b"greeting")?;
+    /// assert_eq!(store.get(b"welcome")?.expect("duplicated").data, "Hello, World!");
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn duplicate(&self, original: &[u8], new: &[u8]) -> Result<bool, Error> {
         self.inner.id_bytes.check(original)?;
         self.inner.id_bytes.check(new)?;
@@ -266,6 +317,22 @@ impl ObjectStore {
     /// # Errors
     ///
     /// As [`get`](Self::get); [`Error::Closed`] where the store is closed meanwhile.
+    ///
+    /// ```
+    /// # use scaler_object_storage::{Error, ObjectStore};
+    /// # let store = ObjectStore::builder().memory().open()?;
+    /// use std::time::{Duration, Instant};
+    /// use scaler_object_storage::Waited;
+    ///
+    /// let writer = store.clone();
+    /// let thread = std::thread::spawn(move || writer.put(b"result", b"42", b""));
+    /// match store.wait(b"result", Some(Instant::now() + Duration::from_secs(10)), None)? {
+    ///     Waited::Object(object) => assert_eq!(object.data, "42"),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// # thread.join().expect("no panic")?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn wait(&self, id: &[u8], deadline: Option<Instant>, cancel: Option<&CancelToken>) -> Result<Waited, Error> {
         let wait = match Wait::begin(self, id)? {
             Ok(object) => return Ok(Waited::Object(object)),
@@ -289,6 +356,15 @@ impl ObjectStore {
     /// # Errors
     ///
     /// [`Error::Io`], [`Error::Closed`].
+    ///
+    /// ```
+    /// # use scaler_object_storage::{Error, ObjectStore};
+    /// # let store = ObjectStore::builder().memory().open()?;
+    /// store.put(b"greeting", b"Hello, World!", b"")?;
+    /// store.clear()?;
+    /// assert_eq!(store.count()?, (0, 0));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn clear(&self) -> Result<(), Error> {
         self.backend()?.clear()
     }
@@ -299,6 +375,14 @@ impl ObjectStore {
     /// # Errors
     ///
     /// [`Error::Io`] where the last writes cannot be made durable; the store is closed all the same.
+    ///
+    /// ```
+    /// # use scaler_object_storage::{Error, ObjectStore};
+    /// # let store = ObjectStore::builder().memory().open()?;
+    /// store.close()?;
+    /// assert!(matches!(store.get(b"greeting"), Err(Error::Closed)));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn close(&self) -> Result<(), Error> {
         self.inner.close()
     }

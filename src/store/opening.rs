@@ -22,6 +22,19 @@ impl ObjectStore {
     /// # Errors
     ///
     /// As [`ObjectStoreBuilder::open`](crate::ObjectStoreBuilder::open).
+    ///
+    /// ```
+    /// # use scaler_object_storage::{Error, ObjectStore};
+    /// use scaler_object_storage::StoreConfig;
+    ///
+    /// # let directory = tempfile::tempdir().expect("a directory");
+    /// let mut config = StoreConfig::default(); // backend `local`
+    /// config.local.path = directory.path().join("objects");
+    /// config.local.max_size_mb = 1000;
+    /// let store = ObjectStore::open(&config)?;
+    /// store.close()?;
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn open(config: &StoreConfig) -> Result<Self, Error> {
         Self::open_under(config, Underlying::default())
     }

@@ -20,6 +20,22 @@ impl ObjectStore {
     /// # Errors
     ///
     /// As [`get`](Self::get).
+    ///
+    /// ```
+    /// # use scaler_object_storage::{Error, ObjectStore};
+    /// # let store = ObjectStore::builder().memory().open()?;
+    /// use std::sync::mpsc;
+    /// use scaler_object_storage::Parked;
+    ///
+    /// let (sender, answers) = mpsc::channel();
+    /// let Parked::Waiting(ticket) = store.get_or_park(b"result", move |object| drop(sender.send(object)))? else {
+    ///     panic!("nothing is there yet")
+    /// };
+    /// store.put(b"result", b"42", b"")?; // answers on this thread, before it returns
+    /// assert_eq!(answers.recv().expect("answered").data, "42");
+    /// # drop(ticket);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn get_or_park(
         &self,
         id: &[u8],
