@@ -368,7 +368,7 @@ impl Bodies {
         let segments: Vec<_> = self.segments.load().values().map(Arc::clone).collect();
         for segment in segments.iter().filter(|segment| segment.kind != SegmentKind::Records) {
             if segment.is_withheld() {
-                // Readers of an earlier open may still use dead bytes in it: it is left as it is, and its length counts against the limit.
+                // A session of an earlier open may still read dead bytes in it, or write to it: it stays as it is, and counts against the limit.
                 continue;
             }
             if !segment.has_stretches() {
@@ -380,7 +380,7 @@ impl Bodies {
         Ok(())
     }
 
-    /// No reader of an earlier open can use the segment any more: what is free in it may be written again.
+    /// No session of an earlier open can use the segment any more: what is free in it may be written again.
     pub fn stop_withholding(&self, segment: &Arc<Segment>) -> Result<(), Error> {
         let mut stretches = self.stretches.lock();
         if segment.kind == SegmentKind::Records || !segment.is_withheld() {
@@ -430,7 +430,7 @@ impl Stretches {
         let segment = &stretch.segment;
         segment.stretch_went();
         if segment.is_withheld() {
-            // Readers of an earlier open may use it: it stays, and counts against the limit, until they are gone.
+            // A session of an earlier open may use it: it stays, and counts against the limit, until that is over.
             return None;
         }
         if segment.kind == SegmentKind::Body {

@@ -178,7 +178,7 @@ impl Flights {
             let Some(flight) = flights.get_mut(id) else { return false };
             flight.retries += 1;
             let is_tried = flight.retries <= RETRIES_MAX;
-            // What was read and is not read again stays of no use for keeping.
+            // A copy that is not read again stays stale, so that it is not kept.
             flight.is_stale &= !is_tried;
             is_tried
         })

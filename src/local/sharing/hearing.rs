@@ -436,7 +436,7 @@ mod tests {
         assert!(tier.suspect(b"a").unwrap().is_some() && tier.suspect(b"b").unwrap().is_some());
         backend.close().unwrap();
     }
-    /// Hearing 4: a copy that was current when that was asked, and is written behind the place below which all became suspect since.
+    /// Hearing 4: a fill that was found to be current, and is written above the lsn below which everything became suspect meanwhile.
     #[test]
     fn a_copy_that_is_kept_while_events_are_missed_is_suspect() {
         let place = tempfile::tempdir().unwrap();
