@@ -49,7 +49,7 @@ pub(crate) struct LocalBackend {
     directory: PathBuf,
     generation: u64,
     running: Mutex<Option<Running>>,
-    /// What the counters take, which stay once there are some.
+    /// The room of the counters file, which is never removed once it exists.
     counters_room: OnceLock<Arc<Lease>>,
 }
 
@@ -235,8 +235,8 @@ impl LocalBackend {
         self.tier()?.reserve(id, data_bytes, metadata_bytes)
     }
 
-    /// Has a file of an attached process count for what the directory may take, until what this returns is dropped. It counts whether or not there
-    /// is so much room: without one no process could free any.
+    /// Counts the file of an attached process against the limit until the returned guard is dropped, even beyond the limit: without that file
+    /// the process could free nothing.
     pub fn count_file(&self, bytes: u64) -> Arc<Lease> {
         self.tier.space.found(bytes)
     }

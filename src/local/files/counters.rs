@@ -37,7 +37,7 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// What they take on disk.
+    /// Bytes that the file takes on disk.
     pub const BYTES: u64 = FILE_BYTES as u64;
 
     /// The directory's counters, made where there are none, and their file. The caller holds the directory's lock.
@@ -60,7 +60,7 @@ impl Counters {
         Ok((Counters::map(&file)?, file))
     }
 
-    /// What the directory's counters take on disk: nothing where there are none.
+    /// Bytes that the directory's counters file takes on disk; 0 if there is none.
     pub fn bytes_in(directory: &Path) -> io::Result<u64> {
         match std::fs::metadata(directory.join(NAME)) {
             Ok(metadata) => Ok(metadata.len()),

@@ -62,7 +62,7 @@ struct Sessions {
 pub(crate) struct Foreign {
     path: PathBuf,
     uses: Uses,
-    /// Of a file of slots.
+    /// The room that a session's file of slots takes.
     room: Option<Arc<Lease>>,
 }
 
@@ -261,7 +261,7 @@ impl Foreign {
         Ok(Some(Foreign { path, uses, room: None }))
     }
 
-    /// Has the file of an attached process count for what the directory may take, until the session is over.
+    /// Counts the file of an attached process against the limit until the session is over.
     pub fn count(&mut self, space: &Arc<Space>) {
         if matches!(self.uses, Uses::Slots(_)) {
             self.room = Some(space.found(slots::FILE_BYTES as u64));

@@ -199,13 +199,13 @@ impl Outbox {
         self.changes.raise_epoch();
     }
 
-    /// How often events may have been missed. Whoever keeps a copy that was fetched looks before it asks whether the copy is current, and again
-    /// when the copy stands: where that has changed, the copy may have come to stand behind what `suspect_below` was told.
+    /// How often events may have been missed. Whoever keeps a fetched copy reads this before it asks whether the copy is current, and again
+    /// when the copy stands: if it has changed, the copy may stand above the lsn that `suspect_below` was given.
     pub fn losses(&self) -> u64 {
         self.losses.load(Ordering::SeqCst)
     }
 
-    /// Before the end is taken that `suspect_below` is told.
+    /// Counts that events may have been missed. To be called before the journal's end is read that is given to `suspect_below`.
     pub fn count_loss(&self) {
         self.losses.fetch_add(1, Ordering::SeqCst);
     }

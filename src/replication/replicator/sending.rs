@@ -124,8 +124,8 @@ impl Replicator<'_> {
     }
 
     /// A write was refused because of a newer version in Redis, which is applied here like an event. But a version too far ahead to have been given
-    /// by a clock in step with Redis's says nothing about which write was later: then the write is repeated with a version above it. Not where it may
-    /// have been in Redis before: whoever wrote what stands there may have known of it.
+    /// by a clock in step with Redis's says nothing about which write was later: then the write is repeated with a version above it, unless it
+    /// may have been in Redis before, as whoever wrote what stands there may have known of it.
     pub(super) fn refused_for(
         &self,
         lsn: Lsn,
