@@ -63,14 +63,14 @@ struct Running {
 }
 
 /// A recovered tier whose upkeep threads are not started yet, and what they are started with.
-pub(in crate::local) struct Opened {
+pub(in crate::local) struct RecoveredTier {
     pub tier: Arc<LocalTier>,
     pub parts: SealerParts,
     tasks: Sender<Task>,
     lock: DirectoryLock,
 }
 
-impl Opened {
+impl RecoveredTier {
     pub fn open(options: &LocalOptions, under: Underlying, outbox: Option<OutboxOptions>) -> Result<Self, Error> {
         let Underlying { disk, fingerprint_mask, on_locked } = under;
         let directory = options.directory();
@@ -177,7 +177,7 @@ impl Opened {
         }
         catalog.slim();
         let parts = SealerParts { catalog, missing: outcome.missing, foreign, tasks: to_do, sealing: to_seal };
-        Ok(Opened { tier, parts, tasks, lock })
+        Ok(RecoveredTier { tier, parts, tasks, lock })
     }
 }
 
@@ -190,10 +190,11 @@ impl LocalBackend {
     /// As `open`, for a store whose objects are shared with other nodes through the outbox.
     pub fn open_with(options: &LocalOptions, under: Underlying, outbox: Option<OutboxOptions>) -> Result<Self, Error> {
         let directory = options.directory();
-        let Opened { tier, parts, tasks, lock } = Opened::open(options, under, outbox)?;
+        let RecoveredTier { tier, parts, tasks, lock } = RecoveredTier::open(options, under, outbox)?;
         let counters_bytes =
             Counters::bytes_in(&directory).map_err(Error::io("look at the counters in", &directory))?;
-        let counters_room = if counters_bytes > 0 { tier.space.found(counters_bytes).into() } else { OnceLock::new() };
+        let counters_room =
+            if counters_bytes > 0 { tier.space.lease_existing(counters_bytes).into() } else { OnceLock::new() };
         let sealer = Sealer::new(Arc::clone(&tier), parts)
             .spawn()
             .map_err(Error::io("start the sealer thread of", &directory))?;
@@ -238,7 +239,7 @@ impl LocalBackend {
     /// Counts the file of an attached process against the limit until the returned guard is dropped, even beyond the limit: without that file
     /// the process could free nothing.
     pub fn count_file(&self, bytes: u64) -> Arc<Lease> {
-        self.tier.space.found(bytes)
+        self.tier.space.lease_existing(bytes)
     }
 
     /// From now on every change of an object raises its counter. Returns the fingerprint function, which picks an id's counter.

@@ -51,7 +51,7 @@ pub(crate) struct Bodies {
     syncing: Mutex<()>,
     /// Segments in which nothing counts, whose files could not be removed yet.
     unremoved: Mutex<Vec<Arc<Segment>>>,
-    /// Bodies being written that others may wait for: see `Reservation::set_awaited`.
+    /// Bodies being written that others may wait for: see `Reservation::set_blocks_waiters`.
     reservations: AtomicUsize,
 }
 

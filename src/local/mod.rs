@@ -50,12 +50,12 @@ pub(crate) use index::Fingerprints;
 pub(crate) use journal::Lsn;
 pub use options::{Durability, LocalOptions};
 pub(crate) use shared::{Placed, Reserved, UNSHARED_BYTES_MAX};
-pub(crate) use sharing::hearing::{DeleteAgain, Known};
+pub(crate) use sharing::hearing::{DeleteRetry, Known};
 pub(crate) use sharing::ledger::{self, Held, Lane, Next};
 pub(crate) use sharing::outbox::{Outbox, OutboxOptions};
-pub(crate) use sharing::tail::{Budget, Dirty, DirtyRecords, Wanted};
+pub(crate) use sharing::tail::{Budget, Dirty, DirtyRecords, RecordFilter};
 pub(crate) use tier::LocalTier as Tier;
-pub(crate) use write::{Again, Fill};
+pub(crate) use write::{Fill, RepeatedPut};
 
 /// The smallest limit that leaves room for the segments kept in reserve.
 const MAX_SIZE_MB_MIN: u64 = 16;

@@ -64,7 +64,7 @@ impl LocalTier {
         self.hold_back(bytes, false);
         let mut reservation = self.with_room(id, bytes, Patience::Caller, || Ok(self.bodies.reserve(bytes)?))?;
         self.with_room_of(Kinds::Body, id, bytes, Patience::Caller, || Ok(reservation.grow_whole()?))?;
-        reservation.set_awaited(false);
+        reservation.set_blocks_waiters(false);
         let (segment, offset) = reservation.location().ok_or(Error::Closed)?;
         let file = Arc::clone(reservation.file().ok_or(Error::Closed)?);
         let place = Placed { segment: segment.number, offset, file_bytes: segment.bytes(), file };
@@ -81,7 +81,7 @@ impl Reserved {
     pub fn commit(self, body_hash: u128, stored: OnStored<'_>) -> Result<(), Error> {
         let Reserved { tier, mut reservation, id, data_bytes, metadata_bytes, .. } = self;
         let _inside = tier.gate.enter()?;
-        reservation.set_awaited(true);
+        reservation.set_blocks_waiters(true);
         reservation.set_written(data_bytes + u64::from(metadata_bytes));
         tier.store_written(&id, reservation, (data_bytes, metadata_bytes), body_hash, stored)
     }

@@ -20,7 +20,7 @@ use super::journal::{
 use super::options::Durability;
 use super::sharing::outbox::Outbox;
 use super::upkeep::pace::Pace;
-use super::upkeep::progress::{Progress, Wanted};
+use super::upkeep::progress::{Progress, RoomDemand};
 use super::upkeep::room::{Asking, Room, Verdict};
 use crate::backend::Patience;
 use crate::clock::Reading;
@@ -253,7 +253,7 @@ impl LocalTier {
             };
             // Nobody makes room for a store that takes no writes.
             self.journal.check_writable()?;
-            let wanted = Wanted { bytes, is_disk_full: disk_full.is_some(), is_live: kind == Kinds::Live };
+            let wanted = RoomDemand { bytes, is_disk_full: disk_full.is_some(), is_live: kind == Kinds::Live };
             let asking = asking.get_or_insert_with(|| Asking::new(patience));
             match self.room.ask(wanted, asking) {
                 Verdict::Admit => {}

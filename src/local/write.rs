@@ -34,7 +34,7 @@ pub(super) enum Origin<'a> {
     /// A user of this node.
     Write,
     Fill(&'a Fill<'a>),
-    Again(&'a Again),
+    Repeat(&'a RepeatedPut),
 }
 
 impl Origin<'_> {
@@ -42,7 +42,7 @@ impl Origin<'_> {
     fn patience(&self) -> Patience {
         match self {
             Origin::Write => Patience::Caller,
-            Origin::Fill(_) | Origin::Again(_) => Patience::Background,
+            Origin::Fill(_) | Origin::Repeat(_) => Patience::Background,
         }
     }
 }
@@ -56,7 +56,7 @@ pub(crate) struct Fill<'a> {
 }
 
 /// A put that is repeated with a version above `above`, for which Redis refused it, if its record still stands at `lsn`.
-pub(crate) struct Again {
+pub(crate) struct RepeatedPut {
     pub lsn: Lsn,
     pub above: Version,
     pub deadline_ms: u64,
@@ -154,7 +154,7 @@ impl LocalTier {
             return Ok(None);
         }
         let mut above_clock = known.map_or(0, |known| known.clock);
-        if let Origin::Again(again) = incoming.origin {
+        if let Origin::Repeat(again) = incoming.origin {
             if old.as_ref().is_none_or(|old| old.lsn != again.lsn) {
                 return Ok(None);
             }
@@ -202,7 +202,7 @@ impl LocalTier {
             (Origin::Write, Some(outbox)) => {
                 NewRecord { deadline_ms: self.journal.deadline(outbox.options.object_ttl_ms), above_clock, ..record }
             }
-            (Origin::Again(again), _) => NewRecord { deadline_ms: again.deadline_ms, above_clock, ..record },
+            (Origin::Repeat(again), _) => NewRecord { deadline_ms: again.deadline_ms, above_clock, ..record },
             (Origin::Fill(fill), _) => NewRecord {
                 kind: Kind::Fill,
                 flags: record.flags.with(Flags::CLEAN),

@@ -10,7 +10,7 @@ use super::jobs::{Job, Question, reason_of};
 use crate::backend::{Backend, Patience, answer_early, waking};
 use crate::error::Error;
 use crate::id::ObjectId;
-use crate::local::{DeleteAgain, Fill, Known};
+use crate::local::{DeleteRetry, Fill, Known};
 use crate::object::Object;
 use crate::redis::{self, Link, Notice, Standing, VersionedObject, fetch, heads, publish};
 use crate::version::Version;
@@ -35,7 +35,7 @@ impl TieredBackend {
     /// Fetches an id, or joins the flight that does so already.
     pub(super) fn fetch(&self, id: &[u8], asked: Option<OnFetched>) {
         if self.flights.join(id, asked) && !self.fetchers.try_send(Job::Fetch(id.into())) {
-            self.land(id, &Err(self.unanswered(TOO_MANY)));
+            self.finish_flight(id, &Err(self.unanswered(TOO_MANY)));
         }
     }
 
@@ -44,23 +44,23 @@ impl TieredBackend {
     }
 
     /// Ends a flight with this result for everybody who asked.
-    fn land(&self, id: &[u8], fetched: &FetchResult) {
-        self.land_each(id, |_, _| fetched.clone());
+    fn finish_flight(&self, id: &[u8], fetched: &FetchResult) {
+        self.finish_flight_each(id, |_, _| fetched.clone());
     }
 
     /// Ends a flight. `fetched` makes the result for each who asked, from when the id was deleted meanwhile, if it was, and when that one asked.
-    fn land_each(&self, id: &[u8], fetched: impl Fn(Option<Deleted>, Instant) -> FetchResult) {
+    fn finish_flight_each(&self, id: &[u8], fetched: impl Fn(Option<Deleted>, Instant) -> FetchResult) {
         let Landed { deleted, asked, again } = self.flights.land(id);
         for (since, asked) in asked {
             asked(fetched(deleted, since));
         }
         if again && !self.fetchers.try_send(Job::Fetch(id.into())) {
-            self.land(id, &Err(self.unanswered(TOO_MANY)));
+            self.finish_flight(id, &Err(self.unanswered(TOO_MANY)));
         }
     }
 
     /// Acts upon what was read of an id in Redis.
-    fn fetched(&self, id: &[u8], found: redis::Fetched) -> Result<(), Error> {
+    fn handle_fetched(&self, id: &[u8], found: redis::Fetched) -> Result<(), Error> {
         let version = match &found {
             redis::Fetched::Object(found) => found.version,
             redis::Fetched::Tombstone(version) => *version,
@@ -77,19 +77,19 @@ impl TieredBackend {
                 let moment = Instant::now();
                 let object = match self.tier()?.known(id)? {
                     Known::Nothing => Some(object),
-                    Known::Held { .. } => return self.hand_out_here(id),
+                    Known::Held { .. } => return self.finish_with_local(id),
                     // The delete has yet to reach Redis, so what was read is older.
                     Known::Deleted(tombstone) if self.tier()?.is_delete_on_its_way(&tombstone) => None,
                     // The value does not tell whether it was written before the delete or after. If values have versions, an event does.
                     Known::Deleted(tombstone) => (tombstone.is_overtaken || self.is_unversioned()).then_some(object),
                 };
-                self.hand_out(id, object, moment)
+                self.finish_with(id, object, moment)
             }
             redis::Fetched::Tombstone(version) => {
                 self.tier()?.apply_event(id, version, true)?;
-                self.hand_out_here(id)
+                self.finish_with_local(id)
             }
-            redis::Fetched::Missing => self.hand_out_here(id),
+            redis::Fetched::Missing => self.finish_with_local(id),
             redis::Fetched::Damaged { reason, .. } => {
                 self.health.count_damaged();
                 tracing::error!(
@@ -97,7 +97,7 @@ impl TieredBackend {
                     ObjectId::new(id),
                     self.target.address()
                 );
-                self.hand_out_here(id)
+                self.finish_with_local(id)
             }
         }
     }
@@ -106,7 +106,7 @@ impl TieredBackend {
     fn fetch_again(&self, id: &[u8]) -> bool {
         let is_tried = self.flights.retry(id);
         if is_tried && !self.fetchers.try_send(Job::Fetch(id.into())) {
-            self.land(id, &Err(self.unanswered(TOO_MANY)));
+            self.finish_flight(id, &Err(self.unanswered(TOO_MANY)));
         }
         is_tried
     }
@@ -122,20 +122,20 @@ impl TieredBackend {
         });
         match filled {
             Ok(true) => {
-                self.land(id, &Ok(Some(object.clone())));
+                self.finish_flight(id, &Ok(Some(object.clone())));
                 return Ok(());
             }
             Ok(false) | Err(Error::Full { .. }) => {}
             Err(error) => tracing::warn!("object {} is not kept here: {error}", ObjectId::new(id)),
         }
         match tier.known(id)? {
-            Known::Held { .. } => self.hand_out_here(id),
+            Known::Held { .. } => self.finish_with_local(id),
             Known::Deleted(tombstone) if tombstone.version >= *version => {
                 let moment = |deleted: Option<Deleted>| deleted.and_then(|deleted| deleted.moment(*version));
                 if let Some(moment) = moment(self.flights.deleted(id)) {
                     answer_early(&self.waiters, self, id, object, moment);
                 }
-                self.land_each(id, |deleted, since| {
+                self.finish_flight_each(id, |deleted, since| {
                     let was_early = moment(deleted).is_some_and(|moment| since < moment);
                     Ok(was_early.then(|| object.clone()))
                 });
@@ -150,30 +150,30 @@ impl TieredBackend {
             // There is no room here; or what was announced never came, so that this is what Redis has.
             _ => {
                 let begun = self.flights.begun(id);
-                self.hand_out(id, Some(object.clone()), begun)
+                self.finish_with(id, Some(object.clone()), begun)
             }
         }
     }
 
     /// Ends a flight with what is held here by now.
-    fn hand_out_here(&self, id: &[u8]) -> Result<(), Error> {
-        let object = self.tell_here(id)?;
-        self.land(id, &Ok(object));
+    fn finish_with_local(&self, id: &[u8]) -> Result<(), Error> {
+        let object = self.answer_waiters_with_local(id)?;
+        self.finish_flight(id, &Ok(object));
         Ok(())
     }
 
     /// Returns what is held here by now, and answers those who wait for it.
-    fn tell_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+    fn answer_waiters_with_local(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         let tier = self.tier()?;
         waking(&self.waiters, self, Patience::Background, id, |stored| Ok(tier.tell(id, stored)))
     }
 
     /// Ends a flight with this object, and answers those who have waited since before `moment`; later ones may have come after a delete.
-    fn hand_out(&self, id: &[u8], object: Option<Object>, moment: Instant) -> Result<(), Error> {
+    fn finish_with(&self, id: &[u8], object: Option<Object>, moment: Instant) -> Result<(), Error> {
         if let Some(object) = &object {
             answer_early(&self.waiters, self, id, object, moment);
         }
-        self.land(id, &Ok(object));
+        self.finish_flight(id, &Ok(object));
         Ok(())
     }
 }
@@ -217,7 +217,7 @@ impl Fetcher<'_> {
 
     fn fetch(&mut self, ids: &[Box<[u8]>]) -> Result<(), Error> {
         let backend = self.backend;
-        self.ask(|link| backend.fetch_over(link, ids))
+        self.ask(|link| backend.fetch_batch(link, ids))
     }
 
     /// Calls `ask`, and once more on a new connection if an old one turns out to be closed: Redis was restarted, or closes idle connections,
@@ -263,7 +263,7 @@ impl Fetcher<'_> {
 
 impl TieredBackend {
     /// Fetches ids that no other thread is fetching, and ends their flights. After an error, the caller has to `give_up` them.
-    pub(super) fn fetch_over(&self, link: &mut Link, ids: &[Box<[u8]>]) -> Result<(), Error> {
+    pub(super) fn fetch_batch(&self, link: &mut Link, ids: &[Box<[u8]>]) -> Result<(), Error> {
         let tier = self.tier()?;
         ids.iter().for_each(|id| self.flights.begin(id));
         let mut suspects = Vec::new();
@@ -291,8 +291,8 @@ impl TieredBackend {
         let mut missing = Vec::with_capacity(ids.len());
         for id in ids {
             let handed_out = match self.get_here(id) {
-                Ok(Some(_)) => self.hand_out_here(id),
-                Ok(None) if is_newest.contains(&id) => self.hand_out_here(id),
+                Ok(Some(_)) => self.finish_with_local(id),
+                Ok(None) if is_newest.contains(&id) => self.finish_with_local(id),
                 Ok(None) => {
                     missing.push(id);
                     Ok(())
@@ -301,7 +301,7 @@ impl TieredBackend {
             };
             if let Err(error) = handed_out {
                 tracing::warn!("object {}: {error}", ObjectId::new(id));
-                self.land(id, &Err(self.unanswered(error.to_string())));
+                self.finish_flight(id, &Err(self.unanswered(error.to_string())));
             }
         }
         if missing.is_empty() {
@@ -313,7 +313,7 @@ impl TieredBackend {
         let wanted: Vec<_> = damaged.map(|(id, _)| Notice::repair(id)).collect();
         for (id, found) in missing.into_iter().zip(found) {
             let done = match found {
-                Ok(found) => self.fetched(id, found),
+                Ok(found) => self.handle_fetched(id, found),
                 Err(reason) => {
                     self.serve_unchecked(id, reason);
                     Ok(())
@@ -321,7 +321,7 @@ impl TieredBackend {
             };
             if let Err(error) = done {
                 tracing::warn!("object {}: {error}", ObjectId::new(id));
-                self.land(id, &Err(self.unanswered(error.to_string())));
+                self.finish_flight(id, &Err(self.unanswered(error.to_string())));
             }
         }
         // Published last: nobody who asked has to wait for it.
@@ -338,13 +338,13 @@ impl TieredBackend {
 
     /// As `give_up`; `reason` is why Redis did not say what it has.
     fn serve_unchecked(&self, id: &[u8], reason: String) {
-        let here = self.tell_here(id).and_then(|object| Ok((object, self.tier()?.known(id)?)));
+        let here = self.answer_waiters_with_local(id).and_then(|object| Ok((object, self.tier()?.known(id)?)));
         let answer = match here {
             Ok((None, Known::Deleted(tombstone))) if !tombstone.is_overtaken => Ok(None),
             Ok((Some(object), _)) => Ok(Some(object)),
             Ok((None, _)) | Err(_) => Err(self.unanswered(reason)),
         };
-        self.land(id, &answer);
+        self.finish_flight(id, &answer);
     }
 
     /// Answers a question with whether an object stands in Redis. If a delete asked, and the object's version is above the delete's (two nodes'
@@ -356,7 +356,7 @@ impl TieredBackend {
         if question.deletes
             && let Some(version) = standing.and_then(Standing::version)
             && let Err(error) =
-                self.tier().and_then(|tier| tier.delete_above(&question.id, version, DeleteAgain::Asked))
+                self.tier().and_then(|tier| tier.delete_above(&question.id, version, DeleteRetry::Asked))
         {
             tracing::warn!("object {} is not deleted: {error}; delete it again", ObjectId::new(&question.id));
             return answer(None);

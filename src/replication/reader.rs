@@ -142,16 +142,16 @@ impl TieredBackend {
         }
         // Without versions: what an earlier open wrote may have reached Redis and been overruled there. That open may have heard of it already,
         // so the events in front of the cursor matter too.
-        if self.is_unversioned() && outbox.lacks_past() {
-            outbox.hears_past(is_whole(link, &self.keys)?);
-            self.hear_past(link)?;
-            outbox.has_heard_past();
+        if self.is_unversioned() && outbox.needs_history() {
+            outbox.begin_history_replay(is_whole(link, &self.keys)?);
+            self.replay_history(link)?;
+            outbox.finish_history_replay();
         }
         Ok(())
     }
 
     /// Acts upon all events in the stream, as far as they concern dirty records of earlier opens.
-    fn hear_past(&self, link: &mut Link) -> Result<(), Error> {
+    fn replay_history(&self, link: &mut Link) -> Result<(), Error> {
         let mut behind = None::<String>;
         loop {
             let read = gathered(link, &self.keys, behind.as_deref(), ENTRIES_MAX)?;
@@ -254,7 +254,7 @@ impl TieredBackend {
                 }
             }
         }
-        self.fetch_over(link, awaited)?;
+        self.fetch_batch(link, awaited)?;
         Ok(left)
     }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, select};
 
-use gathering::{EXTRA_MAX, ReadAhead, Sending, Step};
+use gathering::{BatchKind, EXTRA_MAX, ReadAhead, Sending};
 
 use super::TieredBackend;
 use super::caution::Caution;
@@ -174,7 +174,7 @@ impl<'a> Replicator<'a> {
         self.ask_for_wanted()?;
         let has_satisfied = self.satisfy_wants()?;
         let batch = self.gather()?;
-        let is_idle = batch.writes.is_empty() && matches!(batch.step, Step::Nowhere) && !has_satisfied;
+        let is_idle = batch.writes.is_empty() && matches!(batch.step, BatchKind::Nowhere) && !has_satisfied;
         self.push(batch)?;
         self.is_confirmed &= is_idle;
         self.confirm()?;

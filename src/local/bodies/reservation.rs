@@ -16,7 +16,7 @@ pub(crate) struct Reservation {
     file: Option<Arc<dyn DiskFile>>,
     written: u64,
     /// Whether others who need room may wait for this write to end.
-    is_awaited: bool,
+    blocks_waiters: bool,
 }
 
 impl Reservation {
@@ -27,7 +27,7 @@ impl Reservation {
         let segment = Arc::clone(&stretch.segment);
         let (bodies, stretch) = (Arc::clone(bodies), Some(Arc::new(stretch)));
         // Made first, so that its drop undoes what was counted if anything below fails.
-        let mut reservation = Reservation { bodies, stretch, file: None, written: 0, is_awaited: true };
+        let mut reservation = Reservation { bodies, stretch, file: None, written: 0, blocks_waiters: true };
         // The file stays open until the end: a write must not fail half-way for want of a descriptor.
         let file = segment.file().map_err(|error| NoFile::Failed(Error::io("open", segment.path())(error)))?;
         reservation.file = Some(file);
@@ -35,9 +35,9 @@ impl Reservation {
     }
 
     /// Says whether others may wait for this write to end. They may not while an attached process writes: it may be stopped for ever.
-    pub fn set_awaited(&mut self, is_awaited: bool) {
-        if std::mem::replace(&mut self.is_awaited, is_awaited) != is_awaited {
-            if is_awaited {
+    pub fn set_blocks_waiters(&mut self, blocks_waiters: bool) {
+        if std::mem::replace(&mut self.blocks_waiters, blocks_waiters) != blocks_waiters {
+            if blocks_waiters {
                 self.bodies.reservations.fetch_add(1, Ordering::SeqCst);
             } else {
                 self.bodies.reservations.fetch_sub(1, Ordering::SeqCst);
@@ -142,7 +142,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.set_awaited(false);
+        self.set_blocks_waiters(false);
         let Some(stretch) = self.stretch.take() else { return };
         stretch.segment.body_went();
         let emptied = self.bodies.stretches.lock().give_back(&stretch);

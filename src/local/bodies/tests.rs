@@ -245,7 +245,7 @@ fn a_large_body_takes_room_as_its_bytes_arrive() {
     reservation.write(&piece).unwrap();
     assert_eq!(segment.bytes(), BODY_ALIGNMENT + GROWTH_BYTES, "so far it fits");
 
-    let other = bodies.space.found(60 << 20);
+    let other = bodies.space.lease_existing(60 << 20);
     assert!(matches!(reservation.write(&[8; 10]), Err(NoFile::NoRoom)));
     assert_eq!(segment.bytes(), BODY_ALIGNMENT + GROWTH_BYTES);
     drop(other);

@@ -32,7 +32,7 @@ impl Catalog {
         }
         let failed = |reason| Error::Catalog { path: self.path.clone(), reason };
         // Taken even beyond the limit: both files exist for a while, but more is given back than is taken.
-        let lease = space.found(state.size.compact_bytes());
+        let lease = space.lease_existing(state.size.compact_bytes());
         let new = self.path.with_extension("new");
         // Counts as failed until it has succeeded.
         state.size.compaction_failed();

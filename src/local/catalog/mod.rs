@@ -65,7 +65,7 @@ struct State {
 
 /// The closing entry of a segment's hints: what is known of the segment as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Closing {
+pub(crate) struct SegmentSummary {
     pub nonce: u64,
     pub end: u64,
     pub hint_count: u64,
@@ -193,7 +193,7 @@ impl Catalog {
                 it.hints.apply_batch(batch)?;
             }
             let growth = hints.iter().map(Hint::growth).sum();
-            let closing = Closing { nonce, end, hint_count: hints.len() as u64, clock, growth };
+            let closing = SegmentSummary { nonce, end, hint_count: hints.len() as u64, clock, growth };
             let value = closing.encode(checksum(chunks.iter().map(Vec::as_slice)));
             it.hints.insert(key(segment, CLOSING), value)?;
             Ok(())
@@ -203,7 +203,7 @@ impl Catalog {
     }
 
     /// The hints of a segment; None if there are none, or if they are incomplete.
-    pub fn load(&self, segment: u32) -> Result<Option<(Closing, Vec<Hint>)>, Error> {
+    pub fn load(&self, segment: u32) -> Result<Option<(SegmentSummary, Vec<Hint>)>, Error> {
         let mut bytes = 0;
         let loaded = self.with(|it| {
             let mut hasher = Xxh3::new();
@@ -211,7 +211,7 @@ impl Catalog {
             for entry in it.hints.scan_prefix(segment.to_be_bytes()) {
                 let (key, value) = entry?;
                 if key.ends_with(&CLOSING.to_be_bytes()) {
-                    let closing = Closing::decode(&value, hasher.digest());
+                    let closing = SegmentSummary::decode(&value, hasher.digest());
                     return Ok(closing
                         .filter(|closing| closing.hint_count == hints.len() as u64)
                         .map(|it| (it, hints)));
@@ -249,7 +249,7 @@ impl Catalog {
             let mut objects = 0i64;
             for segment in segments {
                 let value = it.hints.get(key(*segment, CLOSING))?;
-                let growth = value.as_deref().and_then(Closing::decode_growth).unwrap_or(0);
+                let growth = value.as_deref().and_then(SegmentSummary::decode_growth).unwrap_or(0);
                 objects = objects.saturating_add(growth);
             }
             Ok(objects.max(0) as u64)
@@ -324,7 +324,7 @@ impl Drop for Catalog {
     }
 }
 
-impl Closing {
+impl SegmentSummary {
     fn encode(&self, checksum: u64) -> Vec<u8> {
         [self.nonce, self.end, self.hint_count, self.clock, self.growth as u64, checksum]
             .iter()
@@ -336,11 +336,11 @@ impl Closing {
         value.get(32..)?.first_chunk().map(|bytes| i64::from_le_bytes(*bytes))
     }
 
-    fn decode(value: &[u8], checksum: u64) -> Option<Closing> {
+    fn decode(value: &[u8], checksum: u64) -> Option<SegmentSummary> {
         let field = |index: usize| Some(u64::from_le_bytes(*value.get(index * 8..)?.first_chunk()?));
         (field(5)? == checksum).then_some(())?;
         let growth = field(4)? as i64;
-        Some(Closing { nonce: field(0)?, end: field(1)?, hint_count: field(2)?, clock: field(3)?, growth })
+        Some(SegmentSummary { nonce: field(0)?, end: field(1)?, hint_count: field(2)?, clock: field(3)?, growth })
     }
 }
 
@@ -383,7 +383,7 @@ mod tests {
         catalog.store(9, 12, 64, 0, &[]).unwrap();
         assert_eq!(catalog.segments().unwrap(), [7, 9]);
         let (closing, loaded) = catalog.load(7).unwrap().unwrap();
-        assert_eq!(closing, Closing { nonce: 11, end: 5000, hint_count: 50_000, clock: 99, growth: 50_000 });
+        assert_eq!(closing, SegmentSummary { nonce: 11, end: 5000, hint_count: 50_000, clock: 99, growth: 50_000 });
         assert_eq!(loaded, hints(50_000));
         assert_eq!(catalog.load(9).unwrap().unwrap().1, []);
         assert!(catalog.load(8).unwrap().is_none());

@@ -69,7 +69,8 @@ impl DirectoryLock {
         let Some(file) = &self.file else { return Ok(()) };
         let failed = |action| Error::io(action, &self.path);
         let before = read(file).map_err(failed("read"))?;
-        let mapping = Mapping::new(file, TEXT_BYTES as u64, Space::new(u64::MAX).found(0)).map_err(failed("map"))?;
+        let mapping =
+            Mapping::new(file, TEXT_BYTES as u64, Space::new(u64::MAX).lease_existing(0)).map_err(failed("map"))?;
         let shows = |bytes: &[u8]| mapping.slice(0, TEXT_BYTES as u64) == Some(bytes);
         let showed_before = shows(&before);
         let mut probe = before;

@@ -264,7 +264,7 @@ impl Foreign {
     /// Counts the file of an attached process against the limit until the session is over.
     pub fn count(&mut self, space: &Arc<Space>) {
         if matches!(self.uses, Uses::Slots(_)) {
-            self.room = Some(space.found(slots::FILE_BYTES as u64));
+            self.room = Some(space.lease_existing(slots::FILE_BYTES as u64));
         }
     }
 

@@ -146,8 +146,8 @@ impl Space {
     /// Takes room for a file of the reserve, or for copies that do not fit into the reserve. That room was kept free, unless the limit was
     /// lowered below what the directory holds: then it is taken beyond the limit, since deletes must work and copying gives back more
     /// than it takes.
-    pub fn take_reserved(self: &Arc<Self>, bytes: u64) -> Arc<Lease> {
-        self.found(bytes)
+    pub fn lease_beyond_limit(self: &Arc<Self>, bytes: u64) -> Arc<Lease> {
+        self.lease_existing(bytes)
     }
 
     /// Notes the total length of the reserve's files.
@@ -183,7 +183,7 @@ impl Space {
     }
 
     /// Counts a file that exists already, even beyond the limit.
-    pub fn found(self: &Arc<Self>, bytes: u64) -> Arc<Lease> {
+    pub fn lease_existing(self: &Arc<Self>, bytes: u64) -> Arc<Lease> {
         self.segments_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.lease(bytes)
     }
@@ -258,7 +258,7 @@ mod tests {
         assert!(space.take(1).is_none() && !space.has_ordinary_room(1));
 
         // The reserve is made whole out of what was left, and puts gain and lose nothing by that.
-        let reserved = space.take_reserved(reserve);
+        let reserved = space.lease_beyond_limit(reserve);
         space.set_reserved_bytes(reserve);
         assert_eq!(space.physical_bytes(), most + reserve);
         assert!(space.has_ordinary_room(0) && !space.has_ordinary_room(1));
@@ -272,9 +272,9 @@ mod tests {
         assert!(space.has_ordinary_room(most - MIB) && !space.has_ordinary_room(most - MIB + 1));
         assert_eq!(space.physical_bytes(), MIB);
         // Where the limit was lowered, the reserve is taken beyond it.
-        let lowered = space.found(2 * LIMIT);
+        let lowered = space.lease_existing(2 * LIMIT);
         assert!(!space.has_ordinary_room(0));
-        assert_eq!(space.take_reserved(MIB).bytes(), MIB);
+        assert_eq!(space.lease_beyond_limit(MIB).bytes(), MIB);
         drop(lowered);
     }
 
@@ -302,7 +302,7 @@ mod tests {
     fn what_readers_keep_of_removed_files_counts_as_pinned_until_they_let_go() {
         let space = Space::new(LIMIT);
         let most = percent(PINNED_PERCENT_MAX);
-        let file = space.found(most);
+        let file = space.lease_existing(most);
         let read = Arc::clone(&file);
         space.add_pinned(1);
         assert!(!space.is_pinned_down());
@@ -315,7 +315,7 @@ mod tests {
         drop((file, read));
         space.add_pinned(most - 1);
         assert!(!space.is_pinned_down());
-        drop(space.found(most));
+        drop(space.lease_existing(most));
         assert!(!space.is_pinned_down(), "a file that has its name pins nothing");
         space.add_pinned(1);
         assert!(space.is_pinned_down());

@@ -186,7 +186,7 @@ impl Segments {
 
     /// Preallocates a file for the reserve, or for copies that do not fit into the reserve.
     pub fn create_reserved_spare(&self, bytes: u64) -> Result<Spare, NoFile> {
-        self.preallocate(bytes, self.space.take_reserved(bytes))
+        self.preallocate(bytes, self.space.lease_beyond_limit(bytes))
     }
 
     fn preallocate(&self, bytes: u64, lease: Arc<Lease>) -> Result<Spare, NoFile> {
@@ -204,7 +204,7 @@ impl Segments {
         // Spare files that are made from now on get higher numbers.
         self.next_spare.fetch_max(number.map_or(0, |number| number.wrapping_add(1)), Ordering::Relaxed);
         let file = self.disk.open(&path).map_err(Error::io("open", &path))?;
-        Ok(Spare { path, file, lease: self.space.found(bytes) })
+        Ok(Spare { path, file, lease: self.space.lease_existing(bytes) })
     }
 
     /// Whether files of this length could be made for puts now.

@@ -189,7 +189,7 @@ impl Contents {
         open_files: &Arc<OpenFiles>,
     ) -> (SegmentMap, Vec<(PathBuf, u64)>, u32) {
         let open = |(path, header, bytes): (PathBuf, SegmentHeader, u64)| {
-            let segment = Segment::found(&header, path, Arc::clone(disk), space.found(bytes), open_files);
+            let segment = Segment::found(&header, path, Arc::clone(disk), space.lease_existing(bytes), open_files);
             (header.number, Arc::new(segment))
         };
         (self.segments.into_iter().map(open).collect(), self.spares, self.next_number)

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::id::ObjectId;
 use crate::local::bodies::Bodies;
 use crate::local::catalog::hints::Hint;
-use crate::local::catalog::{Catalog, Closing};
+use crate::local::catalog::{Catalog, SegmentSummary};
 use crate::local::files::space::Space;
 use crate::local::index::payloads::{Payloads, SharedPayload};
 use crate::local::index::{Fingerprints, Index, SHARD_COUNT};
@@ -202,7 +202,7 @@ impl<'a> Recovery<'a> {
     }
 
     /// A segment's hints; None if there are none or the catalog fails: then the segment is scanned.
-    fn load(&self, number: u32) -> Option<(Closing, Vec<Hint>)> {
+    fn load(&self, number: u32) -> Option<(SegmentSummary, Vec<Hint>)> {
         match self.catalog.load(number) {
             Ok(hinted) => hinted,
             Err(error) => {

@@ -14,7 +14,7 @@ use crate::local::journal::{AppendError, Appended, Flags, Header, Kind, Lsn, New
 use crate::local::read::Unreadable;
 use crate::local::sharing::outbox::Outbox;
 use crate::local::tier::LocalTier;
-use crate::local::write::{Again, Fill, Origin};
+use crate::local::write::{Fill, Origin, RepeatedPut};
 use crate::object::Object;
 use crate::version::Version;
 
@@ -33,7 +33,7 @@ pub(crate) enum Known {
 
 /// Why a delete is made again, above a version that stands in Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DeleteAgain {
+pub(crate) enum DeleteRetry {
     /// Redis refused the delete because of that version. What was heard of since is newer than the delete, and stays.
     Refused,
     /// The caller's delete has not returned yet, and Redis answered that it has an object of that version. The delete covers that object, so
@@ -109,9 +109,9 @@ impl LocalTier {
 
     /// Repeats a delete with a version above `version`, which Redis has for the id, however far ahead that is. Does nothing if the id was
     /// written again since.
-    pub fn delete_above(&self, id: &[u8], version: Version, why: DeleteAgain) -> Result<(), Error> {
+    pub fn delete_above(&self, id: &[u8], version: Version, why: DeleteRetry) -> Result<(), Error> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
-        let is_asked = why == DeleteAgain::Asked;
+        let is_asked = why == DeleteRetry::Asked;
         let deleted = self.with_room(id, 0, Patience::Background, || {
             let fingerprint = self.index().fingerprint(id);
             let _writing = self.index().shard(fingerprint).writing.lock();
@@ -128,10 +128,10 @@ impl LocalTier {
 
     /// Repeats a put with a version above the one for which Redis refused it. Does nothing if another record stands here by now. Does not
     /// wait for room, which may depend on the calling thread.
-    pub fn put_above(&self, id: &[u8], object: &Object, body_hash: u128, again: &Again) -> Result<(), Error> {
+    pub fn put_above(&self, id: &[u8], object: &Object, body_hash: u128, again: &RepeatedPut) -> Result<(), Error> {
         let _inside = self.gate.enter()?;
         self.admit(id, object.len() as u64, Patience::Background)?;
-        self.write_object(id, &object.data, &object.metadata, body_hash, Origin::Again(again), &mut |_| {}).map(drop)
+        self.write_object(id, &object.data, &object.metadata, body_hash, Origin::Repeat(again), &mut |_| {}).map(drop)
     }
 
     /// Appends and enters a delete with a version above `known`. The caller holds the id.
@@ -498,11 +498,11 @@ mod tests {
             Known::Deleted(tombstone) => tombstone.version,
             known => panic!("{known:?}"),
         };
-        tier.delete_above(b"id", far, DeleteAgain::Refused).unwrap();
+        tier.delete_above(b"id", far, DeleteRetry::Refused).unwrap();
         assert_eq!(tier.known(b"id").unwrap(), Known::Nothing, "it was not deleted here");
         tier.delete(b"id").unwrap();
         assert!(deleted() < far);
-        tier.delete_above(b"id", far, DeleteAgain::Refused).unwrap();
+        tier.delete_above(b"id", far, DeleteRetry::Refused).unwrap();
         let above = deleted();
         assert!(
             above > far
@@ -510,21 +510,21 @@ mod tests {
                     tier.journal.append(&NewRecord::bare(b"x", Kind::Put, Lsn::NONE), Purpose::Put).unwrap().version
                 )
         );
-        tier.delete_above(b"id", far, DeleteAgain::Refused).unwrap();
+        tier.delete_above(b"id", far, DeleteRetry::Refused).unwrap();
         assert_eq!(deleted(), above, "it is above that already");
         tier.put(b"id", b"data", b"", &mut |_| {}).unwrap();
         let Known::Held { version, .. } = tier.known(b"id").unwrap() else { panic!() };
         assert!(version > above);
-        tier.delete_above(b"id", Version { clock: u64::MAX, node: 0 }, DeleteAgain::Refused).unwrap();
+        tier.delete_above(b"id", Version { clock: u64::MAX, node: 0 }, DeleteRetry::Refused).unwrap();
         assert!(matches!(tier.known(b"id").unwrap(), Known::Held { .. }));
         // Another node has written it since, and is not undone by the delete before that.
         let newer = Version { clock: version.clock + 1, node: 1 };
         assert!(tier.apply_event(b"id", newer, false).unwrap());
         let before = deleted();
-        tier.delete_above(b"id", newer, DeleteAgain::Refused).unwrap();
+        tier.delete_above(b"id", newer, DeleteRetry::Refused).unwrap();
         assert_eq!(deleted(), before);
         // But a delete that has not returned yet covers that object, and goes above it.
-        tier.delete_above(b"id", newer, DeleteAgain::Asked).unwrap();
+        tier.delete_above(b"id", newer, DeleteRetry::Asked).unwrap();
         assert!(deleted() > newer);
         backend.close().unwrap();
     }
@@ -545,7 +545,7 @@ mod tests {
             tier.put(b"id", &data, b"m", &mut |_| {}).unwrap();
             let (_, first) = held();
             let dirty = tier.dirty_at(b"id", first).unwrap().unwrap().put.unwrap();
-            let again = Again { lsn: first, above: far, deadline_ms: TODAY + HOUR_MS };
+            let again = RepeatedPut { lsn: first, above: far, deadline_ms: TODAY + HOUR_MS };
             tier.put_above(b"id", &dirty.object, dirty.body_hash, &again).unwrap();
             let (version, second) = held();
             assert!(version > far && second != first);

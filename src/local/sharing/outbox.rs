@@ -40,7 +40,7 @@ pub(crate) struct Outbox {
     /// For values without versions: this open has heard what the stream tells of records of earlier opens, ...
     has_heard_past: AtomicBool,
     /// ... and the stream was complete.
-    knows_past: AtomicBool,
+    is_history_complete: AtomicBool,
     /// Clean objects below this lsn may have changed unheard: see `is_suspect`.
     suspect_below: AtomicU64,
     /// How often events may have been missed.
@@ -78,7 +78,7 @@ impl Outbox {
             ledger,
             hearing,
             has_heard_past: AtomicBool::new(false),
-            knows_past: AtomicBool::new(false),
+            is_history_complete: AtomicBool::new(false),
             suspect_below,
             losses: AtomicU64::new(0),
             deaf: AtomicBool::new(false),
@@ -101,24 +101,24 @@ impl Outbox {
     }
 
     /// Whether this open has dirty records of earlier opens, and has yet to hear what the stream tells of them.
-    pub fn lacks_past(&self) -> bool {
+    pub fn needs_history(&self) -> bool {
         self.has_earlier_records() && !self.has_heard_past.load(Ordering::Acquire)
     }
 
     /// The stream is about to be read from its beginning. `is_whole`: it still has every entry that was ever added.
-    pub fn hears_past(&self, is_whole: bool) {
-        self.knows_past.store(is_whole, Ordering::Release);
+    pub fn begin_history_replay(&self, is_whole: bool) {
+        self.is_history_complete.store(is_whole, Ordering::Release);
     }
 
-    /// The stream was read up to its end, as `hears_past` announced.
-    pub fn has_heard_past(&self) {
+    /// The stream was read up to its end, as `begin_history_replay` announced.
+    pub fn finish_history_replay(&self) {
         self.has_heard_past.store(true, Ordering::Release);
     }
 
     /// Whether another node's event may be later than the record at `lsn` though that record's own event was not heard: the stream may have
     /// lost it.
     pub fn may_be_overruled(&self, lsn: Lsn) -> bool {
-        lsn < self.opened_at && !self.knows_past.load(Ordering::Acquire)
+        lsn < self.opened_at && !self.is_history_complete.load(Ordering::Acquire)
     }
 
     /// Whether dirty records are becoming fewer: there are some, and as far as is known Redis takes what it is sent, or did a moment ago.

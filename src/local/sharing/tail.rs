@@ -51,7 +51,7 @@ pub(crate) struct Budget {
 
 /// Which records are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub(crate) enum RecordFilter {
     /// Those without the flag CLEAN.
     Dirty,
     /// All: Redis has lost everything.
@@ -66,7 +66,13 @@ const VISITED_RECORDS_MAX: usize = 16_384;
 impl LocalTier {
     /// The next dirty records from `from` on, up to `until` or the journal's end, and where to go on. Records that a newer one of
     /// their id has overtaken are left out. An error means that a whole segment cannot be read now: the next read begins there again.
-    pub fn dirty_records(&self, from: Lsn, until: Lsn, wanted: Wanted, budget: Budget) -> Result<DirtyRecords, Error> {
+    pub fn dirty_records(
+        &self,
+        from: Lsn,
+        until: Lsn,
+        wanted: RecordFilter,
+        budget: Budget,
+    ) -> Result<DirtyRecords, Error> {
         let mut found = DirtyRecords { next: from, ..DirtyRecords::default() };
         let (mut bytes, mut visited) = (0, 0);
         let journal_end = self.journal.end().min(until);
@@ -123,11 +129,11 @@ impl LocalTier {
     }
 
     /// The record, if it is to be pushed. Decided under the id's lock, so that a record that was just appended is entered.
-    fn dirty(&self, header: &Header, id: &[u8], wanted: Wanted) -> Result<Option<Dirty>, Error> {
+    fn dirty(&self, header: &Header, id: &[u8], wanted: RecordFilter) -> Result<Option<Dirty>, Error> {
         let is_wanted = match wanted {
-            Wanted::Dirty => !header.flags.has(Flags::CLEAN),
-            Wanted::All => true,
-            Wanted::Deletes => header.kind == Kind::Delete,
+            RecordFilter::Dirty => !header.flags.has(Flags::CLEAN),
+            RecordFilter::All => true,
+            RecordFilter::Deletes => header.kind == Kind::Delete,
         };
         if !is_wanted || header.flags.has(Flags::DETACHED) || !(header.kind.stores() || header.kind == Kind::Delete) {
             return Ok(None);

@@ -13,7 +13,7 @@ use super::room::Eviction;
 use super::sealer::Sealer;
 use crate::clock::Reading;
 use crate::error::Error;
-use crate::local::backend::Opened;
+use crate::local::backend::RecoveredTier;
 use crate::local::catalog::Catalog;
 use crate::local::catalog::hints::Hint;
 use crate::local::files::space::Lease;
@@ -60,7 +60,7 @@ impl ByHand {
 
     fn open_in(place: TempDir, under: Underlying, outbox: Option<OutboxOptions>) -> Self {
         let options = LocalOptions { path: place.path().into(), max_size_mb: MAX_SIZE_MB, ..LocalOptions::default() };
-        let Opened { tier, parts, .. } = Opened::open(&options, under, outbox).unwrap();
+        let RecoveredTier { tier, parts, .. } = RecoveredTier::open(&options, under, outbox).unwrap();
         let sealer = Sealer::new(Arc::clone(&tier), parts);
         assert_eq!(tier.space.segment_bytes_max(), SEGMENT_BYTES);
         ByHand { tier, sealer, place }
@@ -180,7 +180,7 @@ impl ByHand {
             room += if space.has_ordinary_room(room + step) { step } else { 0 };
             step /= 2;
         }
-        let lease = space.found(room - bytes);
+        let lease = space.lease_existing(room - bytes);
         assert!(space.has_ordinary_room(bytes) && !space.has_ordinary_room(bytes + 1));
         lease
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::progress::{Looked, Wanted};
+use super::progress::{Looked, RoomDemand};
 use super::reclaim::Reason;
 use super::room::{Eviction, Victims};
 use super::sealer::Sealer;
@@ -94,7 +94,7 @@ impl Sealer {
 
     /// Somebody wants room: takes the steps that may make some, the cheapest first, until there is enough. A caller that waits tries again after
     /// each step.
-    pub(super) fn make_room(&mut self, wanted: Wanted, patience: Patience) -> Result<Looked, Error> {
+    pub(super) fn make_room(&mut self, wanted: RoomDemand, patience: Patience) -> Result<Looked, Error> {
         if self.tier.reap_bodies()? > 0 || self.tier.bodies.drop_empty()? || self.tier.journal.drop_prepared() {
             return Ok(Looked::Made);
         }
@@ -131,8 +131,8 @@ impl Sealer {
     }
 
     /// Makes room for what threads wanted that found none and did not wait, so that the next try finds it.
-    pub(super) fn grant_wish(&mut self) -> Result<(), Error> {
-        let Some(wanted) = self.tier.room.take_wish() else { return Ok(()) };
+    pub(super) fn meet_unmet_demand(&mut self) -> Result<(), Error> {
+        let Some(wanted) = self.tier.room.take_unmet_demand() else { return Ok(()) };
         for _ in 0..WISH_STEPS_MAX {
             let is_granted = self.tier.room.missing_bytes(wanted) == 0;
             if is_granted
@@ -147,7 +147,7 @@ impl Sealer {
     }
 
     /// Evicts as much as is missing for what is wanted, the oldest first. Returns whether anything was evicted.
-    fn evict_for(&mut self, wanted: Wanted, patience: Patience) -> Result<bool, Error> {
+    fn evict_for(&mut self, wanted: RoomDemand, patience: Patience) -> Result<bool, Error> {
         if !self.has_evictable()? {
             return Ok(false);
         }
@@ -165,7 +165,7 @@ impl Sealer {
     }
 
     /// Goes once through the segments, or until enough is evicted.
-    fn evict_round(&mut self, wanted: Wanted, victims: Victims) -> Result<bool, Error> {
+    fn evict_round(&mut self, wanted: RoomDemand, victims: Victims) -> Result<bool, Error> {
         let eviction = Eviction::of(victims, self.tier.room.missing_bytes(wanted));
         let last = self.tier.journal.end().segment();
         let mut copied_bytes = 0;

@@ -37,12 +37,12 @@ struct State {
     /// How many wait now, when somebody last did, and for what.
     waiting: usize,
     waited: Option<Instant>,
-    wanted: Wanted,
+    wanted: RoomDemand,
 }
 
 /// What is wanted by those who found no room.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct RoomDemand {
     /// The most bytes that any of them needs.
     pub bytes: u64,
     /// The disk refused one of them, whatever the limit says.
@@ -51,10 +51,10 @@ pub(crate) struct Wanted {
     pub is_live: bool,
 }
 
-impl Wanted {
+impl RoomDemand {
     /// What two want at the same time. The larger one's room will do for either.
-    pub fn and(self, other: Wanted) -> Wanted {
-        Wanted {
+    pub fn and(self, other: RoomDemand) -> RoomDemand {
+        RoomDemand {
             bytes: self.bytes.max(other.bytes),
             is_disk_full: self.is_disk_full || other.is_disk_full,
             is_live: self.is_live || other.is_live,
@@ -118,7 +118,7 @@ impl Progress {
     }
 
     /// What somebody waits for; None where nobody does.
-    pub fn wanted(&self) -> Option<Wanted> {
+    pub fn wanted(&self) -> Option<RoomDemand> {
         let state = self.state.lock();
         (state.waiting > 0).then_some(state.wanted)
     }
@@ -135,7 +135,7 @@ impl Progress {
     }
 
     /// Waits until room is made after `seen`, or a pass that begins after this call finds nothing.
-    pub fn wait(&self, seen: Seen, wanted: Wanted, deadline: Instant, gate: &Gate, wake: impl Fn()) -> WaitOutcome {
+    pub fn wait(&self, seen: Seen, wanted: RoomDemand, deadline: Instant, gate: &Gate, wake: impl Fn()) -> WaitOutcome {
         let mut state = self.state.lock();
         let patience = Instant::now() + UNDER_WAY_MAX;
         let (before, failed_before) = (state.passes_begun, state.failed_passes);
@@ -161,7 +161,7 @@ impl Progress {
         state.waiting -= 1;
         state.waited = Some(Instant::now());
         if state.waiting == 0 {
-            state.wanted = Wanted::default();
+            state.wanted = RoomDemand::default();
         }
         found
     }
@@ -174,7 +174,7 @@ mod tests {
     /// A time limit that no wait in these tests reaches.
     const LONG: Duration = Duration::from_secs(30);
 
-    const WANTED: Wanted = Wanted { bytes: 100, is_disk_full: false, is_live: false };
+    const WANTED: RoomDemand = RoomDemand { bytes: 100, is_disk_full: false, is_live: false };
 
     /// Starts a wait, and calls `done` meanwhile.
     fn while_waiting(progress: &Progress, gate: &Gate, done: impl FnOnce()) -> WaitOutcome {
@@ -261,9 +261,9 @@ mod tests {
         assert!(progress.wanted().is_none() && progress.is_quiet());
         std::thread::scope(|scope| {
             let wants = [
-                Wanted { bytes: 5, is_disk_full: true, is_live: false },
-                Wanted { bytes: 700, is_disk_full: false, is_live: false },
-                Wanted { bytes: 6, is_disk_full: false, is_live: true },
+                RoomDemand { bytes: 5, is_disk_full: true, is_live: false },
+                RoomDemand { bytes: 700, is_disk_full: false, is_live: false },
+                RoomDemand { bytes: 6, is_disk_full: false, is_live: true },
             ];
             for wanted in wants {
                 let (call, called) = crossbeam_channel::bounded(1);
@@ -289,7 +289,7 @@ mod tests {
         std::thread::sleep(QUIET + LOOK);
         assert!(progress.is_quiet());
         // What an earlier one wanted does not count for the next.
-        let all = Wanted { bytes: 700, is_disk_full: true, is_live: true };
+        let all = RoomDemand { bytes: 700, is_disk_full: true, is_live: true };
         progress.wait(progress.seen(), all, Instant::now(), &gate, || {});
         while_waiting(&progress, &gate, || {
             let next = progress.wanted().unwrap();

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::progress::{WaitOutcome, Wanted};
+use super::progress::{RoomDemand, WaitOutcome};
 use crate::backend::Patience;
 use crate::local::files::space::Space;
 use crate::local::index::owed::Owed;
@@ -140,7 +140,7 @@ pub(crate) struct Room {
     /// Redis is behind the store, so that clean objects can be evicted.
     is_shared: bool,
     /// What threads wanted that found no room and did not wait.
-    wish: Mutex<Option<Wanted>>,
+    wish: Mutex<Option<RoomDemand>>,
     /// How many callers keep losing their room to others.
     contests: AtomicUsize,
 }
@@ -160,7 +160,7 @@ impl Room {
     }
 
     /// The verdict on one who tried and found no room.
-    pub fn ask(&self, wanted: Wanted, asking: &Asking) -> Verdict {
+    pub fn ask(&self, wanted: RoomDemand, asking: &Asking) -> Verdict {
         decide(Case {
             has_room: wanted.is_live && self.admits(wanted.bytes),
             could_fit: !wanted.is_live || (self.is_shared && self.could_admit(wanted.bytes)),
@@ -219,7 +219,7 @@ impl Room {
     }
 
     /// Whether the limit leaves room for what is wanted; the disk may still refuse it.
-    pub fn has_room_for(&self, wanted: Wanted) -> bool {
+    pub fn has_room_for(&self, wanted: RoomDemand) -> bool {
         // A record needs at most a new record segment, a body at most a new body segment.
         let bytes = wanted.bytes.max(self.space.segment_bytes_max()).saturating_add(RECORDS_BYTES);
         let is_admitted = !wanted.is_live || self.admits(wanted.bytes);
@@ -227,7 +227,7 @@ impl Room {
     }
 
     /// How many bytes have to be freed for what is wanted and a segment for its record.
-    pub fn missing_bytes(&self, wanted: Wanted) -> u64 {
+    pub fn missing_bytes(&self, wanted: RoomDemand) -> u64 {
         let bytes = wanted.bytes.saturating_add(self.space.segment_bytes_max()).saturating_add(RECORDS_BYTES);
         if wanted.is_disk_full {
             return bytes;
@@ -238,13 +238,13 @@ impl Room {
     }
 
     /// Notes what a thread wanted that found no room and does not wait.
-    pub fn wish(&self, wanted: Wanted) {
+    pub fn wish(&self, wanted: RoomDemand) {
         let mut wish = self.wish.lock();
         *wish = Some(wish.unwrap_or_default().and(wanted));
     }
 
     /// Takes what `wish` has noted.
-    pub fn take_wish(&self) -> Option<Wanted> {
+    pub fn take_unmet_demand(&self) -> Option<RoomDemand> {
         self.wish.lock().take()
     }
 }
@@ -319,8 +319,8 @@ mod tests {
         (Arc::clone(&space), Room::new(space, Arc::default(), is_shared))
     }
 
-    fn wanted(bytes: u64, is_live: bool) -> Wanted {
-        Wanted { bytes, is_disk_full: false, is_live }
+    fn wanted(bytes: u64, is_live: bool) -> RoomDemand {
+        RoomDemand { bytes, is_disk_full: false, is_live }
     }
 
     /// The table in docs/journal.md, "Room and reserve".
@@ -454,14 +454,14 @@ mod tests {
 
         let (full, full_room) = room(true);
         full.set_catalog_bytes(MIB);
-        let _most = full.found(percent(EVICTION_PHYSICAL_PERCENT) - MIB);
+        let _most = full.lease_existing(percent(EVICTION_PHYSICAL_PERCENT) - MIB);
         assert!(!full_room.wants_eviction());
-        let _more = full.found(1);
+        let _more = full.lease_existing(1);
         assert!(full_room.wants_eviction() && full_room.wants_garbage());
 
         let (alone, alone_room) = room(false);
         alone.add_live(percent(EVICTION_LIVE_PERCENT) + 1);
-        let _full = alone.found(percent(EVICTION_PHYSICAL_PERCENT) + 1);
+        let _full = alone.lease_existing(percent(EVICTION_PHYSICAL_PERCENT) + 1);
         assert!(!alone_room.wants_eviction() && alone_room.wants_garbage());
     }
 
@@ -484,19 +484,19 @@ mod tests {
         assert!(!room.has_room_for(wanted(3 * MIB, true)) && room.has_room_for(wanted(MIB, true)));
         assert_eq!(room.missing_bytes(wanted(3 * MIB, false)), 0);
         // Whatever the limit says, when the disk is full.
-        let refused = Wanted { is_disk_full: true, ..wanted(MIB, false) };
+        let refused = RoomDemand { is_disk_full: true, ..wanted(MIB, false) };
         assert!(room.missing_bytes(refused) == MIB + records && !room.has_room_for(refused));
     }
 
     #[test]
     fn those_who_do_not_wait_have_the_largest_of_their_wishes_granted_once() {
         let (_, room) = room(true);
-        assert!(room.take_wish().is_none());
+        assert!(room.take_unmet_demand().is_none());
         room.wish(wanted(7, false));
         room.wish(wanted(3, true));
-        let wish = room.take_wish().unwrap();
+        let wish = room.take_unmet_demand().unwrap();
         assert_eq!((wish.bytes, wish.is_live, wish.is_disk_full), (7, true, false));
-        assert!(room.take_wish().is_none());
+        assert!(room.take_unmet_demand().is_none());
     }
 
     #[test]

@@ -128,7 +128,7 @@ impl Sealer {
                 made.unwrap_or(Looked::Failed)
             }
             None => {
-                self.report("making room", Self::grant_wish);
+                self.report("making room", Self::meet_unmet_demand);
                 Looked::NotAsked
             }
         };

@@ -6,7 +6,7 @@ use super::Replicator;
 use crate::error::Error;
 use crate::id::ObjectId;
 use crate::local::ledger::Due;
-use crate::local::{Budget, Dirty, DirtyRecords, Held, Lane, Lsn, Next, Wanted};
+use crate::local::{Budget, Dirty, DirtyRecords, Held, Lane, Lsn, Next, RecordFilter};
 use crate::redis::{Body, Outgoing, What};
 use crate::replication::TieredBackend;
 use crate::replication::caution::{Bounds, Caution};
@@ -28,7 +28,7 @@ pub(super) struct ReadAhead {
 
 /// How a batch moves the walks: one of them gets from a place to another, or none does.
 #[derive(Clone, Copy)]
-pub(super) enum Step {
+pub(super) enum BatchKind {
     Walk {
         lane: Lane,
         from: Lsn,
@@ -43,12 +43,12 @@ pub(super) enum Step {
 /// Writes to be pushed, each with the place of its record.
 pub(super) struct Batch {
     pub writes: Vec<(Lsn, Outgoing<'static>)>,
-    pub step: Step,
+    pub step: BatchKind,
 }
 
 /// What is known of a batch that is being sent.
 pub(super) struct Sending {
-    pub step: Step,
+    pub step: BatchKind,
     /// Its records apart; and the number of all its records.
     pub apart: Vec<(Lsn, Vec<u8>)>,
     pub records: usize,
@@ -59,7 +59,7 @@ impl Replicator<'_> {
     /// The next batch: the records apart that are due, then those of the tail or else of the backlog.
     pub(super) fn gather(&mut self) -> Result<Batch, Error> {
         let apart = self.due_apart();
-        let mut batch = Batch { writes: apart.writes, step: Step::Nowhere };
+        let mut batch = Batch { writes: apart.writes, step: BatchKind::Nowhere };
         if apart.is_set_aside || (!batch.writes.is_empty() && self.extra_max < EXTRA_MAX) {
             return Ok(batch); // to be sent alone
         }
@@ -67,8 +67,8 @@ impl Replicator<'_> {
         if self.outbox.ledger.is_full() || self.full.is_failing() {
             let from = self.scout.or_else(|| self.outbox.ledger.next(self.epoch, end).map(|next| next.from));
             let Some(from) = from.filter(|from| *from < end) else { return Ok(batch) };
-            let found = self.backend.tier()?.dirty_records(from, end, Wanted::Deletes, BUDGET)?;
-            batch.step = Step::Scout(found.next);
+            let found = self.backend.tier()?.dirty_records(from, end, RecordFilter::Deletes, BUDGET)?;
+            batch.step = BatchKind::Scout(found.next);
             self.add(&mut batch, found, end);
             return Ok(batch);
         }
@@ -81,7 +81,7 @@ impl Replicator<'_> {
             Some(ahead) => ahead.found,
             None => read(self.backend, &self.caution, next)?,
         };
-        batch.step = Step::Walk { lane: next.lane, from: next.from, to: found.next };
+        batch.step = BatchKind::Walk { lane: next.lane, from: next.from, to: found.next };
         if found.dirty.len() < PACKED_MIN {
             self.next_batch = now + self.backend.peers.pause();
         }
@@ -142,7 +142,7 @@ impl Replicator<'_> {
 
 /// Reads the next records of a lane, as many as caution allows in one batch.
 pub(super) fn read(backend: &TieredBackend, caution: &Caution, next: Next) -> Result<DirtyRecords, Error> {
-    let wanted = if next.lane == Lane::Tail { Wanted::Dirty } else { Wanted::All };
+    let wanted = if next.lane == Lane::Tail { RecordFilter::Dirty } else { RecordFilter::All };
     let bounds = Bounds { records_max: BUDGET.records, until: next.until };
     let Bounds { records_max, until } = caution.bound(next.lane, next.from, bounds);
     backend.tier()?.dirty_records(next.from, until, wanted, Budget { records: records_max, ..BUDGET })

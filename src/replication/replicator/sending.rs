@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::gathering::{BUDGET, Batch, EXTRA_MAX, ReadAhead, Sending, Step, read};
+use super::gathering::{BUDGET, Batch, BatchKind, EXTRA_MAX, ReadAhead, Sending, read};
 use super::{COMPLAIN_EVERY, IN_FLIGHT_WAIT, Replicator};
 use crate::error::Error;
 use crate::id::ObjectId;
-use crate::local::{Again, Budget, DeleteAgain, Held, Lane, Lsn, Next, Wanted};
+use crate::local::{Budget, DeleteRetry, Held, Lane, Lsn, Next, RecordFilter, RepeatedPut};
 use crate::redis::{Outgoing, Pushed, Standing, What};
 use crate::version::Version;
 
@@ -49,24 +49,28 @@ impl Replicator<'_> {
             }
         }
         match step {
-            Step::Walk { lane, to, .. } => {
+            BatchKind::Walk { lane, to, .. } => {
                 self.outbox.ledger.advance(self.epoch, lane, to);
                 self.caution.passed(lane, to);
                 self.scout = None;
             }
-            Step::Scout(to) => self.scout = Some(to),
-            Step::Nowhere => {}
+            BatchKind::Scout(to) => self.scout = Some(to),
+            BatchKind::Nowhere => {}
         }
         Ok(())
     }
 
     /// Sends a batch, and reads the next one while Redis is at work.
-    pub(super) fn send(&mut self, writes: &[Outgoing<'_>], step: Step) -> Result<Vec<Result<Pushed, String>>, Error> {
+    pub(super) fn send(
+        &mut self,
+        writes: &[Outgoing<'_>],
+        step: BatchKind,
+    ) -> Result<Vec<Result<Pushed, String>>, Error> {
         let Self { backend, pusher, caution, link, ahead, .. } = self;
         let Some(link) = link else { return Err(Error::Closed) };
         let until = backend.tier()?.end();
         pusher.push_while(link, writes, *backend, || {
-            if let Step::Walk { lane: Lane::Tail, to, .. } = step
+            if let BatchKind::Walk { lane: Lane::Tail, to, .. } = step
                 && to < until
             {
                 let next = Next { lane: Lane::Tail, from: to, until, sent_below: to };
@@ -138,9 +142,9 @@ impl Replicator<'_> {
             return self.backend.apply_version(&write.id, by, !standing.is_object());
         }
         match &write.what {
-            What::Delete => tier.delete_above(&write.id, by, DeleteAgain::Refused),
+            What::Delete => tier.delete_above(&write.id, by, DeleteRetry::Refused),
             What::Put { object, body_hash, deadline_ms } => {
-                let again = Again { lsn, above: by, deadline_ms: *deadline_ms };
+                let again = RepeatedPut { lsn, above: by, deadline_ms: *deadline_ms };
                 let body_hash = *body_hash.get_or_init(|| object.raw().hash());
                 tier.put_above(&write.id, &object.to_object(), body_hash, &again)
             }
@@ -158,10 +162,10 @@ impl Replicator<'_> {
         let Some(Sending { step, apart, records, bytes }) = self.sending.take() else { return };
         match (step, apart.as_slice()) {
             (_, [(lsn, id)]) if records == 1 => self.broke_alone(*lsn, &id.clone(), bytes, error),
-            (Step::Walk { lane, from, to }, _) if apart.len() < records => {
+            (BatchKind::Walk { lane, from, to }, _) if apart.len() < records => {
                 if self.caution.failed(lane, from, to, records)
                     && let Ok(tier) = self.backend.tier()
-                    && let Ok(found) = tier.dirty_records(from, to, Wanted::All, Budget { records: 1, ..BUDGET })
+                    && let Ok(found) = tier.dirty_records(from, to, RecordFilter::All, Budget { records: 1, ..BUDGET })
                     && let Some(dirty) = found.dirty.into_iter().next()
                 {
                     self.caution.forget();

@@ -4,10 +4,10 @@ use super::*;
 use crate::local::journal::SegmentKind;
 use crate::local::upkeep::by_hand::{ByHand, SEGMENT_BYTES, outbox};
 
-const WANTED: Wanted = Wanted { bytes: 1000, is_disk_full: false, is_live: false };
+const WANTED: RoomDemand = RoomDemand { bytes: 1000, is_disk_full: false, is_live: false };
 
 /// What `make_room` brings for a caller that waits.
-fn make_room(store: &mut ByHand, wanted: Wanted) -> Looked {
+fn make_room(store: &mut ByHand, wanted: RoomDemand) -> Looked {
     store.sealer.make_room(wanted, Patience::Caller).unwrap()
 }
 
@@ -100,13 +100,13 @@ fn room_is_there_for_a_segment_and_what_goes_with_it() {
         (3 << 20, enough + (2 << 20) - 1, Looked::Barren),
     ] {
         let _lease = store.leave_room(left_bytes);
-        let looked = make_room(&mut store, Wanted { bytes, ..WANTED });
+        let looked = make_room(&mut store, RoomDemand { bytes, ..WANTED });
         assert_eq!(looked, expected, "{bytes} wanted, {left_bytes} left");
     }
-    assert_eq!(make_room(&mut store, Wanted { is_disk_full: true, ..WANTED }), Looked::Barren);
-    assert_eq!(make_room(&mut store, Wanted { is_live: true, ..WANTED }), Looked::Made);
+    assert_eq!(make_room(&mut store, RoomDemand { is_disk_full: true, ..WANTED }), Looked::Barren);
+    assert_eq!(make_room(&mut store, RoomDemand { is_live: true, ..WANTED }), Looked::Made);
     store.tier.space.add_live(60 << 20);
-    assert_eq!(make_room(&mut store, Wanted { is_live: true, ..WANTED }), Looked::Barren);
+    assert_eq!(make_room(&mut store, RoomDemand { is_live: true, ..WANTED }), Looked::Barren);
     assert_eq!(make_room(&mut store, WANTED), Looked::Made, "files have room");
 }
 
@@ -325,22 +325,22 @@ fn ahead_of_need_the_last_segment_is_sealed_only_where_it_alone_may_be_evicted_f
 fn a_wish_is_granted_step_by_step_and_once() {
     let (mut store, _) = with_clean_segments(4);
     let lease = store.leave_room(0);
-    store.sealer.grant_wish().unwrap();
+    store.sealer.meet_unmet_demand().unwrap();
     assert_eq!(left(&store, 0..40).len(), 40, "nobody wishes for anything");
     let seen = store.tier.progress.seen();
     store.tier.room.wish(WANTED);
-    store.sealer.grant_wish().unwrap();
+    store.sealer.meet_unmet_demand().unwrap();
     assert_eq!(left(&store, 0..40), Vec::from_iter(20..40));
     assert_eq!(store.tier.room.missing_bytes(WANTED), 0);
     assert_ne!(store.tier.progress.seen(), seen, "who waits is told");
     drop(lease);
     let lease = store.leave_room(0);
-    store.sealer.grant_wish().unwrap();
+    store.sealer.meet_unmet_demand().unwrap();
     assert_eq!(left(&store, 0..40), Vec::from_iter(20..40));
     drop(lease);
     let seen = store.tier.progress.seen();
     store.tier.room.wish(WANTED);
-    store.sealer.grant_wish().unwrap();
+    store.sealer.meet_unmet_demand().unwrap();
     assert_eq!(store.tier.progress.seen(), seen, "there is room: nothing was made");
 }
 
@@ -351,7 +351,7 @@ fn a_wish_that_cannot_be_granted_does_not_hold_up_the_rest() {
     let _lease = store.leave_room(0);
     let seen = store.tier.progress.seen();
     store.tier.room.wish(WANTED);
-    store.sealer.grant_wish().unwrap();
+    store.sealer.meet_unmet_demand().unwrap();
     assert_eq!(store.tier.progress.seen(), seen);
     store.check(b"dirty", 1000);
 }
@@ -370,7 +370,7 @@ fn a_store_that_is_being_closed_makes_no_room() {
     let _lease = store.leave_room(0);
     store.tier.gate.close();
     store.tier.room.wish(WANTED);
-    store.sealer.grant_wish().unwrap();
+    store.sealer.meet_unmet_demand().unwrap();
     assert_eq!(make_room(&mut store, WANTED), Looked::Barren);
     assert_eq!(numbers(&store, SegmentKind::Records)[..3], sealed);
 }

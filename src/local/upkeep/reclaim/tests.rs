@@ -83,7 +83,7 @@ fn only_the_oldest_segment_is_reclaimed_and_only_where_there_is_reason_to() {
     let (store, [first, second]) = three_segments(None);
     assert_eq!(reclaimable(&store, false), None);
     assert_eq!(reclaimable(&store, true), Some(first), "somebody waits for room");
-    let lease = store.tier.space.found(50 << 20);
+    let lease = store.tier.space.lease_existing(50 << 20);
     assert_eq!(reclaimable(&store, false), Some(first), "room is short");
     drop(lease);
     assert_eq!(reclaimable(&store, false), None);
