@@ -51,6 +51,7 @@ impl Starter {
         if socket::connect(&self.directory).is_ok() {
             return Ok(true);
         }
+        let before = socket::identity(&self.directory).ok();
         let log = self.spawn(turn)?;
         // The keeper holds the turn until it listens.
         loop {
@@ -62,7 +63,9 @@ impl Starter {
             if let Some(_turn) = Turn::try_take(&self.directory)?
                 && socket::connect(&self.directory).is_err()
             {
-                return Err(self.failed(&log.said()));
+                // One that has listened, and is gone by now, was killed: the next one need not be.
+                let has_listened = socket::identity(&self.directory).is_ok_and(|now| Some(now) != before);
+                return if has_listened { Ok(false) } else { Err(self.failed(&log.said())) };
             }
             if Instant::now() >= limit {
                 return Ok(false);

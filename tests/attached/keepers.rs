@@ -1,11 +1,13 @@
 //! Who keeps the directory: a keeper is started where there is none, ends when it is not needed, and leaves the directory to a server.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use scaler_object_storage::{Error, ObjectStore};
 
 use crate::common::{bytes, get, until};
-use crate::place::{Place, is_alive, signal, stop};
+use crate::place::{PROGRAM, Place, is_alive, signal, stop};
 
 #[test]
 fn attaching_starts_a_keeper_which_ends_when_nobody_is_attached() {
@@ -133,4 +135,24 @@ fn a_keeper_that_is_stopped_is_an_error_that_says_so() {
 
     assert!(stopped.to_string().contains("does not answer"), "{stopped}");
     assert_eq!(get(&store, b"id").data, b"data"[..]);
+}
+
+/// A keeper that was killed as soon as it listened, before the process that started it could connect, is no reason to give up.
+#[test]
+fn a_keeper_that_is_killed_before_anybody_has_connected_is_followed_by_another() {
+    let place = Place::new();
+    let scripts = tempfile::tempdir().unwrap();
+    let (script, once) = (scripts.path().join("keeper"), scripts.path().join("once"));
+    // The first one leaves a socket behind, as a killed one does, and its turn ends with it.
+    let listen = "import os, socket; socket.socket(socket.AF_UNIX).bind(os.environ['SCALER_OBJECT_STORAGE_LOCAL_PATH'] + '/socket')";
+    let text = format!(
+        "#!/bin/sh\nif mkdir '{}' 2>/dev/null; then exec python3 -c \"{listen}\"; fi\nexec '{PROGRAM}' \"$@\"\n",
+        once.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o700)).unwrap();
+    let store = place.builder().keeper_command(&script).attach().unwrap();
+    assert!(once.exists());
+    store.put(b"id", b"data", b"").unwrap();
+    store.close().unwrap();
 }
