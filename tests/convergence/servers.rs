@@ -167,6 +167,10 @@ impl Servers {
     pub fn set_rights(&self, rights: &[&str]) {
         let words = [&["ACL", "SETUSER", USER], rights].concat();
         self.order(&words);
+        // It may become the master, and rights are not replicated.
+        if let Some(replica) = &self.replica {
+            let _: Value = replica.command(&words);
+        }
     }
 
     /// With the data, the rights and the clients that a world begins with.
