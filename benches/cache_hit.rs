@@ -259,9 +259,9 @@ fn print_targets(medians: &Medians) {
         table.row([what, show_ratio(at_least), show_ratio(ratio), reached.to_owned()]);
     };
     add("get", 0, 128, "sled", 5.0);
-    add("get", 0, 1 << 20, "sled", 200.0);
     add("get against the first get", FIRST_GET, 128, "sled", 5.0);
-    add("get against the first get", FIRST_GET, 1 << 20, "sled", 200.0);
+    // What it was not asked for before: later gets of values of this size come from sled's own heap, and say nothing about the disk.
+    add("get against the first get", FIRST_GET, 64 << 10, "sled", 5.0);
     add("get", 0, 128, "quick_cache", 0.25);
     add("put", 1, 128, "sled", 4.0);
     for &size in SIZES {
