@@ -18,6 +18,12 @@ use super::writer::ObjectWriter;
 use crate::error::Error;
 use crate::store::{Parked, StoreConfig};
 
+/// A store of objects. Every method may be called from any thread, and lets other threads run meanwhile.
+///
+/// The settings are those of the section ``[object_storage_server]`` of the config file, with the same names, defaults and
+/// limits: ``ObjectStore(backend="tiered", local={"path": "/var/lib/objects"}, redis={"url": "redis://host:6379/0"})``.
+///
+/// Ids have 1 to 512 bytes, with the backend ``redis`` 0 to 65 535. A buffer that is handed over must not be changed until the method returns.
 #[pyclass(frozen, module = "scaler_object_storage")]
 pub(super) struct ObjectStore(Arc<Opened>);
 
@@ -68,11 +74,19 @@ impl ObjectStore {
         Self::open(py, &store_config(backend, [("memory", memory), ("local", local), ("redis", redis)])?)
     }
 
+    /// Opens the store that the server would open with this config file: environment variables (``SCALER_OBJECT_STORAGE_*``)
+    /// come before the file.
     #[staticmethod]
     fn from_config(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
         Self::open(py, &store_config_of_file(path)?)
     }
 
+    /// Attaches to the store in the directory that another process of this machine keeps open: a server, or a keeper, which is started
+    /// where there is none, and ends when nobody has been attached for a minute (``local["keeper_idle_seconds"]``).
+    ///
+    /// All processes that attach share one store. Every method means the same; large objects are read and written where they stand. The
+    /// keeper may end and be replaced in the meantime: a write whose answer is lost with it raises :class:`UnansweredError`, what was read
+    /// stays valid. Signal handlers run while a call waits for the keeper, and what they raise, the call raises.
     #[staticmethod]
     #[pyo3(signature = (*, backend = "local", local = None, redis = None))]
     fn attach(
@@ -84,11 +98,14 @@ impl ObjectStore {
         Self::attached(py, store_config(backend, [("memory", None), ("local", local), ("redis", redis)])?)
     }
 
+    /// As :meth:`attach`, with the settings that :meth:`from_config` would take.
     #[staticmethod]
     fn attach_config(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
         Self::attached(py, store_config_of_file(path)?)
     }
 
+    /// Stores an object, or overwrites it, and wakes whoever waits for it. When it returns, the write is as safe as the
+    /// durability says.
     #[pyo3(signature = (id, data, metadata = BytesLike::Empty), text_signature = "($self, id, data, metadata=b'')")]
     fn put(
         &self,
@@ -101,6 +118,7 @@ impl ObjectStore {
         self.detached(py, |store| store.put(id, data, metadata))
     }
 
+    /// Begins an object whose data arrives in pieces: ``data_bytes`` of them in all.
     #[pyo3(signature = (id, data_bytes, metadata = BytesLike::Empty), text_signature = "($self, id, data_bytes, metadata=b'')")]
     fn writer(
         &self,
@@ -114,21 +132,25 @@ impl ObjectStore {
         Ok(ObjectWriter::new(writer, Arc::clone(&self.0)))
     }
 
+    /// The object, or None.
     fn get(&self, py: Python<'_>, id: BytesLike<'_, '_>) -> PyResult<Option<Object>> {
         let id = id.as_slice();
         Ok(self.detached(py, |store| store.get(id))?.map(Object))
     }
 
+    /// As :meth:`get`, but never waits for Redis: None also where the object is not on this node.
     fn get_here(&self, py: Python<'_>, id: BytesLike<'_, '_>) -> PyResult<Option<Object>> {
         let id = id.as_slice();
         Ok(self.detached(py, |store| store.get_here(id))?.map(Object))
     }
 
+    /// The payload, copied; or None.
     fn get_bytes<'py>(&self, py: Python<'py>, id: BytesLike<'_, '_>) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let id = id.as_slice();
         self.detached(py, |store| store.get(id))?.map(|object| copied(py, &object.data)).transpose()
     }
 
+    /// Whether the object exists; also ``id in store``.
     fn contains(&self, py: Python<'_>, id: BytesLike<'_, '_>) -> PyResult<bool> {
         let id = id.as_slice();
         self.detached(py, |store| store.contains(id))
@@ -138,11 +160,14 @@ impl ObjectStore {
         self.contains(py, id)
     }
 
+    /// Deletes an object; whether it existed. What was read of it stays valid.
     fn delete(&self, py: Python<'_>, id: BytesLike<'_, '_>) -> PyResult<bool> {
         let id = id.as_slice();
         self.detached(py, |store| store.delete(id))
     }
 
+    /// As :meth:`delete`, but never waits for Redis: where it is not known on this node whether the object existed, it returns
+    /// None, and ``answer`` is told later, on another thread.
     fn delete_later(&self, py: Python<'_>, id: BytesLike<'_, '_>, answer: Py<PyAny>) -> PyResult<Option<bool>> {
         let (id, answers) = (id.as_slice(), self.0.answers.sender()?);
         let tell = move |existed| {
@@ -151,16 +176,22 @@ impl ObjectStore {
         self.detached(py, |store| store.delete_later(id, tell))
     }
 
+    /// Makes ``new`` share the content of ``original``, overwriting it; False, and nothing changed, where ``original`` does
+    /// not exist.
     fn duplicate(&self, py: Python<'_>, original: BytesLike<'_, '_>, new: BytesLike<'_, '_>) -> PyResult<bool> {
         let (original, new) = (original.as_slice(), new.as_slice());
         self.detached(py, |store| store.duplicate(original, new))
     }
 
+    /// As :meth:`duplicate`, but never waits for Redis: False also where ``original`` is not on this node.
     fn duplicate_here(&self, py: Python<'_>, original: BytesLike<'_, '_>, new: BytesLike<'_, '_>) -> PyResult<bool> {
         let (original, new) = (original.as_slice(), new.as_slice());
         self.detached(py, |store| store.duplicate_here(original, new))
     }
 
+    /// Blocks until the object exists, and returns it; None after ``timeout`` seconds, or when ``cancel`` is cancelled.
+    ///
+    /// Signal handlers run meanwhile, so Ctrl-C ends it.
     #[pyo3(signature = (id, timeout = None, cancel = None))]
     fn wait(
         &self,
@@ -173,6 +204,7 @@ impl ObjectStore {
         Ok(wait(py, &self.0.store, id.as_slice(), deadline, cancel.map(Bound::get))?.map(Object))
     }
 
+    /// The object if it exists; otherwise ``answer`` is called with it, on another thread, as soon as it does.
     fn get_or_park(&self, py: Python<'_>, id: BytesLike<'_, '_>, answer: Py<PyAny>) -> PyResult<Py<PyAny>> {
         let (id, answers) = (id.as_slice(), self.0.answers.sender()?);
         let tell = move |object| {
@@ -184,6 +216,8 @@ impl ObjectStore {
         }
     }
 
+    /// Duplicates if ``original`` exists, and returns None; otherwise does so as soon as it exists, and then calls ``done``, on
+    /// another thread, with None or with what went wrong.
     fn duplicate_or_park(
         &self,
         py: Python<'_>,
@@ -201,6 +235,8 @@ impl ObjectStore {
         }
     }
 
+    /// As :meth:`get`, for asyncio: ``await store.get_async(id)``. What is in this process is there at once; everything else is
+    /// done on a thread of the loop's executor. Needs a running event loop, as all of these do.
     fn get_async<'py>(slf: &Bound<'py, Self>, id: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let bytes: BytesLike<'_, '_> = id.extract()?;
         match slf.get().0.store.get_at_once(bytes.as_slice())? {
@@ -209,10 +245,14 @@ impl ObjectStore {
         }
     }
 
+    /// The object as soon as it exists, without a thread that waits: ``await asyncio.wait_for(store.wait_async(id), 10)``.
+    /// Cancelling it takes the request back. Raises :class:`ClosedError` where the store is closed meanwhile.
     fn wait_async<'py>(&self, py: Python<'py>, id: BytesLike<'_, '_>) -> PyResult<Bound<'py, PyAny>> {
         asynchronous::wait(py, &self.0, id.as_slice())
     }
 
+    /// As :meth:`put`. The buffers must not be changed before it is done, also where it is cancelled: what has begun comes to its
+    /// end.
     #[pyo3(signature = (id, data, metadata = None), text_signature = "($self, id, data, metadata=b'')")]
     fn put_async<'py>(
         slf: &Bound<'py, Self>,
@@ -226,14 +266,17 @@ impl ObjectStore {
         }
     }
 
+    /// As :meth:`contains`.
     fn contains_async<'py>(slf: &Bound<'py, Self>, id: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         in_thread(slf, "contains", &[id])
     }
 
+    /// As :meth:`delete`.
     fn delete_async<'py>(slf: &Bound<'py, Self>, id: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         in_thread(slf, "delete", &[id])
     }
 
+    /// As :meth:`duplicate`.
     fn duplicate_async<'py>(
         slf: &Bound<'py, Self>,
         original: &Bound<'py, PyAny>,
@@ -242,22 +285,29 @@ impl ObjectStore {
         in_thread(slf, "duplicate", &[original, new])
     }
 
+    /// What the store holds and who waits.
     fn info(&self, py: Python<'_>) -> PyResult<Info> {
         Ok(detached(py, || self.0.store.info())?.into())
     }
 
+    /// How many objects there are, and the bytes of their data and metadata. Backend ``redis``: by looking at every object (some
+    /// seconds for a million), where :meth:`info` tells what counters say, which may be off. ``tiered``: what is on this node.
     fn count(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         self.detached(py, crate::ObjectStore::count)
     }
 
+    /// Makes everything acknowledged so far survive a power loss, whatever the durability.
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
         self.detached(py, crate::ObjectStore::flush)
     }
 
+    /// Deletes every object. Whoever waits goes on waiting.
     fn clear(&self, py: Python<'_>) -> PyResult<()> {
         self.detached(py, crate::ObjectStore::clear)
     }
 
+    /// Closes the store: later calls raise :class:`ClosedError`, and so do blocked waits; what was read stays valid. Closing twice
+    /// is fine, and so is not closing at all: open stores are closed when the interpreter exits.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.0.close(py)
     }

@@ -13,6 +13,7 @@ use crate::store::{Wait, Waited};
 /// How often a wait lets Python handle signals, which it does only between two of its own instructions.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
 
+/// Ends waits from another thread.
 #[pyclass(frozen, module = "scaler_object_storage")]
 pub(super) struct CancelToken(crate::CancelToken);
 
@@ -23,6 +24,7 @@ impl CancelToken {
         CancelToken(crate::CancelToken::new())
     }
 
+    /// Ends every wait that was given this token, now and later.
     fn cancel(&self) {
         self.0.cancel();
     }
@@ -33,6 +35,7 @@ impl CancelToken {
     }
 }
 
+/// A parked request. Dropping the ticket takes the request back.
 #[pyclass(frozen, module = "scaler_object_storage")]
 pub(super) struct Ticket(Mutex<Option<crate::Ticket>>);
 
@@ -44,6 +47,7 @@ impl Ticket {
 
 #[pymethods]
 impl Ticket {
+    /// Takes the request back; False where it has been answered, or is being answered just now.
     fn take_back(&self, py: Python<'_>) -> bool {
         let ticket = self.0.lock().take();
         py.detach(|| ticket.is_some_and(|ticket| ticket.take_back().is_some()))

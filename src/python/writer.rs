@@ -12,6 +12,9 @@ use super::opened::Opened;
 use super::signals::detached;
 use crate::error::Error;
 
+/// An object whose data arrives in pieces. Nothing exists before :meth:`commit`.
+///
+/// As a context manager it commits at the end of the block, and discards what was written if the block raises.
 #[pyclass(frozen, module = "scaler_object_storage")]
 pub(super) struct ObjectWriter {
     writer: Mutex<Option<crate::ObjectWriter>>,
@@ -38,17 +41,20 @@ impl ObjectWriter {
 
 #[pymethods]
 impl ObjectWriter {
+    /// Appends a piece of the data; its length, as files return it.
     fn write(&self, py: Python<'_>, piece: BytesLike<'_, '_>) -> PyResult<usize> {
         let piece = piece.as_slice();
         detached(py, || self.with(|writer| writer.as_mut().ok_or(Error::Closed)?.write(piece)))??;
         Ok(piece.len())
     }
 
+    /// Makes the object exist, and wakes whoever waits for it.
     fn commit(&self, py: Python<'_>) -> PyResult<()> {
         detached(py, || self.with(|writer| writer.take().ok_or(Error::Closed))?.commit())??;
         Ok(())
     }
 
+    /// Leaves no trace of it. After a commit this does nothing.
     fn discard(&self, py: Python<'_>) {
         // A forked child has nothing to discard.
         py.detach(|| drop(self.with(|writer| Ok(writer.take()))));

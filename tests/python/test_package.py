@@ -1,5 +1,7 @@
 """The package as it is installed."""
 
+import ast
+import inspect
 import os
 import shutil
 import subprocess
@@ -50,6 +52,23 @@ def test_the_package_works_with_other_pythons(python: Optional[str], tmp_path: P
 
 def test_the_types_are_those_of_the_module() -> None:
     run(sys.executable, "-m", "mypy.stubtest", "scaler_object_storage._native", "--concise")
+
+
+def test_help_shows_what_the_types_say() -> None:
+    stub = Path(scaler_object_storage.__file__).with_name("_native.pyi")
+    described = 0
+    for of in ast.parse(stub.read_text()).body:
+        if not isinstance(of, ast.ClassDef) or of.name.startswith("_"):
+            continue
+        made = getattr(scaler_object_storage, of.name)
+        assert inspect.getdoc(made) == ast.get_docstring(of), of.name
+        for method in of.body:
+            # Python has words of its own for those between two underscores.
+            is_special = isinstance(method, ast.FunctionDef) and method.name.startswith("__")
+            if isinstance(method, ast.FunctionDef) and not is_special and ast.get_docstring(method) is not None:
+                described += 1
+                assert inspect.getdoc(getattr(made, method.name)) == ast.get_docstring(method), (of.name, method.name)
+    assert described > 40
 
 
 def test_the_package_and_its_tests_are_well_typed() -> None:
