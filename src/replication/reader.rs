@@ -1,7 +1,7 @@
 //! The event reader, the thread that reads the event stream and acts upon what other nodes did: drops what is older here, notes deletes,
 //! fetches what somebody waits for, and makes clean objects suspect when events may have been missed.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::TieredBackend;
@@ -129,6 +129,17 @@ fn begin(backend: &TieredBackend, link: &mut Link) -> Result<String, Error> {
     Ok(cursor)
 }
 
+/// Why an event of a put says nothing yet about the older object that is held here.
+enum Backing {
+    /// Redis has nothing newer.
+    Missing,
+    /// Redis refuses to say what it has, for this reason: the event waits.
+    Unknown(String),
+}
+
+/// What Redis says of a key that holds no string, in front of its reason.
+const WRONG_TYPE: &str = "WRONGTYPE";
+
 impl TieredBackend {
     /// Begins to hear if this node never did. To be called before anything is pushed: what others do to that must be heard.
     pub(super) fn begin_hearing(&self, link: &mut Link) -> Result<(), Error> {
@@ -201,12 +212,12 @@ impl TieredBackend {
         self.tier()?.apply_event(id, version, is_delete).map(drop)
     }
 
-    /// The numbers of the events of puts whose version Redis does not hold, while an older object is held here, which may be the only copy left:
-    /// acting upon them could lose it. Such a put was refused at first, and is named again when it gets through; or Redis has lost it.
-    fn unbacked_puts(&self, link: &mut Link, events: &[Event]) -> Result<BTreeSet<usize>, Error> {
+    /// The events of puts, by number, that are not to be acted upon like others, while an older object is held here, which may be the only copy
+    /// left. Such a put was refused at first, and is named again when it gets through; or Redis has lost it.
+    fn unbacked_puts(&self, link: &mut Link, events: &[Event]) -> Result<BTreeMap<usize, Backing>, Error> {
         let tier = self.tier()?;
         if self.is_unversioned() {
-            return Ok(BTreeSet::new()); // the last event tells what Redis has
+            return Ok(BTreeMap::new()); // the last event tells what Redis has
         }
         let puts = events.iter().enumerate().filter(|(_, event)| event.op == Op::Put && event.node != tier.node());
         let held = puts.filter_map(|(number, event)| match tier.known(&event.id) {
@@ -216,16 +227,23 @@ impl TieredBackend {
         });
         let held: Vec<_> = held.collect();
         if held.is_empty() {
-            return Ok(BTreeSet::new());
+            return Ok(BTreeMap::new());
         }
         let ids: Vec<_> = held.iter().map(|(_, _, id)| id).collect();
         let standings = heads(link, &self.keys, &ids)?;
-        let unbacked_puts = held.iter().zip(standings).filter(|((_, version, _), standing)| match standing {
-            Ok(Some(Standing::Ours(head))) => head.version <= *version,
-            Ok(None) => true,
-            _ => false,
+        let backings = held.iter().zip(standings).filter_map(|((number, version, _), standing)| match standing {
+            Ok(Some(Standing::Ours(head))) if head.version > *version => None,
+            Ok(_) => Some((*number, Backing::Missing)),
+            // Somebody else's key: no put gets there.
+            Err(refusal) if refusal.starts_with(WRONG_TYPE) => Some((*number, Backing::Missing)),
+            Err(refusal) => Some((*number, Backing::Unknown(refusal))),
         });
-        Ok(unbacked_puts.map(|((number, ..), _)| *number).collect())
+        Ok(backings.collect())
+    }
+
+    fn refused(&self, id: &[u8], reason: &str) -> Error {
+        let (address, id) = (self.target.address().to_owned(), ObjectId::new(id));
+        Error::Refused { address, action: "look at", id, reason: reason.to_owned() }
     }
 
     /// Acts upon events, and returns those that cannot be acted upon now. What somebody waits for is fetched at once. After an error, the flights
@@ -240,7 +258,11 @@ impl TieredBackend {
         let unbacked_puts = self.unbacked_puts(link, &events)?;
         let mut left = Vec::new();
         for (number, event) in events.into_iter().enumerate() {
-            match self.apply(&event, unbacked_puts.contains(&number), awaited) {
+            let applied = match unbacked_puts.get(&number) {
+                Some(Backing::Unknown(reason)) => Err(self.refused(&event.id, reason)),
+                backing => self.apply(&event, backing.is_some(), awaited),
+            };
+            match applied {
                 Ok(()) => {}
                 Err(error) if left.len() >= UNHEEDED_MAX || matches!(error, Error::Closed | Error::Forked) => {
                     return Err(error);

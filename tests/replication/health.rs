@@ -70,3 +70,23 @@ fn a_node_that_may_not_give_one_command_says_which_and_what_that_means() {
     until("it is pushed", || stands(&redis, "id"));
     until("that is said, too", || log::has(Level::INFO, &["takes again what it has refused"]));
 }
+
+/// Invariants 1 and 3: whether Redis has what an event names cannot be seen, so that what is held here may be all that there is.
+#[test]
+fn a_node_that_may_not_look_keeps_what_only_it_has() {
+    let world = World::new(2);
+    let redis = with_user();
+    let [a, b] = [0, 1].map(|node| world.open(node, &redis.url(), |options| options.settle_ms = 100));
+    a.put(b"id", b"first", b"").unwrap();
+    until("it has come", || b.get(b"id").unwrap().is_some());
+    // Neither may replace what stands there, nor see it; both may announce.
+    redis.cli(&["ACL", "SETUSER", "node", "-get", "-getrange", "-mget", "-eval", "-evalsha"]);
+    a.put(b"id", b"second", b"").unwrap();
+    b.put(b"id", b"third", b"").unwrap();
+    let announced = || redis.cli(&["XRANGE", "scaler:obj:_events", "-", "+"]).matches("id").count();
+    until("both have announced it", || announced() >= 3);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(get(&a, b"id").data, "second");
+    redis.cli(&["ACL", "SETUSER", "node", "+@all"]);
+    until("they agree on the later one", || [&a, &b].iter().all(|node| get(node, b"id").data == "third"));
+}
