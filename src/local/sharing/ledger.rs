@@ -379,6 +379,17 @@ impl Ledger {
         self.0.lock().apart.contains_key(&lsn)
     }
 
+    /// Whether Redis may have had this record: it has answered to it before, and did not refuse it.
+    pub fn may_have_stood(&self, lsn: Lsn) -> bool {
+        let state = self.0.lock();
+        let in_backlog = state.backlog.as_ref().is_some_and(|(range, _)| range.contains(&lsn));
+        match state.apart.get(&lsn) {
+            Some(Apart { way: Way::Held { .. } | Way::Postponed { .. }, .. }) => false,
+            Some(Apart { way: Way::Lost | Way::Pushed { .. }, .. }) => true,
+            None => in_backlog || lsn < state.tail.sent_below,
+        }
+    }
+
     /// How many records could not be pushed.
     pub fn held_count(&self) -> usize {
         self.0.lock().apart.values().filter(|apart| apart.is_held()).count()

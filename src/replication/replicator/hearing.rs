@@ -48,8 +48,7 @@ impl Replicator<'_> {
     /// Makes a write of a dirty record. `is_repeat`: it may have been sent before. Without versions that also holds for what is older than something
     /// that was sent (the copy of a record that was made to reclaim its segment), and for what an earlier open wrote.
     pub(super) fn outgoing(&self, dirty: Dirty, is_repeat: bool) -> Outgoing<'static> {
-        let is_older = dirty.version <= self.sent && self.backend.is_unversioned();
-        let is_repeat = is_repeat || is_older || dirty.version.node != self.node;
-        outgoing(dirty, is_repeat)
+        let is_old = dirty.version <= self.sent || dirty.version.node != self.node;
+        outgoing(dirty, is_repeat || (self.backend.is_unversioned() && is_old))
     }
 }

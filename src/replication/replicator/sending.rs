@@ -138,7 +138,8 @@ impl Replicator<'_> {
         standing: &Standing,
     ) -> Result<(), Error> {
         let tier = self.backend.tier()?;
-        if write.is_repeat || !tier.is_too_far_ahead(by) {
+        let may_have_stood = write.version.node != self.node || self.outbox.ledger.may_have_stood(lsn);
+        if may_have_stood || !tier.is_too_far_ahead(by) {
             return self.backend.apply_version(&write.id, by, !standing.is_object());
         }
         match &write.what {

@@ -148,3 +148,19 @@ fn a_ledger_of_a_store_about_which_nothing_is_known_takes_all_for_dirty() {
     assert_eq!((next.from, next.sent_below), (at(60), at(100)), "an earlier life may have sent them");
     assert!(!Ledger::new(None, Lsn::NONE).has_backlog());
 }
+
+/// Versions: only what Redis may have had can be known to whoever has overwritten it.
+#[test]
+fn what_redis_has_answered_to_may_have_stood_there_unless_it_was_refused() {
+    let (ledger, epoch) = ledger();
+    ledger.advance(epoch, Lane::Tail, at(5));
+    assert!(!ledger.may_have_stood(at(3)), "it was sent once, in this epoch");
+    let epoch = ledger.push_again();
+    assert!(ledger.may_have_stood(at(3)) && !ledger.may_have_stood(at(5)));
+    ledger.hold(epoch, at(3), b"id", Held::Refused);
+    ledger.postpone(epoch, at(4), b"id", Duration::ZERO);
+    assert!(!ledger.may_have_stood(at(3)) && !ledger.may_have_stood(at(4)));
+    assert!(ledger.lose(at(1), b"id") && ledger.may_have_stood(at(1)));
+    let earlier = Ledger::new(Some(at(60)), at(100));
+    assert!(earlier.may_have_stood(at(99)) && !earlier.may_have_stood(at(100)), "an earlier life may have sent it");
+}
