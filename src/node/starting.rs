@@ -51,6 +51,7 @@ impl Starter {
         if socket::connect(&self.directory).is_ok() {
             return Ok(true);
         }
+        // None where there was no socket, or none that could be seen: then whichever is there later is another one.
         let before = socket::identity(&self.directory).ok();
         let log = self.spawn(turn)?;
         // The keeper holds the turn until it listens.
