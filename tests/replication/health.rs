@@ -82,6 +82,8 @@ fn a_node_that_may_not_look_keeps_what_only_it_has() {
     // Neither may replace what stands there, nor see it; both may announce.
     redis.cli(&["ACL", "SETUSER", "node", "-get", "-getrange", "-mget", "-eval", "-evalsha"]);
     a.put(b"id", b"second", b"").unwrap();
+    // More than the clocks of two nodes differ by.
+    std::thread::sleep(std::time::Duration::from_millis(500));
     b.put(b"id", b"third", b"").unwrap();
     let announced = || redis.cli(&["XRANGE", "scaler:obj:_events", "-", "+"]).matches("id").count();
     until("both have announced it", || announced() >= 3);
