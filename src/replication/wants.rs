@@ -12,7 +12,7 @@ const WANTS_MAX: usize = 4096;
 pub(super) enum Why {
     /// Another node waits for it, and has asked all nodes.
     Wanted,
-    /// As `RecordFilter`, but what Redis has is damaged, so that its version does not make a push needless.
+    /// As `Wanted`, but what Redis has is damaged, so that its version does not make a push needless.
     Damaged,
     /// This node has found that Redis lacks what is known here.
     Lacking,
