@@ -2,6 +2,7 @@
 
 mod cli;
 mod logging;
+mod serving;
 
 use std::env;
 use std::io::Write;
@@ -9,8 +10,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use scaler_object_storage::config::{CommandLine, ServerConfig, misspelt_variables};
-use scaler_object_storage::server::{Server, ServerOptions, TlsFiles};
-use scaler_object_storage::{BackendKind, InheritedTurn, Keeper, ObjectStore, inherit_turn};
+use scaler_object_storage::server::{ServerOptions, TlsFiles};
+use scaler_object_storage::{BackendKind, InheritedTurn, Keeper, inherit_turn};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
@@ -53,7 +54,7 @@ fn serve() -> Result<(), Failure> {
     }
     // For signals and for accepting; the server serves connections on threads of its own.
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run(options, &config))
+    runtime.block_on(serving::run(options, &config))
 }
 
 /// Every attached process takes some descriptors, and the limit that a process starts with is for programs with few.
@@ -75,40 +76,6 @@ fn options(config: &ServerConfig) -> Result<ServerOptions, Failure> {
         options.worker_threads = WAITING_WORKER_THREADS;
     }
     Ok(options)
-}
-
-async fn run(options: ServerOptions, config: &ServerConfig) -> Result<(), Failure> {
-    // Before the line that says that it listens: who reads that line may send a signal at once.
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (store, keeper) = match config.store.backend {
-        BackendKind::Local | BackendKind::Tiered => {
-            Keeper::open(&config.store).map(|(store, keeper)| (store, Some(keeper)))?
-        }
-        _ => (ObjectStore::open(&config.store)?, None),
-    };
-    let server = Server::bind(options, store.clone()).await?;
-    let found = store.info();
-    tracing::info!(
-        "listening on {}; {} backend in {}, {} objects found",
-        server.local_address(),
-        found.backend,
-        found.place,
-        found.objects
-    );
-    let stopped = async {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        tracing::info!("{name}: finishing the replies in flight");
-    };
-    server.run(stopped).await;
-    if let Some(keeper) = keeper {
-        keeper.close();
-    }
-    store.close()?;
-    tracing::info!("stopped");
-    Ok(())
 }
 
 /// Keeps a directory for processes that attach, without serving anybody else, as long as there are any.

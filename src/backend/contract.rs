@@ -120,6 +120,16 @@ pub(crate) trait Writer: Send {
     /// Never called with more bytes, in total, than were announced.
     fn write(&mut self, piece: &[u8]) -> Result<(), Error>;
 
+    /// Copies what has been written so far, from its beginning, into `to`; false, with nothing copied, where the backend cannot. For another
+    /// process that is to go on with the object.
+    #[cfg_attr(
+        not(feature = "server"),
+        expect(dead_code, reason = "a server hands over what has arrived of an object")
+    )]
+    fn read_back(&self, _to: &mut dyn std::io::Write) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// Called when all announced bytes are written.
     fn commit(self: Box<Self>, stored: OnStored<'_>) -> Result<(), Error>;
 }

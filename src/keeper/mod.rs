@@ -11,6 +11,7 @@ mod shared;
 
 use std::io;
 use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,7 +22,7 @@ use parking_lot::Mutex;
 
 pub use inherited::{InheritedTurn, inherit_turn};
 pub use shared::KeeperOptions;
-use shared::Shared;
+use shared::{Replacing, Shared};
 
 use crate::error::Error;
 use crate::local::{Counters, Fingerprints, LocalBackend, Turn, Underlying};
@@ -48,6 +49,15 @@ impl Keeper {
     /// As [`ObjectStore::open`] and [`listen`](Self::listen); [`Error::Detached`] where another process is on its way to keep the directory
     /// and does not get there within [`lock_wait_ms`](crate::LocalOptions::lock_wait_ms).
     pub fn open(config: &StoreConfig) -> Result<(ObjectStore, Keeper), Error> {
+        Self::open_then(config, |_| {})
+    }
+
+    /// As [`open`](Self::open), and does something with the store before any other process gets at it.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_then(config: &StoreConfig, then: impl FnOnce(&ObjectStore)) -> Result<(ObjectStore, Keeper), Error> {
         let directory = directory(config)?;
         make_directory(&directory)?;
         let patience = Duration::from_millis(config.local.lock_wait_ms);
@@ -55,8 +65,31 @@ impl Keeper {
             let reason = "another process is about to keep it, and has not got there in time".to_owned();
             return Err(Error::Detached { path: directory, reason });
         };
-        ask_to_yield(&directory, patience)?;
-        Self::open_in_turn(config, KeeperOptions::default(), Box::new(turn))
+        ask(&directory, patience, Request::Yield)?;
+        Self::open_in_turn(config, KeeperOptions::default(), Box::new(turn), then)
+    }
+
+    /// Asks the server that keeps the directory, if there is one, to let this process go on in its place, at this address; None where there is
+    /// none, or it is one for another address. It is handed over through the connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] where the server is of a version that speaks otherwise; [`Error::Detached`] where it does not answer in time.
+    pub fn ask_to_replace(config: &StoreConfig, address: &str) -> Result<Option<UnixStream>, Error> {
+        let patience = Duration::from_millis(config.local.lock_wait_ms);
+        ask(&directory(config)?, patience, Request::Replace { address: address.to_owned() })
+    }
+
+    /// Lets another process go on in the place of this one's server: `accepts` says whether the server is one for the address that it asks for,
+    /// and `begin` takes the connection over which it is to be handed over. Only the first call counts.
+    pub fn let_replace(
+        &self,
+        accepts: impl Fn(&str) -> bool + Send + Sync + 'static,
+        begin: impl Fn(UnixStream) + Send + Sync + 'static,
+    ) {
+        let replacing = Replacing { accepts: Box::new(accepts), begin: Box::new(begin) };
+        // Whoever asks is told no until then.
+        let _ = self.shared.replacing.set(replacing);
     }
 
     /// The same for a keeper that was started for attached processes, in the turn of the process that started it.
@@ -65,7 +98,7 @@ impl Keeper {
     ///
     /// As [`ObjectStore::open`] and [`listen`](Self::listen).
     pub fn open_started(config: &StoreConfig, turn: InheritedTurn) -> Result<(ObjectStore, Keeper), Error> {
-        Self::open_in_turn(config, KeeperOptions::default().yielding(), Box::new(turn))
+        Self::open_in_turn(config, KeeperOptions::default().yielding(), Box::new(turn), |_| {})
     }
 
     /// Listens as soon as the directory is this process's, and tells whoever asks how far opening is.
@@ -73,6 +106,7 @@ impl Keeper {
         config: &StoreConfig,
         options: KeeperOptions,
         turn: Box<dyn Send>,
+        then: impl FnOnce(&ObjectStore),
     ) -> Result<(ObjectStore, Keeper), Error> {
         let (turn, listening) = (Mutex::new(Some(turn)), Arc::new(Mutex::new(None)));
         let (kept, to_listen) = (Arc::clone(&listening), config.clone());
@@ -85,6 +119,7 @@ impl Keeper {
         let under = Underlying { on_locked: Some(Arc::new(on_locked)), ..Underlying::default() };
         let store = ObjectStore::open_under(config, under)?;
         let keeper = listening.lock().take().ok_or(Error::Closed)?;
+        then(&store);
         keeper.serve(&store);
         Ok((store, keeper))
     }
@@ -217,29 +252,29 @@ fn directory(config: &StoreConfig) -> Result<PathBuf, Error> {
     })
 }
 
-/// Asks a keeper that was started for attached processes to leave the directory to this one; whether there is one that will.
-fn ask_to_yield(directory: &Path, limit: Duration) -> Result<bool, Error> {
+/// Asks the directory's keeper to give way, to a process that has no session; the connection, if it will. None where there is no keeper, too.
+fn ask(directory: &Path, limit: Duration, request: Request<'_>) -> Result<Option<UnixStream>, Error> {
     let failed = |error: io::Error| Error::Detached { path: directory.to_owned(), reason: error.to_string() };
     let stream = match socket::connect(directory) {
-        Ok(stream) => stream,
-        Err(error) if socket::is_nobody(&error) => return Ok(false),
+        Ok(stream) => Arc::new(stream),
+        Err(error) if socket::is_nobody(&error) => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
     stream.set_read_timeout(Some(SLICE)).map_err(failed)?;
     let limit = Instant::now() + limit;
     let rest = || if Instant::now() < limit { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) };
-    let mut connection = Connection::new(Arc::new(stream));
+    let mut connection = Connection::new(Arc::clone(&stream));
     let greeting = Request::Greet { version: VERSION, session: NO_SESSION, expected: Vec::new() };
-    for request in [greeting, Request::Yield] {
+    for request in [greeting, request] {
         request.encode(Manner::default(), NO_SLOT, 0, &mut connection.output);
         connection.send(&[], &[], rest).map_err(failed)?;
-        let Some(frame) = connection.receive(Head::check_reply, rest).map_err(failed)? else { return Ok(false) };
+        let Some(frame) = connection.receive(Head::check_reply, rest).map_err(failed)? else { return Ok(None) };
         match Reply::decode(frame.head, connection.fields()).map_err(|malformed| failed(malformed.into()))? {
-            Reply::Done { is_so, .. } => return Ok(is_so),
+            Reply::Done { is_so, .. } => return is_so.then(|| stream.try_clone()).transpose().map_err(failed),
             Reply::Welcome { .. } => {}
             Reply::Failed(error) => return Err(error),
-            _ => return Ok(false),
+            _ => return Ok(None),
         }
     }
-    Ok(false)
+    Ok(None)
 }

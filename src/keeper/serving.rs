@@ -84,7 +84,7 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection, heard: impl FnOnce()
         return refuse(connection, reason);
     }
     if session == NO_SESSION {
-        return yield_to(shared, connection).map(|()| None);
+        return give_way(shared, connection).map(|()| None);
     }
     heard();
     let Some(store) = shared.store.get() else {
@@ -134,21 +134,31 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection, heard: impl FnOnce()
     Ok(Some(connected))
 }
 
-/// A server asks for the directory.
-fn yield_to(shared: &Shared, connection: &mut Connection) -> io::Result<()> {
+/// A server asks for the directory, or to go on in the place of the one that keeps it.
+fn give_way(shared: &Shared, connection: &mut Connection) -> io::Result<()> {
     let welcome = Reply::Welcome { session: NO_SESSION, place: String::new(), fingerprints: [0; 2] };
     answer(connection, &welcome)?;
     let Some(frame) = receive(connection)? else { return Ok(()) };
     let (request, _) = Request::decode(frame.head, connection.fields())?;
-    if request != Request::Yield {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "without a session there is nothing to ask for"));
+    match request {
+        Request::Yield => {
+            let is_so = shared.options.yields;
+            answer(connection, &Reply::Done { is_so, woken: Vec::new() })?;
+            if is_so {
+                shared.yielding.store(true, Ordering::Release);
+            }
+            Ok(())
+        }
+        Request::Replace { address } => {
+            let replacing = shared.replacing.get().filter(|replacing| (replacing.accepts)(&address));
+            answer(connection, &Reply::Done { is_so: replacing.is_some(), woken: Vec::new() })?;
+            replacing.map_or(Ok(()), |replacing| {
+                (replacing.begin)(UnixStream::from(connection.as_fd().try_clone_to_owned()?));
+                Ok(())
+            })
+        }
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "without a session there is nothing to ask for")),
     }
-    let is_so = shared.options.yields;
-    answer(connection, &Reply::Done { is_so, woken: Vec::new() })?;
-    if is_so {
-        shared.yielding.store(true, Ordering::Release);
-    }
-    Ok(())
 }
 
 /// Tells what the session waits for, until the connection ends.
@@ -289,7 +299,7 @@ impl Call<'_> {
             Request::Flush => store.flush().map(|()| is_so(true)),
             Request::Clear => self.write(|| store.clear().map(|()| true)),
             Request::Drain { limit_ms } => store.drain(Duration::from_millis(limit_ms)).map(is_so),
-            Request::Greet { .. } | Request::Listen | Request::Yield => {
+            Request::Greet { .. } | Request::Listen | Request::Yield | Request::Replace { .. } => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "it has begun already"));
             }
         };

@@ -54,6 +54,16 @@ pub(super) struct Shared {
     pub threads: AtomicUsize,
     pub closing: AtomicBool,
     pub yielding: AtomicBool,
+    /// Present where a server of this process can be replaced.
+    pub replacing: OnceLock<Replacing>,
+}
+
+/// How a server gives way to another process that wants to go on in its place.
+pub(super) struct Replacing {
+    /// Whether the server is one for this address.
+    pub accepts: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// Takes the connection over which it is handed over.
+    pub begin: Box<dyn Fn(UnixStream) + Send + Sync>,
 }
 
 /// The sessions of attached processes. They are the store's, until they are over or the store is closed: what they hold stays theirs, whether
@@ -91,6 +101,7 @@ impl Shared {
             threads: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
             yielding: AtomicBool::new(false),
+            replacing: OnceLock::new(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Writing: put, delete, duplicate, streamed writes and `clear`, from a caller's bytes to the record in the journal and the index.
 
+use std::io;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::Xxh3;
@@ -505,6 +506,17 @@ impl Writer for LocalWriter {
             written?;
         }
         self.write_piece(piece)
+    }
+
+    fn read_back(&self, to: &mut dyn io::Write) -> Result<bool, Error> {
+        let _inside = self.tier.gate.enter()?;
+        match &self.reservation {
+            Some(reservation) => reservation.read_back(self.metadata.len() as u64, to)?,
+            None => {
+                to.write_all(&self.gathered).map_err(Error::io("copy a body of", self.tier.segments.directory()))?
+            }
+        }
+        Ok(true)
     }
 
     fn commit(mut self: Box<Self>, stored: OnStored<'_>) -> Result<(), Error> {

@@ -185,6 +185,11 @@ pub(crate) enum Request<'a> {
     Listen,
     /// A server wants the directory.
     Yield,
+    /// A server is to go on, at this address, where the one that keeps the directory is now. If the answer is yes, the connection becomes the
+    /// one over which it is handed over.
+    Replace {
+        address: String,
+    },
 }
 
 /// Epoch and counter; None where an answer is not to be remembered.
@@ -335,6 +340,10 @@ impl<'a> Request<'a> {
             }
             Request::Listen => 17,
             Request::Yield => 18,
+            Request::Replace { address } => {
+                fields.bytes(address.as_bytes());
+                24
+            }
             Request::Admit { id, bytes } => {
                 fields.bytes(id).u64(*bytes);
                 19
@@ -384,6 +393,7 @@ impl<'a> Request<'a> {
             16 => Request::Drain { limit_ms: reader.u64()? },
             17 => Request::Listen,
             18 => Request::Yield,
+            24 => Request::Replace { address: reader.text()? },
             19 => Request::Admit { id: reader.bytes()?, bytes: reader.u64()? },
             _ => return Err(Malformed("there is no such request")),
         };

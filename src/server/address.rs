@@ -66,6 +66,15 @@ impl Address {
         matches!(self, Address::Tls(_) | Address::Wss(..))
     }
 
+    /// Whether who asks for this address gets what listens at `other`: the same one, or any port and that one is on the same host.
+    #[must_use]
+    pub fn is_served_at(&self, other: &Address) -> bool {
+        match (self.endpoint(), other.endpoint()) {
+            (Some(Endpoint { port: 0, .. }), Some(taken)) => self.with_port(taken.port) == *other,
+            _ => self == other,
+        }
+    }
+
     /// The same address with the port that was really taken.
     pub(crate) fn with_port(&self, port: u16) -> Address {
         let mut address = self.clone();

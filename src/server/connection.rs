@@ -6,7 +6,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,9 +14,11 @@ use tokio::time::{sleep, timeout};
 
 use super::control::{Control, Signal};
 use super::handler::{Handler, Refusal};
+use super::handover::{Arriving, Introduction, PausedConnection, Requests, Stage};
 use super::listener::{Socket, Stream};
+use super::open::Open;
 use super::outbox::Outbox;
-use super::session::Session;
+use super::session::{Absence, Session};
 use super::transport::Transport;
 use super::websocket::WebSocket;
 use super::{Protocol, ServerState, TURN_BYTES_MAX};
@@ -61,29 +63,41 @@ enum End {
     Replaced,
     /// The server stops.
     Stopped,
+    /// Another process is to go on.
+    Paused,
     /// A request was malformed, or the store refused it.
     Refused(Refusal),
 }
 
 /// Serves one client from its handshake to its end.
-pub(super) async fn serve(shared: Arc<ServerState>, socket: Socket, peer: String, number: u64, control: Arc<Control>) {
-    let mut kept = BytesMut::new();
-    let greeting = timeout(shared.options.greeting_time_max, greet(&shared, socket, &mut kept));
-    let Greeted { transport, identity, answer } = match until_stopped(&control, greeting).await {
-        Some(Ok(Ok(greeted))) => greeted,
-        Some(Ok(Err(Ungreeted::Silent))) => return tracing::debug!("{peer} connected and left"),
-        Some(Ok(Err(error))) => {
-            shared.counters.greetings_failed.add(1);
-            return tracing::warn!("{peer} was turned away: {error}");
-        }
-        Some(Err(_)) => {
-            shared.counters.greetings_failed.add(1);
-            return tracing::warn!("{peer} was turned away: it did not introduce itself in time");
-        }
-        None => return,
-    };
+pub(super) async fn serve(shared: Arc<ServerState>, socket: Socket, peer: String, open: &Open) {
+    let carried = timeout(shared.options.greeting_time_max, carry(&shared.protocol, socket));
+    match until_signalled(&open.control, carried).await {
+        Some(Ok(Ok(transport))) => introduce(shared, transport, peer, open, Introduction::default()).await,
+        Some(Ok(Err(error))) => turn_away(&shared, &peer, &error.into()),
+        Some(Err(_)) => turn_away(&shared, &peer, &Ungreeted::TooLate),
+        None => {}
+    }
+}
 
-    let (session, replaces) = shared.sessions.attach(&identity, number, &control);
+/// Serves a client from its greeting to its end.
+async fn introduce(
+    shared: Arc<ServerState>,
+    mut transport: Transport,
+    peer: String,
+    open: &Open,
+    mut introduction: Introduction,
+) {
+    let greeting = greet(&shared, &mut transport, &mut introduction);
+    let greeting = timeout(shared.options.greeting_time_max, greeting);
+    let Greeted { identity, answer } = match until_signalled(&open.control, greeting).await {
+        Some(Ok(Ok(greeted))) => greeted,
+        Some(Ok(Err(error))) => return turn_away(&shared, &peer, &error),
+        Some(Err(_)) => return turn_away(&shared, &peer, &Ungreeted::TooLate),
+        None if open.control.is_raised(Signal::Stop) => return,
+        None => return pause(&shared, transport, peer, open, Stage::Greeting(introduction)),
+    };
+    let (session, replaces) = shared.sessions.attach(&identity, open.number, &open.control);
     let name = Name(&identity);
     if replaces {
         shared.counters.replaced.add(1);
@@ -91,24 +105,74 @@ pub(super) async fn serve(shared: Arc<ServerState>, socket: Socket, peer: String
     } else {
         tracing::debug!("{name} at {peer} is connected");
     }
-    let mut connection = Connection {
+    // Answered only after attaching: a client that has our answer must have its identity.
+    let answered = timeout(shared.options.greeting_time_max, transport.write_all(&answer)).await;
+    let lost = answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).err().map(lost_or_closed);
+    let connection = Connection {
         transport,
         decoder: RequestDecoder::new(shared.options.object_bytes_max),
-        handler: Handler::new(Arc::clone(&shared), session, Arc::clone(&control)),
-        control,
+        handler: Handler::new(Arc::clone(&shared), session, Arc::clone(&open.control)),
+        control: Arc::clone(&open.control),
+        kept: introduction.kept,
+        kept_needed: 0,
+        read_in_turn: 0,
+    };
+    run(shared, connection, peer, open, lost).await;
+}
+
+/// Goes on with a connection that another process has served.
+pub(super) async fn resume(
+    shared: Arc<ServerState>,
+    paused: PausedConnection,
+    session: Option<Arc<Session>>,
+    open: &Open,
+) {
+    let PausedConnection { peer, socket, web_socket, stage, .. } = paused;
+    let transport = match Transport::from_parts(socket, web_socket) {
+        Ok(transport) => transport,
+        Err(error) => return tracing::warn!("{peer} cannot be taken over: {error}"),
+    };
+    let (Requests { kept, expected, arriving, outbox }, session) = match (stage, session) {
+        (Stage::Greeting(introduction), _) => return introduce(shared, transport, peer, open, introduction).await,
+        (Stage::Requests(requests), Some(session)) => (requests, session),
+        // A later connection has its identity.
+        (Stage::Requests(_), None) => return,
+    };
+    shared.sessions.attach(session.identity(), open.number, &open.control);
+    let handler = Handler::new(Arc::clone(&shared), session, Arc::clone(&open.control));
+    let resumed = Outbox::from_parts(outbox).ok_or_else(|| "its replies are nonsense".to_owned()).and_then(|outbox| {
+        let arriving = arriving.map(|arriving| arriving.resume(&shared.store)).transpose();
+        Ok(handler.resume(outbox, arriving.map_err(|error| error.to_string())?))
+    });
+    let handler = match resumed {
+        Ok(handler) => handler,
+        Err(reason) => return tracing::warn!("{peer} cannot be taken over, and is closed: {reason}"),
+    };
+    let connection = Connection {
+        transport,
+        decoder: RequestDecoder::resume(shared.options.object_bytes_max, expected),
+        handler,
+        control: Arc::clone(&open.control),
         kept,
         kept_needed: 0,
         read_in_turn: 0,
     };
-    // Answered only after attaching: a client that has our answer must have its identity.
-    let answered = timeout(shared.options.greeting_time_max, connection.transport.write_all(&answer)).await;
-    let end = match answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-        Ok(()) => poll_fn(|context| connection.poll(context)).await,
-        Err(error) => lost_or_closed(error),
-    };
-    tell(&shared, &end, &name, &peer);
+    run(shared, connection, peer, open, None).await;
+}
 
-    if matches!(end, End::Closed | End::Stopped | End::Refused(_)) {
+/// Serves a client that has introduced itself.
+async fn run(shared: Arc<ServerState>, mut connection: Connection, peer: String, open: &Open, lost: Option<End>) {
+    let end = match lost {
+        None => poll_fn(|context| connection.poll(context)).await,
+        Some(lost) => lost,
+    };
+    let session = Arc::clone(connection.handler.session());
+    let name = Name(session.identity());
+    tell(&shared, &end, &name, &peer);
+    if matches!(end, End::Paused) && connection.transport.can_be_paused() {
+        return pause_requests(&shared, connection, peer, open);
+    }
+    if matches!(end, End::Closed | End::Stopped | End::Paused | End::Refused(_)) {
         let flushing = poll_fn(|context| connection.poll_flush(context));
         if timeout(shared.options.closing_time_max, flushing).await.is_err() {
             tracing::info!("{name} at {peer} does not read its last replies");
@@ -116,17 +180,50 @@ pub(super) async fn serve(shared: Arc<ServerState>, socket: Socket, peer: String
     }
     let Connection { mut transport, mut handler, .. } = connection;
     let unsent = std::mem::take(handler.outbox()).into_unstarted();
-    let session = Arc::clone(handler.session());
     drop(handler);
-    depart(&shared, &session, number, unsent, &end);
+    depart(&shared, &session, open.number, unsent, &end);
+    open.leave_served();
     if !matches!(end, End::Lost(_)) {
         let _ = timeout(LINGER, close(&mut transport)).await;
     }
 }
 
+/// Leaves a connection, between two looks at it, to another process.
+fn pause_requests(shared: &Arc<ServerState>, connection: Connection, peer: String, open: &Open) {
+    let Connection { transport, decoder, mut handler, kept, .. } = connection;
+    let arriving = match handler.arriving().map(|(header, writer)| Arriving::new(*header, writer)).transpose() {
+        Ok(arriving) => arriving,
+        Err(reason) => {
+            let name = Name(handler.session().identity());
+            return tracing::warn!("{name} at {peer} is closed within a set, which cannot be handed over: {reason}");
+        }
+    };
+    let outbox = std::mem::take(handler.outbox()).into_parts();
+    let requests = Requests { kept, expected: decoder.expected(), arriving, outbox };
+    pause(shared, transport, peer, open, Stage::Requests(requests));
+}
+
+fn pause(shared: &ServerState, transport: Transport, peer: String, open: &Open, stage: Stage) {
+    match transport.into_parts() {
+        Ok(Some((socket, web_socket))) => {
+            shared.paused.lock().push(PausedConnection { number: open.number, peer, socket, web_socket, stage });
+        }
+        Ok(None) => tracing::debug!("{peer} is closed while it introduces itself"),
+        Err(error) => tracing::warn!("{peer} cannot be handed over, and is closed: {error}"),
+    }
+}
+
+/// Says why a client is not served.
+fn turn_away(shared: &ServerState, peer: &str, error: &Ungreeted) {
+    if matches!(error, Ungreeted::Silent) {
+        return tracing::debug!("{peer} connected and left");
+    }
+    shared.counters.greetings_failed.add(1);
+    tracing::warn!("{peer} was turned away: {error}");
+}
+
 /// A client that has said who it is.
 struct Greeted {
-    transport: Transport,
     identity: Vec<u8>,
     /// Our greeting, as far as it is not sent yet.
     answer: Vec<u8>,
@@ -139,6 +236,8 @@ enum Ungreeted {
     Silent,
     #[error("it closed in the middle of its greeting")]
     Cut,
+    #[error("it did not introduce itself in time")]
+    TooLate,
     #[error("{0}")]
     Malformed(#[from] Malformed),
     #[error("{0}")]
@@ -146,15 +245,18 @@ enum Ungreeted {
 }
 
 /// Learns who the client is, and answers in its version.
-async fn greet(shared: &ServerState, socket: Socket, kept: &mut BytesMut) -> Result<Greeted, Ungreeted> {
-    let mut transport = carry(&shared.protocol, socket).await?;
-    let mut answered = false;
+async fn greet(
+    shared: &ServerState,
+    transport: &mut Transport,
+    introduction: &mut Introduction,
+) -> Result<Greeted, Ungreeted> {
+    let Introduction { kept, answered } = introduction;
     loop {
         match Greeting::decode(kept)? {
             Greeting::NoVersion => {}
             Greeting::NoIdentity { version } => {
                 // The client may wait for our greeting before it sends the rest of its own.
-                if !std::mem::replace(&mut answered, true) {
+                if !std::mem::replace(answered, true) {
                     transport.write_all(&encode_greeting(version, &shared.options.identity)).await?;
                     transport.flush().await?;
                 }
@@ -162,8 +264,8 @@ async fn greet(shared: &ServerState, socket: Socket, kept: &mut BytesMut) -> Res
             Greeting::Complete { version, identity, consumed } => {
                 let identity = identity.to_vec();
                 kept.advance(consumed);
-                let answer = if answered { Vec::new() } else { encode_greeting(version, &shared.options.identity) };
-                return Ok(Greeted { transport, identity, answer });
+                let answer = if *answered { Vec::new() } else { encode_greeting(version, &shared.options.identity) };
+                return Ok(Greeted { identity, answer });
             }
         }
         kept.reserve(1 << 10);
@@ -186,12 +288,12 @@ async fn carry(protocol: &Protocol, socket: Socket) -> io::Result<Transport> {
     })
 }
 
-/// The future's output; None if the server stops first.
-async fn until_stopped<T>(control: &Control, future: impl Future<Output = T>) -> Option<T> {
+/// The future's output; None if the server stops, or is to be replaced, first.
+async fn until_signalled<T>(control: &Control, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     poll_fn(|context| {
         control.listen(context);
-        if control.is_raised(Signal::Stop) {
+        if control.is_raised(Signal::Stop) || control.is_raised(Signal::Pause) {
             return Poll::Ready(None);
         }
         future.as_mut().poll(context).map(Some)
@@ -207,6 +309,9 @@ impl Connection {
         loop {
             if self.control.is_raised(Signal::Replaced) {
                 return Poll::Ready(End::Replaced);
+            }
+            if self.control.is_raised(Signal::Pause) {
+                return self.poll_pause(context);
             }
             if self.control.is_raised(Signal::Due)
                 && let Err(refusal) = self.handler.collect()
@@ -234,6 +339,18 @@ impl Connection {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// Keeps what has been read ahead of the requests, so that another process can go on.
+    fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        while self.transport.is_ahead() {
+            match poll_read(&mut self.transport, &mut self.kept, context) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Ready(End::Paused)
     }
 
     /// Reads, and handles all complete requests, unless replies must be written first.
@@ -345,7 +462,7 @@ fn tell(shared: &ServerState, end: &End, name: &Name<'_>, peer: &str) {
     let counters = &shared.counters;
     match end {
         End::Closed => tracing::debug!("{name} at {peer} has left"),
-        End::Stopped | End::Replaced => {}
+        End::Stopped | End::Replaced | End::Paused => {}
         End::Lost(error) => {
             counters.lost.add(1);
             tracing::info!("{name} at {peer} was lost: {error}");
@@ -370,8 +487,14 @@ fn depart(shared: &Arc<ServerState>, session: &Arc<Session>, number: u64, unsent
         End::Stopped => return,
         _ if shared.sessions.absent() > options.absent_identities_max => Duration::ZERO,
         End::Lost(_) => options.lost_hold,
-        End::Closed | End::Refused(_) | End::Replaced => options.closed_hold,
+        End::Closed | End::Refused(_) | End::Replaced | End::Paused => options.closed_hold,
     };
+    hold_for(shared, session, absence, hold);
+}
+
+/// Ends the session of an absent identity that does not return within this time.
+pub(super) fn hold_for(shared: &Arc<ServerState>, session: &Arc<Session>, absence: Absence, hold: Duration) {
+    shared.sessions.hold_until(session, absence, Instant::now() + hold);
     let (shared, session) = (Arc::clone(shared), Arc::clone(session));
     tokio::spawn(async move {
         sleep(hold).await;

@@ -15,6 +15,8 @@ pub(super) enum Signal {
     Replaced = 2,
     /// The server stops.
     Stop = 4,
+    /// Another process is to go on with the connection.
+    Pause = 8,
 }
 
 /// The signals of a connection's task. Each stays raised until the task lowers it.

@@ -1,15 +1,17 @@
 //! Carries out the requests of one connection on the store, and queues their replies; parks what has to wait in the `session`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
 use super::ServerState;
 use super::control::{Control, Signal};
 use super::outbox::{Outbox, Reply};
-use super::session::{Due, Session, TooManyWaits};
+use super::session::{Session, TooManyWaits};
+use super::waiting::{Wait, got};
 use crate::wire::{Event, Malformed, ReplyType, RequestHeader, RequestType, WireId};
-use crate::{Error, Object, ObjectWriter, Parked};
+use crate::{Error, ObjectWriter};
 
 /// Why a connection has to be closed.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,30 @@ impl From<TooManyWaits> for Refusal {
     }
 }
 
+/// The questions to Redis whose answers are still to come.
+#[derive(Debug, Default)]
+pub(super) struct Questions(Arc<AtomicUsize>);
+
+/// One of them, until it is dropped.
+struct Question(Arc<AtomicUsize>);
+
+impl Questions {
+    fn begin(&self) -> Question {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Question(Arc::clone(&self.0))
+    }
+
+    pub fn are_open(&self) -> bool {
+        self.0.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// Carries out the requests of one connection, and queues the replies.
 pub(super) struct Handler {
     shared: Arc<ServerState>,
@@ -42,6 +68,17 @@ pub(super) struct Handler {
 impl Handler {
     pub fn new(shared: Arc<ServerState>, session: Arc<Session>, control: Arc<Control>) -> Self {
         Handler { shared, session, control, outbox: Outbox::default(), arriving: None, requests: 0 }
+    }
+
+    /// Goes on where another process has stopped.
+    pub fn resume(mut self, outbox: Outbox, arriving: Option<(RequestHeader, ObjectWriter)>) -> Self {
+        (self.outbox, self.arriving) = (outbox, arriving);
+        self
+    }
+
+    /// The set whose payload is arriving in pieces.
+    pub fn arriving(&self) -> Option<&(RequestHeader, ObjectWriter)> {
+        self.arriving.as_ref()
     }
 
     pub fn session(&self) -> &Arc<Session> {
@@ -88,8 +125,8 @@ impl Handler {
     #[inline]
     fn get(&mut self, header: &RequestHeader) -> Result<(), Refusal> {
         match self.shared.store.get_here(&header.id)? {
-            Some(object) => self.reply(header, ReplyType::GetOk, wanted(object, header)),
-            None => self.wait_for(header),
+            Some(object) => self.push(got(header, object)),
+            None => self.wait(Wait::Get(*header)),
         }
     }
 
@@ -98,9 +135,12 @@ impl Handler {
             let reply_type = if existed { ReplyType::DelOk } else { ReplyType::DelNotExists };
             Reply::new(header.id, header.request_id, reply_type, Bytes::new())
         };
-        let (session, late) = (Arc::clone(&self.session), *header);
+        let (session, late, question) = (Arc::clone(&self.session), *header, self.shared.questions.begin());
         // Redis may have to be asked whether it existed. The store bounds how many such questions are under way, and for how long.
-        let answer = move |existed| session.push(reply(&late, existed));
+        let answer = move |existed| {
+            session.push(reply(&late, existed));
+            drop(question);
+        };
         match self.shared.store.delete_later(&header.id, answer)? {
             Some(existed) => self.push(reply(header, existed)),
             None => {
@@ -136,63 +176,23 @@ impl Handler {
     }
 
     fn duplicate(&mut self, header: &RequestHeader, original: WireId) -> Result<(), Refusal> {
-        let store = &self.shared.store;
-        if store.duplicate_here(&original, &header.id)? {
+        if self.shared.store.duplicate_here(&original, &header.id)? {
             return self.reply(header, ReplyType::DuplicateOk, Bytes::new());
         }
-        let wait = self.begin_wait()?;
-        let session = Arc::clone(&self.session);
-        let RequestHeader { id, request_id, .. } = *header;
-        let done = move |result: Result<(), Error>| {
-            let reply = Reply::new(id, request_id, ReplyType::DuplicateOk, Bytes::new());
-            session.come_due(wait, result.map_or_else(Due::Failed, |()| Due::Reply(reply)));
-        };
-        match store.duplicate_or_park(&original, &id, done) {
-            Ok(Parked::Waiting(ticket)) => {
-                self.session.parked(wait, ticket);
-                self.requests += 1;
-                Ok(())
-            }
-            Ok(Parked::Ready(())) => {
-                self.session.end_wait(wait);
-                self.reply(header, ReplyType::DuplicateOk, Bytes::new())
-            }
-            Err(error) => {
-                self.session.end_wait(wait);
-                Err(error.into())
-            }
-        }
+        self.wait(Wait::Duplicate(*header, original))
     }
 
-    /// Replies to a get when its object comes to exist.
-    fn wait_for(&mut self, header: &RequestHeader) -> Result<(), Refusal> {
-        let wait = self.begin_wait()?;
-        let session = Arc::clone(&self.session);
-        let header = *header;
-        let answer = move |object| {
-            let reply = Reply::new(header.id, header.request_id, ReplyType::GetOk, wanted(object, &header));
-            session.come_due(wait, Due::Reply(reply));
-        };
-        match self.shared.store.get_or_park(&header.id, answer) {
-            Ok(Parked::Waiting(ticket)) => {
-                self.session.parked(wait, ticket);
-                self.requests += 1;
-                Ok(())
-            }
-            Ok(Parked::Ready(object)) => {
-                self.session.end_wait(wait);
-                self.reply(&header, ReplyType::GetOk, wanted(object, &header))
-            }
-            Err(error) => {
-                self.session.end_wait(wait);
-                Err(error.into())
-            }
-        }
-    }
-
-    fn begin_wait(&self) -> Result<u64, TooManyWaits> {
+    /// Replies when an object comes to exist.
+    fn wait(&mut self, wait: Wait) -> Result<(), Refusal> {
         let options = &self.shared.options;
-        self.session.begin_wait(options.waits_max, options.waits_total_max)
+        let number = self.session.begin_wait(wait, options.waits_max, options.waits_total_max)?;
+        match wait.park(&self.shared.store, &self.session, number)? {
+            Some(reply) => self.push(reply),
+            None => {
+                self.requests += 1;
+                Ok(())
+            }
+        }
     }
 
     /// Queues a reply, behind those that this very request made due, if it did.
@@ -211,14 +211,6 @@ impl Handler {
         self.outbox.push(reply);
         Ok(())
     }
-}
-
-/// The first bytes of the object, as many as the client wants.
-#[inline]
-fn wanted(object: Object, header: &RequestHeader) -> Bytes {
-    let mut data = object.data;
-    data.truncate(usize::try_from(header.payload_length).unwrap_or(usize::MAX));
-    data
 }
 
 impl Drop for Handler {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
@@ -22,13 +23,23 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Where clients connect.
 pub(super) enum Listener {
     Tcp(TcpListener),
-    Unix { listener: UnixListener, _file: SocketFile },
+    Unix { listener: UnixListener, file: SocketFile },
 }
 
 /// An accepted connection, not yet registered with a runtime, as it is served on another thread.
+#[derive(Debug)]
 pub(super) enum Socket {
     Tcp(std::net::TcpStream),
     Unix(unix::UnixStream),
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Unix(stream) => stream.as_fd(),
+        }
+    }
 }
 
 /// A unix socket's file, removed when the listener is closed.
@@ -66,7 +77,29 @@ impl Listener {
         let listener = unix::UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
         let file = SocketFile { path: path.to_owned(), inode: fs::symlink_metadata(path)?.ino() };
-        Ok(Listener::Unix { listener: UnixListener::from_std(listener)?, _file: file })
+        Ok(Listener::Unix { listener: UnixListener::from_std(listener)?, file })
+    }
+
+    /// Takes it apart for another process, to which a unix socket's file belongs from then on.
+    pub fn into_descriptor(self) -> io::Result<OwnedFd> {
+        Ok(match self {
+            Listener::Tcp(listener) => listener.into_std()?.into(),
+            Listener::Unix { listener, file } => {
+                file.leave();
+                listener.into_std()?.into()
+            }
+        })
+    }
+
+    /// Goes on listening where another process has.
+    pub fn from_descriptor(descriptor: OwnedFd, address: &Address) -> io::Result<Self> {
+        Ok(match address {
+            Address::Ipc(path) => {
+                let file = SocketFile { path: path.to_owned(), inode: fs::symlink_metadata(path)?.ino() };
+                Listener::Unix { listener: UnixListener::from_std(descriptor.into())?, file }
+            }
+            _ => Listener::Tcp(TcpListener::from_std(descriptor.into())?),
+        })
     }
 
     /// The next connection, and its peer's name for the log.
@@ -140,6 +173,13 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
         _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "address in use: a server is listening there")),
+    }
+}
+
+impl SocketFile {
+    /// Leaves the file to another process.
+    fn leave(self) {
+        std::mem::forget(self);
     }
 }
 

@@ -10,6 +10,7 @@ mod control;
 mod counters;
 mod error;
 mod handler;
+mod handover;
 mod listener;
 mod open;
 mod options;
@@ -17,23 +18,29 @@ mod outbox;
 mod session;
 mod tls;
 mod transport;
+mod waiting;
 mod websocket;
 mod workers;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 pub use address::{Address, AddressError, Endpoint};
 pub use counters::{Counter, ServerCounters};
 pub use error::ServerError;
-use listener::{Listener, Socket};
-use open::OpenConnections;
+use handler::Questions;
+use handover::PausedConnection;
+pub use handover::{Handover, Predecessor, Successor, systemd};
+use listener::Listener;
+use open::{Open, OpenConnections};
 pub use options::{ServerOptions, TlsFiles};
 use session::Sessions;
 use workers::Workers;
@@ -69,6 +76,7 @@ pub struct Server {
     listener: Listener,
     local_address: Address,
     workers: Workers,
+    open: Arc<OpenConnections>,
     shared: Arc<ServerState>,
 }
 
@@ -79,6 +87,10 @@ struct ServerState {
     protocol: Protocol,
     sessions: Sessions,
     counters: Arc<ServerCounters>,
+    /// Deletes whose answers are still to come.
+    questions: Questions,
+    /// Connections that are not served any more, for another process.
+    paused: Mutex<Vec<PausedConnection>>,
 }
 
 /// What carries the byte stream over a TCP connection.
@@ -98,15 +110,29 @@ impl Server {
     /// [`ServerError::Listen`] where the address is in use or not this machine's; otherwise what is wrong with the options.
     #[expect(clippy::unused_async, reason = "it needs a runtime, which only a future is sure to have")]
     pub async fn bind(options: ServerOptions, store: ObjectStore) -> Result<Server, ServerError> {
+        let (workers, shared) = Self::prepare(options, store)?;
+        let address = &shared.options.bind_address;
+        let (listener, local_address) =
+            Listener::bind(address).map_err(|source| ServerError::Listen { address: address.clone(), source })?;
+        Ok(Server { listener, local_address, workers, open: Arc::default(), shared })
+    }
+
+    fn prepare(options: ServerOptions, store: ObjectStore) -> Result<(Workers, Arc<ServerState>), ServerError> {
         if options.identity.len() > IDENTITY_BYTES_MAX {
             return Err(ServerError::Identity { bytes: options.identity.len() });
         }
         let protocol = Protocol::new(&options)?;
         let workers = Workers::start(options.worker_threads).map_err(ServerError::Threads)?;
-        let (listener, local_address) = Listener::bind(&options.bind_address)
-            .map_err(|source| ServerError::Listen { address: options.bind_address.clone(), source })?;
-        let shared = ServerState { options, store, protocol, sessions: Sessions::default(), counters: Arc::default() };
-        Ok(Server { listener, local_address, workers, shared: Arc::new(shared) })
+        let shared = ServerState {
+            options,
+            store,
+            protocol,
+            sessions: Sessions::default(),
+            counters: Arc::default(),
+            questions: Questions::default(),
+            paused: Mutex::default(),
+        };
+        Ok((workers, Arc::new(shared)))
     }
 
     /// The address it listens on, with the port that was really taken.
@@ -124,12 +150,23 @@ impl Server {
     /// Serves until `shutdown` completes; then stops accepting, finishes replies in flight, at most for
     /// [`closing_time_max`](ServerOptions::closing_time_max), and returns. The store stays open.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Server { listener, workers, shared, .. } = self;
-        let open = Arc::new(OpenConnections::default());
+        self.serve_until(shutdown).await;
+        self.stop().await;
+    }
+
+    /// Accepts connections until `ended` completes, and returns what that has returned. Until the server is [stopped](Self::stop) or
+    /// [paused](Self::pause), the connections that are open are still served.
+    pub async fn serve_until<T>(&self, ended: impl Future<Output = T>) -> T {
         tokio::select! {
-            () = pin!(shutdown) => {}
-            () = accept_all(&listener, &workers, &shared, &open) => {}
+            ended = pin!(ended) => ended,
+            never = accept_all(&self.listener, &self.workers, &self.shared, &self.open) => match never {},
         }
+    }
+
+    /// Finishes replies in flight, at most for [`closing_time_max`](ServerOptions::closing_time_max), and closes all connections. The store stays
+    /// open.
+    pub async fn stop(self) {
+        let Server { listener, open, shared, .. } = self;
         drop(listener);
         open.stop();
         if timeout(shared.options.closing_time_max, open.until_empty()).await.is_err() {
@@ -140,10 +177,21 @@ impl Server {
     }
 }
 
-async fn accept_all(listener: &Listener, workers: &Workers, shared: &Arc<ServerState>, open: &Arc<OpenConnections>) {
+async fn accept_all(
+    listener: &Listener,
+    workers: &Workers,
+    shared: &Arc<ServerState>,
+    open: &Arc<OpenConnections>,
+) -> Infallible {
     loop {
         match listener.accept().await {
-            Ok((socket, peer)) => begin(socket, peer, workers, shared, open),
+            Ok((socket, peer)) => {
+                let name = peer.clone();
+                begin_on(workers, shared, open, &name, None, |shared, open| async move {
+                    connection::serve(shared, socket, peer, &open).await;
+                    open
+                });
+            }
             Err(error) if is_about_one_connection(&error) => tracing::debug!("a connection was not accepted: {error}"),
             Err(error) => {
                 tracing::warn!("connections cannot be accepted: {error}");
@@ -153,16 +201,24 @@ async fn accept_all(listener: &Listener, workers: &Workers, shared: &Arc<ServerS
     }
 }
 
-fn begin(socket: Socket, peer: String, workers: &Workers, shared: &Arc<ServerState>, open: &Arc<OpenConnections>) {
+/// Has a connection served on one of the threads; one that another process has served keeps its number.
+fn begin_on<F: Future<Output = Open> + Send + 'static>(
+    workers: &Workers,
+    shared: &Arc<ServerState>,
+    open: &Arc<OpenConnections>,
+    peer: &str,
+    number: Option<u64>,
+    serve: impl FnOnce(Arc<ServerState>, Open) -> F,
+) {
     let connections_max = shared.options.connections_max;
-    let Some((open, (worker, place))) = open.open(connections_max).zip(workers.place()) else {
+    let Some((open, (worker, place))) = open.open(number, connections_max).zip(workers.place()) else {
         shared.counters.connections_refused.add(1);
         return tracing::warn!("{peer} was turned away: {connections_max} connections are open, the limit");
     };
     shared.counters.connections.add(1);
-    let shared = Arc::clone(shared);
+    let serving = serve(Arc::clone(shared), open);
     worker.spawn(async move {
-        connection::serve(shared, socket, peer, open.number, Arc::clone(&open.control)).await;
+        let open = serving.await;
         drop((open, place));
     });
 }

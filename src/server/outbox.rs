@@ -57,6 +57,17 @@ struct OutboxState {
     bytes: Bytes,
 }
 
+/// An outbox as one process leaves it to another.
+#[derive(Debug, Default)]
+pub(super) struct OutboxParts {
+    /// The rest of a reply that is partly written.
+    pub begun: Vec<Bytes>,
+    /// Headers and small payloads of the replies behind it.
+    pub copied: Vec<u8>,
+    /// Large payloads: each goes behind so many bytes of `copied`.
+    pub shared: Vec<(usize, Bytes)>,
+}
+
 impl Outbox {
     /// How many bytes are not written yet.
     pub fn len(&self) -> usize {
@@ -92,6 +103,36 @@ impl Outbox {
         self.unwritten += other.unwritten;
         self.copied.extend_from_slice(&other.copied);
         self.shared.extend(other.shared.into_iter().map(|shared| OutboxState { at: shared.at + offset, ..shared }));
+    }
+
+    /// Takes it apart for another process.
+    pub fn into_parts(mut self) -> OutboxParts {
+        // A reply that is partly written goes in front, as one piece of bytes.
+        let start = self.reply_border(|border| border >= self.copied_written);
+        let mut begun = Vec::new();
+        let mut from = self.copied_written;
+        while self.shared.front().is_some_and(|shared| shared.at <= start) {
+            let Some(shared) = self.shared.pop_front() else { break };
+            begun.push(Bytes::copy_from_slice(self.copied.get(from..shared.at).unwrap_or_default()));
+            begun.push(shared.bytes);
+            from = shared.at;
+        }
+        begun.push(Bytes::copy_from_slice(self.copied.get(from..start).unwrap_or_default()));
+        begun.retain(|piece| !piece.is_empty());
+        let shared = self.shared.into_iter().map(|shared| (shared.at - start, shared.bytes)).collect();
+        self.copied.drain(..start);
+        OutboxParts { begun, copied: self.copied, shared }
+    }
+
+    /// Puts together what another process has taken apart. None where the parts do not fit.
+    pub fn from_parts(parts: OutboxParts) -> Option<Outbox> {
+        let OutboxParts { begun, copied, shared } = parts;
+        let begun = begun.into_iter().map(|bytes| (0, bytes));
+        let shared: VecDeque<_> = begun.chain(shared).map(|(at, bytes)| OutboxState { at, bytes }).collect();
+        let fits = shared.iter().map(|shared| shared.at).is_sorted()
+            && shared.iter().all(|shared| shared.at <= copied.len() && !shared.bytes.is_empty());
+        let unwritten = copied.len() + shared.iter().map(|shared| shared.bytes.len()).sum::<usize>();
+        fits.then_some(Outbox { copied, copied_written: 0, shared, unwritten, unflushed: unwritten > 0 })
     }
 
     /// Keeps only the replies of which no byte is written. One that is half written is lost with its connection.
@@ -196,7 +237,10 @@ impl Outbox {
     /// Removes the replies that are completely written.
     fn drop_written(&mut self) {
         // All copied bytes of the current reply may be written while its shared payload is not.
-        let limit = self.shared.front().map_or(self.copied_written, |shared| self.copied_written.min(shared.at - 1));
+        let limit = self
+            .shared
+            .front()
+            .map_or(self.copied_written, |shared| self.copied_written.min(shared.at.saturating_sub(1)));
         let mut last = 0;
         self.reply_border(|border| {
             if border <= limit {

@@ -3,12 +3,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::control::{Control, Signal};
-use super::outbox::{Outbox, Reply};
-use crate::Ticket;
+use super::outbox::{Outbox, OutboxParts, Reply};
+use super::waiting::Wait;
+use crate::{ObjectStore, Ticket};
 
 /// The waits of an identity, and the replies that came due for them, whichever connection it has.
 #[derive(Debug)]
@@ -26,13 +28,21 @@ struct State {
     /// Replies that an earlier connection did not get to write.
     unsent: Outbox,
     due: VecDeque<Due>,
-    /// Waiting requests; the ticket is missing for the moment in which it is being made.
-    waits: HashMap<u64, Option<Ticket>>,
+    waits: HashMap<u64, Waiting>,
     wait_last: u64,
     /// How often the identity has become absent; numbers its absences.
     absences: u64,
+    /// When its waits are dropped, while it is absent.
+    absent_until: Option<Instant>,
     /// The session was removed from `Sessions`: nothing may wait in it any more.
     ended: bool,
+}
+
+/// A waiting request.
+struct Waiting {
+    wait: Wait,
+    /// Missing for the moment in which it is being made.
+    ticket: Option<Ticket>,
 }
 
 /// The connection that has the identity.
@@ -46,8 +56,15 @@ struct Attached {
 pub(super) enum Due {
     Reply(Reply),
     /// The wait failed, and the connection has to be closed.
-    Failed(crate::Error),
+    Failed {
+        wait: Wait,
+        error: crate::Error,
+    },
 }
+
+/// Which of an identity's absences.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Absence(u64);
 
 /// One of the bounds on waits is reached.
 #[derive(Debug)]
@@ -59,23 +76,23 @@ impl Session {
     }
 
     /// Registers a wait before the request is parked, since it may come due before its ticket is known. Returns its number.
-    pub fn begin_wait(&self, waits_max: usize, waits_total_max: usize) -> Result<u64, TooManyWaits> {
+    pub fn begin_wait(&self, wait: Wait, waits_max: usize, waits_total_max: usize) -> Result<u64, TooManyWaits> {
         let mut state = self.state.lock();
         if state.ended || state.waits.len() >= waits_max || self.waiting.load(Ordering::Relaxed) >= waits_total_max {
             return Err(TooManyWaits);
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         state.wait_last += 1;
-        let wait = state.wait_last;
-        state.waits.insert(wait, None);
-        Ok(wait)
+        let number = state.wait_last;
+        state.waits.insert(number, Waiting { wait, ticket: None });
+        Ok(number)
     }
 
     /// Adds the ticket of the parked request. If the wait has come due by now, or the session has ended, the ticket is dropped.
     pub fn parked(&self, wait: u64, ticket: Ticket) {
         let mut state = self.state.lock();
         match state.waits.get_mut(&wait) {
-            Some(slot) => *slot = Some(ticket),
+            Some(waiting) => waiting.ticket = Some(ticket),
             None => {
                 drop(state);
                 drop(ticket);
@@ -93,21 +110,36 @@ impl Session {
     /// Ends a wait, with this result. Called on the thread that stored the object.
     pub fn come_due(&self, wait: u64, due: Due) {
         let mut state = self.state.lock();
-        let Some(ticket) = state.waits.remove(&wait) else { return };
+        let Some(waiting) = state.waits.remove(&wait) else { return };
         state.due.push_back(due);
         state.signal_due();
         drop(state);
-        drop(ticket);
+        drop(waiting);
+    }
+
+    /// Parks a request that has waited in another process.
+    pub fn restore(self: &Arc<Self>, wait: Wait, store: &ObjectStore) {
+        // Whatever the bounds: it had its place before.
+        let Ok(number) = self.begin_wait(wait, usize::MAX, usize::MAX) else { return };
+        match wait.park(store, self, number) {
+            Ok(None) => {}
+            Ok(Some(reply)) => self.push(reply),
+            Err(error) => self.push_due(Due::Failed { wait, error }),
+        }
     }
 
     /// Queues a reply behind those that are due.
     pub fn push(&self, reply: Reply) {
+        self.push_due(Due::Reply(reply));
+    }
+
+    fn push_due(&self, due: Due) {
         let mut state = self.state.lock();
         if state.ended {
             return;
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        state.due.push_back(Due::Reply(reply));
+        state.due.push_back(due);
         state.signal_due();
     }
 
@@ -125,7 +157,7 @@ impl Session {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             match due {
                 Due::Reply(reply) => outbox.push(reply),
-                Due::Failed(error) => return Err(error),
+                Due::Failed { error, .. } => return Err(error),
             }
         }
         Ok(())
@@ -188,6 +220,7 @@ impl Sessions {
             drop(state);
             return (session, false);
         }
+        state.absent_until = None;
         let replaced = state.attached.replace(Attached { number, control: Arc::clone(control) });
         if let Some(replaced) = &replaced {
             replaced.control.raise(Signal::Replaced);
@@ -203,7 +236,7 @@ impl Sessions {
 
     /// Detaches a connection that has ended; its unsent replies stay with the session. If the identity is absent now and has something
     /// to keep, returns the number of this absence, for [`end_if_absent`](Self::end_if_absent) after a while.
-    pub fn detach(&self, session: &Session, number: u64, unsent: Outbox) -> Option<u64> {
+    pub fn detach(&self, session: &Session, number: u64, unsent: Outbox) -> Option<Absence> {
         let mut by_identity = self.by_identity.lock();
         let mut state = session.state.lock();
         state.unsent.append(unsent);
@@ -221,7 +254,15 @@ impl Sessions {
         }
         state.absences += 1;
         self.absent.fetch_add(1, Ordering::Relaxed);
-        Some(state.absences)
+        Some(Absence(state.absences))
+    }
+
+    /// Says until when an absent identity's waits are kept.
+    pub fn hold_until(&self, session: &Session, absence: Absence, limit: Instant) {
+        let mut state = session.state.lock();
+        if state.absences == absence.0 && state.attached.is_none() {
+            state.absent_until = Some(limit);
+        }
     }
 
     /// How many identities are kept though they are not connected.
@@ -230,10 +271,10 @@ impl Sessions {
     }
 
     /// Drops the waits of a session whose identity has not returned since this absence began. Returns how many there were.
-    pub fn end_if_absent(&self, session: &Session, absence: u64) -> usize {
+    pub fn end_if_absent(&self, session: &Session, absence: Absence) -> usize {
         let mut by_identity = self.by_identity.lock();
         let mut state = session.state.lock();
-        if state.attached.is_some() || state.ended || state.absences != absence {
+        if state.attached.is_some() || state.ended || state.absences != absence.0 {
             return 0;
         }
         by_identity.remove(&session.identity);
@@ -254,9 +295,65 @@ impl Sessions {
     }
 }
 
+impl Sessions {
+    /// Ends all sessions, and returns what another process needs to go on with them, each with the number of its connection.
+    pub fn take_apart(&self) -> Vec<(SessionParts, Option<u64>)> {
+        let by_identity = std::mem::take(&mut *self.by_identity.lock());
+        let taken = by_identity.into_values().map(|session| {
+            let mut state = session.state.lock();
+            let (mut unsent, attached) = (std::mem::take(&mut state.unsent), state.attached.take());
+            let absent_until = state.absent_until;
+            let Dropped { waits, due } = state.end();
+            drop(state);
+            self.waiting.fetch_sub(waits.len() + due.len(), Ordering::Relaxed);
+            // Those that failed are asked again, before the others.
+            let mut numbered: Vec<_> = waits.iter().map(|(number, waiting)| (*number, waiting.wait)).collect();
+            for due in due {
+                match due {
+                    Due::Reply(reply) => unsent.push(reply),
+                    Due::Failed { wait, .. } => numbered.push((0, wait)),
+                }
+            }
+            numbered.sort_by_key(|(number, _)| *number);
+            // Takes the requests back, which takes a lock of the store.
+            drop(waits);
+            let parts = SessionParts {
+                identity: session.identity.to_vec(),
+                unsent: unsent.into_parts(),
+                waits: numbered.into_iter().map(|(_, wait)| wait).collect(),
+                absent_for: absent_until.map(|limit| limit.saturating_duration_since(Instant::now())),
+            };
+            (parts, attached.map(|attached| attached.number))
+        });
+        taken.collect()
+    }
+
+    /// Begins the session of an identity that is not connected yet.
+    pub fn restore(&self, identity: Vec<u8>, unsent: Outbox) -> (Arc<Session>, Absence) {
+        let identity = identity.into_boxed_slice();
+        let state = State { unsent, absences: 1, ..State::default() };
+        let waiting = Arc::clone(&self.waiting);
+        let session = Arc::new(Session { identity: identity.clone(), waiting, state: Mutex::new(state) });
+        self.by_identity.lock().insert(identity, Arc::clone(&session));
+        self.absent.fetch_add(1, Ordering::Relaxed);
+        (session, Absence(1))
+    }
+}
+
+/// A session as one process leaves it to another.
+#[derive(Debug)]
+pub(super) struct SessionParts {
+    pub identity: Vec<u8>,
+    pub unsent: OutboxParts,
+    /// In the order in which they were asked.
+    pub waits: Vec<Wait>,
+    /// How much longer its waits are kept, where it is absent.
+    pub absent_for: Option<Duration>,
+}
+
 /// What an ended session leaves. To be dropped after its lock is released, since dropping a ticket takes a lock of the store.
 struct Dropped {
-    waits: HashMap<u64, Option<Ticket>>,
+    waits: HashMap<u64, Waiting>,
     due: VecDeque<Due>,
 }
 

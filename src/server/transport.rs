@@ -8,7 +8,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
-use super::websocket::WebSocket;
+use super::listener::{Socket, Stream};
+use super::websocket::{WebSocket, WebSocketParts};
 
 /// A connection's byte stream, whatever carries it.
 pub(super) enum Transport {
@@ -17,6 +18,41 @@ pub(super) enum Transport {
     Tls(Box<TlsStream<TcpStream>>),
     Ws(Box<WebSocket<TcpStream>>),
     Wss(Box<WebSocket<TlsStream<TcpStream>>>),
+}
+
+impl Transport {
+    /// Whether something has been read from the socket that is not passed on yet.
+    pub fn is_ahead(&self) -> bool {
+        matches!(self, Transport::Ws(stream) if stream.is_ahead())
+    }
+
+    /// Whether another process can go on with it: not with TLS, whose state stays within its library.
+    pub fn can_be_paused(&self) -> bool {
+        !matches!(self, Transport::Tls(_) | Transport::Wss(_))
+    }
+
+    /// Takes it off this thread's runtime, for another process. None where it [cannot be](Self::can_be_paused). Nothing may be
+    /// [ahead](Self::is_ahead).
+    pub fn into_parts(self) -> io::Result<Option<(Socket, Option<WebSocketParts>)>> {
+        Ok(match self {
+            Transport::Tcp(stream) => Some((Socket::Tcp(stream.into_std()?), None)),
+            Transport::Unix(stream) => Some((Socket::Unix(stream.into_std()?), None)),
+            Transport::Ws(stream) => {
+                let (stream, parts) = stream.into_parts();
+                Some((Socket::Tcp(stream.into_std()?), Some(parts)))
+            }
+            Transport::Tls(_) | Transport::Wss(_) => None,
+        })
+    }
+
+    /// Goes on with a socket that another process has served.
+    pub fn from_parts(socket: Socket, web_socket: Option<WebSocketParts>) -> io::Result<Transport> {
+        Ok(match (socket.register()?, web_socket) {
+            (Stream::Unix(stream), _) => Transport::Unix(stream),
+            (Stream::Tcp(stream), None) => Transport::Tcp(stream),
+            (Stream::Tcp(stream), Some(parts)) => Transport::Ws(Box::new(WebSocket::from_parts(stream, parts))),
+        })
+    }
 }
 
 macro_rules! each {

@@ -5,6 +5,7 @@ use std::io::{self, Cursor, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio_tungstenite::tungstenite;
 use tungstenite::protocol::frame::FrameHeader;
@@ -45,6 +46,7 @@ enum Incoming {
 }
 
 /// How much of a frame's payload is still to come, and its mask.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Payload {
     remaining: u64,
     mask: [u8; 4],
@@ -62,7 +64,61 @@ impl Payload {
     }
 }
 
+/// A connection between two frames, or within one, as one process leaves it to another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct WebSocketParts {
+    incoming: IncomingParts,
+    outgoing: Vec<u8>,
+    frame_remaining: usize,
+    pong: Option<Vec<u8>>,
+    closing: bool,
+}
+
+/// [`Incoming`], with a control frame's code as a number.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum IncomingParts {
+    Header(Vec<u8>),
+    Data(Payload),
+    Control(u8, Payload, Vec<u8>),
+    Closed,
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
+    /// Whether something has been read from the stream that is not passed on yet.
+    pub fn is_ahead(&self) -> bool {
+        !self.stream.buffer().is_empty()
+    }
+
+    /// Takes it apart for another process. Nothing may be [ahead](Self::is_ahead).
+    pub fn into_parts(self) -> (S, WebSocketParts) {
+        let WebSocket { stream, incoming, outgoing, frame_remaining, pong, closing } = self;
+        let incoming = match incoming {
+            Incoming::Header(header) => IncomingParts::Header(header),
+            Incoming::Data(payload) => IncomingParts::Data(payload),
+            Incoming::Control(control, payload, received) => {
+                IncomingParts::Control(OpCode::Control(control).into(), payload, received)
+            }
+            Incoming::Closed => IncomingParts::Closed,
+        };
+        (stream.into_inner(), WebSocketParts { incoming, outgoing, frame_remaining, pong, closing })
+    }
+
+    /// Goes on where another process has stopped.
+    pub fn from_parts(stream: S, parts: WebSocketParts) -> Self {
+        let WebSocketParts { incoming, outgoing, frame_remaining, pong, closing } = parts;
+        let incoming = match incoming {
+            IncomingParts::Header(header) => Incoming::Header(header),
+            IncomingParts::Data(payload) => Incoming::Data(payload),
+            IncomingParts::Control(code, payload, received) => match OpCode::from(code) {
+                OpCode::Control(control) => Incoming::Control(control, payload, received),
+                OpCode::Data(_) => Incoming::Closed,
+            },
+            IncomingParts::Closed => Incoming::Closed,
+        };
+        let stream = BufReader::with_capacity(READ_AHEAD_BYTES, stream);
+        WebSocket { stream, incoming, outgoing, frame_remaining, pong, closing }
+    }
+
     /// Carries out the WebSocket handshake, whatever path the client names.
     pub async fn accept(stream: S) -> io::Result<Self> {
         let accepted = tokio_tungstenite::accept_async(stream).await.map_err(io::Error::other)?;

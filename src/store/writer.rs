@@ -48,6 +48,13 @@ impl ObjectWriter {
         result
     }
 
+    /// Copies what has been written so far into `to`; false where the backend cannot.
+    #[cfg(feature = "server")]
+    pub(crate) fn read_back(&self, to: &mut dyn std::io::Write) -> Result<bool, Error> {
+        self.store.backend()?;
+        self.writer.as_ref().map_or(Ok(false), |writer| writer.read_back(to))
+    }
+
     /// Makes the object exist, and wakes whoever waits for it.
     ///
     /// # Errors

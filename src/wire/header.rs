@@ -24,6 +24,7 @@
 use capnp::Word;
 use capnp::message::{ReaderOptions, TypedReader};
 use capnp::serialize::BufferSegments;
+use serde::{Deserialize, Serialize};
 
 use super::{ID_BYTES, LENGTH_BYTES, WireId, header_capnp};
 
@@ -42,7 +43,7 @@ pub const ID_MESSAGE_BYTES: usize = 48;
 pub const HEADER_BYTES_MAX: usize = 64 << 10;
 
 /// What a client asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RequestType {
     /// Store or overwrite; a payload message follows.
     Set,
@@ -74,7 +75,7 @@ pub enum ReplyType {
 }
 
 /// The header of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestHeader {
     /// The object.
     pub id: WireId,

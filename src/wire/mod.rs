@@ -18,7 +18,7 @@ pub use greeting::Greeting;
 #[cfg(feature = "server")]
 pub use greeting::encode_greeting;
 pub use header::{Malformed, ReplyHead, ReplyType, RequestHeader, RequestType};
-pub use requests::{Event, RequestDecoder, Step};
+pub use requests::{Event, Expected, RequestDecoder, Step};
 
 /// Bytes of an object's id on this wire.
 pub const ID_BYTES: usize = 32;

@@ -1,5 +1,7 @@
 //! Decodes the byte stream of a client into requests, without holding large payloads.
 
+use serde::{Deserialize, Serialize};
+
 use super::header::{HEADER_BYTES_MAX, ID_MESSAGE_BYTES, decode_original};
 use super::{LENGTH_BYTES, Malformed, RequestHeader, RequestType, WireId, split_length};
 
@@ -15,8 +17,9 @@ pub struct RequestDecoder {
 }
 
 /// What the decoder expects next.
-#[derive(Debug)]
-enum Expected {
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum Expected {
+    /// A request's header message.
     Header,
     /// The payload message of this set or duplicate.
     Payload(RequestHeader),
@@ -63,6 +66,18 @@ impl RequestDecoder {
     #[must_use]
     pub fn new(object_bytes_max: u64) -> Self {
         RequestDecoder { object_bytes_max, expected: Expected::Header }
+    }
+
+    /// For the rest of a stream, of which an earlier decoder expected this.
+    #[must_use]
+    pub fn resume(object_bytes_max: u64, expected: Expected) -> Self {
+        RequestDecoder { object_bytes_max, expected }
+    }
+
+    /// What it expects next: with what is not consumed yet, all that another decoder needs to go on.
+    #[must_use]
+    pub fn expected(&self) -> Expected {
+        self.expected
     }
 
     /// The next event at the front of `input`. The caller calls again with what follows the consumed bytes.

@@ -68,6 +68,10 @@ class Process:
     def is_running(self) -> bool:
         return self._child.poll() is None
 
+    def wait(self, seconds: float) -> int:
+        """Its exit status, once it has ended."""
+        return self._child.wait(seconds)
+
     def kill(self) -> None:
         self._child.kill()
         self._child.wait(END_SECONDS)

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_scaler_object_storage_server");
 
 /// The program with its state, its home and its working directory in `directory`, and no variables of ours.
-fn program(directory: &Path) -> Command {
+pub fn program(directory: &Path) -> Command {
     let mut command = Command::new(PROGRAM);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SCALER_OBJECT_STORAGE_") {
@@ -44,18 +44,18 @@ fn reason(output: &Output) -> String {
 }
 
 /// A server that runs; killed when it is dropped.
-struct Running {
-    child: Child,
+pub struct Running {
+    pub child: Child,
     stdout: BufReader<ChildStdout>,
     stderr: ChildStderr,
     /// Every line of its log so far.
-    log: Vec<String>,
+    pub log: Vec<String>,
     _directory: Option<TempDir>,
 }
 
 impl Running {
     /// Starts it on a free port in a directory of its own.
-    fn start(arguments: &[&str]) -> Running {
+    pub fn start(arguments: &[&str]) -> Running {
         let directory = tempfile::tempdir().unwrap();
         let mut command = program(directory.path());
         let mut running = Running::spawn(command.arg("tcp://127.0.0.1:0").args(arguments));
@@ -64,7 +64,7 @@ impl Running {
     }
 
     /// Starts it and waits until its log, which must be on stdout, says that it listens.
-    fn spawn(command: &mut Command) -> Running {
+    pub fn spawn(command: &mut Command) -> Running {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (stdout, stderr) = (BufReader::new(child.stdout.take().unwrap()), child.stderr.take().unwrap());
         let mut running = Running { child, stdout, stderr, log: Vec::new(), _directory: None };
@@ -74,7 +74,7 @@ impl Running {
         running
     }
 
-    fn read_line(&mut self) {
+    pub fn read_line(&mut self) {
         let mut line = String::new();
         if self.stdout.read_line(&mut line).unwrap() == 0 {
             let mut stderr = String::new();
@@ -84,12 +84,12 @@ impl Running {
         self.log.push(line.trim_end().to_string());
     }
 
-    fn address(&self) -> &str {
+    pub fn address(&self) -> &str {
         let line = self.log.last().unwrap();
         line.split("listening on ").nth(1).unwrap().split(';').next().unwrap()
     }
 
-    fn client(&self, identity: &str) -> Client<TcpStream> {
+    pub fn client(&self, identity: &str) -> Client<TcpStream> {
         let socket = TcpStream::connect(self.address().strip_prefix("tcp://").unwrap()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut client = Client { socket };
@@ -97,13 +97,13 @@ impl Running {
         client
     }
 
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args([name, &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 
     /// Waits for its end: exit status, the whole log, stderr.
-    fn ended(mut self) -> (Option<i32>, Vec<String>, String) {
+    pub fn ended(mut self) -> (Option<i32>, Vec<String>, String) {
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).unwrap();
         self.log.extend(rest.lines().map(str::to_string));

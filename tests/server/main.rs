@@ -3,6 +3,7 @@
 
 mod client;
 mod command_line;
+mod handover;
 mod limits;
 mod malformed;
 mod requests;

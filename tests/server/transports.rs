@@ -46,14 +46,14 @@ fn tls_client(port: u16, roots: rustls::RootCertStore) -> rustls::StreamOwned<ru
 }
 
 /// The byte stream in WebSocket frames of at most so many bytes, cut without regard to messages.
-struct WebSocketStream<S> {
+pub struct WebSocketStream<S> {
     socket: tungstenite::WebSocket<S>,
     frame_bytes: usize,
     received: Vec<u8>,
 }
 
 impl<S: Read + Write> WebSocketStream<S> {
-    fn connect(stream: S, url: &str, frame_bytes: usize) -> Self {
+    pub fn connect(stream: S, url: &str, frame_bytes: usize) -> Self {
         let (socket, _) = tungstenite::client::client(url, stream).map_err(|error| error.to_string()).unwrap();
         WebSocketStream { socket, frame_bytes, received: Vec::new() }
     }

@@ -1,6 +1,6 @@
 //! A stretch of a body segment that is being written, before a record refers to it.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,6 +8,9 @@ use super::{Bodies, GROWTH_BYTES, LiveBody, Stretch};
 use crate::error::Error;
 use crate::local::disk::DiskFile;
 use crate::local::journal::{BodyPlace, Lsn, NoFile, Segment, SyncError};
+
+/// What is copied at a time.
+const READ_BACK_BYTES: usize = 256 << 10;
 
 /// A stretch for a body that is being written. No record refers to it yet; dropping it gives the stretch back.
 pub(crate) struct Reservation {
@@ -107,6 +110,23 @@ impl Reservation {
         self.written = self.written.saturating_add(piece.len() as u64);
         // Noted before the record is appended: whoever makes records durable syncs the `written` segments first.
         self.bodies.written.lock().entry(segment.number).or_insert_with(|| Arc::clone(segment));
+        Ok(())
+    }
+
+    /// Copies what has been written, but for its first `skipped` bytes, into `to`.
+    pub fn read_back(&self, skipped: u64, to: &mut dyn Write) -> Result<(), Error> {
+        let stretch = self.stretch()?;
+        let path = stretch.segment.path();
+        let file = self.file.as_ref().ok_or(Error::Closed)?;
+        let mut piece = vec![0; READ_BACK_BYTES];
+        let mut at = skipped;
+        while at < self.written {
+            let bytes = (self.written - at).min(READ_BACK_BYTES as u64);
+            let piece = piece.get_mut(..bytes as usize).unwrap_or_default();
+            file.read_exact_at(piece, u64::from(stretch.place.offset) + at).map_err(Error::io("read", path))?;
+            to.write_all(piece).map_err(Error::io("copy a body from", path))?;
+            at += bytes;
+        }
         Ok(())
     }
 

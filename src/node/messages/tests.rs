@@ -45,6 +45,7 @@ fn requests() -> Vec<Request<'static>> {
         Request::Drain { limit_ms: 60_000 },
         Request::Listen,
         Request::Yield,
+        Request::Replace { address: text("tcp://127.0.0.1:2346") },
     ]
 }
 

@@ -62,19 +62,27 @@ const TICK: Duration = Duration::from_millis(1);
 
 impl Proxy {
     pub fn to(server: &RedisServer) -> Proxy {
-        let shared = Arc::new(Shared {
-            port: Port::free(),
-            target: AtomicU16::new(server.port()),
-            mode: Mutex::new(Mode::Normal),
-            connections: Mutex::default(),
-            resets: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            listens: AtomicBool::new(true),
-            stopped: AtomicBool::new(false),
-        });
-        let listener = shared.listen().unwrap();
-        let accepting = Arc::clone(&shared);
-        Proxy { shared, acceptor: Some(spawn(move || accepting.accept(listener))) }
+        loop {
+            let shared = Arc::new(Shared {
+                port: Port::free(),
+                target: AtomicU16::new(server.port()),
+                mode: Mutex::new(Mode::Normal),
+                connections: Mutex::default(),
+                resets: AtomicU64::new(0),
+                bytes: AtomicU64::new(0),
+                listens: AtomicBool::new(true),
+                stopped: AtomicBool::new(false),
+            });
+            match shared.listen() {
+                Ok(listener) => {
+                    let accepting = Arc::clone(&shared);
+                    return Proxy { shared, acceptor: Some(spawn(move || accepting.accept(listener))) };
+                }
+                // A program that knows nothing of how ports are held here has taken it since.
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     pub fn port(&self) -> u16 {
