@@ -30,6 +30,7 @@ mod backoff;
 mod clock;
 #[cfg(feature = "config")]
 pub mod config;
+mod counts;
 mod error;
 mod fork;
 mod id;
@@ -51,7 +52,10 @@ mod version;
 #[cfg(feature = "wire")]
 mod wire;
 
-pub use backend::Ticket;
+pub use backend::{
+    Health, HealthReason, HealthState, KeeperStats, LocalStats, OperationStats, ProcessStats, RedisStats,
+    ReplicationStats, Stats, Ticket, WaitStats,
+};
 pub use error::{Error, Result};
 pub use id::{ID_BYTES_MAX, ObjectId, REDIS_ID_BYTES_MAX};
 pub use keeper::{InheritedTurn, Keeper, KeeperOptions, inherit_turn};

@@ -2,7 +2,7 @@ import os
 import sys
 from asyncio import Future
 from types import TracebackType
-from typing import Callable, Literal, Optional, Tuple, Type, TypedDict, Union, final
+from typing import Callable, List, Literal, Optional, Tuple, Type, TypedDict, Union, final
 
 if sys.version_info >= (3, 12):
     from collections.abc import Buffer as _Buffer
@@ -115,6 +115,218 @@ class Info:
     @property
     def oldest_wait(self) -> float:
         """How long the oldest request has waited, in seconds."""
+
+class _HealthReason(TypedDict):
+    """One thing that does not work."""
+
+    kind: str
+    """What it is, in one word: ``redis_away`` (no connection), ``not_pushed`` (Redis can be reached, and nothing can be pushed),
+    ``refused`` (Redis refuses some of what it is sent), ``not_heard`` (what other nodes do is not heard), ``writes_refused`` (the disk
+    has failed)."""
+    text: str
+    """The same in a sentence, with the last error."""
+    since_seconds: float
+    """For how long, in seconds."""
+
+class _Health(TypedDict):
+    """Whether all is well, and what is not."""
+
+    state: Literal["ok", "degraded"]
+    """``ok``, or ``degraded`` where there is a reason."""
+    reasons: List[_HealthReason]
+    """What does not work, the longest standing first. Empty where all is well."""
+
+class _OperationStats(TypedDict):
+    """What was asked of a store so far, by this process, by clients of its server and by attached processes. What an attached process
+    answers from what it remembers is not among it."""
+
+    hits: int
+    """Gets so far that found their object here; with ``redis``, in Redis."""
+    misses: int
+    """Gets so far that did not. With ``tiered`` Redis may have had it: see ``fetches``."""
+    read_bytes: int
+    """Bytes of data that gets have handed out so far."""
+    puts: int
+    """Objects put so far, streamed ones included."""
+    put_bytes: int
+    """Bytes of data of these."""
+    deletes: int
+    """Deletes so far, of objects that existed or not."""
+    duplicates: int
+    """Duplicates made so far."""
+
+class _WaitStats(TypedDict):
+    """Who waits for objects that do not exist yet."""
+
+    requests: int
+    """Requests that wait now."""
+    ids: int
+    """Different ids that these wait for."""
+    oldest_seconds: float
+    """How long the oldest of these has waited, in seconds; 0 where nobody waits."""
+    begun: int
+    """Requests that had to wait so far."""
+
+class _LocalStats(TypedDict):
+    """The journal on this node's disk."""
+
+    live_bytes: int
+    """Bytes of files that live objects take; puts wait or fail near four fifths of the capacity."""
+    pinned_bytes: int
+    """Dead bytes that cannot be freed yet, as somebody reads them."""
+    catalog_bytes: int
+    """Bytes of the catalog."""
+    record_segments: int
+    """Segment files of records."""
+    body_segments: int
+    """Segment files of large bodies."""
+    mapped_segments: int
+    """Segments that are mapped into memory."""
+    reclaimed_segments: int
+    """Segments of records reclaimed so far."""
+    freed_bytes: int
+    """Bytes of dead large bodies freed so far."""
+    evictions: int
+    """Objects evicted so far to make room, which Redis has."""
+    evicted_bytes: int
+    """Bytes of these."""
+    expired: int
+    """Objects dropped so far whose lifetime was over."""
+    stalls: int
+    """Puts held back so far, because room is used up faster than it is made."""
+    stalled_seconds: float
+    """How long they were held back, in seconds, together."""
+    room_waits: int
+    """Times so far that a write had to wait for room."""
+    room_waited_seconds: float
+    """How long these waits took, in seconds, together."""
+
+class _ReplicationStats(TypedDict):
+    """What goes to Redis and comes from other nodes."""
+
+    is_reachable: bool
+    """Whether Redis could be reached at the last try."""
+    dirty_records: int
+    """Writes that Redis does not have yet. One that a later write to its id has overtaken counts until its turn comes."""
+    dirty_bytes: int
+    """Bytes of these."""
+    oldest_dirty_seconds: float
+    """How long ago the oldest of these was written, in seconds, by Redis's clock; 0 where there is none."""
+    is_estimate: bool
+    """Whether ``dirty_records`` and ``dirty_bytes`` are an estimate: more than 65 536 records were to be looked at."""
+    unsettled_bytes: int
+    """Bytes of the journal that Redis may still lose, in a failover: not pushed, or acknowledged a moment ago."""
+    held_records: int
+    """Writes that Redis refuses now, that cannot be read now, or that break the connection; each is tried again."""
+    pushes: int
+    """Writes that Redis has taken so far, each time that it was sent."""
+    pushed_bytes: int
+    """Bytes of these, before compression."""
+    overtaken: int
+    """Writes so far that came too late: Redis had a newer one."""
+    refusals: int
+    """Times so far that Redis refused a write (no memory, no permission)."""
+    connects: int
+    """Connections to Redis made so far."""
+    connect_failures: int
+    """Tries so far to connect that failed."""
+    disconnects: int
+    """Connections so far that broke while something was pushed or heard."""
+    events: int
+    """Events of this and other nodes heard so far."""
+    last_event_seconds: Optional[float]
+    """How long ago the last event was heard, in seconds; none where none was heard in this open."""
+    event_gaps: int
+    """Times so far that events may have been missed."""
+    has_suspects: bool
+    """Whether objects are held here that have to be checked with Redis before they are served, as events may have been missed."""
+    peers: int
+    """Other nodes from which something was heard within the last minute."""
+    fetches: int
+    """Objects that Redis was asked for so far, as they were not here or had to be checked."""
+    fills: int
+    """Objects of these that are kept here since."""
+    fetching: int
+    """Objects that are being fetched now."""
+
+class _RedisStats(TypedDict):
+    """The connections to Redis."""
+
+    busy_connections: int
+    """Connections in use now."""
+    idle_connections: int
+    """Connections that wait for something to do."""
+    connects: int
+    """Connections made so far."""
+    connect_failures: int
+    """Tries so far to connect that failed."""
+
+class _KeeperStats(TypedDict):
+    """The processes that are attached to a store."""
+
+    attached: int
+    """Processes that are attached now."""
+    connections: int
+    """Connections of these."""
+    leases: int
+    """Large objects, and places for them, that these processes hold or remember."""
+    waits: int
+    """Requests of theirs that wait."""
+
+class _ProcessStats(TypedDict):
+    """The process that has a store open."""
+
+    id: int
+    """Its id."""
+    resident_bytes: int
+    """Memory that it takes, in bytes, mapped segments in memory included; 0 where the system does not say."""
+    threads: int
+    """Its threads; 0 where the system does not say."""
+    descriptors: int
+    """Descriptors that it has open; 0 where the system does not say."""
+    descriptors_max: int
+    """The most that it may have open."""
+
+class _Stats(TypedDict):
+    """A snapshot of a store."""
+
+    version: str
+    """The version of the program that has the store open."""
+    backend: str
+    """``memory``, ``local``, ``redis`` or ``tiered``."""
+    place: str
+    """Where the objects are: ``memory``, the directory, the address of Redis without its password, or (``tiered``) both of these."""
+    open_seconds: float
+    """How long the store has been open, in seconds."""
+    health: _Health
+    """Whether all is well, and what is not."""
+    objects: int
+    """Objects: with ``tiered`` those held on this node, with ``redis`` about as many as Redis holds."""
+    payloads: int
+    """Payloads of these objects; one that several objects share counts once. In Redis each object has its own."""
+    payload_bytes: int
+    """Bytes of those payloads, metadata included."""
+    capacity_bytes: int
+    """The most bytes that the store may take, on disk or in memory; with ``redis``, that Redis may take for everything in it (0: no
+    limit)."""
+    physical_bytes: int
+    """Bytes that it takes now, with what is dead but not yet reclaimed; with ``redis``, that Redis takes for everything in it."""
+    damaged_objects: int
+    """Objects found damaged so far; each is a miss and a line in the log."""
+    operations: _OperationStats
+    """What was asked of the store so far."""
+    waits: _WaitStats
+    """Who waits for objects that do not exist yet."""
+    local: Optional[_LocalStats]
+    """The journal on this node's disk; none with ``memory`` and ``redis``."""
+    replication: Optional[_ReplicationStats]
+    """What goes to Redis and comes from other nodes; none but with ``tiered``."""
+    redis: Optional[_RedisStats]
+    """The connections to Redis; none but with ``redis``."""
+    keeper: Optional[_KeeperStats]
+    """The processes that are attached; none where the process that has the store open keeps it for nobody else."""
+    process: _ProcessStats
+    """The process that has the store open."""
 
 @final
 class CancelToken:
@@ -272,6 +484,10 @@ class ObjectStore:
 
     def info(self) -> Info:
         """What the store holds and who waits."""
+
+    def stats(self) -> _Stats:
+        """Everything worth seeing of the store, as a dictionary: what it holds, what was asked of it, who waits, how far replication is, and whether
+        all is well (``stats["health"]``). An attached process gets the numbers of the store that it is attached to."""
 
     def count(self) -> Tuple[int, int]:
         """How many objects there are, and the bytes of their data and metadata. Backend ``redis``: by looking at every object (some

@@ -3,6 +3,7 @@
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::stats::Stats;
 use crate::error::Error;
 use crate::object::Object;
 
@@ -57,6 +58,13 @@ pub(crate) trait Backend: Send + Sync {
     /// The object, from wherever it is: this may wait for Redis.
     fn get(&self, id: &[u8]) -> Result<Option<Object>, Error>;
 
+    /// As `get`, with whether the object was here and had not to be fetched from Redis.
+    fn get_telling(&self, id: &[u8]) -> Result<(Option<Object>, bool), Error> {
+        let found = self.get(id)?;
+        let is_here = found.is_some();
+        Ok((found, is_here))
+    }
+
     /// The object, as far as it is known without waiting for Redis.
     #[inline]
     fn get_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
@@ -87,6 +95,12 @@ pub(crate) trait Backend: Send + Sync {
     fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error>;
 
     fn usage(&self) -> Usage;
+
+    /// Adds to a snapshot what only the backend knows. An error means that nobody could be asked, not that something is amiss.
+    fn add_stats(&self, stats: &mut Stats) -> Result<(), Error> {
+        stats.set_usage(self.usage());
+        Ok(())
+    }
 
     /// The exact number of objects, and of the bytes of their data and metadata: this may look at each of them.
     fn count(&self) -> Result<(u64, u64), Error> {

@@ -5,11 +5,16 @@
 
 mod contract;
 mod patience;
+mod stats;
 mod waiters;
 mod waking;
 
 pub(crate) use contract::{Backend, OnDeleted, OnStored, Stored, Usage, Writer};
 pub(crate) use patience::Patience;
+pub use stats::{
+    Health, HealthReason, HealthState, KeeperStats, LocalStats, OperationStats, ProcessStats, RedisStats,
+    ReplicationStats, Stats, WaitStats,
+};
 pub use waiters::Ticket;
 pub(crate) use waiters::{Then, Waiters};
 pub(crate) use waking::{answer_early, join_duplicator, spawn_duplicator, waking};

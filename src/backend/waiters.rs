@@ -184,6 +184,11 @@ impl Waiters {
         }
     }
 
+    /// How many requests were ever parked.
+    pub fn begun(&self) -> u64 {
+        self.next_token.load(Ordering::Relaxed)
+    }
+
     /// Waiting requests, ids waited for, age of the oldest wait.
     pub fn usage(&self) -> (u64, u64, Duration) {
         let (mut requests, mut ids, mut oldest) = (0, 0, None::<Instant>);

@@ -177,6 +177,8 @@ impl Keeper {
             local.before_reaping(Box::new(move |is_dead| sessions.release(is_dead)));
             self.share_changes(local);
         }
+        let sessions = Arc::clone(&self.shared.sessions);
+        store.set_count_attached(Box::new(move || sessions.stats()));
         // Only once.
         let _ = self.shared.store.set(store.clone());
     }

@@ -12,6 +12,7 @@ use crossbeam_channel::RecvTimeoutError;
 
 use super::sessions::{Connected, Notice, Session};
 use super::shared::Shared;
+use crate::backend::Stats;
 use crate::error::Error;
 use crate::local::{LocalBackend, Reserved, slots};
 use crate::node::messages::{Head, Known, Manner, NAMES_MAX, NO_SESSION, NO_SLOT, Reply, Request, VERSION};
@@ -198,6 +199,7 @@ struct Call<'a> {
 enum Answer {
     Reply(Reply<'static>),
     Sent(Object, Known),
+    Stats(String),
     /// The slot holds it.
     Placed(Object, crate::local::Placed, Known),
     Room {
@@ -218,6 +220,7 @@ impl Answer {
                     .encode(object.data.len() as u64, &mut connection.output);
                 connection.send(&object.data, &[], rest)
             }
+            Answer::Stats(json) => answer(connection, &Reply::Stats { json: &json }),
             Answer::Placed(object, placed, known) => {
                 let reply = Reply::Placed {
                     metadata: &object.metadata,
@@ -254,7 +257,7 @@ impl Call<'_> {
                 let here = store.get_here(id);
                 if matches!(here, Ok(None)) && !self.manner.is_here {
                     // What Redis has may find no room here: then no change of the index tells that it has changed there.
-                    return Ok(self.object(store.get(id), ticket, &[], None));
+                    return Ok(self.object(store.get_elsewhere(id), ticket, &[], None));
                 }
                 // Afterwards: what is doubted from here on raises the epoch.
                 return Ok(self.object(
@@ -296,6 +299,10 @@ impl Call<'_> {
             }
             Request::Usage => Ok(Reply::Usage(store.usage())),
             Request::Count => store.count().map(|(objects, bytes)| Reply::Count { objects, bytes }),
+            Request::Stats => match store.stats().and_then(|stats| self.as_json(&stats)) {
+                Ok(json) => return Ok(Answer::Stats(json)),
+                Err(error) => Err(error),
+            },
             Request::Flush => store.flush().map(|()| is_so(true)),
             Request::Clear => self.write(|| store.clear().map(|()| true)),
             Request::Drain { limit_ms } => store.drain(Duration::from_millis(limit_ms)).map(is_so),
@@ -304,6 +311,11 @@ impl Call<'_> {
             }
         };
         Ok(answered.into())
+    }
+
+    fn as_json(&self, stats: &Stats) -> Result<String, Error> {
+        serde_json::to_string(stats)
+            .map_err(|error| Error::io("describe the store in", &self.shared.directory)(error.into()))
     }
 
     /// Carries out a write, durably where that was asked for; tells whom of the same process it has woken.

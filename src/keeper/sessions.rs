@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
-use crate::backend::Ticket;
+use crate::backend::{KeeperStats, Ticket};
 use crate::error::Error;
 use crate::local::slots::{self, Slots};
 use crate::local::{Lease, Placed, Reserved, is_locked};
@@ -177,6 +177,13 @@ impl Session {
             }
         }
         self.release();
+    }
+
+    /// Adds what the process holds and waits for.
+    pub fn add_stats(&self, stats: &mut KeeperStats) {
+        stats.connections += self.connections.load(Ordering::SeqCst) as u64;
+        stats.leases += self.pins.lock().len() as u64;
+        stats.waits += self.waits.lock().len() as u64;
     }
 
     /// Whether no process can use it any more: then its file is removed.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::sessions::Session;
+use crate::backend::KeeperStats;
 use crate::node::socket;
 use crate::store::ObjectStore;
 
@@ -143,6 +144,16 @@ impl Sessions {
 
     fn all(&self) -> Vec<Arc<Session>> {
         self.all.lock().values().cloned().collect()
+    }
+
+    /// How many processes are attached, and what they hold.
+    pub fn stats(&self) -> KeeperStats {
+        let sessions = self.all();
+        let mut stats = KeeperStats { attached: sessions.len() as u64, ..KeeperStats::default() };
+        for session in sessions {
+            session.add_stats(&mut stats);
+        }
+        stats
     }
 
     /// Ends those of processes that have ended.

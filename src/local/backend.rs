@@ -36,8 +36,9 @@ use super::upkeep::progress::Progress;
 use super::upkeep::reaper;
 use super::upkeep::room::Room;
 use super::upkeep::sealer::{Sealer, SealerParts};
+use super::work::Work;
 use super::write::LocalWriter;
-use crate::backend::{Backend, OnStored, Usage, Writer};
+use crate::backend::{Backend, OnStored, Stats, Usage, Writer};
 use crate::error::Error;
 use crate::fork;
 use crate::object::Object;
@@ -158,6 +159,7 @@ impl RecoveredTier {
             liveness: Liveness::new(index, payloads, tally),
             readers,
             progress: Progress::default(),
+            work: Work::default(),
             record_pace: Pace::default(),
             body_pace: Pace::default(),
             gate: Gate::default(),
@@ -308,6 +310,12 @@ impl Backend for LocalBackend {
             physical_bytes: space.physical_bytes(),
             damaged_objects: liveness.counts.damaged_objects.load(Ordering::Relaxed),
         }
+    }
+
+    fn add_stats(&self, stats: &mut Stats) -> Result<(), Error> {
+        stats.set_usage(self.usage());
+        self.tier()?.add_stats(stats);
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), Error> {

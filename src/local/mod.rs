@@ -30,8 +30,10 @@ mod options;
 mod read;
 mod shared;
 mod sharing;
+mod stats;
 mod tier;
 mod upkeep;
+mod work;
 mod write;
 
 use std::sync::Arc;

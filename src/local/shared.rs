@@ -77,6 +77,10 @@ impl Reserved {
         &self.id
     }
 
+    pub fn data_bytes(&self) -> u64 {
+        self.data_bytes
+    }
+
     /// Stores the object whose body the other process has written. `body_hash` is the xxh3-128 of metadata and data.
     pub fn commit(self, body_hash: u128, stored: OnStored<'_>) -> Result<(), Error> {
         let Reserved { tier, mut reservation, id, data_bytes, metadata_bytes, .. } = self;

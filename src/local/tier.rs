@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLockReadGuard};
@@ -22,6 +22,7 @@ use super::sharing::outbox::Outbox;
 use super::upkeep::pace::Pace;
 use super::upkeep::progress::{Progress, RoomDemand};
 use super::upkeep::room::{Asking, Room, Verdict};
+use super::work::Work;
 use crate::backend::Patience;
 use crate::clock::Reading;
 use crate::error::Error;
@@ -55,6 +56,7 @@ pub(crate) struct LocalTier {
     pub(in crate::local) readers: Readers,
     pub(in crate::local) room: Room,
     pub(in crate::local) progress: Progress,
+    pub(in crate::local) work: Work,
     /// Hold back puts with inline bodies, and puts with external ones.
     pub(in crate::local) record_pace: Pace,
     pub(in crate::local) body_pace: Pace,
@@ -266,11 +268,14 @@ impl LocalTier {
                     // Others must not wait for this body while it waits itself.
                     let _waiting = (kind == Kinds::Body).then(|| self.bodies.waiting());
                     let (deadline, is_draining) = (asking.deadline(), self.is_being_emptied());
+                    let begun = Instant::now();
                     let found = self.progress.wait(seen, wanted, deadline, &self.gate, || self.call_sealer());
+                    self.work.room_waits.add(begun.elapsed());
                     asking.looked(found, is_draining || self.is_being_emptied());
                 }
                 Verdict::Wait => {
                     std::thread::sleep(REPLICATION_WAIT);
+                    self.work.room_waits.add(REPLICATION_WAIT);
                     asking.waited();
                 }
                 Verdict::Refuse => return Err(disk_full.unwrap_or_else(|| self.full(id, bytes))),
@@ -298,11 +303,14 @@ impl LocalTier {
     /// Holds a write back if room is being used up faster than it is made, or if others keep taking the room that somebody waits for.
     pub fn hold_back(&self, bytes: u64, is_inline: bool) {
         let free = |holes_bytes| if self.room.is_contested() { Free::Contested } else { self.space.free(holes_bytes) };
-        if is_inline {
+        let held_back = if is_inline {
             // The record takes some bytes too.
-            self.record_pace.hold_back(bytes + 256, || free(0));
+            self.record_pace.hold_back(bytes + 256, || free(0))
         } else {
-            self.body_pace.hold_back(bytes, || free(self.bodies.hole_bytes()));
+            self.body_pace.hold_back(bytes, || free(self.bodies.hole_bytes()))
+        };
+        if let Some(waited) = held_back {
+            self.work.stalls.add(waited);
         }
     }
 
@@ -356,6 +364,7 @@ impl LocalTier {
         let durable = self.journal.sync()?;
         let (freed_bytes, removed) = self.bodies.reap(durable);
         if freed_bytes > 0 {
+            self.work.freed_bytes.add(freed_bytes);
             self.progress.freed();
         }
         if let Err(error) = removed {

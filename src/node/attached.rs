@@ -19,7 +19,7 @@ use super::session::{Answered, Greeted, Session, Unanswered};
 use super::socket;
 use super::starting::{self, Starter};
 use super::waits::Waits;
-use crate::backend::{Backend, OnDeleted, OnStored, Stored, Usage, Waiters, Writer};
+use crate::backend::{Backend, OnDeleted, OnStored, Stats, Stored, Usage, Waiters, Writer};
 use crate::error::Error;
 use crate::fork;
 use crate::local::UNSHARED_BYTES_MAX;
@@ -518,6 +518,20 @@ impl Backend for Attached {
             Err(error) => tracing::warn!("{error}; what the store holds is not known, info tells what it was"),
         }
         *usage
+    }
+
+    /// The snapshot is the keeper's, which has the store open.
+    fn add_stats(&self, stats: &mut Stats) -> Result<(), Error> {
+        // It may have to ask Redis.
+        let call = Call { wait: self.options.redis_wait, ..Call::new("stats") };
+        let called = self.call(&call, no_slot, |_| Request::Stats)?;
+        match called.answered.reply() {
+            Ok(Reply::Stats { json }) => {
+                *stats = serde_json::from_str(json).map_err(|error| self.unanswered("stats", &error.into()))?;
+                Ok(())
+            }
+            _ => self.nonsense("stats"),
+        }
     }
 
     fn count(&self) -> Result<(u64, u64), Error> {

@@ -175,6 +175,8 @@ pub(crate) enum Request<'a> {
     },
     Usage,
     Count,
+    /// A snapshot of the store.
+    Stats,
     Flush,
     Clear,
     /// Everything that is dirty now has to be in Redis, within this time.
@@ -236,6 +238,10 @@ pub(crate) enum Reply<'a> {
     Count {
         objects: u64,
         bytes: u64,
+    },
+    /// A snapshot of the store, as JSON.
+    Stats {
+        json: &'a str,
     },
     Failed(Error),
     /// Not now: no thread or descriptor can be had.
@@ -348,6 +354,7 @@ impl<'a> Request<'a> {
                 fields.bytes(id).u64(*bytes);
                 19
             }
+            Request::Stats => 20,
         };
         let flags = u8::from(manner.is_durable) * DURABLE + u8::from(manner.is_here) * HERE;
         finish(buffer, kind, flags, slot, data_bytes);
@@ -395,6 +402,7 @@ impl<'a> Request<'a> {
             18 => Request::Yield,
             24 => Request::Replace { address: reader.text()? },
             19 => Request::Admit { id: reader.bytes()?, bytes: reader.u64()? },
+            20 => Request::Stats,
             _ => return Err(Malformed("there is no such request")),
         };
         if head.data_bytes > 0 && !matches!(request, Request::Put { .. }) {
@@ -459,6 +467,10 @@ impl<'a> Reply<'a> {
                 fields.u64(*name).u8(u8::from(*existed));
                 14
             }
+            Reply::Stats { json } => {
+                fields.text(json);
+                15
+            }
         };
         finish(buffer, kind, 0, 0, data_bytes);
     }
@@ -501,6 +513,7 @@ impl<'a> Reply<'a> {
             12 => Reply::Opening { done: reader.u32()? },
             13 => Reply::Exists { name: reader.u64()?, is_held: reader.bool()?, metadata: reader.bytes()? },
             14 => Reply::Deleted { name: reader.u64()?, existed: reader.bool()? },
+            15 => Reply::Stats { json: reader.str()? },
             _ => return Err(Malformed("there is no such reply")),
         };
         if head.data_bytes > 0 && !matches!(reply, Reply::Inline { .. } | Reply::Exists { .. }) {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Poll;
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
@@ -288,6 +289,14 @@ impl ObjectStore {
     /// What the store holds and who waits.
     fn info(&self, py: Python<'_>) -> PyResult<Info> {
         Ok(detached(py, || self.0.store.info())?.into())
+    }
+
+    /// Everything worth seeing of the store, as a dictionary: what it holds, what was asked of it, who waits, how far replication is, and whether
+    /// all is well (``stats["health"]``). An attached process gets the numbers of the store that it is attached to.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let stats = self.detached(py, crate::ObjectStore::stats)?;
+        let json = serde_json::to_string(&stats).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+        py.import("json")?.call_method1("loads", (json,))
     }
 
     /// How many objects there are, and the bytes of their data and metadata. Backend ``redis``: by looking at every object (some

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::Receiver;
@@ -22,7 +22,7 @@ use super::pool::{Pool, PooledLink};
 use super::push::{Outgoing, Pushed, What};
 use super::server;
 use super::standing::Standing;
-use crate::backend::{Backend, OnStored, Stored, Usage, Writer};
+use crate::backend::{Backend, OnStored, Stats, Stored, Usage, Writer};
 use crate::clock::events_ms;
 use crate::error::Error;
 use crate::id::ObjectId;
@@ -56,6 +56,8 @@ struct Inner {
     writing: Vec<Mutex<()>>,
     options: RedisOptions,
     damaged: AtomicU64,
+    /// Since when Redis does not answer those who ask for its numbers.
+    away_since: Mutex<Option<Instant>>,
     node: u64,
     closed: AtomicBool,
     /// Disconnected when the listener has ended.
@@ -66,8 +68,8 @@ impl RedisBackend {
     /// The backend over these connections; `ended` disconnects when the listener has ended.
     pub(super) fn new(options: RedisOptions, pool: Pool, node: u64, ended: Receiver<()>) -> Self {
         let writing = std::iter::repeat_with(Mutex::default).take(WRITING_COUNT).collect();
-        let (damaged, closed) = (AtomicU64::new(0), AtomicBool::new(false));
-        RedisBackend { inner: Arc::new(Inner { pool, writing, options, damaged, node, closed, ended }) }
+        let (damaged, closed, away_since) = (AtomicU64::new(0), AtomicBool::new(false), Mutex::new(None));
+        RedisBackend { inner: Arc::new(Inner { pool, writing, options, damaged, away_since, node, closed, ended }) }
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -195,6 +197,25 @@ impl Inner {
         })
     }
 
+    /// What Redis says of itself.
+    fn usage(&self) -> Result<Usage, Error> {
+        let pool = &self.pool;
+        pool.run(|lane| {
+            pool.run_idle(|idle| idle.pusher.settle_counters(&mut idle.link));
+            lane.pusher.settle_counters(&mut lane.link)?;
+            let (objects, payload_bytes) = server::counters(&mut lane.link, pool.keys())?;
+            let memory = server::memory(&mut lane.link)?.unwrap_or_default();
+            Ok(Usage {
+                objects,
+                payloads: objects,
+                payload_bytes,
+                capacity_bytes: memory.max_bytes,
+                physical_bytes: memory.used_bytes,
+                damaged_objects: 0,
+            })
+        })
+    }
+
     /// Deletes those of these ids under which an object stands.
     fn clear_ids(&self, link: &mut Link, ids: Vec<Vec<u8>>) -> Result<(), Error> {
         for ids in ids.chunks(CLEARED_IDS_MAX) {
@@ -255,25 +276,32 @@ impl Backend for RedisBackend {
 
     /// From the approximate counters in Redis; zeros if it cannot be reached.
     fn usage(&self) -> Usage {
-        let pool = &self.inner.pool;
-        let asked = pool.run(|lane| {
-            pool.run_idle(|idle| idle.pusher.settle_counters(&mut idle.link));
-            lane.pusher.settle_counters(&mut lane.link)?;
-            let (objects, payload_bytes) = server::counters(&mut lane.link, pool.keys())?;
-            let memory = server::memory(&mut lane.link)?.unwrap_or_default();
-            Ok(Usage {
-                objects,
-                payloads: objects,
-                payload_bytes,
-                capacity_bytes: memory.max_bytes,
-                physical_bytes: memory.used_bytes,
-                damaged_objects: 0,
-            })
-        });
+        let asked = self.inner.usage();
         if let Err(error) = &asked {
             tracing::debug!("what is stored is not known: {error}");
         }
+        // "Zeros": `info` cannot fail.
         Usage { damaged_objects: self.inner.damaged.load(Ordering::Relaxed), ..asked.unwrap_or_default() }
+    }
+
+    /// A Redis that does not answer is not an error: that is what it tells.
+    fn add_stats(&self, stats: &mut Stats) -> Result<(), Error> {
+        let asked = self.inner.usage();
+        let mut away_since = self.inner.away_since.lock();
+        match &asked {
+            Ok(_) => *away_since = None,
+            Err(Error::Closed) => return Err(Error::Closed),
+            Err(error) => {
+                let since = away_since.get_or_insert_with(Instant::now).elapsed();
+                let kind = if matches!(error, Error::Unreachable { .. }) { "redis_away" } else { "refused" };
+                stats.health.add(kind, error.to_string(), since.as_secs_f64());
+            }
+        }
+        drop(away_since);
+        let damaged_objects = self.inner.damaged.load(Ordering::Relaxed);
+        stats.set_usage(Usage { damaged_objects, ..asked.unwrap_or_default() });
+        stats.redis = Some(self.inner.pool.stats());
+        Ok(())
     }
 
     fn count(&self) -> Result<(u64, u64), Error> {

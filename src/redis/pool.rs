@@ -1,5 +1,6 @@
 //! The connections of the `redis` backend, shared by callers' threads.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -10,6 +11,7 @@ use super::options::RedisOptions;
 use super::push::Pusher;
 use super::server;
 use super::target::Target;
+use crate::backend::RedisStats;
 use crate::clock::Past;
 use crate::error::Error;
 use crate::version::HybridClock;
@@ -25,6 +27,8 @@ pub(super) struct Pool {
     clock: HybridClock,
     node: u64,
     state: Mutex<State>,
+    connects: AtomicU64,
+    connect_failures: AtomicU64,
     freed: Condvar,
 }
 
@@ -53,6 +57,8 @@ impl Pool {
             clock: HybridClock::new(node, 0, Past::default(), options.object_ttl_seconds.saturating_mul(1000)),
             node,
             state: Mutex::default(),
+            connects: AtomicU64::new(0),
+            connect_failures: AtomicU64::new(0),
             freed: Condvar::new(),
         })
     }
@@ -118,6 +124,17 @@ impl Pool {
         self.freed.notify_all();
     }
 
+    pub fn stats(&self) -> RedisStats {
+        let state = self.state.lock();
+        let idle = state.idle.len();
+        RedisStats {
+            busy_connections: state.count.saturating_sub(idle) as u64,
+            idle_connections: idle as u64,
+            connects: self.connects.load(Ordering::Relaxed),
+            connect_failures: self.connect_failures.load(Ordering::Relaxed),
+        }
+    }
+
     pub fn close(&self) {
         let mut state = self.state.lock();
         state.is_closed = true;
@@ -154,7 +171,10 @@ impl Pool {
     }
 
     fn connect(&self) -> Result<PooledLink, Error> {
-        let link = self.target.connect(Duration::from_millis(self.options.response_timeout_ms))?;
+        let connected = self.target.connect(Duration::from_millis(self.options.response_timeout_ms));
+        let counter = if connected.is_ok() { &self.connects } else { &self.connect_failures };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let link = connected?;
         Ok(PooledLink { link, pusher: Pusher::new(&self.options, self.node) })
     }
 

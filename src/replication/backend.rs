@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::attention::Attention;
+use super::counters::Counters;
 use super::flights::Flights;
 use super::health::Health;
 use super::jobs::{ASKING_MAX, Channels, Fetchers, Gate, QUESTIONS_MAX};
@@ -17,7 +18,7 @@ use super::node::{Running, TieredBackend};
 use super::peers::Peers;
 use super::wants::Wants;
 use super::{fetchers, reader, replicator, watcher};
-use crate::backend::{Backend, OnDeleted, OnStored, Usage, Waiters, Writer};
+use crate::backend::{Backend, OnDeleted, OnStored, Stats, Usage, Waiters, Writer};
 use crate::error::Error;
 use crate::local::{Known, LocalBackend, LocalOptions, OutboxOptions, Underlying};
 use crate::object::{IdBytes, Object};
@@ -87,6 +88,7 @@ impl TieredBackend {
             to_ask,
             epoch: Mutex::new(()),
             health: Health::default(),
+            counters: Counters::default(),
             attention: Attention::default(),
             peers: Peers::default(),
             gate: Gate::default(),
@@ -142,13 +144,17 @@ impl Backend for TieredBackend {
     }
 
     fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+        self.get_telling(id).map(|(found, _)| found)
+    }
+
+    fn get_telling(&self, id: &[u8]) -> Result<(Option<Object>, bool), Error> {
         if let Some(object) = self.get_here(id)? {
-            return Ok(Some(object));
+            return Ok((Some(object), true));
         }
         let (sender, receiver) = bounded(1);
         self.fetch(id, Some(Box::new(move |fetched| drop(sender.send(fetched)))));
         match receiver.recv_timeout(self.patience()) {
-            Ok(fetched) => Ok(fetched?),
+            Ok(fetched) => Ok((fetched?, false)),
             Err(RecvTimeoutError::Timeout) => Err(self.unanswered(NO_ANSWER).into()),
             Err(RecvTimeoutError::Disconnected) => Err(Error::Closed),
         }
@@ -214,6 +220,12 @@ impl Backend for TieredBackend {
     fn usage(&self) -> Usage {
         let usage = self.local.usage();
         Usage { damaged_objects: usage.damaged_objects + self.health.damaged(), ..usage }
+    }
+
+    fn add_stats(&self, stats: &mut Stats) -> Result<(), Error> {
+        stats.set_usage(self.usage());
+        self.tier()?.add_stats(stats);
+        self.add_replication_stats(stats)
     }
 
     fn drain(&self, limit: Duration) -> Result<bool, Error> {

@@ -122,6 +122,7 @@ impl TieredBackend {
         });
         match filled {
             Ok(true) => {
+                self.counters.fills.add(1);
                 self.finish_flight(id, &Ok(Some(object.clone())));
                 return Ok(());
             }
@@ -266,6 +267,7 @@ impl TieredBackend {
     pub(super) fn fetch_batch(&self, link: &mut Link, ids: &[Box<[u8]>]) -> Result<(), Error> {
         let tier = self.tier()?;
         ids.iter().for_each(|id| self.flights.begin(id));
+        self.counters.fetches.add(ids.len() as u64);
         let mut suspects = Vec::new();
         for id in ids {
             match tier.suspect(id) {

@@ -78,6 +78,11 @@ pub(super) struct Landed {
 }
 
 impl Flights {
+    /// How many ids are being fetched or asked about.
+    pub fn count(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
     fn with<T>(&self, id: &[u8], act: impl FnOnce(&mut HashMap<Box<[u8]>, Flight>) -> T) -> T {
         #[expect(clippy::indexing_slicing, reason = "reduced modulo the length")]
         let shard = &self.shards[xxh3_64(id) as usize % SHARD_COUNT];

@@ -10,6 +10,7 @@
 mod attention;
 mod backend;
 mod caution;
+mod counters;
 mod fetchers;
 mod flights;
 mod health;
@@ -18,6 +19,7 @@ mod node;
 mod peers;
 mod reader;
 mod replicator;
+mod stats;
 mod wants;
 mod watcher;
 

@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 
 use super::attention::Attention;
+use super::counters::Counters;
 use super::flights::Flights;
 use super::health::Health;
 use super::jobs::{Fetchers, Gate, Job, Question};
@@ -37,6 +38,7 @@ pub(crate) struct TieredBackend {
     /// the first has begun to hear anew.
     pub(super) epoch: Mutex<()>,
     pub(super) health: Health,
+    pub(super) counters: Counters,
     pub(super) attention: Attention,
     pub(super) peers: Peers,
     pub(super) gate: Gate,
@@ -77,8 +79,14 @@ impl TieredBackend {
     pub(super) fn connect(&self, longer: Duration) -> Result<Link, Error> {
         let link = self.target.connect(Duration::from_millis(self.options.response_timeout_ms) + longer);
         match &link {
-            Ok(_) => self.health.set_away(None),
-            Err(error) => self.health.set_away(Some(error)),
+            Ok(_) => {
+                self.counters.connects.add(1);
+                self.health.set_away(None);
+            }
+            Err(error) => {
+                self.counters.connect_failures.add(1);
+                self.health.set_away(Some(error));
+            }
         }
         link
     }

@@ -41,6 +41,11 @@ impl Peers {
         self.count.store(heard.len(), Ordering::Relaxed);
     }
 
+    /// How many were heard lately.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
     /// The time between the beginnings of two batches that are not full: packed events cost Redis a fraction of single ones.
     pub fn pause(&self) -> Duration {
         let more = self.count.load(Ordering::Relaxed).saturating_sub(PEERS_AT_ONCE);

@@ -42,6 +42,9 @@ pub(super) fn run(backend: &TieredBackend) {
         };
         if let Err((error, is_reachable)) = ended {
             tracing::debug!("hearing events: {error}");
+            if is_reachable && matches!(error, Error::Unreachable { .. }) {
+                backend.counters.disconnects.add(1);
+            }
             // Deaf only if Redis can be reached: one that is away cannot be asked, so what is here is served unchecked.
             set_deaf(backend, is_reachable && backend.health.cannot_hear(&error));
         }
@@ -254,6 +257,10 @@ impl TieredBackend {
         link: &mut Link,
         awaited: &mut Vec<Box<[u8]>>,
     ) -> Result<Vec<Event>, Error> {
+        if !events.is_empty() {
+            self.counters.events.add(events.len() as u64);
+            *self.counters.last_event.lock() = Some(Instant::now());
+        }
         self.peers.heard(events.iter().map(|event| event.node), Instant::now());
         let unbacked_puts = self.unbacked_puts(link, &events)?;
         let mut left = Vec::new();

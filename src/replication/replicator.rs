@@ -56,7 +56,11 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
             Err(_) => {}
         }
         let round = replicator.round();
-        replicator.outbox.set_draining(round.is_ok() && replicator.outbox.ledger.held_count() == 0);
+        let is_held = replicator.outbox.ledger.held_count() > 0;
+        replicator.outbox.set_draining(round.is_ok() && !is_held);
+        if !is_held {
+            backend.health.takes_all();
+        }
         if round.is_ok() && replicator.catching_up.is_none() {
             backend.health.pushes();
         }

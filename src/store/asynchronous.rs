@@ -130,7 +130,10 @@ impl ObjectStore {
     pub(crate) fn get_at_once(&self, id: &[u8]) -> Result<Poll<Option<Object>>, Error> {
         self.inner.id_bytes.check(id)?;
         match self.backend()?.get_at_once(id)? {
-            Poll::Ready(found) => self.unless_closed(found).map(Poll::Ready),
+            Poll::Ready(found) => {
+                self.inner.operations.got(found.as_ref(), found.is_some());
+                self.unless_closed(found).map(Poll::Ready)
+            }
             Poll::Pending => Ok(Poll::Pending),
         }
     }

@@ -7,6 +7,7 @@ mod info;
 mod opening;
 mod options;
 mod parking;
+mod stats;
 mod wait;
 mod writer;
 
@@ -22,6 +23,7 @@ pub(crate) use attaching::expectations;
 pub use info::Info;
 pub use options::{BackendKind, ObjectStoreBuilder, StoreConfig};
 pub use parking::Parked;
+use stats::OperationCounts;
 #[cfg(feature = "python")]
 pub(crate) use wait::Wait;
 #[cfg(not(feature = "python"))]
@@ -58,6 +60,9 @@ struct Inner {
     closed: AtomicBool,
     /// The thread that makes duplicates for those threads of the backend that may not wait; None if the backend has no such threads.
     duplicator: Mutex<Option<JoinHandle<()>>>,
+    operations: OperationCounts,
+    /// Set by the keeper, where there is one.
+    count_attached: Mutex<Option<stats::CountAttached>>,
     /// The fork generation of the process that opened the store.
     generation: u64,
 }
@@ -91,8 +96,10 @@ impl ObjectStore {
 
     /// Makes an object of what an attached process has written, and answers its waiters.
     pub(crate) fn commit_reserved(&self, reserved: Reserved, body_hash: u128) -> Result<(), Error> {
-        let id = reserved.id().to_vec();
-        self.waking(&id, |stored| reserved.commit(body_hash, stored))
+        let (id, bytes) = (reserved.id().to_vec(), reserved.data_bytes());
+        self.waking(&id, |stored| reserved.commit(body_hash, stored))?;
+        self.inner.operations.put(bytes);
+        Ok(())
     }
 
     pub(crate) fn place(&self) -> String {
@@ -152,7 +159,9 @@ impl ObjectStore {
         self.inner.id_bytes.check(id)?;
         check_metadata(id, metadata)?;
         let backend = self.backend()?;
-        self.waking(id, |stored| backend.put(id, data, metadata, stored))
+        self.waking(id, |stored| backend.put(id, data, metadata, stored))?;
+        self.inner.operations.put(data.len() as u64);
+        Ok(())
     }
 
     /// Begins an object whose data arrives in pieces: `data_bytes` of them in all.
@@ -197,6 +206,13 @@ impl ObjectStore {
     /// ```
     pub fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         self.inner.id_bytes.check(id)?;
+        let (found, is_here) = self.backend()?.get_telling(id)?;
+        self.inner.operations.got(found.as_ref(), is_here);
+        self.unless_closed(found)
+    }
+
+    /// As `get`, where `get_here` has found nothing: counted once.
+    pub(crate) fn get_elsewhere(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         let found = self.backend()?.get(id)?;
         self.unless_closed(found)
     }
@@ -210,6 +226,7 @@ impl ObjectStore {
     pub fn get_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         self.inner.id_bytes.check(id)?;
         let found = self.backend()?.get_here(id)?;
+        self.inner.operations.got(found.as_ref(), found.is_some());
         self.unless_closed(found)
     }
 
@@ -245,6 +262,7 @@ impl ObjectStore {
     pub fn delete(&self, id: &[u8]) -> Result<bool, Error> {
         self.inner.id_bytes.check(id)?;
         let found = self.backend()?.delete(id)?;
+        self.inner.operations.deleted();
         self.unless_closed(found)
     }
 
@@ -257,6 +275,7 @@ impl ObjectStore {
     pub fn delete_later(&self, id: &[u8], answer: impl FnOnce(bool) + Send + 'static) -> Result<Option<bool>, Error> {
         self.inner.id_bytes.check(id)?;
         let existed = self.backend()?.delete_later(id, Box::new(answer))?;
+        self.inner.operations.deleted();
         match existed {
             Some(existed) => self.unless_closed(existed).map(Some),
             None => Ok(None),
@@ -286,14 +305,17 @@ impl ObjectStore {
             return backend.contains(original);
         }
         if self.waking(new, |stored| backend.duplicate(original, new, stored))? {
+            self.inner.operations.duplicated();
             return Ok(true);
         }
         let Some(object) = backend.get(original)? else { return self.unless_closed(false) };
         // The get may have brought it here, so it is tried again; otherwise its content is put.
         self.waking(new, |stored| match backend.duplicate(original, new, &mut *stored)? {
-            true => Ok(true),
-            false => backend.put(new, &object.data, &object.metadata, stored).map(|()| true),
-        })
+            true => Ok(()),
+            false => backend.put(new, &object.data, &object.metadata, stored),
+        })?;
+        self.inner.operations.duplicated();
+        Ok(true)
     }
 
     /// As [`duplicate`](Self::duplicate), but never waits for Redis: false also if `original` is not on this node.
@@ -309,6 +331,9 @@ impl ObjectStore {
             return Ok(backend.get_here(original)?.is_some());
         }
         let found = self.waking(new, |stored| backend.duplicate(original, new, stored))?;
+        if found {
+            self.inner.operations.duplicated();
+        }
         self.unless_closed(found)
     }
 
@@ -422,6 +447,8 @@ impl Inner {
         self.closed.store(true, Ordering::Release);
         self.waiters.clear();
         self.waiters.set_duplicator(None);
+        // It holds what attached processes hold.
+        drop(self.count_attached.lock().take());
         let duplicator = self.duplicator.lock().take();
         // Ends whatever the duplicator may be waiting for.
         let closed = self.backend.close();
@@ -437,6 +464,7 @@ impl Drop for Inner {
         if self.is_forked() {
             // The parent's threads may have left any lock taken, and there is no thread here to join.
             std::mem::forget((Arc::clone(&self.backend), Arc::clone(&self.waiters)));
+            std::mem::forget(self.count_attached.get_mut().take());
             if let Some(duplicator) = self.duplicator.get_mut().take() {
                 std::mem::forget(duplicator);
             }

@@ -79,7 +79,10 @@ impl ObjectStore {
             },
         };
         let (closed, duplicator, generation) = (AtomicBool::new(false), Mutex::new(duplicator), fork::generation());
-        Ok(ObjectStore { inner: Arc::new(Inner { backend, local, waiters, id_bytes, closed, duplicator, generation }) })
+        let (operations, count_attached) = Default::default();
+        let inner =
+            Inner { backend, local, waiters, id_bytes, closed, duplicator, operations, count_attached, generation };
+        Ok(ObjectStore { inner: Arc::new(inner) })
     }
 
     /// Attaches to the store in the config's directory that another process of this machine keeps open (backends `local` and `tiered`): a

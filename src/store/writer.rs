@@ -70,7 +70,9 @@ impl ObjectWriter {
             return Err(self.mismatch());
         }
         let Some(writer) = self.writer.take() else { return Ok(()) };
-        self.store.waking(&self.id, |stored| writer.commit(stored))
+        self.store.waking(&self.id, |stored| writer.commit(stored))?;
+        self.store.inner.operations.put(self.announced);
+        Ok(())
     }
 
     fn write_failed(&self) -> Error {

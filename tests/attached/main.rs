@@ -15,5 +15,6 @@ mod place;
 mod remembering;
 mod report;
 mod rounds;
+mod stats;
 mod within;
 mod worker;

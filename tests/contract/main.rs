@@ -31,6 +31,7 @@ mod model;
 mod objects;
 mod parking;
 mod sharing;
+mod stats;
 mod threads;
 mod waiting;
 mod writing;

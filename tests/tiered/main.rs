@@ -14,5 +14,6 @@ mod nodes;
 mod races;
 mod room;
 mod sharing;
+mod stats;
 mod suspects;
 mod waiting;

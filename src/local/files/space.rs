@@ -104,6 +104,11 @@ impl Space {
         self.pinned_bytes.load(Ordering::Relaxed) > self.limit_bytes / 100 * PINNED_PERCENT_MAX
     }
 
+    /// What readers hold of dead bytes.
+    pub fn pinned_bytes(&self) -> u64 {
+        self.pinned_bytes.load(Ordering::Relaxed)
+    }
+
     pub fn add_live(&self, bytes: u64) {
         self.live_bytes.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -5,6 +5,7 @@ mod syncing;
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
@@ -105,7 +106,7 @@ pub(crate) struct Journal {
     synced: Mutex<Lsn>,
     clock: HybridClock,
     /// The first failure to sync, after which nothing is written any more.
-    failure: RwLock<Option<String>>,
+    failure: RwLock<Option<(String, Instant)>>,
     sealing: Sender<Sealing>,
 }
 

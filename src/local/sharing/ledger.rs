@@ -390,6 +390,24 @@ impl Ledger {
         }
     }
 
+    /// What was not pushed yet: stretches of the journal, each with whether it is the backlog, and the records that stand apart in front of them.
+    pub fn unpushed(&self, end: Lsn) -> (Vec<(Lsn, Lsn, bool)>, Vec<Lsn>) {
+        let state = self.0.lock();
+        let mut walks = Vec::new();
+        if state.tail.position < end {
+            walks.push((state.tail.position, end, false));
+        }
+        if let Some((range, walk)) = &state.backlog
+            && walk.position < range.end
+        {
+            walks.push((walk.position, range.end, true));
+        }
+        let is_ahead = |lsn: &Lsn| walks.iter().any(|(from, until, _)| (*from..*until).contains(lsn));
+        let apart = state.apart.iter().filter(|(lsn, apart)| !apart.is_pushed() && !is_ahead(lsn));
+        let apart = apart.map(|(lsn, _)| *lsn).collect();
+        (walks, apart)
+    }
+
     /// How many records could not be pushed.
     pub fn held_count(&self) -> usize {
         self.0.lock().apart.values().filter(|apart| apart.is_held()).count()

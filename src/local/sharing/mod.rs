@@ -6,4 +6,5 @@ pub(crate) mod hidden;
 pub(crate) mod ledger;
 pub(crate) mod outbox;
 pub(crate) mod tail;
+mod unpushed;
 pub(crate) mod unversioned;

@@ -115,7 +115,7 @@ impl LocalTier {
     }
 
     /// The segment with the first record at or above `from`, and where its records below `end` end.
-    fn segment_from(&self, from: Lsn, end: Lsn) -> Option<(Arc<Segment>, u32)> {
+    pub(super) fn segment_from(&self, from: Lsn, end: Lsn) -> Option<(Arc<Segment>, u32)> {
         let segments = self.segments.load();
         let candidates = segments.values().filter(|segment| segment.kind == SegmentKind::Records);
         let end_in = |segment: &Segment| match segment.number.cmp(&end.segment()) {

@@ -67,6 +67,7 @@ impl Sealer {
             tracing::debug!("the hints of segment {} go later: {error}", segment.number);
         }
         self.tier.segments.remove(segment)?;
+        self.tier.work.reclaimed_segments.add(1);
         // Damaged records whose length is unknown counted as live until now.
         self.tier.space.remove_live(segment.live_bytes());
         if let Some(outbox) = &self.tier.outbox {

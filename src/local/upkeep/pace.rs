@@ -47,12 +47,12 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Called before a put of so many bytes; `free` is called when the price is adjusted.
-    pub fn hold_back(&self, bytes: u64, free: impl FnOnce() -> Free) {
+    /// Called before a put of so many bytes; `free` is called when the price is adjusted. Returns how long the put was held back, if it was.
+    pub fn hold_back(&self, bytes: u64, free: impl FnOnce() -> Free) -> Option<Duration> {
         let wait = self.wait(self.begun.elapsed(), bytes, free);
-        if wait >= SLEEP_MIN {
-            std::thread::sleep(wait);
-        }
+        let wait = Some(wait).filter(|wait| *wait >= SLEEP_MIN)?;
+        std::thread::sleep(wait);
+        Some(wait)
     }
 
     /// How long a put that comes `now` has to wait.

@@ -309,9 +309,16 @@ impl LocalTier {
         let is_evicted =
             || !outbox.is_dirty(lsn, header.flags.has(Flags::CLEAN)) && eviction.takes(&self.room, frees, was_read);
         let stands = shard.table.read().stands_at(hint.fingerprint, record.id(), lsn);
-        if stands && (self.journal.is_over(&header) || outbox.hidden.has(lsn) || is_evicted()) {
+        let is_over = self.journal.is_over(&header);
+        if stands && (is_over || outbox.hidden.has(lsn) || is_evicted()) {
             outbox.set_evicting(true);
             eviction.evicted(header.stride() + if frees { header.body_bytes() } else { 0 });
+            if is_over {
+                self.work.expired.add(1);
+            } else if !outbox.hidden.has(lsn) {
+                self.work.evictions.add(1);
+                self.work.evicted_bytes.add(header.body_bytes());
+            }
             let standing = Standing { lsn, header };
             let by = Superseder::with_segment(lsn.segment());
             self.liveness.leave(hint.fingerprint, record.id(), &standing, by, |_| {});

@@ -98,9 +98,12 @@ impl<'a> Reader<'a> {
         Ok(bytes)
     }
 
+    pub fn str(&mut self) -> Result<&'a str, Malformed> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Malformed("a text is not UTF-8"))
+    }
+
     pub fn text(&mut self) -> Result<String, Malformed> {
-        let bytes = self.bytes()?.to_vec();
-        String::from_utf8(bytes).map_err(|_| Malformed("a text is not UTF-8"))
+        self.str().map(str::to_owned)
     }
 
     pub fn known(&mut self) -> Result<Known, Malformed> {

@@ -85,6 +85,8 @@ impl Replicator<'_> {
         let ledger = &self.outbox.ledger;
         match pushed {
             Ok(Pushed::Applied { .. } | Pushed::Same) => {
+                self.backend.counters.pushes.add(1);
+                self.backend.counters.pushed_bytes.add(write.bytes() as u64);
                 if matches!(write.what, What::Put { .. }) {
                     self.full.succeeded();
                 }
@@ -97,6 +99,7 @@ impl Replicator<'_> {
                 }
             }
             Ok(Pushed::Older(standing)) => {
+                self.backend.counters.overtaken.add(1);
                 let learnt =
                     standing.version().map_or(Ok(()), |version| self.refused_for(lsn, write, version, &standing));
                 match learnt {
@@ -109,9 +112,14 @@ impl Replicator<'_> {
                 }
             }
             Ok(Pushed::Later) => ledger.postpone(self.epoch, lsn, &write.id, LATER_WAIT),
-            Ok(Pushed::Overtaken) => ledger.overtaken(self.epoch, lsn),
+            Ok(Pushed::Overtaken) => {
+                self.backend.counters.overtaken.add(1);
+                ledger.overtaken(self.epoch, lsn);
+            }
             Err(reason) => {
                 ledger.hold(self.epoch, lsn, &write.id, Held::Refused);
+                self.backend.counters.refusals.add(1);
+                self.backend.health.refused(&reason);
                 if reason.starts_with(OUT_OF_MEMORY) && self.full.remaining().is_zero() {
                     self.full.failed();
                 }
@@ -159,7 +167,9 @@ impl Replicator<'_> {
         if !matches!(error, Error::Unreachable { .. }) {
             return; // nothing is wrong with the connection
         }
-        self.link = None;
+        if self.link.take().is_some() {
+            self.backend.counters.disconnects.add(1);
+        }
         let Some(Sending { step, apart, records, bytes }) = self.sending.take() else { return };
         match (step, apart.as_slice()) {
             (_, [(lsn, id)]) if records == 1 => self.broke_alone(*lsn, &id.clone(), bytes, error),

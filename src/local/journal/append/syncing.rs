@@ -1,5 +1,7 @@
 //! Group commit: what has been appended is made durable by one sync for all who wait.
 
+use std::time::{Duration, Instant};
+
 use super::{Journal, Unsynced};
 use crate::error::Error;
 use crate::local::files::disk::is_exhausted;
@@ -72,15 +74,20 @@ impl Journal {
     /// A failed sync is never tried again: the kernel has dropped the pages, and the next try would succeed without them.
     pub fn fail(&self, error: Error) -> Error {
         tracing::error!("{error}; the store takes no more writes until it is opened anew");
-        self.failure.write().get_or_insert_with(|| error.to_string());
+        self.failure.write().get_or_insert_with(|| (error.to_string(), Instant::now()));
         error
+    }
+
+    /// Why nothing is written any more, and for how long.
+    pub fn failure(&self) -> Option<(String, Duration)> {
+        self.failure.read().as_ref().map(|(cause, since)| (cause.clone(), since.elapsed()))
     }
 
     /// Refuses once a sync has failed.
     pub fn check_writable(&self) -> Result<(), Error> {
         match &*self.failure.read() {
             None => Ok(()),
-            Some(cause) => {
+            Some((cause, _)) => {
                 Err(Error::WritesRefused { path: self.segments.directory().to_path_buf(), cause: cause.clone() })
             }
         }
