@@ -3,7 +3,7 @@
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::stats::Stats;
+use super::stats::{Stats, Usage};
 use crate::error::Error;
 use crate::object::Object;
 
@@ -28,17 +28,6 @@ impl<'a> Stored<'a> {
 
 /// Called with whether a deleted object had existed.
 pub(crate) type OnDeleted = Box<dyn FnOnce(bool) + Send>;
-
-/// What a backend holds, for [`Info`](crate::Info).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
-    pub objects: u64,
-    pub payloads: u64,
-    pub payload_bytes: u64,
-    pub capacity_bytes: u64,
-    pub physical_bytes: u64,
-    pub damaged_objects: u64,
-}
 
 /// One place to keep objects. Ids are valid (checked at the front door); every method may be called from any thread.
 ///

@@ -9,8 +9,9 @@ mod stats;
 mod waiters;
 mod waking;
 
-pub(crate) use contract::{Backend, OnDeleted, OnStored, Stored, Usage, Writer};
+pub(crate) use contract::{Backend, OnDeleted, OnStored, Stored, Writer};
 pub(crate) use patience::Patience;
+pub(crate) use stats::Usage;
 pub use stats::{
     Health, HealthReason, HealthState, KeeperStats, LocalStats, OperationStats, ProcessStats, RedisStats,
     ReplicationStats, Stats, WaitStats,

@@ -2,7 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::contract::Usage;
+/// What a backend holds, for [`Info`](crate::Info).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub objects: u64,
+    pub payloads: u64,
+    pub payload_bytes: u64,
+    pub capacity_bytes: u64,
+    pub physical_bytes: u64,
+    pub damaged_objects: u64,
+}
 
 /// A snapshot of a store, made by [`ObjectStore::stats`](crate::ObjectStore::stats).
 ///

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use super::ServerState;
 use super::control::{Control, Signal};
 use super::outbox::{Outbox, Reply};
-use super::session::{Session, TooManyWaits};
-use super::waiting::{Wait, got};
+use super::session::{Due, Session, TooManyWaits, Wait};
+use super::waiting::got;
 use crate::wire::{Event, Malformed, ReplyType, RequestHeader, RequestType, WireId};
 use crate::{Error, ObjectWriter};
 
@@ -138,7 +138,7 @@ impl Handler {
         let (session, late, question) = (Arc::clone(&self.session), *header, self.shared.questions.begin());
         // Redis may have to be asked whether it existed. The store bounds how many such questions are under way, and for how long.
         let answer = move |existed| {
-            session.push(reply(&late, existed));
+            session.push(Due::Reply(reply(&late, existed)));
             drop(question);
         };
         match self.shared.store.delete_later(&header.id, answer)? {
@@ -205,7 +205,7 @@ impl Handler {
     fn push(&mut self, reply: Reply) -> Result<(), Refusal> {
         self.requests += 1;
         if self.control.is_raised(Signal::Due) {
-            self.session.push(reply);
+            self.session.push(Due::Reply(reply));
             return self.collect();
         }
         self.outbox.push(reply);

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::control::{Control, Signal};
 use super::outbox::{Outbox, OutboxParts, Reply};
-use super::waiting::Wait;
-use crate::{ObjectStore, Ticket};
+use crate::Ticket;
+use crate::wire::{RequestHeader, WireId};
 
 /// The waits of an identity, and the replies that came due for them, whichever connection it has.
 #[derive(Debug)]
@@ -38,7 +39,16 @@ struct State {
     ended: bool,
 }
 
-/// A waiting request.
+/// A request that waits for an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Wait {
+    /// A get.
+    Get(RequestHeader),
+    /// A duplicate, which waits for its original.
+    Duplicate(RequestHeader, WireId),
+}
+
+/// A waiting request, as long as it waits.
 struct Waiting {
     wait: Wait,
     /// Missing for the moment in which it is being made.
@@ -117,23 +127,8 @@ impl Session {
         drop(waiting);
     }
 
-    /// Parks a request that has waited in another process.
-    pub fn restore(self: &Arc<Self>, wait: Wait, store: &ObjectStore) {
-        // Whatever the bounds: it had its place before.
-        let Ok(number) = self.begin_wait(wait, usize::MAX, usize::MAX) else { return };
-        match wait.park(store, self, number) {
-            Ok(None) => {}
-            Ok(Some(reply)) => self.push(reply),
-            Err(error) => self.push_due(Due::Failed { wait, error }),
-        }
-    }
-
-    /// Queues a reply behind those that are due.
-    pub fn push(&self, reply: Reply) {
-        self.push_due(Due::Reply(reply));
-    }
-
-    fn push_due(&self, due: Due) {
+    /// Queues something behind what is due.
+    pub fn push(&self, due: Due) {
         let mut state = self.state.lock();
         if state.ended {
             return;

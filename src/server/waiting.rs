@@ -3,21 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use super::outbox::Reply;
-use super::session::{Due, Session};
+use super::session::{Due, Session, Wait};
 use crate::wire::{ReplyType, RequestHeader, WireId};
 use crate::{Error, Object, ObjectStore, Parked};
-
-/// A request that waits for an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Wait {
-    /// A get.
-    Get(RequestHeader),
-    /// A duplicate, which waits for its original.
-    Duplicate(RequestHeader, WireId),
-}
 
 impl Wait {
     /// Parks the request, which the session has registered under `number`. Returns the reply where it need not wait; then, and after an error,
@@ -40,6 +30,19 @@ impl Wait {
                 session.end_wait(number);
                 Err(error)
             }
+        }
+    }
+}
+
+impl Session {
+    /// Parks a request that has waited in another process.
+    pub fn restore(self: &Arc<Self>, wait: Wait, store: &ObjectStore) {
+        // Whatever the bounds: it had its place before.
+        let Ok(number) = self.begin_wait(wait, usize::MAX, usize::MAX) else { return };
+        match wait.park(store, self, number) {
+            Ok(None) => {}
+            Ok(Some(reply)) => self.push(Due::Reply(reply)),
+            Err(error) => self.push(Due::Failed { wait, error }),
         }
     }
 }

@@ -14,8 +14,7 @@ use serde_bytes::ByteBuf;
 use super::{Arriving, Handover, Introduction, PausedConnection, Requests, Stage, nameless};
 use crate::server::listener::Socket;
 use crate::server::outbox::OutboxParts;
-use crate::server::session::SessionParts;
-use crate::server::waiting::Wait;
+use crate::server::session::{SessionParts, Wait};
 use crate::server::websocket::WebSocketParts;
 use crate::wire::{Expected, RequestHeader};
 
