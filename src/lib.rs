@@ -53,21 +53,22 @@ mod version;
 mod wire;
 
 pub use backend::{
-    Health, HealthReason, HealthState, KeeperStats, LocalStats, OperationStats, ProcessStats, RedisStats,
-    ReplicationStats, Stats, Ticket, WaitStats,
+    Health, HealthReason, HealthState, KeeperStats, LISTED_MAX, ListPosition, Listed, LocalStats, ObjectState,
+    OperationStats, Page, ProcessStats, RedisStats, ReplicationStats, Stats, Ticket, WaitStats,
 };
 pub use error::{Error, Result};
 pub use id::{ID_BYTES_MAX, ObjectId, REDIS_ID_BYTES_MAX};
 pub use keeper::{InheritedTurn, Keeper, KeeperOptions, inherit_turn};
-pub use local::{Durability, LocalOptions};
+pub use local::{Durability, LocalOptions, Report};
 #[doc(hidden)]
 pub use local::{Underlying, disk};
 pub use memory::MemoryOptions;
 pub use object::{METADATA_BYTES_MAX, Object};
 pub use redis::{Compression, RedisOptions, ValueFormat};
 pub use store::{
-    BackendKind, CancelToken, Info, ObjectStore, ObjectStoreBuilder, ObjectWriter, Parked, StoreConfig, Waited,
+    BackendKind, CancelToken, Info, ObjectStore, ObjectStoreBuilder, ObjectWriter, Objects, Parked, StoreConfig, Waited,
 };
+pub use version::Version;
 
 /// What the fuzz targets reach that is not part of the interface.
 #[cfg(fuzzing)]

@@ -1,6 +1,9 @@
+use std::fmt;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::{MS_MAX, Past, Reading, RedisTime};
+use crate::error::Error;
 
 /// A version that is further ahead than this does not take the clock along.
 const AHEAD_MS_MAX: u64 = 60_000;
@@ -8,9 +11,9 @@ const AHEAD_MS_MAX: u64 = 60_000;
 /// The same, while a directory is opened: by how much Redis's clock is ahead of what is known is not known then.
 const AHEAD_AT_OPEN_MS_MAX: u64 = 24 * 3_600_000;
 
-/// Orders the writes to one id across nodes: the greater wins.
+/// Orders the writes to one id across nodes: the greater wins. In text `MILLISECONDS.COUNTER@NODE`, the node in hexadecimal digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Version {
+pub struct Version {
     /// Hybrid logical clock: 48 bits of milliseconds since 1970, 16 bits of counter.
     pub clock: u64,
     /// 64 bits that the writing node drew when it was opened.
@@ -19,13 +22,40 @@ pub(crate) struct Version {
 
 impl Version {
     /// Milliseconds since 1970.
+    #[must_use]
     pub fn ms(&self) -> u64 {
         self.clock >> 16
     }
 
+    /// The first version of that millisecond.
+    pub(crate) fn at_ms(ms: u64) -> Version {
+        Version { clock: first_clock(ms), node: 0 }
+    }
+
     /// The clock that a record from an earlier open takes along; 0 where no clock can have been so far ahead.
-    pub fn clock_at_open(&self) -> u64 {
+    pub(crate) fn clock_at_open(&self) -> u64 {
         if self.ms() <= MS_MAX { self.clock } else { 0 }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}@{:016x}", self.ms(), self.clock & 0xffff, self.node)
+    }
+}
+
+impl FromStr for Version {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Version, Error> {
+        let parsed = || {
+            let (clock, node) = text.split_once('@')?;
+            let (ms, counter) = clock.split_once('.')?;
+            let (ms, counter): (u64, u16) = (ms.parse().ok()?, counter.parse().ok()?);
+            let ms = Some(ms).filter(|ms| *ms < 1 << 48)?;
+            Some(Version { clock: ms << 16 | u64::from(counter), node: u64::from_str_radix(node, 16).ok()? })
+        };
+        parsed().ok_or_else(|| Error::Config(format!("{text:?} is no version: MILLISECONDS.COUNTER@NODE")))
     }
 }
 

@@ -17,7 +17,7 @@ fuzz_target!(|input: Input| match input {
     Input::Raw(bytes) => node::message(&bytes),
     Input::Message { kind, flags, slot, fields } => {
         let mut bytes = (fields.len() as u32).to_le_bytes().to_vec();
-        bytes.extend([kind % 20, flags]);
+        bytes.extend([kind % 23, flags]);
         bytes.extend(slot.to_le_bytes());
         bytes.extend([0; 8]);
         bytes.extend(fields);

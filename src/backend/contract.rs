@@ -3,9 +3,11 @@
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use super::listing::{ListPosition, Listed, Page};
 use super::stats::{Stats, Usage};
 use crate::error::Error;
 use crate::object::Object;
+use crate::version::Version;
 
 /// Called by a backend inside the critical section in which an object came to exist. Waiters for the id are given the object there, so that a
 /// delete that follows at once cannot leave them waiting for ever.
@@ -82,6 +84,25 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Makes `new` share the content of `original`, overwriting. False, with nothing changed, if `original` is not held here.
     fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error>;
+
+    /// Some objects, from `from` on, `limit` of them at most. One that exists throughout a listing is on one of its pages, with `redis` on more
+    /// than one perhaps; what is stored or deleted meanwhile may or may not be. Nothing counts as read by this.
+    fn list(&self, from: &ListPosition, limit: usize) -> Result<Page, Error>;
+
+    /// What is known of one object: this may wait for Redis. `verify`: its bytes are read and compared with their checksum, and it is
+    /// `Damaged` where they are wrong. Nothing is changed by this, and what is damaged stays as it is.
+    fn describe(&self, id: &[u8], verify: bool) -> Result<Option<Listed>, Error>;
+
+    /// As `put`, but with the version and the deadline (milliseconds since 1970 on Redis's clock, 0 never) that the object had elsewhere. False,
+    /// with nothing changed, where this version or a later one stands.
+    fn restore(
+        &self,
+        id: &[u8],
+        object: &Object,
+        version: Version,
+        deadline_ms: u64,
+        stored: OnStored<'_>,
+    ) -> Result<bool, Error>;
 
     fn usage(&self) -> Usage;
 

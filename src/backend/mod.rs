@@ -4,12 +4,14 @@
 //! write answers them.
 
 mod contract;
+mod listing;
 mod patience;
 mod stats;
 mod waiters;
 mod waking;
 
 pub(crate) use contract::{Backend, OnDeleted, OnStored, Stored, Writer};
+pub use listing::{LISTED_MAX, ListPosition, Listed, ObjectState, Page};
 pub(crate) use patience::Patience;
 pub(crate) use stats::Usage;
 pub use stats::{

@@ -12,7 +12,7 @@ use crossbeam_channel::RecvTimeoutError;
 
 use super::sessions::{Connected, Notice, Session};
 use super::shared::Shared;
-use crate::backend::Stats;
+use crate::backend::{ListPosition, Page, Stats};
 use crate::error::Error;
 use crate::local::{LocalBackend, Reserved, slots};
 use crate::node::messages::{Head, Known, Manner, NAMES_MAX, NO_SESSION, NO_SLOT, Reply, Request, VERSION};
@@ -303,6 +303,12 @@ impl Call<'_> {
                 Ok(json) => return Ok(Answer::Stats(json)),
                 Err(error) => Err(error),
             },
+            Request::List { from, limit } => {
+                store.list(&ListPosition(from.to_vec()), limit as usize).map(Reply::Listed)
+            }
+            Request::Describe { verify, id } => store
+                .describe(id, verify)
+                .map(|found| Reply::Listed(Page { objects: found.into_iter().collect(), next: None })),
             Request::Flush => store.flush().map(|()| is_so(true)),
             Request::Clear => self.write(|| store.clear().map(|()| true)),
             Request::Drain { limit_ms } => store.drain(Duration::from_millis(limit_ms)).map(is_so),

@@ -1,6 +1,6 @@
 //! The `local` backend: opens a directory into a [`LocalTier`], runs its upkeep threads, and closes both. `tiered` and the keeper stand on it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -15,6 +15,7 @@ use super::bodies::Bodies;
 use super::catalog::Catalog;
 use super::catalog::cursors::Cursors;
 use super::files::counters::Counters;
+use super::files::disk::ReadOnlyDisk;
 use super::files::lock::DirectoryLock;
 use super::files::numbers::Numbers;
 use super::files::readers::Readers;
@@ -27,6 +28,7 @@ use super::index::payloads::Payloads;
 use super::journal::{Journal, JournalOptions, Lsn, SegmentKind, Segments};
 use super::opening::directory;
 use super::opening::recovery::{self, Recovery};
+use super::opening::report::Report;
 use super::options::{Durability, LocalOptions};
 use super::shared::{Placed, Reserved};
 use super::sharing::outbox::{Outbox, OutboxOptions};
@@ -37,12 +39,13 @@ use super::upkeep::reaper;
 use super::upkeep::room::Room;
 use super::upkeep::sealer::{Sealer, SealerParts};
 use super::work::Work;
-use super::write::LocalWriter;
-use crate::backend::{Backend, OnStored, Stats, Usage, Writer};
+use super::write::{LocalWriter, Restored};
+use crate::backend::{Backend, ListPosition, Listed, OnStored, Page, Stats, Usage, Writer};
 use crate::error::Error;
 use crate::fork;
 use crate::object::Object;
 use crate::random::random_u64;
+use crate::version::Version;
 
 /// An open store of one process: the tier, and the threads that end with it.
 pub(crate) struct LocalBackend {
@@ -52,6 +55,8 @@ pub(crate) struct LocalBackend {
     running: Mutex<Option<Running>>,
     /// The room of the counters file, which is never removed once it exists.
     counters_room: OnceLock<Arc<Lease>>,
+    /// Of a directory that is only read.
+    shared_lock: Mutex<Option<DirectoryLock>>,
 }
 
 /// The upkeep threads and the directory lock, which end when the store is closed.
@@ -73,29 +78,41 @@ pub(in crate::local) struct RecoveredTier {
 
 impl RecoveredTier {
     pub fn open(options: &LocalOptions, under: Underlying, outbox: Option<OutboxOptions>) -> Result<Self, Error> {
-        let Underlying { disk, fingerprint_mask, on_locked } = under;
+        let Underlying { disk, fingerprint_mask, on_locked, report } = under;
         let directory = options.directory();
         let journal_directory = directory.join("journal");
         directory::check_format(&directory)?;
-        directory::make(&journal_directory)?;
-        let limit = Instant::now() + Duration::from_millis(options.lock_wait_ms);
-        // A keeper has taken its turn before it opens.
-        let turn = if on_locked.is_none() { Turn::take(&directory, limit)? } else { None };
-        let mut lock = DirectoryLock::acquire(&directory, limit.saturating_duration_since(Instant::now()))?;
-        drop(turn);
         let opened = Arc::new(AtomicU32::new(0));
+        let is_read = report.is_some();
+        let mut lock = if is_read {
+            DirectoryLock::share(&directory)?
+        } else {
+            directory::make(&journal_directory)?;
+            let limit = Instant::now() + Duration::from_millis(options.lock_wait_ms);
+            // A keeper has taken its turn before it opens.
+            let turn = if on_locked.is_none() { Turn::take(&directory, limit)? } else { None };
+            let lock = DirectoryLock::acquire(&directory, limit.saturating_duration_since(Instant::now()))?;
+            drop(turn);
+            lock
+        };
         if let Some(on_locked) = on_locked {
             on_locked(Arc::clone(&opened))?;
         }
-        lock.check_mapping()?;
-        let numbers = Numbers::open(&directory)?;
-        let (readers, mut foreign) = Readers::open(&directory)?;
-        directory::write_format(&directory)?;
-
-        let catalog = Catalog::open(&directory.join("catalog"));
+        let (numbers, (readers, mut foreign), catalog) = if is_read {
+            let readers = (Readers::none(&directory), Vec::new());
+            (Numbers::read(&directory)?, readers, Catalog::none(&directory.join("catalog")))
+        } else {
+            lock.check_mapping()?;
+            let (numbers, readers) = (Numbers::open(&directory)?, Readers::open(&directory)?);
+            directory::write_format(&directory)?;
+            (numbers, readers, Catalog::open(&directory.join("catalog")))
+        };
         let noted = numbers.noted();
-        let found = directory::list(&journal_directory, &catalog, noted.below, &disk)?;
-        let limit_bytes = directory::limit_bytes(options.max_size_mb, &directory, found.bytes)?;
+        let found = directory::list(&journal_directory, &catalog, noted.below, &disk, report.as_deref())?;
+        let limit_bytes = match is_read {
+            true => u64::MAX,
+            false => directory::limit_bytes(options.max_size_mb, &directory, found.bytes)?,
+        };
         let space = Space::new(limit_bytes);
         catalog.set_limit(space.limit_bytes());
         foreign.iter_mut().for_each(|session| session.count(&space));
@@ -120,9 +137,11 @@ impl RecoveredTier {
         let bodies = Arc::new(Bodies::new(Arc::clone(&segments), Arc::clone(&space)));
         let payloads = Payloads::default();
         let recovery = Recovery::new(&segments, &space, &catalog, &bodies, &payloads, fingerprint_mask);
-        let recovery = recovery.from(noted.from).telling(opened);
+        let recovery = recovery.from(noted.from).telling(opened).reporting(report.clone());
         let (index, outcome) = recovery.run(lock.rebooted)?;
-        lock.set_recovered()?;
+        if !is_read {
+            lock.set_recovered()?;
+        }
 
         let (sealing, to_seal) = unbounded();
         let (tasks, to_do) = bounded(1);
@@ -170,8 +189,17 @@ impl RecoveredTier {
             before_reaping: Mutex::default(),
             reaping: Mutex::default(),
         });
-        tier.adopt_spares(spares);
-        tier.bury(&outcome.orphans);
+        if let Some(report) = &report {
+            tier.journal.refuse_writes("the directory is only read");
+            for (id, lsn) in &outcome.orphans {
+                report.note_repair(format!(
+                    "object {id}: its older record at {lsn} is dropped, as what superseded it is lost"
+                ));
+            }
+        } else {
+            tier.adopt_spares(spares);
+            tier.bury(&outcome.orphans);
+        }
         if let Some(outbox) = &tier.outbox {
             tier.restore_tombstones(outbox.ledger.replicated(), |segment| {
                 recovery::hints(&tier.segments, &catalog, segment, tier.index().fingerprints())
@@ -187,6 +215,22 @@ impl LocalBackend {
     /// Opens the directory, and makes it where it does not exist.
     pub fn open(options: &LocalOptions, under: Underlying) -> Result<Self, Error> {
         Self::open_with(options, under, None)
+    }
+
+    /// Reads the directory, and changes nothing in it: every write is refused. Others may read it as well, and nobody can open it meanwhile. What
+    /// an open would change is noted in the report.
+    pub fn read(directory: &Path, report: Arc<Report>) -> Result<Self, Error> {
+        let options = LocalOptions { path: directory.to_path_buf(), ..LocalOptions::default() };
+        let under = Underlying { disk: Arc::new(ReadOnlyDisk), report: Some(report), ..Underlying::default() };
+        let RecoveredTier { tier, lock, .. } = RecoveredTier::open(&options, under, None)?;
+        Ok(LocalBackend {
+            tier,
+            directory: directory.to_path_buf(),
+            generation: fork::generation(),
+            running: Mutex::new(None),
+            counters_room: OnceLock::new(),
+            shared_lock: Mutex::new(Some(lock)),
+        })
     }
 
     /// As `open`, for a store whose objects are shared with other nodes through the outbox.
@@ -211,7 +255,8 @@ impl LocalBackend {
             }
         };
         let running = Mutex::new(Some(Running { sealer, tasks, reaper, stop_reaper, lock }));
-        Ok(LocalBackend { tier, directory, generation: fork::generation(), running, counters_room })
+        let shared_lock = Mutex::default();
+        Ok(LocalBackend { tier, directory, generation: fork::generation(), running, counters_room, shared_lock })
     }
 
     /// The tier; `Forked` in a child of the process that opened it.
@@ -300,6 +345,27 @@ impl Backend for LocalBackend {
         tier.duplicate(original, new, stored)
     }
 
+    fn list(&self, from: &ListPosition, limit: usize) -> Result<Page, Error> {
+        self.tier()?.list(from, limit)
+    }
+
+    fn describe(&self, id: &[u8], verify: bool) -> Result<Option<Listed>, Error> {
+        self.tier()?.describe(id, verify)
+    }
+
+    fn restore(
+        &self,
+        id: &[u8],
+        object: &Object,
+        version: Version,
+        deadline_ms: u64,
+        stored: OnStored<'_>,
+    ) -> Result<bool, Error> {
+        let tier = self.tier()?;
+        let _inside = tier.gate.enter()?;
+        tier.restore(id, object, &Restored { version, deadline_ms }, stored)
+    }
+
     fn usage(&self) -> Usage {
         let LocalTier { liveness, space, .. } = &*self.tier;
         Usage {
@@ -329,7 +395,13 @@ impl Backend for LocalBackend {
     }
 
     fn close(&self) -> Result<(), Error> {
-        let Some(running) = self.running.lock().take() else { return Ok(()) };
+        let Some(running) = self.running.lock().take() else {
+            if self.generation == fork::generation() {
+                self.tier.gate.close();
+                drop(self.shared_lock.lock().take());
+            }
+            return Ok(());
+        };
         if self.generation != fork::generation() {
             // These are the parent's threads and locks: joining would wait for ever.
             std::mem::forget(running);

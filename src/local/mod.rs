@@ -25,6 +25,7 @@ pub mod fuzzing;
 mod gate;
 mod index;
 mod journal;
+mod listing;
 mod opening;
 mod options;
 mod read;
@@ -50,6 +51,7 @@ pub(crate) use files::space::Lease;
 pub(crate) use files::turn::Turn;
 pub(crate) use index::Fingerprints;
 pub(crate) use journal::Lsn;
+pub use opening::report::Report;
 pub use options::{Durability, LocalOptions};
 pub(crate) use shared::{Placed, Reserved, UNSHARED_BYTES_MAX};
 pub(crate) use sharing::hearing::{DeleteRetry, Known};
@@ -73,12 +75,14 @@ pub struct Underlying {
     /// Set by a keeper, which has taken the turn to open the directory. Called once the directory is locked, before recovery, with a number
     /// that tells from then on how far recovery is, in thousandths.
     pub on_locked: Option<OnLocked>,
+    /// Set where the directory is only read: nothing in it is changed, and what an open would change is noted here.
+    pub report: Option<Arc<Report>>,
     /// Bits of a fingerprint that are used: all of them, except in tests that want ids with equal fingerprints.
     pub fingerprint_mask: u64,
 }
 
 impl Default for Underlying {
     fn default() -> Self {
-        Underlying { disk: Arc::new(SystemDisk), on_locked: None, fingerprint_mask: u64::MAX }
+        Underlying { disk: Arc::new(SystemDisk), on_locked: None, report: None, fingerprint_mask: u64::MAX }
     }
 }

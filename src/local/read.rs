@@ -50,10 +50,10 @@ pub(super) enum Unreadable {
 
 /// An id's record that cannot be served.
 pub(super) struct Trouble {
-    lsn: Lsn,
+    pub lsn: Lsn,
     /// What the record says, where that much of it is whole.
-    header: Option<Box<Header>>,
-    unreadable: Unreadable,
+    pub header: Option<Box<Header>>,
+    pub unreadable: Unreadable,
 }
 
 /// Where the bytes of an object are. They are not overwritten for as long as this is held.
@@ -61,8 +61,8 @@ pub(super) struct Located {
     /// The header of the id's own record.
     pub header: Header,
     /// The record that holds the body: the id's own, or the one whose payload it shares.
-    holder: RecordAt,
-    stretch: Option<Arc<Stretch>>,
+    pub holder: RecordAt,
+    pub stretch: Option<Arc<Stretch>>,
 }
 
 impl RecordAt {
@@ -178,8 +178,20 @@ impl LocalTier {
         }
     }
 
-    /// Finds the id's record and its body. The shard is locked only in here; what was found stays readable afterwards.
+    /// Finds the id's record and its body, and counts it as read. The shard is locked only in here; what was found stays readable afterwards.
     pub(super) fn locate(&self, id: &[u8]) -> Result<Option<Located>, Trouble> {
+        let located = self.locate_unread(id)?;
+        if let Some(Located { header, .. }) = &located
+            && self.outbox.is_some()
+            && let Some(segment) = self.segments.load().get(&header.lsn.segment())
+        {
+            segment.set_read(header.lsn.offset());
+        }
+        Ok(located)
+    }
+
+    /// As `locate`, but it does not count as read.
+    pub(super) fn locate_unread(&self, id: &[u8]) -> Result<Option<Located>, Trouble> {
         let fingerprint = self.index().fingerprint(id);
         let table = self.index().shard(fingerprint).table.read();
         let segments = self.segments.load();
@@ -189,11 +201,6 @@ impl LocalTier {
             return Ok(None);
         }
         let (lsn, header) = (record.lsn, record.header);
-        if self.outbox.is_some()
-            && let Some(segment) = segments.get(&lsn.segment())
-        {
-            segment.set_read(lsn.offset());
-        }
         let found = self.with_body(&segments, record);
         found.map(Some).map_err(|unreadable| Trouble { lsn, header: Some(Box::new(header)), unreadable })
     }

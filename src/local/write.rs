@@ -18,6 +18,7 @@ use super::tier::{Kinds, LocalTier};
 use crate::backend::{OnStored, Patience, Stored, Writer};
 use crate::error::Error;
 use crate::id::ObjectId;
+use crate::object::Object;
 use crate::version::Version;
 
 /// An object that is being stored, before its record is appended.
@@ -36,13 +37,14 @@ pub(super) enum Origin<'a> {
     Write,
     Fill(&'a Fill<'a>),
     Repeat(&'a RepeatedPut),
+    Restore(&'a Restored),
 }
 
 impl Origin<'_> {
     /// Fills and repeated puts are written by threads that work for everybody, and so do not wait for room.
     fn patience(&self) -> Patience {
         match self {
-            Origin::Write => Patience::Caller,
+            Origin::Write | Origin::Restore(_) => Patience::Caller,
             Origin::Fill(_) | Origin::Repeat(_) => Patience::Background,
         }
     }
@@ -54,6 +56,12 @@ pub(crate) struct Fill<'a> {
     pub deadline_ms: u64,
     /// Called under the id's lock: whether no event has named a newer version meanwhile.
     pub is_current: &'a dyn Fn() -> bool,
+}
+
+/// What goes with an object that had a version elsewhere, and is to have it here.
+pub(crate) struct Restored {
+    pub version: Version,
+    pub deadline_ms: u64,
 }
 
 /// A put that is repeated with a version above `above`, for which Redis refused it, if its record still stands at `lsn`.
@@ -86,7 +94,24 @@ impl LocalTier {
         self.write_object(id, data, metadata, body_hash(metadata, data), Origin::Write, stored).map(drop)
     }
 
-    /// Stores the body where it belongs, then the record. False if a fill or a repeated put was overtaken, and so was not stored.
+    /// As `put`, with the version that the object had elsewhere. False, with nothing changed, where this version or a later one stands, or where
+    /// it is known that one was deleted.
+    pub fn restore(
+        &self,
+        id: &[u8],
+        object: &Object,
+        restored: &Restored,
+        stored: OnStored<'_>,
+    ) -> Result<bool, Error> {
+        self.journal.merge_clock(restored.version);
+        let bytes = object.len() as u64;
+        self.admit(id, bytes, Patience::Caller)?;
+        self.hold_back(bytes, bytes <= INLINE_BODY_BYTES_MAX as u64);
+        let (data, metadata) = (&object.data, &object.metadata);
+        self.write_object(id, data, metadata, body_hash(metadata, data), Origin::Restore(restored), stored)
+    }
+
+    /// Stores the body where it belongs, then the record. False if a fill, a repeated or a restored put was overtaken, and so was not stored.
     pub(super) fn write_object(
         &self,
         id: &[u8],
@@ -154,6 +179,11 @@ impl LocalTier {
         {
             return Ok(None);
         }
+        if let Origin::Restore(restored) = incoming.origin
+            && known.max(old.as_ref().map(|old| old.header.version)) >= Some(restored.version)
+        {
+            return Ok(None);
+        }
         let mut above_clock = known.map_or(0, |known| known.clock);
         if let Origin::Repeat(again) = incoming.origin {
             if old.as_ref().is_none_or(|old| old.lsn != again.lsn) {
@@ -204,6 +234,9 @@ impl LocalTier {
                 NewRecord { deadline_ms: self.journal.deadline(outbox.options.object_ttl_ms), above_clock, ..record }
             }
             (Origin::Repeat(again), _) => NewRecord { deadline_ms: again.deadline_ms, above_clock, ..record },
+            (Origin::Restore(restored), _) => {
+                NewRecord { version: Some(restored.version), deadline_ms: restored.deadline_ms, ..record }
+            }
             (Origin::Fill(fill), _) => NewRecord {
                 kind: Kind::Fill,
                 flags: record.flags.with(Flags::CLEAN),

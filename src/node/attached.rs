@@ -19,11 +19,12 @@ use super::session::{Answered, Greeted, Session, Unanswered};
 use super::socket;
 use super::starting::{self, Starter};
 use super::waits::Waits;
-use crate::backend::{Backend, OnDeleted, OnStored, Stats, Stored, Usage, Waiters, Writer};
+use crate::backend::{Backend, ListPosition, Listed, OnDeleted, OnStored, Page, Stats, Stored, Usage, Waiters, Writer};
 use crate::error::Error;
 use crate::fork;
 use crate::local::UNSHARED_BYTES_MAX;
 use crate::object::Object;
+use crate::version::Version;
 
 /// How long a put may wait for room, and what is written for the disk.
 pub(super) const ROOM_WAIT_MAX: Duration = Duration::from_secs(90);
@@ -34,11 +35,15 @@ const ALL_WAIT_MAX: Duration = Duration::from_secs(600);
 /// Longer copies are not remembered: what is so long stands in a segment, but where that could not be.
 const COPIES_REMEMBERED_BYTES_MAX: usize = UNSHARED_BYTES_MAX as usize;
 
+/// Why there is no session where no keeper may be started.
+const NOBODY: &str = "no process keeps it";
+
 pub(crate) struct Attached {
     this: Weak<Attached>,
     pub(super) directory: PathBuf,
     pub(super) options: AttachOptions,
-    starter: Starter,
+    /// None: only a keeper that is there is attached to.
+    starter: Option<Starter>,
     pub(super) waiters: Arc<Waiters>,
     current: ArcSwapOption<Session>,
     /// Held while a session is made: by one thread at a time, which may come back to it in a signal handler.
@@ -90,7 +95,7 @@ impl Attached {
     pub fn attach(
         directory: PathBuf,
         options: AttachOptions,
-        starter: Starter,
+        starter: Option<Starter>,
         waiters: Arc<Waiters>,
         backend: &'static str,
     ) -> Result<Arc<Attached>, Error> {
@@ -192,13 +197,16 @@ impl Attached {
                 }
                 Ok(Err(Error::Closed)) => "the keeper is closing".clone_into(&mut reason),
                 Ok(Err(error)) => return Err(error),
-                Err(error) if socket::is_nobody(&error) => match self.starter.start(limit)? {
-                    true => continue,
-                    false => "nobody keeps it, and another process is about to".clone_into(&mut reason),
+                Err(error) if socket::is_nobody(&error) => match &self.starter {
+                    None => return Err(self.detached(NOBODY)),
+                    Some(starter) if starter.start(limit)? => continue,
+                    Some(_) => "nobody keeps it, and another process is about to".clone_into(&mut reason),
                 },
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                     // It says whose the directory is.
-                    starting::make_directory(&self.directory)?;
+                    if self.starter.is_some() {
+                        starting::make_directory(&self.directory)?;
+                    }
                     return Err(self.detached(&error.to_string()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -509,6 +517,27 @@ impl Backend for Attached {
         self.done("duplicate", called, stored)
     }
 
+    fn list(&self, from: &ListPosition, limit: usize) -> Result<Page, Error> {
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let called = self.call(&Call::new("list"), no_slot, |_| Request::List { from: &from.0, limit })?;
+        self.page("list", &called)
+    }
+
+    fn describe(&self, id: &[u8], verify: bool) -> Result<Option<Listed>, Error> {
+        // All bytes of a large object may have to come from the disk.
+        let wait = if verify { ALL_WAIT_MAX } else { Duration::ZERO };
+        let call = Call { wait, ..Call::new("describe") };
+        let called = self.call(&call, no_slot, |_| Request::Describe { verify, id })?;
+        Ok(self.page("describe", &called)?.objects.pop())
+    }
+
+    fn restore(&self, _: &[u8], _: &Object, _: Version, _: u64, _: OnStored<'_>) -> Result<bool, Error> {
+        Err(Error::Config(format!(
+            "{}: a process keeps this directory, and versions are given by it alone: stop it first, or store the objects as new ones",
+            self.directory.display()
+        )))
+    }
+
     fn usage(&self) -> Usage {
         let asked = self.call(&Call::new("info"), no_slot, |_| Request::Usage);
         let mut usage = self.usage.lock();
@@ -579,6 +608,13 @@ impl Backend for Attached {
 }
 
 impl Attached {
+    fn page(&self, action: &'static str, called: &Called) -> Result<Page, Error> {
+        match called.answered.reply() {
+            Ok(Reply::Listed(page)) => Ok(page),
+            _ => self.nonsense(action),
+        }
+    }
+
     /// Waits until Redis has what is dirty now, within the limit; the rest is the keeper's to push. A keeper that is gone has left it in the
     /// journal, for the next one.
     fn drain(&self) -> Result<(), Error> {

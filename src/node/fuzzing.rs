@@ -29,12 +29,14 @@ pub fn message(bytes: &[u8]) {
 
 /// The same of the requests that these parts make: noise finds its way deeper in.
 pub fn request(kind: u8, id: &[u8], number: u64, text: &[u8]) {
-    let request = match kind % 6 {
+    let request = match kind % 8 {
         0 => Request::Get { ticket: number, id },
         1 => Request::Put { id, metadata: text },
         2 => Request::Duplicate { original: id, new: text },
         3 => Request::Reserve { ticket: number, id, data_bytes: number, metadata_bytes: number as u32 },
         4 => Request::Claim { ticket: number, names: text.iter().map(|name| u64::from(*name)).take(1000).collect() },
+        5 => Request::List { from: id, limit: number as u32 },
+        6 => Request::Describe { verify: number & 1 == 1, id },
         _ => Request::Greet {
             version: VERSION,
             session: number,

@@ -17,13 +17,14 @@
 
 mod errors;
 mod fields;
+mod listing;
 
 use std::io;
 use std::time::Duration;
 
 use fields::{Fields, Reader};
 
-use crate::backend::Usage;
+use crate::backend::{Page, Usage};
 use crate::error::Error;
 use crate::id::ID_BYTES_MAX;
 use crate::object::METADATA_BYTES_MAX;
@@ -183,6 +184,16 @@ pub(crate) enum Request<'a> {
     Drain {
         limit_ms: u64,
     },
+    /// A page of a listing.
+    List {
+        from: &'a [u8],
+        limit: u32,
+    },
+    /// What is known of one object; `verify`: from all of its bytes.
+    Describe {
+        verify: bool,
+        id: &'a [u8],
+    },
     /// This connection listens from now on, and asks no more.
     Listen,
     /// A server wants the directory.
@@ -243,6 +254,8 @@ pub(crate) enum Reply<'a> {
     Stats {
         json: &'a str,
     },
+    /// Objects of a listing; where it goes on, empty at its end.
+    Listed(Page),
     Failed(Error),
     /// Not now: no thread or descriptor can be had.
     Busy,
@@ -355,6 +368,14 @@ impl<'a> Request<'a> {
                 19
             }
             Request::Stats => 20,
+            Request::List { from, limit } => {
+                fields.bytes(from).u32(*limit);
+                21
+            }
+            Request::Describe { verify, id } => {
+                fields.u8(u8::from(*verify)).bytes(id);
+                22
+            }
         };
         let flags = u8::from(manner.is_durable) * DURABLE + u8::from(manner.is_here) * HERE;
         finish(buffer, kind, flags, slot, data_bytes);
@@ -403,6 +424,8 @@ impl<'a> Request<'a> {
             24 => Request::Replace { address: reader.text()? },
             19 => Request::Admit { id: reader.bytes()?, bytes: reader.u64()? },
             20 => Request::Stats,
+            21 => Request::List { from: reader.bytes()?, limit: reader.u32()? },
+            22 => Request::Describe { verify: reader.bool()?, id: reader.bytes()? },
             _ => return Err(Malformed("there is no such request")),
         };
         if head.data_bytes > 0 && !matches!(request, Request::Put { .. }) {
@@ -471,6 +494,10 @@ impl<'a> Reply<'a> {
                 fields.text(json);
                 15
             }
+            Reply::Listed(page) => {
+                listing::encode(page, &mut fields);
+                16
+            }
         };
         finish(buffer, kind, 0, 0, data_bytes);
     }
@@ -514,6 +541,7 @@ impl<'a> Reply<'a> {
             13 => Reply::Exists { name: reader.u64()?, is_held: reader.bool()?, metadata: reader.bytes()? },
             14 => Reply::Deleted { name: reader.u64()?, existed: reader.bool()? },
             15 => Reply::Stats { json: reader.str()? },
+            16 => Reply::Listed(listing::decode(&mut reader)?),
             _ => return Err(Malformed("there is no such reply")),
         };
         if head.data_bytes > 0 && !matches!(reply, Reply::Inline { .. } | Reply::Exists { .. }) {

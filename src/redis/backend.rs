@@ -17,16 +17,18 @@ use super::events::{Notice, publish};
 use super::fetch::{Fetched, VersionedObject, fetch, heads};
 use super::keys::Keys;
 use super::link::Link;
+use super::listing;
 use super::options::RedisOptions;
 use super::pool::{Pool, PooledLink};
 use super::push::{Outgoing, Pushed, What};
 use super::server;
 use super::standing::Standing;
-use crate::backend::{Backend, OnStored, Stats, Stored, Usage, Writer};
+use crate::backend::{Backend, ListPosition, Listed, OnStored, Page, Stats, Stored, Usage, Writer};
 use crate::clock::events_ms;
 use crate::error::Error;
 use crate::id::ObjectId;
 use crate::object::Object;
+use crate::version::Version;
 
 /// How often a write is repeated with a version above the one that it met in Redis: each time, another node was faster.
 const VERSIONS_MAX: usize = 100;
@@ -271,6 +273,46 @@ impl Backend for RedisBackend {
         match self.inner.read(original)? {
             Some(object) => self.inner.store(new, Body::Kept(object), stored).map(|()| true),
             None => Ok(false),
+        }
+    }
+
+    fn list(&self, from: &ListPosition, limit: usize) -> Result<Page, Error> {
+        let pool = &self.inner.pool;
+        pool.run(|lane| listing::list(&mut lane.link, pool.keys(), from, limit))
+    }
+
+    fn describe(&self, id: &[u8], verify: bool) -> Result<Option<Listed>, Error> {
+        let (pool, bytes_max) = (&self.inner.pool, self.inner.options.object_bytes_max());
+        pool.run(|lane| listing::describe(&mut lane.link, pool.keys(), id, verify, bytes_max))
+    }
+
+    fn restore(
+        &self,
+        id: &[u8],
+        object: &Object,
+        version: Version,
+        deadline_ms: u64,
+        stored: OnStored<'_>,
+    ) -> Result<bool, Error> {
+        let inner = &self.inner;
+        inner.options.check_size(id, object.len() as u64)?;
+        let _writing = inner.writing(id);
+        inner.pool.clock().merge_clock(version);
+        let body = Body::Kept(object.clone());
+        let what = What::Put { object: body, body_hash: OnceCell::new(), deadline_ms };
+        // Sent again over another connection it changes nothing: what stands has this version by then.
+        let write = Outgoing { id: id.to_vec(), version, what, is_repeat: false };
+        let pushed = inner.pool.run(|lane| {
+            let pushed = lane.pusher.push(&mut lane.link, std::slice::from_ref(&write))?.pop();
+            inner.await_replicas(id, lane)?;
+            pushed.unwrap_or_else(|| Err("no answer".into())).map_err(inner.refused("store", id))
+        })?;
+        match pushed {
+            Pushed::Applied { .. } => {
+                stored(Stored::now(&|| Some(object.clone())));
+                Ok(true)
+            }
+            Pushed::Same | Pushed::Later | Pushed::Overtaken | Pushed::Older(_) => Ok(false),
         }
     }
 

@@ -15,6 +15,7 @@ pub mod fuzzing;
 mod keys;
 mod link;
 mod listener;
+pub(crate) mod listing;
 mod masters;
 mod open;
 mod options;

@@ -189,35 +189,48 @@ pub(crate) fn scan_ids(
     mut each: impl FnMut(&mut Link, Vec<Vec<u8>>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     for master in 0..link.masters() {
-        let mut cursor = "0".to_owned();
+        let mut cursor = 0;
         loop {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(&cursor).arg("MATCH").arg(keys.pattern()).arg("COUNT").arg(SCAN_KEYS);
-            let reply = link.run_on(master, &[scan])?.into_iter().next();
-            let Some(Ok(Value::Array(parts))) = reply else {
-                let reason = format!("it refuses SCAN: {}", reply.and_then(Result::err).unwrap_or_default());
-                return Err(unreachable(link, reason));
-            };
-            let [Value::BulkString(next), Value::Array(found)] = parts.as_slice() else {
-                return Err(unreachable(link, "SCAN's answer is not known"));
-            };
-            let ids: Vec<Vec<u8>> = found
-                .iter()
-                .filter_map(|key| match key {
-                    Value::BulkString(key) => keys.id_of(key),
-                    _ => None,
-                })
-                .collect();
-            cursor = String::from_utf8_lossy(next).into_owned();
+            let (ids, next) = scan_page(link, keys, master, cursor, SCAN_KEYS)?;
             if !ids.is_empty() {
                 each(link, ids)?;
             }
-            if cursor == "0" {
+            if next == 0 {
                 break;
             }
+            cursor = next;
         }
     }
     Ok(())
+}
+
+/// One SCAN on a master, which looks at about `count` keys: the ids of objects, tombstones among them, and the cursor with which it goes on (0:
+/// this was the last).
+pub(super) fn scan_page(
+    link: &mut Link,
+    keys: &Keys,
+    master: usize,
+    cursor: u64,
+    count: usize,
+) -> Result<(Vec<Vec<u8>>, u64), Error> {
+    let mut scan = redis::cmd("SCAN");
+    scan.arg(cursor).arg("MATCH").arg(keys.pattern()).arg("COUNT").arg(count);
+    let reply = link.run_on(master, &[scan])?.into_iter().next();
+    let Some(Ok(Value::Array(parts))) = reply else {
+        let reason = format!("it refuses SCAN: {}", reply.and_then(Result::err).unwrap_or_default());
+        return Err(unreachable(link, reason));
+    };
+    let [Value::BulkString(next), Value::Array(found)] = parts.as_slice() else {
+        return Err(unreachable(link, "SCAN's answer is not known"));
+    };
+    let Some(next) = std::str::from_utf8(next).ok().and_then(|next| next.parse().ok()) else {
+        return Err(unreachable(link, "SCAN's cursor is no number"));
+    };
+    let ids = found.iter().filter_map(|key| match key {
+        Value::BulkString(key) => keys.id_of(key),
+        _ => None,
+    });
+    Ok((ids.collect(), next))
 }
 
 /// Objects, and bytes of their metadata and data, by looking at each. What is stored or deleted meanwhile may or may not be among them.

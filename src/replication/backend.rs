@@ -18,11 +18,12 @@ use super::node::{Running, TieredBackend};
 use super::peers::Peers;
 use super::wants::Wants;
 use super::{fetchers, reader, replicator, watcher};
-use crate::backend::{Backend, OnDeleted, OnStored, Stats, Usage, Waiters, Writer};
+use crate::backend::{Backend, ListPosition, Listed, OnDeleted, OnStored, Page, Stats, Usage, Waiters, Writer};
 use crate::error::Error;
 use crate::local::{Known, LocalBackend, LocalOptions, OutboxOptions, Underlying};
 use crate::object::{IdBytes, Object};
-use crate::redis::{Keys, RedisOptions, Target, server};
+use crate::redis::{Keys, RedisOptions, Target, listing, server};
+use crate::version::Version;
 
 /// How long a delete of an id that is not held here waits for Redis to say whether it existed.
 const EXISTS_WAIT_MAX: Duration = Duration::from_millis(100);
@@ -215,6 +216,34 @@ impl Backend for TieredBackend {
             return Ok(false);
         }
         self.local.duplicate(original, new, stored)
+    }
+
+    /// What is on this node, as `count` counts it.
+    fn list(&self, from: &ListPosition, limit: usize) -> Result<Page, Error> {
+        self.local.list(from, limit)
+    }
+
+    fn describe(&self, id: &[u8], verify: bool) -> Result<Option<Listed>, Error> {
+        if let Some(here) = self.local.describe(id, verify)? {
+            return Ok(Some(here));
+        }
+        if matches!(self.tier()?.known(id)?, Known::Deleted(_)) {
+            return Ok(None);
+        }
+        let mut link = self.connect(Duration::ZERO)?;
+        listing::describe(&mut link, &self.keys, id, verify, self.options.object_bytes_max())
+    }
+
+    fn restore(
+        &self,
+        id: &[u8],
+        object: &Object,
+        version: Version,
+        deadline_ms: u64,
+        stored: OnStored<'_>,
+    ) -> Result<bool, Error> {
+        self.options.check_size(id, object.len() as u64)?;
+        self.local.restore(id, object, version, deadline_ms, stored)
     }
 
     fn usage(&self) -> Usage {

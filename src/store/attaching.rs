@@ -8,6 +8,7 @@ use super::options::{BackendKind, StoreConfig};
 use crate::backend::Waiters;
 use crate::error::Error;
 use crate::local::Durability;
+use crate::node::socket;
 use crate::node::starting::{VARIABLE_PREFIX, absolute, program};
 use crate::node::{AttachOptions, Attached, Starter};
 
@@ -34,12 +35,43 @@ pub(super) fn attach(config: &StoreConfig, waiters: Arc<Waiters>) -> Result<Arc<
         },
         drain_limit: Duration::from_millis(config.redis.drain_timeout_ms),
     };
-    let starter = Starter {
+    let starter = Some(Starter {
         directory: directory.clone(),
         command: config.local.keeper_command.clone(),
         environment: environment(config),
-    };
+    });
     Attached::attach(directory, options, starter, waiters, backend)
+}
+
+/// Attaches to the keeper of the directory, whatever its settings are; None where there is none.
+pub(super) fn attach_kept(
+    config: &StoreConfig,
+    directory: PathBuf,
+    waiters: Arc<Waiters>,
+) -> Result<Option<Arc<Attached>>, Error> {
+    if !is_kept(&directory)? {
+        return Ok(None);
+    }
+    let options = AttachOptions {
+        expected: Vec::new(),
+        is_durable: false,
+        keeper_wait: Duration::from_millis(config.local.lock_wait_ms),
+        response_timeout: Duration::from_millis(config.local.keeper_response_timeout_ms),
+        redis_wait: Duration::from_millis(
+            config.redis.response_timeout_ms.saturating_add(config.redis.connect_timeout_ms),
+        ),
+        drain_limit: Duration::ZERO,
+    };
+    Attached::attach(directory, options, None, waiters, "attached").map(Some)
+}
+
+/// Whether somebody listens in the directory.
+fn is_kept(directory: &Path) -> Result<bool, Error> {
+    match socket::connect(directory) {
+        Ok(_) => Ok(true),
+        Err(error) if socket::is_nobody(&error) => Ok(false),
+        Err(error) => Err(Error::io("connect to the keeper of", directory)(error)),
+    }
 }
 
 /// The settings, by name, on which two processes must agree to share a store: otherwise a process that expects another Redis would silently

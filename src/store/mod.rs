@@ -4,6 +4,7 @@
 mod asynchronous;
 mod attaching;
 mod info;
+mod listing;
 mod opening;
 mod options;
 mod parking;
@@ -21,6 +22,7 @@ use parking_lot::Mutex;
 
 pub(crate) use attaching::expectations;
 pub use info::Info;
+pub use listing::Objects;
 pub use options::{BackendKind, ObjectStoreBuilder, StoreConfig};
 pub use parking::Parked;
 use stats::OperationCounts;

@@ -1,5 +1,6 @@
 //! Opening a store, and attaching to one.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -10,7 +11,7 @@ use super::{Inner, ObjectStore, attaching};
 use crate::backend::{Backend, Waiters, spawn_duplicator};
 use crate::error::Error;
 use crate::fork;
-use crate::local::{LocalBackend, Underlying};
+use crate::local::{LocalBackend, Report, Underlying};
 use crate::memory::MemoryBackend;
 use crate::object::IdBytes;
 use crate::redis::RedisBackend;
@@ -83,6 +84,33 @@ impl ObjectStore {
         let inner =
             Inner { backend, local, waiters, id_bytes, closed, duplicator, operations, count_attached, generation };
         Ok(ObjectStore { inner: Arc::new(inner) })
+    }
+
+    /// Attaches to the store in this directory that another process keeps, whatever its settings are; None where no process keeps it. No
+    /// keeper is started, neither now nor when the one that is there ends: calls fail with [`Error::Detached`] then. For tools.
+    ///
+    /// # Errors
+    ///
+    /// As [`attach`](Self::attach).
+    pub fn attach_kept(directory: &Path) -> Result<Option<Self>, Error> {
+        fork::watch();
+        let waiters = Arc::<Waiters>::default();
+        let attached = attaching::attach_kept(&StoreConfig::default(), directory.to_path_buf(), Arc::clone(&waiters))?;
+        attached.map(|backend| Self::assembled(backend, None, waiters, IdBytes::ORDINARY, true)).transpose()
+    }
+
+    /// Reads a directory that nobody has open, and changes nothing in it: writes are refused. Others may read it in the same way meanwhile, and
+    /// whoever would open it waits. The report says what an open would repair, and what is lost. Takes as long, and as much memory, as an
+    /// open without its catalog: every segment of records is walked.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Locked`] where a process has it open, [`Error::Config`] where there is no store, [`Error::Io`], [`Error::UnknownFormat`].
+    pub fn read_directory(directory: &Path) -> Result<(Self, Arc<Report>), Error> {
+        fork::watch();
+        let report = Arc::<Report>::default();
+        let backend: Arc<dyn Backend> = Arc::new(LocalBackend::read(directory, Arc::clone(&report))?);
+        Self::assembled(backend, None, Arc::default(), IdBytes::ORDINARY, false).map(|store| (store, report))
     }
 
     /// Attaches to the store in the config's directory that another process of this machine keeps open (backends `local` and `tiered`): a

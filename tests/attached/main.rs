@@ -10,6 +10,7 @@ mod history;
 mod holding;
 mod hostile;
 mod keepers;
+mod kept;
 mod limits;
 mod place;
 mod remembering;

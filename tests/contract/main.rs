@@ -27,6 +27,7 @@ mod asynchronous;
 mod capacity;
 mod closing;
 mod linearizability;
+mod listing;
 mod model;
 mod objects;
 mod parking;

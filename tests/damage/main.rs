@@ -9,6 +9,7 @@ mod fork;
 mod formats;
 mod locks;
 mod missing;
+mod reading;
 mod rival;
 mod specimen;
 mod tails;

@@ -52,6 +52,8 @@ pub(crate) struct Catalog {
     state: Mutex<State>,
     seed: u64,
     bytes: AtomicU64,
+    /// It is never opened.
+    is_none: bool,
 }
 
 struct State {
@@ -97,11 +99,18 @@ impl Catalog {
         };
         let bytes = AtomicU64::new(0);
         let state = State { database, tried: Instant::now(), is_fresh: false, size: Size::default() };
-        let catalog = Catalog { path: path.to_path_buf(), state: Mutex::new(state), seed, bytes };
+        let catalog = Catalog { path: path.to_path_buf(), state: Mutex::new(state), seed, bytes, is_none: false };
         if let Err(error) = catalog.with(|database| database.set_seed(seed)) {
             tracing::warn!("{error}; tried again later");
         }
         catalog
+    }
+
+    /// No catalog: for a directory that is only read, as sled cannot open a database without writing to it. Every segment is walked.
+    pub fn none(path: &Path) -> Self {
+        let state = State { database: None, tried: Instant::now(), is_fresh: false, size: Size::default() };
+        let (path, bytes) = (path.to_path_buf(), AtomicU64::new(0));
+        Catalog { path, state: Mutex::new(state), seed: random_u64(), bytes, is_none: true }
     }
 
     /// Calls sled. If the database is not open, opens it first, at most once per `REOPEN_EVERY`. After an error the database is closed.
@@ -109,6 +118,9 @@ impl Catalog {
         let failed = |reason| Error::Catalog { path: self.path.clone(), reason };
         let mut state = self.state.lock();
         if state.database.is_none() {
+            if self.is_none {
+                return Err(failed("the directory is only read".to_owned()));
+            }
             if state.tried.elapsed() < REOPEN_EVERY {
                 return Err(failed("it failed, and is opened anew soon".to_owned()));
             }

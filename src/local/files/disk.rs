@@ -125,6 +125,32 @@ impl Disk for SystemDisk {
     }
 }
 
+/// The operating system's file system, of which nothing is changed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ReadOnlyDisk;
+
+impl Disk for ReadOnlyDisk {
+    fn create(&self, _path: &Path, _bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(SystemFile(File::open(path)?)))
+    }
+
+    fn rename(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn remove(&self, _path: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync_directory(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Frees the blocks of a removed file from `from` on, even while it is open or mapped somewhere. Where the file system cannot punch holes,
 /// they are freed when the last descriptor and map are gone.
 pub(crate) fn punch(file: &File, from: u64) {

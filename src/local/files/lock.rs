@@ -57,6 +57,40 @@ impl DirectoryLock {
         }
     }
 
+    /// Shares the directory with others that only read it, and keeps everybody from opening it meanwhile. Writes nothing.
+    pub fn share(directory: &Path) -> Result<Self, Error> {
+        let path = directory.join("LOCK");
+        let file = File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::Config(format!("{}: there is no store in it", directory.display())),
+            _ => Error::io("open", &path)(error),
+        })?;
+        fork::close_in_child(file.as_raw_fd());
+        let shared = loop {
+            match flock(&file, FlockOperation::NonBlockingLockShared) {
+                Ok(()) => break Ok(()),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => {
+                    break Err(Error::Locked { path: directory.to_path_buf(), holder: holder(&file) });
+                }
+                Err(error) => break Err(Error::io("lock", &path)(error.into())),
+            }
+        };
+        let found = shared.and_then(|()| {
+            let recovered = recovered_in(&file).map_err(Error::io("read", &path))?;
+            let boot = boot_id();
+            Ok((recovered != boot || boot.is_empty(), boot))
+        });
+        match found {
+            Ok((rebooted, boot)) => {
+                Ok(DirectoryLock { file: Some(file), path, generation: fork::generation(), boot, rebooted })
+            }
+            Err(error) => {
+                fork::keep_in_child(file.as_raw_fd());
+                Err(error)
+            }
+        }
+    }
+
     /// Notes that the store was recovered in the computer's current start. To be called only after recovery, which may be killed itself.
     pub fn set_recovered(&mut self) -> Result<(), Error> {
         let Some(file) = &self.file else { return Ok(()) };
@@ -99,22 +133,32 @@ fn lock(file: &File, directory: &Path, path: &Path, patience: Duration) -> Resul
             Err(Errno::INTR) => {}
             Err(Errno::WOULDBLOCK) if Instant::now() < deadline => sleep(RETRY),
             Err(Errno::WOULDBLOCK) => {
-                // Only for the error's text: the holder may be writing these bytes at this moment.
-                let holder = text(file).ok().and_then(|text| Some(text.lines().next()?.trim().to_owned()));
-                let holder = holder.filter(|holder| !holder.is_empty()).unwrap_or_else(|| "unknown".to_owned());
-                return Err(Error::Locked { path: directory.to_path_buf(), holder });
+                return Err(Error::Locked { path: directory.to_path_buf(), holder: holder(file) });
             }
             Err(error) => return Err(Error::io("lock", path)(error.into())),
         }
     }
-    let boot_path = Path::new("/proc/sys/kernel/random/boot_id");
-    // If it cannot be read, every open takes the computer for started anew, which only makes it check more.
-    let boot = std::fs::read_to_string(boot_path).unwrap_or_default().trim().to_owned();
-    let text = text(file).map_err(Error::io("read", path))?;
-    let recovered = text.lines().nth(1).unwrap_or_default().trim().to_owned();
+    let boot = boot_id();
+    let recovered = recovered_in(file).map_err(Error::io("read", path))?;
     write(file, &recovered).map_err(Error::io("write", path))?;
     let rebooted = recovered != boot || boot.is_empty();
     Ok((boot, rebooted))
+}
+
+/// Who holds the lock, for an error's text alone: the holder may be writing these bytes at this moment.
+fn holder(file: &File) -> String {
+    let holder = text(file).ok().and_then(|text| Some(text.lines().next()?.trim().to_owned()));
+    holder.filter(|holder| !holder.is_empty()).unwrap_or_else(|| "unknown".to_owned())
+}
+
+/// Identifies this computer's current start. If it cannot be read, every open takes the computer for started anew, which only makes it check more.
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// In which start of the computer the store was last recovered.
+fn recovered_in(file: &File) -> io::Result<String> {
+    Ok(text(file)?.lines().nth(1).unwrap_or_default().trim().to_owned())
 }
 
 /// The file's bytes, filled up with zeros to the length that it has once it is written.

@@ -34,6 +34,18 @@ pub(crate) struct Noted {
     pub from: u32,
 }
 
+impl Noted {
+    /// Whether the file is empty, and the numbers in it; None where it says nothing of those that are given.
+    fn read(file: &File) -> io::Result<(bool, Option<Noted>)> {
+        let mut bytes = Vec::new();
+        file.take(TEXT_BYTES as u64).read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let number = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        let from = number("from ").unwrap_or_default();
+        Ok((text.is_empty(), number("below ").map(|below| Noted { below, from })))
+    }
+}
+
 impl Numbers {
     /// Opens the file.
     pub fn open(directory: &Path) -> Result<Self, Error> {
@@ -41,20 +53,27 @@ impl Numbers {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(&path).map_err(Error::io("open", &path))?;
-        let mut bytes = Vec::new();
-        (&file).take(TEXT_BYTES as u64).read_to_end(&mut bytes).map_err(Error::io("read", &path))?;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let number = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        let below: Option<u32> = number("below ");
-        let noted = Noted { below: below.unwrap_or_default(), from: number("from ").unwrap_or_default() };
-        let numbers = Numbers { path, file, noted: Mutex::new(noted) };
-        if text.is_empty() {
+        let (is_empty, found) = Noted::read(&file).map_err(Error::io("read", &path))?;
+        let numbers = Numbers { path, file, noted: Mutex::new(found.unwrap_or_default()) };
+        if is_empty {
             // Allocated now: later a full disk could refuse the bytes.
             numbers.write(&mut numbers.noted.lock(), |noted| noted)?;
-        } else if below.is_none() {
+        } else if found.is_none() {
             tracing::warn!("{} says nothing; numbers are taken from the files", numbers.path.display());
         }
         Ok(numbers)
+    }
+
+    /// As `open`, for a directory that is only read: no number is given, and nothing is written.
+    pub fn read(directory: &Path) -> Result<Self, Error> {
+        let path = directory.join("NUMBERS");
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => File::open("/dev/null"),
+            opened => opened,
+        };
+        let file = file.map_err(Error::io("open", &path))?;
+        let noted = Noted::read(&file).map_err(Error::io("read", &path))?.1.unwrap_or_default();
+        Ok(Numbers { path, file, noted: Mutex::new(noted) })
     }
 
     pub fn noted(&self) -> Noted {

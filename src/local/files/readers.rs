@@ -49,6 +49,8 @@ pub(crate) struct Session {
 pub(crate) struct Readers {
     directory: PathBuf,
     sessions: Mutex<Sessions>,
+    /// No session is begun.
+    is_none: bool,
 }
 
 /// The session of the handles that are handed out now, and those that forks have ended.
@@ -101,12 +103,17 @@ impl Readers {
             }
             None => std::fs::create_dir(&directory).map_err(Error::io("make", &directory))?,
         }
-        Ok((Readers { directory, sessions: Mutex::default() }, foreign))
+        Ok((Readers { directory, sessions: Mutex::default(), is_none: false }, foreign))
+    }
+
+    /// Of a directory that is only read: there are no sessions, and large bytes are handed out as copies.
+    pub fn none(directory: &Path) -> Self {
+        Readers { directory: directory.join("readers"), sessions: Mutex::default(), is_none: true }
     }
 
     /// The session for a handle that is made at this count of forks. None where it cannot have one: then bytes are handed out as copies.
     pub fn session(&self, count: u64) -> Option<Arc<Session>> {
-        if fork::is_under_way(count) {
+        if self.is_none || fork::is_under_way(count) {
             return None;
         }
         let mut sessions = self.sessions.lock();

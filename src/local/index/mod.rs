@@ -14,6 +14,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::error::Error;
 use crate::local::journal::Lsn;
 use crate::sync::{Mutex, RwLock};
 use changes::Changes;
@@ -166,7 +167,59 @@ impl Index {
     }
 }
 
+/// A place in the order of a listing: an id's fingerprint and, where another id has that as well, the id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub fingerprint: u64,
+    pub collision: Option<Box<[u8]>>,
+}
+
+impl Place {
+    /// As `decode` reads it: the fingerprint, then the id of a collision behind a byte.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.fingerprint.to_le_bytes().to_vec();
+        if let Some(id) = &self.collision {
+            bytes.push(1);
+            bytes.extend_from_slice(id);
+        }
+        bytes
+    }
+
+    /// None for the empty position, the beginning.
+    pub fn decode(bytes: &[u8]) -> Result<Option<Place>, Error> {
+        let Some((fingerprint, rest)) = bytes.split_first_chunk() else {
+            return match bytes {
+                [] => Ok(None),
+                _ => Err(Error::Config("this is no position in a listing of this store".to_owned())),
+            };
+        };
+        let collision = rest.split_first().map(|(_, id)| id.into());
+        Ok(Some(Place { fingerprint: u64::from_le_bytes(*fingerprint), collision }))
+    }
+}
+
 impl Table {
+    /// The first `limit` places behind `after`, in order. Looks at the whole table.
+    pub fn places_behind(&self, fingerprints: Fingerprints, after: Option<&Place>, limit: usize) -> Vec<Place> {
+        let from = after.map_or(0, |after| after.fingerprint);
+        let mut taken: Vec<u64> =
+            self.entries.iter().map(|entry| entry.fingerprint).filter(|fingerprint| *fingerprint >= from).collect();
+        if taken.len() > limit.saturating_add(1) {
+            // One more, as the first may be `after` itself.
+            taken.select_nth_unstable(limit + 1);
+            taken.truncate(limit + 1);
+        }
+        let mut places: Vec<Place> =
+            taken.into_iter().map(|fingerprint| Place { fingerprint, collision: None }).collect();
+        // There are few of them, and none unless somebody has made them.
+        let collision = |id: &Box<[u8]>| Place { fingerprint: fingerprints.of(id), collision: Some(id.clone()) };
+        places.extend(self.collisions.keys().map(collision));
+        places.retain(|place| after.is_none_or(|after| place > after));
+        places.sort_unstable();
+        places.truncate(limit);
+        places
+    }
+
     fn len(&self) -> usize {
         self.entries.len() + self.collisions.len()
     }

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::report::Report;
 use crate::error::Error;
 use crate::local::MAX_SIZE_MB_MIN;
 use crate::local::catalog::Catalog;
@@ -109,6 +110,7 @@ pub(in crate::local) fn list(
     catalog: &Catalog,
     numbers_below: u32,
     disk: &Arc<dyn Disk>,
+    report: Option<&Report>,
 ) -> Result<Contents, Error> {
     let mut found = Contents { segments: Vec::new(), spares: Vec::new(), next_number: 1, bytes: 0, damaged: 0 };
     let hinted = if catalog.is_open() { catalog.segments()? } else { Vec::new() };
@@ -136,11 +138,24 @@ pub(in crate::local) fn list(
             Some(header) => found.add(path, header, bytes),
             None => match stand_in(&path, number, kind, catalog)? {
                 Some(header) => {
-                    tracing::error!("{}: its header is damaged; it is read all the same", path.display());
+                    match report {
+                        Some(report) => {
+                            report.note_damage(format!("{name}: its header is damaged; it is read all the same"))
+                        }
+                        None => tracing::error!("{}: its header is damaged; it is read all the same", path.display()),
+                    }
                     found.add(path, header, bytes);
                 }
                 None => {
-                    set_aside(&path, disk)?;
+                    match report {
+                        Some(report) => {
+                            report.note_damage(format!(
+                                "{name}: it is no segment, or its header is damaged: what is in it is lost"
+                            ));
+                            report.note_repair(format!("{name} is set aside as {name}.damaged"));
+                        }
+                        None => set_aside(&path, disk)?,
+                    }
                     found.damaged += 1;
                 }
             },

@@ -2,5 +2,6 @@
 
 pub(super) mod directory;
 pub(super) mod recovery;
+pub(super) mod report;
 mod scan;
 mod superseded;

@@ -19,6 +19,7 @@ use crate::local::index::payloads::{Payloads, SharedPayload};
 use crate::local::index::{Fingerprints, Index, SHARD_COUNT};
 use crate::local::journal::record::{HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::local::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Segments, Step, Walk};
+use crate::local::opening::report::Report;
 use crate::local::opening::scan::{self, Scanned};
 use crate::local::opening::superseded::{Superseded, Superseder};
 
@@ -38,6 +39,8 @@ pub(in crate::local) struct Recovery<'a> {
     /// The records that hold payloads which are shared or were.
     holders: FxHashMap<Lsn, Holder>,
     opened: Arc<AtomicU32>,
+    /// Set where the directory is only read.
+    report: Option<Arc<Report>>,
 }
 
 /// What recovery found besides the index.
@@ -135,7 +138,17 @@ impl<'a> Recovery<'a> {
             sharers: FxHashMap::default(),
             holders: FxHashMap::default(),
             opened: Arc::default(),
+            report: None,
         }
+    }
+
+    /// With a report: nothing is changed in the directory, and what would be is noted there.
+    pub fn reporting(self, report: Option<Arc<Report>>) -> Self {
+        Recovery { report, ..self }
+    }
+
+    fn damaged(&self, line: String) {
+        scan::damaged(self.report.as_deref(), line);
     }
 
     /// Record segments below this number were reclaimed.
@@ -174,7 +187,13 @@ impl<'a> Recovery<'a> {
                     segment.set_sealed();
                 }
                 (Some(segment), _) => {
-                    let scanned = scan::scan(self.segments, &segment, rebooted, self.index.fingerprints())?;
+                    let scanned = scan::scan(
+                        self.segments,
+                        &segment,
+                        rebooted,
+                        self.index.fingerprints(),
+                        self.report.as_deref(),
+                    )?;
                     self.replay(&segment, &scanned.hints)?;
                     self.remember(&segment, scanned)?;
                     scanned_segments = true;
@@ -190,7 +209,7 @@ impl<'a> Recovery<'a> {
         }
         self.settle_shared();
         self.bodies.restore_free()?;
-        if scanned_segments {
+        if scanned_segments && self.report.is_none() {
             // Records that were scanned count from now on, so no power loss may take them back: the bodies that they superseded are free.
             let directory = self.segments.directory();
             self.segments.sync_directory().map_err(Error::io("sync", directory))?;
@@ -223,6 +242,10 @@ impl<'a> Recovery<'a> {
         let Scanned { hints, end, clock, damaged } = scanned;
         self.outcome.clock = self.outcome.clock.max(clock);
         self.outcome.damaged_objects += damaged;
+        if self.report.is_some() {
+            segment.set_sealed();
+            return Ok(());
+        }
         if hints.is_empty() && damaged == 0 {
             self.forget_hints(segment.number);
             return self.segments.remove(segment);
@@ -271,7 +294,9 @@ impl<'a> Recovery<'a> {
         if lost > 0 {
             self.outcome.damaged_objects += lost;
             let name = segment.path().display();
-            tracing::error!("{name} or bodies that it refers to are cut short or missing: {lost} objects are lost");
+            self.damaged(format!(
+                "{name} or bodies that it refers to are cut short or missing: {lost} objects are lost"
+            ));
         }
         Ok(())
     }
@@ -285,7 +310,7 @@ impl<'a> Recovery<'a> {
         }
         self.outcome.damaged_objects += lost;
         if lost > 0 {
-            tracing::error!("segment {number} is missing: {lost} objects are lost");
+            self.damaged(format!("segment {number} is missing: {lost} objects are lost"));
         }
         Ok(())
     }
@@ -331,9 +356,9 @@ impl<'a> Recovery<'a> {
     fn index_record(&mut self, fingerprint: u64, lsn: Lsn) -> Result<bool, Error> {
         let Some(occupant) = self.index.restore(fingerprint, lsn) else { return Ok(true) };
         let (Some(id), Some(rival)) = (self.id_at(lsn)?, self.id_at(occupant)?) else {
-            tracing::error!(
+            self.damaged(format!(
                 "the record at {lsn} cannot be told from the one at {occupant}: it is taken for an older one"
-            );
+            ));
             self.outcome.damaged_objects += 1;
             return Ok(false);
         };
@@ -351,7 +376,7 @@ impl<'a> Recovery<'a> {
         if !hint.has_body() || self.restore_body(hint, lsn) {
             return true;
         }
-        tracing::error!("the record at {lsn} refers to a body that another one has");
+        self.damaged(format!("the record at {lsn} refers to a body that another one has"));
         self.index.shard(hint.fingerprint).table.write().remove_place(hint.fingerprint, lsn);
         self.outcome.damaged_objects += 1;
         false
@@ -385,7 +410,10 @@ impl<'a> Recovery<'a> {
             let is_there =
                 holder.as_ref().is_some_and(|holder| holder.owned || self.restore_body(&holder.hint, holder.lsn));
             let Some(Holder { lsn, hint, owned }) = holder.filter(|_| is_there) else {
-                tracing::error!("the payload first stored at {payload} is missing: {} objects are lost", sharers.len());
+                self.damaged(format!(
+                    "the payload first stored at {payload} is missing: {} objects are lost",
+                    sharers.len()
+                ));
                 self.outcome.damaged_objects += sharers.len() as u64;
                 for Sharer { fingerprint, lsn } in &sharers {
                     self.index.shard(*fingerprint).table.write().remove_place(*fingerprint, *lsn);

@@ -5,7 +5,9 @@ use std::io::IoSlice;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::report::Report;
 use crate::error::Error;
+use crate::id::ObjectId;
 use crate::local::catalog::hints::Hint;
 use crate::local::index::Fingerprints;
 use crate::local::journal::record::RECORD_BYTES_MAX;
@@ -24,12 +26,13 @@ pub(in crate::local) struct Scanned {
 }
 
 /// Scans a record segment. One that was not sealed, because its process was killed, is sealed and cut now; a record in it whose body is
-/// torn never happened.
+/// torn never happened. With a report nothing is changed, and what would be is noted there.
 pub(in crate::local) fn scan(
     segments: &Segments,
     segment: &Segment,
     rebooted: bool,
     fingerprints: Fingerprints,
+    report: Option<&Report>,
 ) -> Result<Scanned, Error> {
     let mapping = segments.mapping(segment)?;
     let seal = segment.read_seal().map_err(Error::io("read", segment.path()))?;
@@ -52,16 +55,32 @@ pub(in crate::local) fn scan(
             Step::Damage { offset, end } => {
                 scanned.damaged += 1;
                 let name = segment.path().display();
-                tracing::error!("{name}: bytes {offset} to {end} are damaged; objects in them are lost");
+                damaged(report, format!("{name}: bytes {offset} to {end} are damaged; objects in them are lost"));
             }
         }
     }
     scanned.end = seal.map_or(u64::from(walk.offset()), |seal| seal.end);
     if seal.is_some() && end < scanned.end {
         scanned.damaged += 1;
-        tracing::error!("{} is cut short; objects at its end are lost", segment.path().display());
+        damaged(report, format!("{} is cut short; objects at its end are lost", segment.path().display()));
     }
-    if seal.is_none() {
+    if let (None, Some(report)) = (seal, report) {
+        let name = segment.path().display();
+        for (header, id) in &torn {
+            let (id, at) = (ObjectId::new(id), header.lsn.offset());
+            report.note_repair(format!(
+                "{name}: the record at {at} was cut short by a crash, object {id}: it counts as never written"
+            ));
+        }
+        if scanned.hints.is_empty() && scanned.damaged == 0 {
+            report.note_repair(format!("{name} has no records and is removed"));
+        } else {
+            let (records, end, bytes) = (scanned.hints.len(), scanned.end, segment.bytes());
+            report.note_repair(format!(
+                "{name} was left open: it is sealed behind its {records} records and cut from {bytes} to {end} bytes"
+            ));
+        }
+    } else if seal.is_none() {
         for (header, id) in torn {
             void(segment, &header, &id)?;
         }
@@ -74,6 +93,14 @@ pub(in crate::local) fn scan(
     }
     segment.close_file();
     Ok(scanned)
+}
+
+/// Says what is lost: in the log, or in the report of a directory that is only read.
+pub(super) fn damaged(report: Option<&Report>, line: String) {
+    match report {
+        Some(report) => report.note_damage(line),
+        None => tracing::error!("{line}"),
+    }
 }
 
 /// Whether a record of an unsealed segment is whole. An external body was written before its record, so only a power loss can have torn it.

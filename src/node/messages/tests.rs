@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::backend::{LISTED_MAX, ListPosition, Listed, ObjectState};
 use crate::id::ObjectId;
+use crate::version::Version;
 
 fn frame(bytes: &[u8]) -> (Head, &[u8]) {
     let (head, fields) = bytes.split_first_chunk::<HEAD_BYTES>().unwrap();
@@ -38,6 +40,9 @@ fn requests() -> Vec<Request<'static>> {
         Request::Forget { name: 5 },
         Request::Claim { ticket, names: vec![] },
         Request::Claim { ticket, names: (0..NAMES_MAX as u64).collect() },
+        Request::List { from: &[], limit: 1 },
+        Request::List { from: b"a position", limit: u32::MAX },
+        Request::Describe { verify: true, id },
         Request::Usage,
         Request::Count,
         Request::Stats,
@@ -70,6 +75,28 @@ fn errors() -> Vec<Error> {
     ]
 }
 
+/// A page with an object in each state.
+fn page() -> Page {
+    let states = [
+        ObjectState::Kept,
+        ObjectState::Dirty,
+        ObjectState::Clean,
+        ObjectState::Suspect,
+        ObjectState::Remote,
+        ObjectState::Damaged { reason: text("a reason") },
+    ];
+    let objects = (1..).zip(states).map(|(number, state)| Listed {
+        id: ObjectId::new(b"an id"),
+        data_bytes: number,
+        metadata_bytes: number << 8,
+        version: (number % 2 == 0).then_some(Version { clock: number << 16, node: number << 24 }),
+        expires_ms: (number % 3 == 0).then_some(number << 32),
+        state,
+        place: text("a place"),
+    });
+    Page { objects: objects.collect(), next: Some(ListPosition(b"a position".to_vec())) }
+}
+
 /// Every reply, with fields that differ.
 fn replies() -> Vec<Reply<'static>> {
     let usage =
@@ -95,6 +122,8 @@ fn replies() -> Vec<Reply<'static>> {
         Reply::Count { objects: 7, bytes: 8 },
         Reply::Stats { json: "{\"objects\":7}" },
         Reply::Stats { json: "" },
+        Reply::Listed(Page::default()),
+        Reply::Listed(page()),
         Reply::Busy,
         Reply::Opening { done: 999 },
         Reply::Exists { name: 3, is_held: true, metadata: b"" },
@@ -298,4 +327,29 @@ proptest! {
             prop_assert!(is_greeting || again[HEAD_BYTES..] == *fields);
         }
     }
+}
+
+/// Whatever ids and words are in it, a page fits a message.
+#[test]
+fn the_longest_page_of_a_listing_fits_a_reply() {
+    let object = Listed {
+        id: ObjectId::new(&[7; ID_BYTES_MAX]),
+        data_bytes: u64::MAX,
+        metadata_bytes: u64::MAX,
+        version: Some(Version { clock: u64::MAX, node: u64::MAX }),
+        expires_ms: Some(1),
+        state: ObjectState::Damaged { reason: "\u{e9}".repeat(1000) },
+        place: "x".repeat(1000),
+    };
+    let mut buffer = Vec::new();
+    let next = Some(ListPosition(vec![1; 8 + 1 + ID_BYTES_MAX]));
+    Reply::Listed(Page { objects: vec![object; LISTED_MAX + 1], next }).encode(0, &mut buffer);
+    let (head, fields) = frame(&buffer);
+    assert_eq!(head.check_reply(), Ok(head));
+    let Ok(Reply::Listed(page)) = Reply::decode(head, fields) else { panic!("not read back") };
+    assert_eq!(page.objects.len(), LISTED_MAX);
+    // One more than there may be.
+    let mut more = fields.to_vec();
+    more[..4].copy_from_slice(&(LISTED_MAX as u32 + 1).to_le_bytes());
+    assert!(Reply::decode(head, &more).is_err());
 }

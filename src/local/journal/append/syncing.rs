@@ -83,6 +83,11 @@ impl Journal {
         self.failure.read().as_ref().map(|(cause, since)| (cause.clone(), since.elapsed()))
     }
 
+    /// Takes no writes from here on, for this reason.
+    pub fn refuse_writes(&self, reason: &str) {
+        self.failure.write().get_or_insert_with(|| (reason.to_owned(), Instant::now()));
+    }
+
     /// Refuses once a sync has failed.
     pub fn check_writable(&self) -> Result<(), Error> {
         match &*self.failure.read() {

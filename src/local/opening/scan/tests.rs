@@ -18,7 +18,7 @@ fn scan_active(store: &ByHand, rebooted: bool) -> Scanned {
 }
 
 fn scan_segment(store: &ByHand, number: u32, rebooted: bool) -> Scanned {
-    scan(&store.tier.segments, &store.segment(number), rebooted, store.tier.index().fingerprints()).unwrap()
+    scan(&store.tier.segments, &store.segment(number), rebooted, store.tier.index().fingerprints(), None).unwrap()
 }
 
 fn kinds(scanned: &Scanned) -> Vec<Kind> {
