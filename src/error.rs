@@ -108,6 +108,15 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// Redis answers, but does not serve this store: a wrong password, a missing permission or command, a database that it does not have, a
+    /// cluster where a single server was expected. That lasts until a setting is changed. Nothing is known about the object: it is not missing.
+    #[error("Redis at {address} does not serve this store: {reason}")]
+    Denied {
+        /// Where Redis is, without its password.
+        address: String,
+        /// What Redis says, and what to do.
+        reason: String,
+    },
     /// Redis answers, but refuses a command: out of memory, no permission, a key of another type.
     #[error("Redis at {address} refuses to {action} object {id}: {reason}")]
     Refused {
@@ -170,6 +179,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether Redis cannot be used at all: it does not answer, or does not serve this store.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        matches!(self, Error::Unreachable { .. } | Error::Denied { .. })
+    }
+
     /// For `map_err` on a call that concerns one path.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();

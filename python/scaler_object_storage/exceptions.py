@@ -7,6 +7,7 @@ __all__ = [
     "CatalogError",
     "ClosedError",
     "ConfigError",
+    "DeniedError",
     "DetachedError",
     "ForkedError",
     "FullError",
@@ -63,6 +64,11 @@ class WritesRefusedError(ObjectStoreError):
 
 class UnreachableError(ObjectStoreError, ConnectionError):
     """Redis does not answer. Nothing is known about the object: it is not missing."""
+
+
+class DeniedError(ObjectStoreError, ConnectionError):
+    """Redis answers, but does not serve this store until a setting is changed: a wrong password, a missing permission, a database that it does
+    not have. Nothing is known about the object: it is not missing."""
 
 
 class RefusedError(ObjectStoreError):

@@ -22,6 +22,7 @@ fn class_name(error: &Error) -> &'static str {
         Error::Catalog { .. } => "CatalogError",
         Error::WritesRefused { .. } => "WritesRefusedError",
         Error::Unreachable { .. } => "UnreachableError",
+        Error::Denied { .. } => "DeniedError",
         Error::Refused { .. } => "RefusedError",
         Error::Detached { .. } => "DetachedError",
         Error::Unanswered { .. } => "UnansweredError",

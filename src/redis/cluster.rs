@@ -223,7 +223,7 @@ impl Cluster {
     fn connection(&mut self, node: &HostPort) -> Result<&mut Connection, String> {
         if !self.connections.contains_key(node) {
             let connection = self.target.node(node, self.response_timeout).map_err(|error| match error {
-                Error::Unreachable { reason, .. } => reason,
+                Error::Unreachable { reason, .. } | Error::Denied { reason, .. } => reason,
                 error => error.to_string(),
             })?;
             self.connections.insert(node.clone(), connection);

@@ -4,9 +4,11 @@
 use std::io::{self, BufReader, Read, Write};
 use std::time::{Duration, Instant};
 
-use redis::{ErrorKind, Parser, RedisError, ServerErrorKind, Value};
+use redis::{Arg, Cmd, Parser, RedisError, Value};
 
+use super::refusals::reply_of;
 use super::stream::{Address, Stream};
+use super::words::Words;
 
 /// The read buffer: one read takes several small answers, or a good part of a large one.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -25,29 +27,34 @@ pub(super) struct Login {
 
 /// A connection that is logged in.
 pub(super) struct Connection {
-    stream: BufReader<Stream>,
+    stream: Words<BufReader<Stream>>,
     parser: Parser,
 }
 
 impl Connection {
-    /// Connects and logs in within `connect_timeout`. After that, `response_timeout` holds for every read and write.
+    /// Connects and logs in within `connect_timeout`. After that, `response_timeout` holds for every read and write. The reason of a failure says
+    /// which step it was.
     pub fn open(
         address: Address<'_>,
         login: &Login,
         connect_timeout: Duration,
         response_timeout: Duration,
-    ) -> Result<Connection, RedisError> {
-        let stream = Stream::connect(address, Instant::now() + connect_timeout)?;
-        let mut connection =
-            Connection { stream: BufReader::with_capacity(BUFFER_BYTES, stream), parser: Parser::new() };
+    ) -> Result<Connection, String> {
+        let stream = Stream::connect(address, Instant::now() + connect_timeout).map_err(|error| error.to_string())?;
+        let stream = Words::new(BufReader::with_capacity(BUFFER_BYTES, stream));
+        let mut connection = Connection { stream, parser: Parser::new() };
         connection.log_in(login)?;
-        connection.stream.get_mut().set_timeout(response_timeout)?;
+        let stream = connection.stream.get_mut().get_mut();
+        stream.set_timeout(response_timeout).map_err(|error| error.to_string())?;
+        // A server that is loading its data, or wants a password, accepts the connection and refuses only this.
+        let answer = connection.call(&redis::cmd("PING"))?;
+        reply_of(answer)?;
         Ok(connection)
     }
 
     /// Sends packed commands.
     pub fn send(&mut self, packed: &[u8]) -> Result<(), RedisError> {
-        let stream = self.stream.get_mut();
+        let stream = self.stream.get_mut().get_mut();
         stream.write_all(packed)?;
         Ok(stream.flush()?)
     }
@@ -57,7 +64,7 @@ impl Connection {
         self.parser.parse_value(Bounded { stream: &mut self.stream, bytes_left: ANSWER_BYTES_MAX })
     }
 
-    fn log_in(&mut self, login: &Login) -> Result<(), RedisError> {
+    fn log_in(&mut self, login: &Login) -> Result<(), String> {
         if let Some(password) = &login.password {
             let user = login.user.as_deref();
             let mut answer = self.authenticate(user, password)?;
@@ -69,36 +76,53 @@ impl Connection {
             if user.is_some() && knows_no_users(&answer) {
                 answer = self.authenticate(None, password)?;
             }
-            if answer != Value::Okay {
-                return Err((ErrorKind::AuthenticationFailed, "Password authentication failed").into());
-            }
+            reply_of(answer).map_err(|refusal| {
+                // A server that does not know the command quotes its arguments (invariant 12).
+                let words = refusal.split(QUOTING).next().unwrap_or_default();
+                format!("it refuses the password: {words}")
+            })?;
         }
         if login.database != 0 {
             let mut select = redis::cmd("SELECT");
             select.arg(login.database);
-            self.send(&select.get_packed_command())?;
-            if let Value::ServerError(refusal) = self.receive()? {
-                let details = refusal.details().unwrap_or_default().to_owned();
-                let refused = "Redis server refused to switch database";
-                return Err((ErrorKind::Server(ServerErrorKind::ResponseError), refused, details).into());
-            }
+            let answer = self.call(&select)?;
+            reply_of(answer).map_err(|refusal| format!("it refuses database {}: {refusal}", login.database))?;
         }
         Ok(())
     }
 
-    fn authenticate(&mut self, user: Option<&str>, password: &str) -> Result<Value, RedisError> {
+    fn authenticate(&mut self, user: Option<&str>, password: &str) -> Result<Value, String> {
         let mut auth = redis::cmd("AUTH");
         if let Some(user) = user {
             auth.arg(user);
         }
         auth.arg(password);
-        self.send(&auth.get_packed_command())?;
-        self.receive()
+        self.call(&auth)
+    }
+
+    /// Carries out one command of those with which a connection begins. A server that has no room for another client says so before it is asked
+    /// anything, and closes the connection.
+    fn call(&mut self, command: &Cmd) -> Result<Value, String> {
+        let sent = self.send(&command.get_packed_command());
+        let answer = match (sent, self.receive()) {
+            (Err(error), Err(_)) => Err(error),
+            (_, answer) => answer,
+        };
+        answer.map_err(|error| {
+            let name = command.args_iter().next().and_then(|name| match name {
+                Arg::Simple(name) => std::str::from_utf8(name).ok(),
+                _ => None,
+            });
+            format!("it accepts the connection, but {} fails: {error}", name.unwrap_or("a command"))
+        })
     }
 }
 
 /// How a server before Redis 6 refuses AUTH with a user.
 const ARGUMENTS: &str = "wrong number of arguments for 'auth' command";
+
+/// How Redis goes on behind the name of a command that it does not know.
+const QUOTING: &str = ", with args";
 
 /// A stream from which only so many more bytes can be read.
 struct Bounded<R> {

@@ -17,6 +17,7 @@ use super::envelope::{VERSION_BYTES, version_bytes};
 use super::keys::Keys;
 use super::link::Link;
 use super::pipeline::{Reply, code};
+use super::refusals::unusable;
 use super::scripts;
 use crate::error::Error;
 use crate::version::Version;
@@ -306,7 +307,7 @@ impl Read {
 
 /// A refusal of the event stream. Without events a node is cut off, as if Redis could not be reached.
 fn refused(link: &Link, refusal: &str) -> Error {
-    Error::Unreachable { address: link.address().to_owned(), reason: format!("it refuses the event stream: {refusal}") }
+    unusable(link.address(), &format!("it refuses the event stream: {refusal}"))
 }
 
 #[cfg(test)]

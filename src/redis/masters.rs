@@ -5,6 +5,7 @@ use redis::Value;
 use super::keys::Keys;
 use super::link::Link;
 use super::pipeline::{Reply, code};
+use super::refusals::unusable;
 use crate::error::Error;
 
 /// The masters, each by its replication id (`master_replid`), which a promotion changes, and its process id (`run_id`), which a restart
@@ -71,5 +72,5 @@ fn field(reply: &Reply, name: &str) -> Option<String> {
 }
 
 fn no_master(link: &Link, reason: &str) -> Error {
-    Error::Unreachable { address: link.address().to_owned(), reason: format!("it takes no writes: {reason}") }
+    unusable(link.address(), &format!("it takes no writes: {reason}"))
 }

@@ -24,6 +24,7 @@ mod pipeline;
 mod pool;
 mod push;
 mod python;
+mod refusals;
 mod scripts;
 pub(crate) mod server;
 mod standing;
@@ -34,6 +35,7 @@ mod testing;
 mod tls;
 mod url;
 mod watch;
+mod words;
 
 pub use options::{Compression, RedisOptions, ValueFormat};
 
@@ -47,6 +49,7 @@ pub(crate) use link::Link;
 pub(crate) use masters::{Masters, masters};
 pub(crate) use permissions::refused_commands;
 pub(crate) use push::{Hearing, Outgoing, Pushed, Pusher, What};
+pub(crate) use refusals::{explained, unusable};
 pub(crate) use standing::Standing;
 pub(crate) use target::Target;
 pub(crate) use watch::Watch;

@@ -1,11 +1,10 @@
 //! Sending commands and reading answers on one connection.
 
-use redis::{Arg, Cmd, Value};
+use redis::{Arg, Cmd};
 
 use super::connection::Connection;
-
-/// The answer to one command: a value, or the text of an error (`OOM command not allowed ...`), called a refusal.
-pub(crate) type Reply = Result<Value, String>;
+pub(crate) use super::refusals::Reply;
+use super::refusals::reply_of;
 
 /// Arguments from this length on are sent by themselves. Shorter ones are copied behind the others, which costs no more than a system call.
 const SENT_ALONE_BYTES_MIN: usize = 128 << 10;
@@ -141,17 +140,6 @@ fn bytes_of<'a>(argument: &Arg<&'a [u8]>) -> &'a [u8] {
 
 pub(super) fn receive(connection: &mut Connection) -> Result<Reply, String> {
     connection.receive().map(reply_of).map_err(|error| error.to_string())
-}
-
-/// Makes a reply of a value, which may be a refusal.
-pub(super) fn reply_of(value: Value) -> Reply {
-    match value {
-        Value::ServerError(refusal) => {
-            let details = refusal.details().unwrap_or_default();
-            Err(format!("{} {details}", refusal.code()).trim_end().to_owned())
-        }
-        value => Ok(value),
-    }
 }
 
 /// Turns a refusal that means a wrong server into a failure of the link.

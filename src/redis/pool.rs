@@ -81,7 +81,7 @@ impl Pool {
         let mut borrowed = self.borrow()?;
         let was_idle = borrowed.lane.is_some();
         match self.attempt(&mut borrowed, &mut run) {
-            Err(Error::Unreachable { .. }) if was_idle => {
+            Err(error) if was_idle && error.is_cut_off() => {
                 // The other idle ones are as old.
                 self.drop_idle();
                 self.attempt(&mut borrowed, &mut run)
@@ -102,7 +102,7 @@ impl Pool {
         };
         self.read_clock(&mut lane)?;
         let result = run(&mut lane);
-        if !matches!(result, Err(Error::Unreachable { .. })) {
+        if !result.as_ref().is_err_and(Error::is_cut_off) {
             borrowed.lane = Some(lane);
         }
         result

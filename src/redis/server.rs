@@ -8,6 +8,7 @@ use super::fetch::heads;
 use super::keys::Keys;
 use super::link::Link;
 use super::pipeline::Reply;
+use super::refusals::unusable;
 use crate::clock::Reading;
 use crate::error::Error;
 use crate::random::random_u128;
@@ -40,12 +41,13 @@ pub(crate) fn epoch(link: &mut Link, keys: &Keys) -> Result<String, Error> {
 
 /// Reads Redis's clock: that of the server that holds the event stream.
 pub(crate) fn time(link: &mut Link, keys: &Keys) -> Result<Reading, Error> {
-    let mut fastest: Option<(Duration, Reading)> = None;
+    let (mut fastest, mut refusal) = (None::<(Duration, Reading)>, None);
     for _ in 0..TIME_SAMPLES {
         let started = Instant::now();
         let replies = link.run_beside(keys.events().as_bytes(), &[redis::cmd("TIME")])?;
         let took = started.elapsed();
         let Some(redis_ms) = replies.first().and_then(milliseconds) else {
+            refusal = replies.into_iter().next().and_then(Result::err);
             break;
         };
         if fastest.is_none_or(|(least, _)| took < least) {
@@ -54,7 +56,10 @@ pub(crate) fn time(link: &mut Link, keys: &Keys) -> Result<Reading, Error> {
     }
     match fastest {
         Some((_, reading)) => Ok(reading),
-        None => Err(unreachable(link, "it does not tell the time (TIME)")),
+        None => {
+            let refusal = refusal.unwrap_or_else(|| "its answer is not known".to_owned());
+            Err(unreachable(link, format!("it does not tell the time (TIME): {refusal}")))
+        }
     }
 }
 
@@ -267,7 +272,7 @@ pub(crate) fn counters(link: &mut Link, keys: &Keys) -> Result<(u64, u64), Error
 }
 
 fn unreachable(link: &Link, reason: impl Into<String>) -> Error {
-    Error::Unreachable { address: link.address().to_owned(), reason: reason.into() }
+    unusable(link.address(), &reason.into())
 }
 
 #[cfg(test)]

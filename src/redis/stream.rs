@@ -55,7 +55,7 @@ impl Stream {
             }
         };
         stream.set_timeout(left(until)?)?;
-        stream.flush()?;
+        stream.flush().map_err(|error| shaking_hands(&error))?;
         Ok(stream)
     }
 
@@ -133,9 +133,12 @@ impl Write for Wire {
     }
 }
 
-/// Tries all addresses of the name. Each has its share of the time that is left, so that one that is silent leaves some to the others.
 fn connect_tcp(node: &HostPort, until: Instant) -> io::Result<Socket> {
-    let addresses = resolve(node, until)?;
+    connect_to_any(&resolve(node, until)?, until)
+}
+
+/// Tries all addresses of a name. Each has its share of the time that is left, so that one that is silent leaves some to the others.
+fn connect_to_any(addresses: &[SocketAddr], until: Instant) -> io::Result<Socket> {
     let mut failed = io::Error::other("could not resolve to any addresses");
     for (tried, address) in addresses.iter().enumerate() {
         let share = u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
@@ -194,6 +197,20 @@ fn left(until: Instant) -> io::Result<Duration> {
 
 fn not_connected() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "connection timed out")
+}
+
+/// Why the TLS handshake failed.
+fn shaking_hands(error: &io::Error) -> io::Error {
+    let reason = match error.kind() {
+        io::ErrorKind::TimedOut => {
+            "the server accepts the connection, but the TLS handshake is not answered in time: a port without TLS needs redis://".to_owned()
+        }
+        _ if error.to_string().contains("InvalidContentType") => {
+            "the TLS handshake fails, as this port does not speak TLS: write redis:// in the url".to_owned()
+        }
+        _ => format!("the TLS handshake fails: {error}"),
+    };
+    io::Error::new(error.kind(), reason)
 }
 
 fn no_answer() -> io::Error {

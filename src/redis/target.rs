@@ -8,7 +8,7 @@ use rustls::ClientConfig;
 
 use super::connection::{Connection, Login};
 use super::options::RedisOptions;
-use super::pipeline::ask;
+use super::refusals::unusable;
 use super::stream::Address;
 use super::tls;
 use super::url::{HostPort, Topology, Url};
@@ -63,7 +63,7 @@ impl Target {
     }
 
     pub(super) fn unreachable(&self, reason: impl std::fmt::Display) -> Error {
-        Error::Unreachable { address: self.0.address.clone(), reason: reason.to_string() }
+        unusable(&self.0.address, &reason.to_string())
     }
 
     /// The masters of the cluster as last seen.
@@ -94,10 +94,6 @@ impl Target {
         login: &Login,
         response_timeout: Duration,
     ) -> Result<Connection, String> {
-        let opened = Connection::open(address, login, self.connect_timeout(), response_timeout);
-        let mut connection = opened.map_err(|error| error.to_string())?;
-        // A server that is loading its data, or wants a password, accepts the connection and refuses only this.
-        ask(&mut connection, &redis::cmd("PING"))??;
-        Ok(connection)
+        Connection::open(address, login, self.connect_timeout(), response_timeout)
     }
 }

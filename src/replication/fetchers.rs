@@ -227,7 +227,7 @@ impl Fetcher<'_> {
         let (was_open, begun) = (self.link.is_some(), Instant::now());
         let answer = ask(self.connected()?);
         match answer {
-            Err(Error::Unreachable { .. }) if was_open && begun.elapsed() < CLOSED_MAX => {
+            Err(error) if was_open && error.is_cut_off() && begun.elapsed() < CLOSED_MAX => {
                 self.link = None;
                 ask(self.connected()?)
             }

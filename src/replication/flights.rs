@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Error;
 use crate::object::Object;
+use crate::redis::unusable;
 use crate::version::Version;
 
 const SHARD_COUNT: usize = 16;
@@ -211,7 +212,7 @@ impl Flights {
 
 impl From<Unanswered> for Error {
     fn from(Unanswered { address, reason }: Unanswered) -> Self {
-        Error::Unreachable { address, reason }
+        unusable(&address, &reason)
     }
 }
 

@@ -121,7 +121,7 @@ impl Gate {
 /// An error's text without the address of Redis, which is added where it is reported.
 pub(super) fn reason_of(error: &Error) -> String {
     match error {
-        Error::Unreachable { reason, .. } => reason.clone(),
+        Error::Unreachable { reason, .. } | Error::Denied { reason, .. } => reason.clone(),
         error => error.to_string(),
     }
 }

@@ -15,6 +15,7 @@ mod fetchers;
 mod flights;
 mod health;
 mod jobs;
+mod lateness;
 mod node;
 mod peers;
 mod reader;

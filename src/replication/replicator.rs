@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, select};
 
-use gathering::{BatchKind, EXTRA_MAX, ReadAhead, Sending};
+use gathering::{BUDGET, BatchKind, EXTRA_MAX, ReadAhead, Sending};
 
 use super::TieredBackend;
 use super::caution::Caution;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::local::ledger::Epoch;
-use crate::local::{Lsn, Outbox};
+use crate::local::{Budget, Lsn, Outbox, RecordFilter};
 use crate::redis::{EntryId, Link, Masters, Pusher, last, masters, refused_commands, server};
 use crate::version::Version;
 
@@ -301,13 +301,13 @@ impl<'a> Replicator<'a> {
         {
             let acknowledged = server::wait(link, replicas, REPLICAS_WAIT)?;
             if acknowledged < replicas {
-                if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
-                    self.complained = Some(Instant::now());
-                    tracing::warn!("{acknowledged} of {replicas} replicas have what was pushed: it stays dirty");
-                }
+                let missing =
+                    format!("{acknowledged} of {replicas} replicas have what was pushed (redis.wait_replicas)");
+                self.backend.health.confirmed(Some(&missing));
                 return Ok(());
             }
         }
+        self.backend.health.confirmed(None);
         self.is_confirmed = true;
         self.outbox.ledger.acknowledge(self.epoch, Instant::now());
         Ok(())
@@ -342,12 +342,38 @@ impl<'a> Replicator<'a> {
         {
             tracing::debug!("counters: {error}");
         }
-        if !self.is_drained() {
+        if self.may_be_lacking() {
+            let complaints = self.backend.health.complaints(Instant::now());
+            let why = complaints.first().map(|(_, reason, _)| format!(" ({reason})")).unwrap_or_default();
             tracing::warn!(
-                "Redis does not have everything yet: the rest is pushed when {} is opened again",
+                "Redis does not have everything yet: the rest is pushed when {} is opened again{why}",
                 self.backend.local_place()
             );
         }
+    }
+
+    /// Whether there is anything that Redis may not have. What was only read from it does not count.
+    fn may_be_lacking(&self) -> bool {
+        if self.is_drained() {
+            return false;
+        }
+        let Ok(tier) = self.backend.tier() else { return true };
+        let ledger = &self.outbox.ledger;
+        if !self.is_confirmed || ledger.has_backlog() || ledger.has_unpushed_apart() {
+            return true;
+        }
+        let end = tier.end();
+        let mut from = ledger.replicated();
+        while from < end {
+            match tier.dirty_records(from, end, RecordFilter::Dirty, Budget { records: 1, ..BUDGET }) {
+                Ok(found) if found.dirty.is_empty() && found.unreadable.is_empty() && found.next > from => {
+                    from = found.next
+                }
+                Ok(found) => return !(found.dirty.is_empty() && found.unreadable.is_empty()),
+                Err(_) => return true, // it cannot be seen
+            }
+        }
+        false
     }
 }
 

@@ -61,9 +61,20 @@ pub(super) fn run(backend: &TieredBackend, asked: &Receiver<Question>) {
         if now >= next_tick {
             next_tick = now + TICK;
             look(backend, &mut watch, now);
+            look_at_progress(backend, now);
         }
     }
     questions.asked.into_values().chain(asked.try_iter()).for_each(|question| question.answer(None));
+}
+
+/// Has the health noted how far behind Redis is.
+fn look_at_progress(backend: &TieredBackend, now: Instant) {
+    // A store that is closed, or was opened by a parent process, pushes nothing.
+    let Ok(tier) = backend.tier() else { return };
+    if let Some(outbox) = tier.outbox() {
+        let end = tier.end();
+        backend.health.look(outbox.ledger.first_unpushed(end), end, now);
+    }
 }
 
 /// Queues fetches for those who wait, and has other nodes asked for what is still missing. Nothing here waits for Redis.

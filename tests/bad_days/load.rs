@@ -145,7 +145,7 @@ fn read_any(store: &ObjectStore, node: usize, state: &mut u64) {
 }
 
 pub fn is_about_redis(error: &Error) -> bool {
-    matches!(error, Error::Unreachable { .. } | Error::Refused { .. })
+    matches!(error, Error::Unreachable { .. } | Error::Denied { .. } | Error::Refused { .. })
 }
 
 pub fn shown(id: &[u8]) -> String {

@@ -224,7 +224,7 @@ impl Node {
     /// Whether an operation may end with this: nothing is known of what it did then.
     fn may_fail(&self, error: &Error) -> bool {
         match error {
-            Error::Closed | Error::Unreachable { .. } => true,
+            Error::Closed | Error::Unreachable { .. } | Error::Denied { .. } => true,
             Error::Refused { .. } => self.settings.has(Extra::Rights),
             Error::Io { .. } | Error::Catalog { .. } => self.settings.has(Extra::Descriptors),
             _ => false,

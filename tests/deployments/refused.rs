@@ -23,7 +23,7 @@ fn failure(nodes: &Nodes) -> String {
             error
         }
     };
-    assert!(matches!(error, Error::Unreachable { .. } | Error::Refused { .. } | Error::Config(_)), "{error:?}");
+    assert!(matches!(error, Error::Unreachable { .. } | Error::Denied { .. }), "{error:?}");
     format!("{error} {error:?}")
 }
 
@@ -37,7 +37,7 @@ fn a_wrong_password() {
         let server = RedisServer::settings().user(name, "right").start();
         for backend in BACKENDS {
             let failure = failure(&quick(Nodes::new(backend, server.url().replace("right", "hush"))));
-            assert!(failure.contains("WRONGPASS") || failure.to_lowercase().contains("password"), "{failure}");
+            assert!(failure.contains("WRONGPASS") && failure.contains("Denied"), "{failure}");
             assert!(failure.contains(&format!("127.0.0.1:{}", server.port())), "{failure}");
             assert!(!failure.contains("hush"), "{failure}");
         }
@@ -49,7 +49,7 @@ fn no_password_where_one_is_wanted() {
     let server = RedisServer::settings().user("default", "right").start();
     for backend in BACKENDS {
         let failure = failure(&quick(Nodes::new(backend, server.url().replace(":right@", ""))));
-        assert!(failure.contains("NOAUTH") || failure.to_lowercase().contains("authenti"), "{failure}");
+        assert!(failure.contains("NOAUTH") && failure.contains("Denied"), "{failure}");
     }
 }
 

@@ -71,6 +71,53 @@ fn a_node_that_may_not_give_one_command_says_which_and_what_that_means() {
     until("that is said, too", || log::has(Level::INFO, &["takes again what it has refused"]));
 }
 
+#[test]
+fn a_redis_that_has_refused_something_for_some_seconds_is_told_of_once_with_its_words_and_what_they_mean() {
+    let world = World::new(1);
+    let redis = RedisServer::start();
+    // Somebody else's key stands where the object has to.
+    redis.cli(&["SADD", "scaler:obj:7761726e6564", "other"]);
+    let store = world.open(0, &redis.url(), |_| {});
+    store.put(b"warned", b"data", b"").unwrap();
+    let said =
+        || log::count(Level::WARN, &["Redis lacks some of what was written here", "WRONGTYPE", "redis.key_prefix"]);
+    until("it is said", || said() == 1);
+    store.put(b"other", b"data", b"").unwrap();
+    until("the other is pushed", || stands(&redis, "other"));
+    redis.cli(&["DEL", "scaler:obj:7761726e6564"]);
+    until("that it is over is said, too", || log::has(Level::INFO, &["Redis has what it lacked"]));
+    assert_eq!(said(), 1);
+}
+
+#[test]
+fn a_redis_without_a_command_says_which_though_it_quotes_any_bytes() {
+    let world = World::new(1);
+    let redis = RedisServer::settings().line("rename-command XADD \"\"").start();
+    let store = world.open(0, &redis.url(), |_| {});
+    store.put(b"\xff\xfe", b"data", b"").unwrap();
+    until("it is said", || {
+        log::has(Level::WARN, &["nothing can be pushed", "does not serve this store", "unknown command 'XADD'"])
+    });
+    assert!(!log::has(Level::WARN, &["Parse"]));
+    let untold = RedisServer::settings().user("node", "secret").rights("~* &* +@all -time").start();
+    let world = World::new(1);
+    let _store = world.open(0, &untold.url(), |_| {});
+    until("it is said", || log::has(Level::WARN, &["tell the time (TIME)", "NOPERM", "permit this"]));
+}
+
+#[test]
+fn too_few_replicas_are_said_once() {
+    let world = World::new(1);
+    let redis = RedisServer::start();
+    let store = world.open(0, &redis.url(), |options| options.wait_replicas = 1);
+    store.put(b"id", b"data", b"").unwrap();
+    let said = || log::count(Level::WARN, &["0 of 1 replicas have what was pushed", "redis.wait_replicas"]);
+    until("it is said", || said() == 1);
+    let _replica = RedisServer::settings().replica_of(&redis).start();
+    until("that it is over is said, too", || log::has(Level::INFO, &["the replicas have what was pushed"]));
+    assert_eq!(said(), 1);
+}
+
 /// Invariants 1 and 3: whether Redis has what an event names cannot be seen, so that what is held here may be all that there is.
 #[test]
 fn a_node_that_may_not_look_keeps_what_only_it_has() {

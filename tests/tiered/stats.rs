@@ -33,7 +33,7 @@ fn what_redis_does_not_have_is_counted_and_so_is_its_coming() {
     assert_eq!((behind.dirty_records, behind.dirty_bytes, behind.is_estimate), (12, 110_000, false), "{behind:?}");
     until("it is said", || complaints(&store).iter().any(|(kind, _)| kind == "redis_away"));
     let (_, text) = &complaints(&store)[0];
-    assert!(text.contains(&world.redis.port().to_string()) && text.contains("kept"), "{text}");
+    assert!(text.contains(&world.redis.port().to_string()) && text.contains("local work goes on"), "{text}");
     // It grows with time.
     until("the oldest is old", || replication(&store).oldest_dirty_seconds > 2.5);
     world.redis.restart();

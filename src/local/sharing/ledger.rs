@@ -473,6 +473,21 @@ impl Ledger {
         self.0.lock().backlog.is_some()
     }
 
+    /// The first record below `end` that was not pushed; None if all were.
+    pub fn first_unpushed(&self, end: Lsn) -> Option<Lsn> {
+        let state = self.0.lock();
+        let tail = Some(state.tail.position).filter(|position| *position < end);
+        let backlog = state.backlog.as_ref().filter(|(range, walk)| walk.position < range.end);
+        let backlog = backlog.map(|(_, walk)| walk.position);
+        let apart = state.apart.iter().find(|(_, apart)| !apart.is_pushed()).map(|(lsn, _)| *lsn);
+        [tail, backlog, apart].into_iter().flatten().min()
+    }
+
+    /// Whether a record stands apart that was not pushed.
+    pub fn has_unpushed_apart(&self) -> bool {
+        self.0.lock().apart.values().any(|apart| !apart.is_pushed())
+    }
+
     /// Whether everything below `end` was pushed, settled or not.
     pub fn is_pushed(&self, end: Lsn) -> bool {
         let state = self.0.lock();

@@ -44,6 +44,9 @@ pub(crate) fn encode(error: &Error, fields: &mut Fields<'_>) {
         Error::LengthMismatch { id, written, announced } => {
             fields.u8(11).bytes(id.as_bytes()).u64(*written).u64(*announced);
         }
+        Error::Denied { address, reason } => {
+            fields.u8(13).text(address).text(reason);
+        }
         // Of opening, and of this process: their words are all that matters to another.
         other => {
             fields.u8(12).text(&other.to_string());
@@ -119,6 +122,7 @@ pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Error, Malformed> {
         10 => Error::WriteFailed { id: id(reader)?, reason: reader.text()? },
         11 => Error::LengthMismatch { id: id(reader)?, written: reader.u64()?, announced: reader.u64()? },
         12 => Error::Config(reader.text()?),
+        13 => Error::Denied { address: reader.text()?, reason: reader.text()? },
         _ => return Err(Malformed("there is no such error")),
     })
 }

@@ -67,6 +67,7 @@ fn errors() -> Vec<Error> {
         Error::Catalog { path: "/a/catalog".into(), reason: text("a reason") },
         Error::WritesRefused { path: "/a/store".into(), cause: text("a cause") },
         Error::Unreachable { address: text("redis:6379"), reason: text("a reason") },
+        Error::Denied { address: text("redis:6379"), reason: text("a reason") },
         Error::Refused { address: text("redis:6379"), action: "store", id: id(), reason: text("OOM") },
         Error::Closed,
         Error::WriteFailed { id: id(), reason: text("a reason") },

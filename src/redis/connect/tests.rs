@@ -94,7 +94,60 @@ fn a_user_with_a_password() {
     let url = format!("redis://store:p%40ss%3Aw%2Frd@127.0.0.1:{}", server.port());
     everything_works(&mut target(url).connect(TIMEOUT).unwrap());
     let wrong = target(format!("redis://store:wrong@127.0.0.1:{}", server.port()));
-    assert!(matches!(wrong.connect(TIMEOUT), Err(Error::Unreachable { .. })));
+    let error = wrong.connect(TIMEOUT).err().unwrap();
+    assert!(matches!(&error, Error::Denied { reason, .. } if reason.contains("WRONGPASS invalid")), "{error}");
+    assert!(!error.to_string().contains("wrong@"), "{error}");
+}
+
+/// What a connection fails with.
+fn failure(options: &RedisOptions) -> Error {
+    Target::new(options).unwrap().connect(TIMEOUT).err().expect("it cannot be used")
+}
+
+fn text(error: &Error) -> String {
+    error.to_string()
+}
+
+#[test]
+fn a_redis_that_does_not_serve_this_store_is_not_said_to_be_away() {
+    let server = RedisServer::start();
+    let port = server.port();
+    let no_password = failure(&options(format!("redis://:secret@127.0.0.1:{port}")));
+    assert!(
+        matches!(&no_password, Error::Denied { .. }) && text(&no_password).contains("without any password"),
+        "{no_password}"
+    );
+    assert!(!text(&no_password).contains("secret"), "{no_password}");
+    let database = failure(&options(format!("redis://127.0.0.1:{port}/99")));
+    assert!(matches!(&database, Error::Denied { .. }) && text(&database).contains("out of range"), "{database}");
+    assert!(text(&database).contains("database 99"), "{database}");
+    let cluster = failure(&options(format!("redis+cluster://127.0.0.1:{port}")));
+    assert!(matches!(&cluster, Error::Denied { .. }) && text(&cluster).contains("write redis://"), "{cluster}");
+}
+
+#[test]
+fn a_redis_with_as_many_clients_as_it_takes_says_so() {
+    let server = RedisServer::settings().line("maxclients 1").start();
+    let _held = std::net::TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    for url in [format!("redis://127.0.0.1:{}", server.port()), format!("redis://:p@127.0.0.1:{}", server.port())] {
+        let full = failure(&options(url));
+        assert!(matches!(&full, Error::Unreachable { .. }), "{full:?}");
+        assert!(text(&full).contains("max number of clients") && text(&full).contains("raise maxclients"), "{full}");
+    }
+}
+
+#[test]
+fn tls_where_there_is_none_and_none_where_there_is_are_named() {
+    let (plain, authority) = (RedisServer::start(), Authority::new());
+    let encrypted = RedisServer::settings().tls(&authority, false).start();
+    let quick = |url: String| RedisOptions { connect_timeout_ms: 1000, ..options(url.as_str()) };
+    let tls = failure(&quick(format!("rediss://127.0.0.1:{}", plain.port())));
+    assert!(text(&tls).contains("TLS handshake") && text(&tls).contains("redis://"), "{tls}");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = failure(&quick(format!("rediss://{}", silent.local_addr().unwrap())));
+    assert!(text(&silent).contains("TLS handshake is not answered"), "{silent}");
+    let none = failure(&quick(format!("redis://127.0.0.1:{}", encrypted.port())));
+    assert!(text(&none).contains("rediss://"), "{none}");
 }
 
 #[test]

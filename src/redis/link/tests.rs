@@ -92,6 +92,23 @@ fn a_server_that_cannot_serve_makes_the_link_useless() {
     }
 }
 
+/// A refusal quotes what was sent, which is any bytes.
+#[test]
+fn what_a_refusal_quotes_does_not_hide_it() {
+    let server = Server::start();
+    let mut link = server.link();
+    let mut unknown = redis::cmd("NONSENSE");
+    unknown.arg(&b"\xff\xfe\x00"[..]);
+    let replies = link.run(&[unknown.clone(), redis::cmd("PING"), unknown]).unwrap();
+    for refused in [&replies[0], &replies[2]] {
+        assert!(
+            refused.as_ref().is_err_and(|refusal| refusal.starts_with("ERR unknown command 'NONSENSE'")),
+            "{replies:?}"
+        );
+    }
+    assert_eq!(replies[1], Ok(Value::SimpleString("PONG".into())));
+}
+
 #[test]
 fn one_refusal_does_not_hide_the_other_answers() {
     let server = Server::start();
@@ -165,7 +182,7 @@ fn a_server_that_stops_reading_is_given_up_after_the_response_timeout() {
 
 // Invariant 12.
 #[test]
-fn a_wrong_password_is_unreachable_and_not_shown() {
+fn a_wrong_password_is_denied_and_not_shown() {
     let server = Server::start();
     let mut link = server.link();
     call(&mut link, &["CONFIG", "SET", "requirepass", "right"]).unwrap();
@@ -177,7 +194,7 @@ fn a_wrong_password_is_unreachable_and_not_shown() {
     connect("password=right").unwrap();
     for login in ["password=hunter2", ""] {
         let error = connect(login).unwrap_err();
-        assert!(matches!(error, Error::Unreachable { .. }));
+        assert!(matches!(error, Error::Denied { .. }), "{error:?}");
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }
 }

@@ -12,8 +12,9 @@ use crate::redis::envelope::Head;
 use crate::redis::events::{adding, deleting_when_full};
 use crate::redis::fetch::{looked, looking};
 use crate::redis::link::Link;
-use crate::redis::pipeline::{Reply, code, reply_of};
+use crate::redis::pipeline::{Reply, code};
 use crate::redis::python;
+use crate::redis::refusals::reply_of;
 use crate::redis::standing::Standing;
 
 /// Commands for one write: two that look at what stands there, one that overwrites or deletes it.

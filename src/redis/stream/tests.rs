@@ -53,3 +53,19 @@ fn all_addresses_of_a_name_are_tried() {
     let nobody = HostPort { host: "nobody.invalid".into(), port: 1 };
     assert!(Stream::connect(Address::Tcp(&nobody), Instant::now() + Duration::from_secs(20)).is_err());
 }
+
+/// One address of a name swallows connections, as a node that is down does.
+#[test]
+fn an_address_that_is_silent_leaves_time_for_the_next() {
+    let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    silent.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+    silent.listen(0).unwrap();
+    let silent_address = silent.local_addr().unwrap().as_socket().unwrap();
+    // A queue that is full swallows whoever comes later.
+    let queue: Vec<_> = (0..8).map_while(|_| connect_to(silent_address, Duration::from_millis(50)).ok()).collect();
+    assert!(!queue.is_empty() && queue.len() < 8);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addresses = [silent_address, listener.local_addr().unwrap()];
+    let socket = connect_to_any(&addresses, Instant::now() + Duration::from_secs(2)).unwrap();
+    assert_eq!(socket.peer_addr().unwrap().as_socket(), Some(listener.local_addr().unwrap()));
+}

@@ -164,7 +164,7 @@ impl Replicator<'_> {
     pub(super) fn failed(&mut self, error: &Error) {
         tracing::debug!("replication: {error}");
         self.backend.health.cannot_push(error);
-        if !matches!(error, Error::Unreachable { .. }) {
+        if !error.is_cut_off() {
             return; // nothing is wrong with the connection
         }
         if self.link.take().is_some() {
