@@ -4,8 +4,10 @@ use std::io;
 use std::os::unix::net::UnixStream;
 
 use scaler_object_storage::config::ServerConfig;
-use scaler_object_storage::server::{Address, Handover, Predecessor, Server, ServerOptions, Successor, systemd};
-use scaler_object_storage::{BackendKind, Keeper, ObjectStore, StoreConfig};
+use scaler_object_storage::server::{
+    Address, Handover, Predecessor, Server, ServerOptions, StatusServer, Successor, systemd,
+};
+use scaler_object_storage::{BackendKind, Keeper, ObjectStore};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -16,6 +18,7 @@ struct Running {
     server: Server,
     store: ObjectStore,
     keeper: Option<Keeper>,
+    status: Option<StatusServer>,
 }
 
 /// Why a server ends.
@@ -42,7 +45,6 @@ impl Signals {
 
 /// Serves until it is ended.
 pub async fn run(options: ServerOptions, config: &ServerConfig) -> Result<(), Failure> {
-    let config = &config.store;
     // Before the line that says that it listens: who reads that line may send a signal at once.
     let mut signals =
         Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
@@ -86,7 +88,7 @@ pub async fn run(options: ServerOptions, config: &ServerConfig) -> Result<(), Fa
 /// What the process that has served until now leaves: with systemd, or by itself, as one that keeps the directory at the same address.
 fn take_over(
     options: &ServerOptions,
-    config: &StoreConfig,
+    config: &ServerConfig,
 ) -> Result<(Option<Handover>, Option<Predecessor>), Failure> {
     match Handover::take_from_systemd() {
         Ok(Some(handover)) => {
@@ -96,6 +98,7 @@ fn take_over(
         Ok(None) => {}
         Err(error) => tracing::error!("what systemd has kept of the server before cannot be gone on with: {error}"),
     }
+    let config = &config.store;
     if !matches!(config.backend, BackendKind::Local | BackendKind::Tiered) {
         return Ok((None, None));
     }
@@ -111,7 +114,10 @@ fn take_over(
 }
 
 /// Opens the store, and serves there, or goes on where another server has paused.
-async fn open(options: &ServerOptions, config: &StoreConfig, handover: Option<Handover>) -> Result<Running, Failure> {
+async fn open(options: &ServerOptions, config: &ServerConfig, handover: Option<Handover>) -> Result<Running, Failure> {
+    // It answers already while the store is being opened.
+    let status = status_server(config)?;
+    let config = &config.store;
     let mut resumed = None;
     let resume = |store: &ObjectStore| {
         resumed = handover.map(|handover| Server::resume(options.clone(), store.clone(), handover));
@@ -131,7 +137,19 @@ async fn open(options: &ServerOptions, config: &StoreConfig, handover: Option<Ha
         Some(server) => server?,
         None => Server::bind(options.clone(), store.clone()).await?,
     };
-    Ok(Running { server, store, keeper })
+    if let Some(status) = &status {
+        status.serving(&store, server.watch());
+    }
+    Ok(Running { server, store, keeper, status })
+}
+
+/// Serves metrics, health and the status page where that is wanted.
+fn status_server(config: &ServerConfig) -> Result<Option<StatusServer>, Failure> {
+    let Some(address) = config.metrics_address.as_ref().filter(|address| !address.is_empty()) else { return Ok(None) };
+    let address = address.parse().map_err(|error| format!("metrics_address: {error}"))?;
+    let status = StatusServer::listen(&address)?;
+    tracing::info!("metrics and the status page are on http://{}/", status.local_address());
+    Ok(Some(status))
 }
 
 impl Running {
@@ -147,7 +165,10 @@ impl Running {
     /// Ends it: its clients' connections are closed, unless systemd keeps them for the process that it starts next.
     async fn end(self, signal: &str) -> Result<(), Failure> {
         systemd::notify_stopping();
-        let Running { server, store, keeper } = self;
+        let Running { server, store, keeper, status } = self;
+        if let Some(status) = &status {
+            status.stopping();
+        }
         // What waits in a store that keeps nothing is waited for in vain.
         let is_kept = systemd::is_kept_by_systemd() && store.info().backend != "memory";
         let left = if is_kept {
@@ -175,22 +196,27 @@ impl Running {
     async fn give_way(
         self,
         options: &ServerOptions,
-        config: &StoreConfig,
+        config: &ServerConfig,
         signals: &mut Signals,
         successor: &Successor,
     ) -> Result<Option<Running>, Failure> {
-        let Running { server, store, keeper } = self;
+        let Running { server, store, keeper, status } = self;
         if let Err(error) = successor.until_ready() {
             tracing::warn!("a process that wanted to take over is not ready to: {error}");
-            return Ok(Some(Running { server, store, keeper }));
+            return Ok(Some(Running { server, store, keeper, status }));
         }
         let handover = server.pause().await?;
         if let Err(error) = successor.hand_over(&handover) {
             tracing::warn!("going on, since a process that wanted to take over cannot: {error}");
             let server = Server::resume(options.clone(), store.clone(), handover)?;
-            return Ok(Some(Running { server, store, keeper }));
+            if let Some(status) = &status {
+                status.serving(&store, server.watch());
+            }
+            return Ok(Some(Running { server, store, keeper, status }));
         }
         tracing::info!("another process takes over {handover}");
+        // Its address is the other one's from now on.
+        drop(status);
         if let Some(keeper) = keeper {
             keeper.close();
         }

@@ -78,6 +78,8 @@ pub struct ServerConfig {
     pub tls_cert: Option<PathBuf>,
     /// Its private key. Default: none.
     pub tls_key: Option<PathBuf>,
+    /// Where metrics, health and the status page are served over HTTP: a port, on loopback, or `ip:port`. Default: nowhere.
+    pub metrics_address: Option<String>,
     /// The store. Default: the `local` backend in its default directory.
     #[serde(skip)]
     pub store: StoreConfig,
@@ -93,6 +95,7 @@ impl Default for ServerConfig {
             logging_level: LoggingLevel::default(),
             tls_cert: None,
             tls_key: None,
+            metrics_address: None,
             store: StoreConfig::default(),
         }
     }

@@ -34,7 +34,7 @@ pub struct Setting {
 }
 
 /// The settings of the server.
-pub const SERVER_SETTINGS: [Setting; 7] = [
+pub const SERVER_SETTINGS: [Setting; 8] = [
     Setting {
         key: "bind_address",
         kind: Kind::Text,
@@ -83,6 +83,14 @@ pub const SERVER_SETTINGS: [Setting; 7] = [
         value_name: "FILE",
         help: "The private key of the certificate, in PEM",
         default: "none",
+    },
+    Setting {
+        key: "metrics_address",
+        kind: Kind::Text,
+        value_name: "[IP:]PORT",
+        help: "Where to serve metrics (/metrics), health (/healthz, /readyz) and a status page (/) over HTTP, to whoever can reach it; a port \
+               alone is on loopback, port 0 is any free one",
+        default: "none: they are not served",
     },
 ];
 

@@ -115,7 +115,8 @@ fn endpoint_and_path(text: &str) -> Result<(Endpoint, String), &'static str> {
     Ok((endpoint(authority)?, path.to_owned()))
 }
 
-fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
+/// `host:port`, or what is wrong with it.
+pub(super) fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
     let (host, port) = text.rsplit_once(':').ok_or("it has no port")?;
     let host = match host.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').ok_or("its brackets do not match")?,

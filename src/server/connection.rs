@@ -191,7 +191,7 @@ async fn run(shared: Arc<ServerState>, mut connection: Connection, peer: String,
 /// Leaves a connection, between two looks at it, to another process.
 fn pause_requests(shared: &Arc<ServerState>, connection: Connection, peer: String, open: &Open) {
     let Connection { transport, decoder, mut handler, kept, .. } = connection;
-    let arriving = match handler.arriving().map(|(header, writer)| Arriving::new(*header, writer)).transpose() {
+    let arriving = match handler.arriving().map(|(header, writer)| Arriving::new(header, writer)).transpose() {
         Ok(arriving) => arriving,
         Err(reason) => {
             let name = Name(handler.session().identity());

@@ -37,6 +37,14 @@ pub enum ServerError {
         /// Its length.
         bytes: usize,
     },
+    /// The address of the metrics and the status page cannot be listened on.
+    #[error("cannot serve metrics on {address}: {source}; give another metrics_address, or none")]
+    Status {
+        /// The address.
+        address: String,
+        /// The operating system's reason.
+        source: io::Error,
+    },
     /// The operating system gave no threads to serve on.
     #[error("cannot start the server's threads: {0}")]
     Threads(io::Error),

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::ServerState;
 use super::control::{Control, Signal};
+use super::latency::Operation;
 use super::outbox::{Outbox, Reply};
 use super::session::{Due, Session, TooManyWaits, Wait};
 use super::waiting::got;
@@ -61,24 +63,38 @@ pub(super) struct Handler {
     control: Arc<Control>,
     outbox: Outbox,
     /// The set whose payload is arriving in pieces.
-    arriving: Option<(RequestHeader, ObjectWriter)>,
+    arriving: Option<Arriving>,
     requests: u64,
+    /// Requests that were not answered at once.
+    deferred: u64,
+    /// When the present request was taken up.
+    begun: Instant,
+}
+
+/// A set whose payload arrives in pieces.
+struct Arriving {
+    header: RequestHeader,
+    writer: ObjectWriter,
+    /// How long the pieces so far took to be written.
+    spent: Duration,
 }
 
 impl Handler {
     pub fn new(shared: Arc<ServerState>, session: Arc<Session>, control: Arc<Control>) -> Self {
-        Handler { shared, session, control, outbox: Outbox::default(), arriving: None, requests: 0 }
+        let (outbox, begun) = (Outbox::default(), Instant::now());
+        Handler { shared, session, control, outbox, arriving: None, requests: 0, deferred: 0, begun }
     }
 
     /// Goes on where another process has stopped.
     pub fn resume(mut self, outbox: Outbox, arriving: Option<(RequestHeader, ObjectWriter)>) -> Self {
-        (self.outbox, self.arriving) = (outbox, arriving);
+        self.outbox = outbox;
+        self.arriving = arriving.map(|(header, writer)| Arriving { header, writer, spent: Duration::ZERO });
         self
     }
 
     /// The set whose payload is arriving in pieces.
-    pub fn arriving(&self) -> Option<&(RequestHeader, ObjectWriter)> {
-        self.arriving.as_ref()
+    pub fn arriving(&self) -> Option<(RequestHeader, &ObjectWriter)> {
+        self.arriving.as_ref().map(|arriving| (arriving.header, &arriving.writer))
     }
 
     pub fn session(&self) -> &Arc<Session> {
@@ -102,6 +118,29 @@ impl Handler {
     /// Carries out a request, or takes in a piece of one.
     #[inline]
     pub fn handle(&mut self, event: Event<'_>) -> Result<(), Refusal> {
+        let timed = match &event {
+            Event::Request(header) => Some(match header.request_type {
+                RequestType::Delete => Operation::Delete,
+                RequestType::InfoGetTotal => Operation::Info,
+                _ => Operation::Get,
+            }),
+            Event::Set(..) => Some(Operation::Set),
+            Event::Duplicate(..) => Some(Operation::Duplicate),
+            Event::SetBegins(_) | Event::Piece(..) => None,
+        };
+        let deferred = self.deferred;
+        self.begun = Instant::now();
+        self.carry_out(event)?;
+        if let Some(operation) = timed
+            && self.deferred == deferred
+        {
+            self.shared.latencies.took(operation, self.begun.elapsed());
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn carry_out(&mut self, event: Event<'_>) -> Result<(), Refusal> {
         match event {
             Event::Request(header) => match header.request_type {
                 RequestType::Delete => self.delete(&header),
@@ -110,11 +149,12 @@ impl Handler {
             },
             Event::Set(header, payload) => {
                 self.shared.store.put(&header.id, payload, b"")?;
+                self.shared.latencies.received(payload.len() as u64);
                 self.reply(&header, ReplyType::SetOk, Bytes::new())
             }
             Event::SetBegins(header) => {
                 let writer = self.shared.store.writer(&header.id, header.payload_length, b"")?;
-                self.arriving = Some((header, writer));
+                self.arriving = Some(Arriving { header, writer, spent: self.begun.elapsed() });
                 Ok(())
             }
             Event::Piece(piece, is_last) => self.piece(piece, is_last),
@@ -125,7 +165,7 @@ impl Handler {
     #[inline]
     fn get(&mut self, header: &RequestHeader) -> Result<(), Refusal> {
         match self.shared.store.get_here(&header.id)? {
-            Some(object) => self.push(got(header, object)),
+            Some(object) => self.push(got(&self.shared.latencies, header, object)),
             None => self.wait(Wait::Get(*header)),
         }
     }
@@ -136,14 +176,17 @@ impl Handler {
             Reply::new(header.id, header.request_id, reply_type, Bytes::new())
         };
         let (session, late, question) = (Arc::clone(&self.session), *header, self.shared.questions.begin());
+        let (latencies, begun) = (Arc::clone(&self.shared.latencies), self.begun);
         // Redis may have to be asked whether it existed. The store bounds how many such questions are under way, and for how long.
         let answer = move |existed| {
+            latencies.took(Operation::Delete, begun.elapsed());
             session.push(Due::Reply(reply(&late, existed)));
             drop(question);
         };
         match self.shared.store.delete_later(&header.id, answer)? {
             Some(existed) => self.push(reply(header, existed)),
             None => {
+                self.deferred += 1;
                 self.requests += 1;
                 Ok(())
             }
@@ -164,11 +207,16 @@ impl Handler {
     }
 
     fn piece(&mut self, piece: &[u8], is_last: bool) -> Result<(), Refusal> {
-        let Some((_, writer)) = &mut self.arriving else { return Ok(()) };
-        writer.write(piece)?;
+        let Some(arriving) = &mut self.arriving else { return Ok(()) };
+        arriving.writer.write(piece)?;
+        if !is_last {
+            arriving.spent += self.begun.elapsed();
+        }
         match self.arriving.take_if(|_| is_last) {
-            Some((header, writer)) => {
+            Some(Arriving { header, writer, spent }) => {
                 writer.commit()?;
+                self.shared.latencies.received(header.payload_length);
+                self.shared.latencies.took(Operation::Set, spent + self.begun.elapsed());
                 self.reply(&header, ReplyType::SetOk, Bytes::new())
             }
             None => Ok(()),
@@ -186,9 +234,10 @@ impl Handler {
     fn wait(&mut self, wait: Wait) -> Result<(), Refusal> {
         let options = &self.shared.options;
         let number = self.session.begin_wait(wait, options.waits_max, options.waits_total_max)?;
-        match wait.park(&self.shared.store, &self.session, number)? {
+        match wait.park(&self.shared, &self.session, number)? {
             Some(reply) => self.push(reply),
             None => {
+                self.deferred += 1;
                 self.requests += 1;
                 Ok(())
             }
@@ -198,6 +247,9 @@ impl Handler {
     /// Queues a reply, behind those that this very request made due, if it did.
     #[inline]
     fn reply(&mut self, header: &RequestHeader, reply_type: ReplyType, payload: Bytes) -> Result<(), Refusal> {
+        if matches!(reply_type, ReplyType::GetOk) {
+            self.shared.latencies.sent(payload.len());
+        }
         self.push(Reply::new(header.id, header.request_id, reply_type, payload))
     }
 

@@ -11,11 +11,14 @@ mod counters;
 mod error;
 mod handler;
 mod handover;
+mod latency;
 mod listener;
 mod open;
 mod options;
 mod outbox;
 mod session;
+mod stats;
+mod status;
 mod tls;
 mod transport;
 mod waiting;
@@ -39,10 +42,14 @@ pub use error::ServerError;
 use handler::Questions;
 use handover::PausedConnection;
 pub use handover::{Handover, Predecessor, Successor, systemd};
+use latency::Latencies;
+pub use latency::Latency;
 use listener::Listener;
 use open::{Open, OpenConnections};
 pub use options::{ServerOptions, TlsFiles};
 use session::Sessions;
+pub use stats::{ServerStats, ServerWatch};
+pub use status::{StatusAddress, StatusAddressError, StatusServer};
 use workers::Workers;
 
 use crate::ObjectStore;
@@ -74,9 +81,7 @@ const TURN_BYTES_MAX: usize = 1 << 20;
 /// ```
 pub struct Server {
     listener: Listener,
-    local_address: Address,
     workers: Workers,
-    open: Arc<OpenConnections>,
     shared: Arc<ServerState>,
 }
 
@@ -87,6 +92,10 @@ struct ServerState {
     protocol: Protocol,
     sessions: Sessions,
     counters: Arc<ServerCounters>,
+    latencies: Arc<Latencies>,
+    open: Arc<OpenConnections>,
+    /// Where it listens, with the port that was really taken.
+    address: Address,
     /// Deletes whose answers are still to come.
     questions: Questions,
     /// Connections that are not served any more, for another process.
@@ -110,35 +119,48 @@ impl Server {
     /// [`ServerError::Listen`] where the address is in use or not this machine's; otherwise what is wrong with the options.
     #[expect(clippy::unused_async, reason = "it needs a runtime, which only a future is sure to have")]
     pub async fn bind(options: ServerOptions, store: ObjectStore) -> Result<Server, ServerError> {
-        let (workers, shared) = Self::prepare(options, store)?;
-        let address = &shared.options.bind_address;
-        let (listener, local_address) =
-            Listener::bind(address).map_err(|source| ServerError::Listen { address: address.clone(), source })?;
-        Ok(Server { listener, local_address, workers, open: Arc::default(), shared })
+        Self::begin(options, store, |address| {
+            Listener::bind(address).map_err(|source| ServerError::Listen { address: address.clone(), source })
+        })
     }
 
-    fn prepare(options: ServerOptions, store: ObjectStore) -> Result<(Workers, Arc<ServerState>), ServerError> {
+    /// A server whose listening socket `listen` makes, or has.
+    fn begin(
+        options: ServerOptions,
+        store: ObjectStore,
+        listen: impl FnOnce(&Address) -> Result<(Listener, Address), ServerError>,
+    ) -> Result<Server, ServerError> {
         if options.identity.len() > IDENTITY_BYTES_MAX {
             return Err(ServerError::Identity { bytes: options.identity.len() });
         }
         let protocol = Protocol::new(&options)?;
         let workers = Workers::start(options.worker_threads).map_err(ServerError::Threads)?;
+        let (listener, address) = listen(&options.bind_address)?;
         let shared = ServerState {
             options,
             store,
             protocol,
             sessions: Sessions::default(),
             counters: Arc::default(),
+            latencies: Arc::default(),
+            open: Arc::default(),
+            address,
             questions: Questions::default(),
             paused: Mutex::default(),
         };
-        Ok((workers, Arc::new(shared)))
+        Ok(Server { listener, workers, shared: Arc::new(shared) })
     }
 
     /// The address it listens on, with the port that was really taken.
     #[must_use]
     pub fn local_address(&self) -> &Address {
-        &self.local_address
+        &self.shared.address
+    }
+
+    /// Where its numbers come from while it runs.
+    #[must_use]
+    pub fn watch(&self) -> ServerWatch {
+        ServerWatch(Arc::clone(&self.shared))
     }
 
     /// Counters of what the server sees while it runs.
@@ -159,14 +181,15 @@ impl Server {
     pub async fn serve_until<T>(&self, ended: impl Future<Output = T>) -> T {
         tokio::select! {
             ended = pin!(ended) => ended,
-            never = accept_all(&self.listener, &self.workers, &self.shared, &self.open) => match never {},
+            never = accept_all(&self.listener, &self.workers, &self.shared) => match never {},
         }
     }
 
     /// Finishes replies in flight, at most for [`closing_time_max`](ServerOptions::closing_time_max), and closes all connections. The store stays
     /// open.
     pub async fn stop(self) {
-        let Server { listener, open, shared, .. } = self;
+        let Server { listener, shared, .. } = self;
+        let open = Arc::clone(&shared.open);
         drop(listener);
         open.stop();
         if timeout(shared.options.closing_time_max, open.until_empty()).await.is_err() {
@@ -177,17 +200,12 @@ impl Server {
     }
 }
 
-async fn accept_all(
-    listener: &Listener,
-    workers: &Workers,
-    shared: &Arc<ServerState>,
-    open: &Arc<OpenConnections>,
-) -> Infallible {
+async fn accept_all(listener: &Listener, workers: &Workers, shared: &Arc<ServerState>) -> Infallible {
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
                 let name = peer.clone();
-                begin_on(workers, shared, open, &name, None, |shared, open| async move {
+                begin_on(workers, shared, &name, None, |shared, open| async move {
                     connection::serve(shared, socket, peer, &open).await;
                     open
                 });
@@ -205,13 +223,12 @@ async fn accept_all(
 fn begin_on<F: Future<Output = Open> + Send + 'static>(
     workers: &Workers,
     shared: &Arc<ServerState>,
-    open: &Arc<OpenConnections>,
     peer: &str,
     number: Option<u64>,
     serve: impl FnOnce(Arc<ServerState>, Open) -> F,
 ) {
     let connections_max = shared.options.connections_max;
-    let Some((open, (worker, place))) = open.open(number, connections_max).zip(workers.place()) else {
+    let Some((open, (worker, place))) = shared.open.open(number, connections_max).zip(workers.place()) else {
         shared.counters.connections_refused.add(1);
         return tracing::warn!("{peer} was turned away: {connections_max} connections are open, the limit");
     };

@@ -191,7 +191,7 @@ pub(super) struct Sessions {
     /// Identities that are not connected.
     absent: AtomicUsize,
     /// Waits and undelivered replies of all sessions.
-    waiting: Arc<AtomicUsize>,
+    pub(super) waiting: Arc<AtomicUsize>,
 }
 
 impl Sessions {

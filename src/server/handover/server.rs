@@ -27,7 +27,8 @@ impl Server {
     ///
     /// The operating system's, about the listening socket. Then all connections are closed.
     pub async fn pause(self) -> io::Result<Handover> {
-        let Server { listener, local_address, workers, open, shared } = self;
+        let Server { listener, workers, shared } = self;
+        let open = &shared.open;
         let listener = listener.into_descriptor()?;
         open.pause();
         let limit = shared.options.closing_time_max;
@@ -49,7 +50,7 @@ impl Server {
         let sessions = shared.sessions.take_apart();
         let mut connections = std::mem::take(&mut *shared.paused.lock());
         connections.sort_by_key(|connection| connection.number);
-        Ok(Handover { listener, address: local_address, connections, sessions })
+        Ok(Handover { listener, address: shared.address.clone(), connections, sessions })
     }
 
     /// Goes on where another server has [paused](Self::pause), on a store that has what that one's had. To be called within a tokio runtime whose I/O
@@ -61,17 +62,12 @@ impl Server {
     /// As [`bind`](Self::bind). Then all connections are closed.
     pub fn resume(options: ServerOptions, store: ObjectStore, handover: Handover) -> Result<Server, ServerError> {
         let Handover { listener, address, connections, sessions } = handover;
-        let (workers, shared) = Self::prepare(options, store)?;
-        let wanted = &shared.options.bind_address;
-        let failed = |source| ServerError::Listen { address: wanted.clone(), source };
-        let (listener, local_address) = match wanted.is_served_at(&address) {
-            true => (Listener::from_descriptor(listener, &address).map_err(failed)?, address),
-            false => {
-                drop(listener);
-                Listener::bind(wanted).map_err(failed)?
-            }
-        };
-        let server = Server { listener, local_address, workers, open: Arc::default(), shared };
+        let server = Self::begin(options, store, |wanted| {
+            let goes_on =
+                wanted.is_served_at(&address).then(|| Ok((Listener::from_descriptor(listener, &address)?, address)));
+            let listening = goes_on.unwrap_or_else(|| Listener::bind(wanted));
+            listening.map_err(|source| ServerError::Listen { address: wanted.clone(), source })
+        })?;
         let connected: Vec<u64> = connections.iter().map(|connection| connection.number).collect();
         let mut by_number = HashMap::new();
         for (parts, number) in sessions {
@@ -87,7 +83,7 @@ impl Server {
                 continue;
             }
             let (peer, number) = (paused.peer.clone(), paused.number);
-            begin_on(&server.workers, &server.shared, &server.open, &peer, Some(number), |shared, open| async move {
+            begin_on(&server.workers, &server.shared, &peer, Some(number), |shared, open| async move {
                 connection::resume(shared, paused, session, &open).await;
                 open
             });
@@ -105,7 +101,7 @@ fn restore(shared: &Arc<ServerState>, parts: SessionParts, is_connected: bool) -
     });
     let (session, absence) = shared.sessions.restore(identity, unsent);
     for wait in waits {
-        session.restore(wait, &shared.store);
+        session.restore(wait, shared);
     }
     if !is_connected {
         hold_for(shared, &session, absence, absent_for.unwrap_or(shared.options.closed_hold));
