@@ -18,11 +18,12 @@ import psutil
 from scaler import Client
 from scaler.utility.exceptions import ProcessorDiedError
 
-from cluster import RESULT_SECONDS, Cluster, Redis, StorageServer, keeper
+from cluster import RESULT_SECONDS, Cluster, Process, Redis, StorageServer, keeper
 from tasks import checksum, reverse, square
 
 SECONDS = int(os.environ.get("SECONDS", "600"))
 KILL_EVERY = 5.0
+WORKERS = 2
 WARM_UP = 60.0
 MIB = 1 << 20
 
@@ -73,6 +74,13 @@ def kill_something(cluster: Cluster, objects: Path, turn: int) -> str:
     return "processor"
 
 
+def replace_dead_workers(cluster: Cluster, options: List[str], more: List[Process]) -> None:
+    """Scaler's worker ends with an AssertionError where its processor dies just before it is given a task, and nobody starts another one."""
+    alive = len(psutil.Process(cluster.workers.pid).children())
+    while alive + len(more) < WORKERS:
+        more.append(cluster.more_workers(f"worker {len(more)} instead", options))
+
+
 def soak(directory: Path) -> None:
     redis = Redis(directory)
     storage = StorageServer(directory, "server", ["--backend", "tiered", "--redis-url", redis.url])
@@ -87,7 +95,8 @@ def soak(directory: Path) -> None:
         """
     )
     preload = 'scaler_object_storage.worker:link("linked.toml")'
-    cluster = Cluster(directory, storage, 2, worker_options=["--preload", preload])
+    options, more = ["--preload", preload], []  # type: Tuple[List[str], List[Process]]
+    cluster = Cluster(directory, storage, WORKERS, worker_options=options)
     kills: List[Tuple[float, str]] = []
     before: Dict[str, float] = {}
     try:
@@ -104,6 +113,7 @@ def soak(directory: Path) -> None:
                 if time.monotonic() - killed > KILL_EVERY:
                     killed = time.monotonic()
                     kills.append((killed - begin, kill_something(cluster, objects, len(kills))))
+                    replace_dead_workers(cluster, options, more)
             tasks += round_of_tasks(client, random.Random(rounds))
         time.sleep(3)  # what the dead held is given back within a second or two
         after = measured(objects)
@@ -112,13 +122,16 @@ def soak(directory: Path) -> None:
             print(f"{kind}s killed: {sum(1 for _, killed_one in kills if killed_one == kind)}")
         for name, value in after.items():
             print(f"{name}: {before.get(name)} after the first minute, {value} at the end")
+        print(f"workers that Scaler lost with their processors: {len(more)}")
     finally:
+        for process in more:
+            process.end()
         cluster.end()
         storage.process.end()
         redis.kill()
         try:
             os.kill(keeper(objects), signal.SIGTERM)
-        except (ProcessLookupError, OSError, ValueError):
+        except (AssertionError, OSError, ValueError):
             pass  # it has ended
 
 
