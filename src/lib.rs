@@ -34,6 +34,7 @@ mod counts;
 mod error;
 mod fork;
 mod id;
+mod interrupt;
 mod keeper;
 mod local;
 mod memory;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// From the ground up: a module imports what stands on lower floors. Those of one floor know nothing of each other.
 const FLOORS: [&[&str]; 14] = [
-    &["id", "random", "fork", "sync", "clock", "counts"],
+    &["id", "random", "fork", "sync", "clock", "counts", "interrupt"],
     &["backoff"],
     &["error"],
     &["version"],

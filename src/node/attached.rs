@@ -12,7 +12,6 @@ use bytes::Bytes;
 use parking_lot::{Mutex, ReentrantMutex};
 
 use super::holding::{Holding, Slot};
-use super::interrupt;
 use super::messages::{Known, Manner, NAMES_MAX, Reply, Request, SLICE};
 use super::remembered::Data;
 use super::session::{Answered, Greeted, Session, Unanswered};
@@ -21,6 +20,7 @@ use super::starting::{self, Starter};
 use super::waits::Waits;
 use crate::backend::{Backend, ListPosition, Listed, OnDeleted, OnStored, Page, Stats, Stored, Usage, Waiters, Writer};
 use crate::error::Error;
+use crate::interrupt;
 use crate::fork;
 use crate::local::UNSHARED_BYTES_MAX;
 use crate::object::Object;

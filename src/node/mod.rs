@@ -8,7 +8,6 @@ mod attached;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod holding;
-pub(crate) mod interrupt;
 mod listening;
 pub(crate) mod messages;
 mod remembered;

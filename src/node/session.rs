@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::holding::{Holding, Slot};
-use super::interrupt;
 use super::messages::{Head, Malformed, Manner, NO_SLOT, Reply, Request, SLICE, VERSION};
 use super::remembered::Remembered;
 use super::socket::{self, Connection, Frame};
 use crate::error::Error;
 use crate::fork;
+use crate::interrupt;
 use crate::local::{Counters, Fingerprints};
 
 /// Calls of one process at a time; further ones wait for a connection.

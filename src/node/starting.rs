@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{interrupt, socket};
+use super::socket;
 use crate::error::Error;
+use crate::interrupt;
 use crate::local::Turn;
 
 /// Names the descriptor that a keeper inherits.

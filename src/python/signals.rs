@@ -1,10 +1,10 @@
-//! Runs Python's signal handlers while a call waits for the keeper: Python itself runs them only between two of its own instructions.
+//! Runs Python's signal handlers while a call waits for the keeper or for Redis: Python itself runs them only between two of its own instructions.
 
 use std::cell::RefCell;
 
 use pyo3::prelude::*;
 
-use crate::node::interrupt;
+use crate::interrupt;
 
 thread_local! {
     /// What a signal handler has raised during the current call of this thread.

@@ -14,6 +14,7 @@ use super::target::Target;
 use crate::backend::RedisStats;
 use crate::clock::Past;
 use crate::error::Error;
+use crate::interrupt;
 use crate::version::HybridClock;
 
 /// Redis's clock is read again after this time.
@@ -158,7 +159,11 @@ impl Pool {
                 state.count += 1;
                 return Ok(Borrowed { pool: self, lane: None });
             }
-            self.freed.wait(&mut state);
+            match interrupt::slice() {
+                Some(slice) => drop(self.freed.wait_for(&mut state, slice)),
+                None => self.freed.wait(&mut state),
+            }
+            interrupt::look().map_err(|interrupted| self.target.unreachable(interrupted))?;
         }
     }
 

@@ -15,6 +15,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::url::HostPort;
+use crate::interrupt;
 
 /// Middleboxes drop flows that were idle for 350 s and more.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -33,6 +34,23 @@ pub(super) enum Address<'a> {
 pub(super) enum Stream {
     Plain(Wire),
     Tls(Box<StreamOwned<ClientConnection, Wire>>),
+}
+
+/// Waits until the socket is ready, at most until then, or until this thread's caller wants the wait to end.
+fn wait_for(socket: &Socket, awaited: PollFlags, until: Instant, too_late: fn() -> io::Error) -> io::Result<()> {
+    loop {
+        let rest = left(until).map_err(|_| too_late())?;
+        let slice = interrupt::slice().map_or(rest, |slice| slice.min(rest));
+        let slice = Timespec::try_from(slice).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(socket, awaited)], Some(&slice)) {
+            Ok(0) | Err(rustix::io::Errno::INTR) => {
+                // Not as `Interrupted`, after which a call is made again.
+                interrupt::look().map_err(|interrupted| io::Error::other(interrupted.to_string()))?;
+            }
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// A connected socket. It never answers `Interrupted`, nor `WouldBlock`, which TLS would take for no failure.
@@ -105,12 +123,7 @@ impl Wire {
                 called => return called,
             }
             // Waited for here, as the socket's own timeout would begin anew with each call.
-            let rest = Timespec::try_from(left(until).map_err(|_| no_answer())?).map_err(io::Error::other)?;
-            match poll(&mut [PollFd::new(&self.socket, awaited)], Some(&rest)) {
-                Ok(0) => return Err(no_answer()),
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+            wait_for(&self.socket, awaited, until, no_answer)?;
         }
     }
 }
@@ -152,11 +165,19 @@ fn connect_to_any(addresses: &[SocketAddr], until: Instant) -> io::Result<Socket
 
 fn connect_to(address: SocketAddr, timeout: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // `connect_timeout` waits in poll, and repeats that with the rest of the time after a signal.
-    socket.connect_timeout(&address.into(), timeout.max(TIMEOUT_MIN)).map_err(|error| match error.kind() {
-        io::ErrorKind::TimedOut => not_connected(),
-        _ => error,
-    })?;
+    let until = Instant::now() + timeout.max(TIMEOUT_MIN);
+    socket.set_nonblocking(true)?;
+    match socket.connect(&address.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
+            wait_for(&socket, PollFlags::OUT, until, not_connected)?;
+            if let Some(error) = socket.take_error()? {
+                return Err(if error.kind() == io::ErrorKind::TimedOut { not_connected() } else { error });
+            }
+        }
+        Err(error) => return Err(error),
+    }
+    socket.set_nonblocking(false)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
     Ok(socket)

@@ -20,6 +20,7 @@ use super::wants::Wants;
 use super::{fetchers, reader, replicator, watcher};
 use crate::backend::{Backend, ListPosition, Listed, OnDeleted, OnStored, Page, Stats, Usage, Waiters, Writer};
 use crate::error::Error;
+use crate::interrupt;
 use crate::local::{Known, LocalBackend, LocalOptions, OutboxOptions, Underlying};
 use crate::object::{IdBytes, Object};
 use crate::redis::{Keys, RedisOptions, Target, listing, server};
@@ -154,7 +155,7 @@ impl Backend for TieredBackend {
         }
         let (sender, receiver) = bounded(1);
         self.fetch(id, Some(Box::new(move |fetched| drop(sender.send(fetched)))));
-        match receiver.recv_timeout(self.patience()) {
+        match interrupt::recv_timeout(&receiver, self.patience()) {
             Ok(fetched) => Ok((fetched?, false)),
             Err(RecvTimeoutError::Timeout) => Err(self.unanswered(NO_ANSWER).into()),
             Err(RecvTimeoutError::Disconnected) => Err(Error::Closed),

@@ -5,9 +5,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
+import pytest
 from scaler_object_storage import ObjectStore
+
+from redis_server import RedisServer
 
 # Generous: it only bounds how long a defect takes to be reported.
 SECONDS_MAX = 60
@@ -139,6 +143,37 @@ def test_ctrl_c_ends_a_wait(tmp_path: Path) -> None:
         assert child.stdout.readline() == "interrupted\n"
         assert child.wait(SECONDS_MAX) == 0
     finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+@pytest.mark.parametrize("backend", ["redis", "tiered"])
+def test_ctrl_c_ends_a_call_that_waits_for_redis(backend: str, tmp_path: Path, mortal_redis: RedisServer) -> None:
+    program = textwrap.dedent("""
+    import os, signal, sys, time
+    from scaler_object_storage import ObjectStore
+    redis = {"url": sys.argv[2], "response_timeout_ms": 600_000, "connect_timeout_ms": 600_000, "drain_timeout_ms": 0}
+    tiered = sys.argv[1] == "tiered"
+    store = ObjectStore(backend=sys.argv[1], redis=redis, local={"path": sys.argv[3], "max_size_mb": 64} if tiered else None)
+    store.get(b"missing")
+    os.kill(int(sys.argv[4]), signal.SIGSTOP)
+    try:
+        print("waits", flush=True)
+        store.get(b"missing")
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    """)
+    arguments = [backend, mortal_redis.url, str(tmp_path / "objects"), str(mortal_redis.pid)]
+    child = subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline() == "waits\n"
+        time.sleep(0.3)  # into the wait
+        os.kill(child.pid, signal.SIGINT)
+        assert child.stdout.readline() == "interrupted\n"
+    finally:
+        os.kill(mortal_redis.pid, signal.SIGCONT)
         child.kill()
         child.wait()
         child.stdout.close()
