@@ -1,5 +1,6 @@
 //! The `memory` backend: objects in this process's memory, gone with it.
 
+mod limit;
 mod payloads;
 
 use std::collections::HashMap;
@@ -56,7 +57,7 @@ struct Entry {
 impl MemoryBackend {
     pub fn open(options: &MemoryOptions) -> Self {
         let capacity_bytes = match options.max_size_mb {
-            0 => memory_bytes() / 2,
+            0 => limit::memory_bytes() / 2,
             megabytes => megabytes.saturating_mul(1 << 20),
         };
         let shards = std::iter::repeat_with(Shard::default).take(SHARD_COUNT).collect();
@@ -258,14 +259,4 @@ impl Writer for MemoryWriter {
         self.objects.insert(&self.id, entry, stored);
         Ok(())
     }
-}
-
-/// The machine's memory, or the container's limit where that is smaller.
-fn memory_bytes() -> u64 {
-    let system = rustix::system::sysinfo();
-    let machine = (system.totalram as u64).saturating_mul(u64::from(system.mem_unit));
-    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .iter()
-        .filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok())
-        .fold(machine, u64::min)
 }
