@@ -37,10 +37,44 @@ const EXPECTED: &str = "expected redis://[[user]:password@]host[:port][/database
      redis+unix:///path/to/socket[?db=N], redis+sentinel://[[user]:password@]host:port[,host:port...]/master-name[/database] or \
      redis+cluster://[[user]:password@]host:port[,host:port...] (rediss+sentinel, rediss+cluster with TLS)";
 
+/// What is said of a url that looks like one with a special character in the password.
+const ENCODING: &str = ", perhaps as user or password hold characters that have to be percent-encoded: ? is %3F, # is %23, / is %2F, % is %25, @ is \
+     %40, [ is %5B";
+
+/// Parameters of redis-py's urls that say how it behaves, and not where Redis is: they change nothing here.
+const IGNORED: [&str; 9] = [
+    "client_name",
+    "decode_responses",
+    "encoding",
+    "encoding_errors",
+    "health_check_interval",
+    "protocol",
+    "retry_on_timeout",
+    "socket_keepalive",
+    "ssl_check_hostname",
+];
+
+/// Parameters of redis-py's urls that are settings here.
+const PARAMETERS: [(&str, &str); 8] = [
+    ("socket_timeout", "set redis.response_timeout_ms"),
+    ("socket_connect_timeout", "set redis.connect_timeout_ms"),
+    ("max_connections", "set redis.connection_pool_size"),
+    ("ssl_cert_reqs", "a certificate is always checked; set redis.tls_ca to the authority that has signed it"),
+    ("ssl_ca_certs", "set redis.tls_ca"),
+    ("ssl_certfile", "set redis.tls_cert"),
+    ("ssl_keyfile", "set redis.tls_key"),
+    ("timeout", "set redis.connection_pool_size, which is how many connections there are"),
+];
+
 impl Url {
-    /// The reason of a failure never quotes the url: it may hold a password.
+    /// The reason of a failure never quotes the url: it may hold a password. Blanks and line ends around it, as in a file with a secret, do not
+    /// count.
     pub fn parse(url: &str) -> Result<Url, String> {
-        parse(url).map_err(|reason| format!("the url of Redis is not valid: {reason}; {EXPECTED}"))
+        let url = url.trim();
+        parse(url).map_err(|reason| {
+            let hint = if may_lack_encoding(url) { ENCODING } else { "" };
+            format!("the url of Redis is not valid: {reason}{hint}; {EXPECTED}")
+        })
     }
 
     /// The url without user and password.
@@ -65,11 +99,26 @@ impl std::fmt::Display for HostPort {
     }
 }
 
+/// Whether something that ends user and password stands in front of an `@`, so that it may be part of a password.
+fn may_lack_encoding(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.rsplit_once('@').is_some_and(|(login, _)| login.contains(['?', '#', '/', '%', '[', '@', ' ']))
+}
+
+/// What is said of a parameter that means nothing here: its name, if it is one that redis-py knows, as another could be part of a password.
+fn unknown_parameter(name: &str) -> String {
+    let known = PARAMETERS.iter().find(|(known, _)| *known == name);
+    match known {
+        Some((name, instead)) => format!("the parameter {name} means nothing here: {instead}"),
+        None => "it has a parameter other than db, user, password".to_owned(),
+    }
+}
+
 fn joined(nodes: &[HostPort]) -> String {
     nodes.iter().map(HostPort::to_string).collect::<Vec<_>>().join(",")
 }
 
-fn parse(url: &str) -> Result<Url, &'static str> {
+fn parse(url: &str) -> Result<Url, String> {
     let (scheme, rest) = url.split_once("://").ok_or("it has no scheme")?;
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = match rest.find('/') {
@@ -79,12 +128,14 @@ fn parse(url: &str) -> Result<Url, &'static str> {
     let (login, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
     let (mut user, mut password) = login_of(login)?;
     let mut database = None;
-    for (name, value) in query.split('&').filter(|pair| !pair.is_empty()).filter_map(|pair| pair.split_once('=')) {
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').ok_or("a parameter behind the ? has no value")?;
         match name {
             "db" => database = Some(number(value)?),
             "user" | "username" => user = Some(decoded(value)?),
             "pass" | "password" => password = Some(decoded(value)?),
-            _ => return Err("it has a parameter other than db, user, password"),
+            name if IGNORED.contains(&name) => {}
+            name => return Err(unknown_parameter(name)),
         }
     }
     let tls = scheme.starts_with("rediss") || scheme == "valkeys";
@@ -92,11 +143,11 @@ fn parse(url: &str) -> Result<Url, &'static str> {
     let topology = match scheme {
         "redis" | "rediss" | "valkey" | "valkeys" => match nodes(hosts, REDIS_PORT)?.as_slice() {
             [node] => Topology::One(node.clone()),
-            _ => return Err("several hosts need redis+sentinel:// or redis+cluster://"),
+            _ => return Err("several hosts need redis+sentinel:// or redis+cluster://".into()),
         },
         "redis+unix" | "unix" => {
             if path.len() < 2 || !hosts.is_empty() {
-                return Err("the path of the socket must be absolute");
+                return Err("the path of the socket must be absolute".into());
             }
             while parts.next().is_some() {}
             Topology::Unix(decoded(path)?)
@@ -106,20 +157,20 @@ fn parse(url: &str) -> Result<Url, &'static str> {
             Topology::Sentinel(nodes(hosts, SENTINEL_PORT)?, decoded(name)?)
         }
         "redis+cluster" | "rediss+cluster" => Topology::Cluster(nodes(hosts, REDIS_PORT)?),
-        _ => return Err("its scheme is not known"),
+        _ => return Err("its scheme is not known".into()),
     };
     if let Some(part) = parts.next() {
         database = Some(number(part)?);
     }
     if parts.next().is_some() {
-        return Err("its path has too many parts");
+        return Err("its path has too many parts".into());
     }
     let database = database.unwrap_or(0);
     if matches!(topology, Topology::Cluster(_)) && database != 0 {
-        return Err("a cluster has the database 0 only");
+        return Err("a cluster has the database 0 only".into());
     }
     if user.is_some() && password.is_none() {
-        return Err("it names a user without a password");
+        return Err("it names a user without a password".into());
     }
     Ok(Url { topology, tls, user, password, database })
 }
@@ -219,6 +270,44 @@ mod tests {
             assert!(reason.contains("expected redis://"), "{reason}");
         }
         assert!(!Url::parse("redis://u:hunter2@h").ok().unwrap().address().contains("hunter2"));
+    }
+
+    #[test]
+    fn a_password_with_special_characters_is_taken_or_the_error_says_to_encode_it() {
+        for (url, password) in [
+            ("redis://:a#b@h/0", "a#b"),
+            ("redis://:a@b@h", "a@b"),
+            ("redis://:a%zb@h", "a%zb"),
+            ("redis://:a[b@h", "a[b"),
+        ] {
+            assert_eq!(Url::parse(url).ok().unwrap().password.as_deref(), Some(password));
+        }
+        for url in [
+            "redis://hush?er@h/0",
+            "redis://:hush?er@h/0",
+            "redis://:hush/er@h/0",
+            "redis://u:hush?password@h/0",
+            "redis://:hush?a=b@h",
+        ] {
+            let reason = Url::parse(url).err().unwrap();
+            assert!(
+                reason.contains("percent-encoded") && reason.contains("%3F") && !reason.contains("hush"),
+                "{reason}"
+            );
+        }
+        assert!(!Url::parse("redis://h:x").err().unwrap().contains("percent-encoded"));
+    }
+
+    #[test]
+    fn line_ends_around_a_url_and_options_of_redis_py_are_understood_or_named() {
+        let url = Url::parse("redis://h/0?decode_responses=True&health_check_interval=30&protocol=3\n").ok().unwrap();
+        assert_eq!(url.address(), "redis://h:6379/0");
+        for (parameter, setting) in
+            [("socket_timeout=5", "redis.response_timeout_ms"), ("ssl_cert_reqs=none", "redis.tls_ca")]
+        {
+            let reason = Url::parse(&format!("rediss://h/0?{parameter}")).err().unwrap();
+            assert!(reason.contains(parameter.split('=').next().unwrap()) && reason.contains(setting), "{reason}");
+        }
     }
 
     #[test]
