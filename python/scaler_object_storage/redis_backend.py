@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Type, TypeVar, Union
 
 from scaler_object_storage._native import ObjectStore
-from scaler_object_storage.exceptions import ClosedError, ForkedError, TooLargeError, UnreachableError
+from scaler_object_storage.exceptions import ClosedError, DeniedError, ForkedError, TooLargeError, UnreachableError
 
 if TYPE_CHECKING:
     from scaler_object_storage._native import _LocalSettings, _RedisSettings
@@ -54,6 +54,13 @@ _CLEAR_WAIT_SECONDS_MAX = 1.0
 _CLEAR_LOOK_AGAIN_SECONDS = 0.01
 
 
+def _bytes_of(name: str, value: Buffer) -> int:
+    try:
+        return memoryview(value).nbytes
+    except TypeError:
+        raise TypeError(f"argument '{name}': a bytes-like object is required, not '{type(value).__name__}'") from None
+
+
 class _Backend(ABC):
     """What both backends have in common."""
 
@@ -76,7 +83,7 @@ class _Backend(ABC):
         Raises ConnectionError where Redis is needed for it and cannot be reached, InvalidIdError for a longer id,
         RefusedError where Redis refuses (out of memory).
         """
-        data_bytes = memoryview(data).nbytes
+        data_bytes = _bytes_of("data", data)
         if self._data_bytes_max is not None and data_bytes > self._data_bytes_max:
             _logger.warning(
                 "object %s: %d bytes, the limit is %s MiB (max_object_size_mb): it is not stored",
@@ -324,7 +331,7 @@ class TieredObjectStorageBackend(_Backend):
         try:
             objects, size_bytes = self._redis().count()
             used_memory = self._redis().info().physical_bytes
-        except UnreachableError as error:
+        except (DeniedError, UnreachableError) as error:
             _logger.warning("what other nodes hold is not known: %s", error)
         return {
             **self._info("tiered", max(objects, local.objects), max(size_bytes, local.payload_bytes), used_memory),

@@ -11,7 +11,7 @@ use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ptr;
 
 use bytes::Bytes;
-use pyo3::exceptions::PyMemoryError;
+use pyo3::exceptions::{PyBufferError, PyMemoryError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -35,6 +35,8 @@ pub(super) struct View {
 
 /// `PyBUF_SIMPLE`: one run of bytes.
 const SIMPLE: c_int = 0;
+/// `PyBUF_FORMAT`: with the type of the items.
+const FORMAT: c_int = 4;
 /// `Py_bf_getbuffer`.
 const GET_BUFFER: c_int = 1;
 
@@ -60,6 +62,12 @@ pub(super) enum BytesLike<'a, 'py> {
 }
 
 impl BytesLike<'_, '_> {
+    fn holds_addresses(&self) -> bool {
+        let BytesLike::Buffer(view) = self else { return false };
+        // Sound: where it is not null, the format is a text that lives as long as the view.
+        !view.format.is_null() && has_addresses(unsafe { CStr::from_ptr(view.format) }.to_bytes())
+    }
+
     pub fn as_slice(&self) -> &[u8] {
         match self {
             BytesLike::Bytes(bytes) => bytes.as_bytes(),
@@ -79,16 +87,42 @@ impl<'a, 'py> FromPyObject<'a, 'py> for BytesLike<'a, 'py> {
         if let Ok(bytes) = object.cast::<PyBytes>() {
             return Ok(BytesLike::Bytes(bytes));
         }
-        let mut view = Box::new(MaybeUninit::<View>::uninit());
-        // Sound: the view is in a place of its own, and is used only where the call has filled it.
-        let view = unsafe {
-            if PyObject_GetBuffer(object.as_ptr(), view.as_mut_ptr(), SIMPLE) != 0 {
-                return Err(PyErr::fetch(object.py()));
-            }
-            view.assume_init()
-        };
-        Ok(BytesLike::Buffer(view))
+        // Exporters that have no word for the type of their items (NumPy's dates) have none that are objects.
+        let view = borrowed(object, FORMAT).or_else(|_| borrowed(object, SIMPLE));
+        let bytes = BytesLike::Buffer(view.map_err(|error| as_type_error(object.py(), error))?);
+        if bytes.holds_addresses() {
+            return Err(PyTypeError::new_err(
+                "its items are Python objects or addresses, which mean nothing elsewhere: store what a serializer makes of it",
+            ));
+        }
+        Ok(bytes)
     }
+}
+
+fn borrowed(object: Borrowed<'_, '_, PyAny>, flags: c_int) -> PyResult<Box<View>> {
+    let mut view = Box::new(MaybeUninit::<View>::uninit());
+    // Sound: the view is in a place of its own, and is used only where the call has filled it.
+    unsafe {
+        if PyObject_GetBuffer(object.as_ptr(), view.as_mut_ptr(), flags) != 0 {
+            return Err(PyErr::fetch(object.py()));
+        }
+        Ok(view.assume_init())
+    }
+}
+
+/// An argument that offers no run of bytes is of a wrong type, whatever its exporter says.
+fn as_type_error(py: Python<'_>, error: PyErr) -> PyErr {
+    if error.is_instance_of::<PyBufferError>(py) || error.is_instance_of::<PyValueError>(py) {
+        PyTypeError::new_err(format!("one run of bytes is required: {}", error.value(py)))
+    } else {
+        error
+    }
+}
+
+/// Whether a format of the `struct` module, with the additions of PEP 3118, has items that are objects or addresses.
+fn has_addresses(format: &[u8]) -> bool {
+    // Names of fields stand between colons.
+    format.split(|letter| *letter == b':').step_by(2).any(|types| types.iter().any(|letter| b"OPX&".contains(letter)))
 }
 
 impl Drop for BytesLike<'_, '_> {
@@ -197,4 +231,19 @@ unsafe extern "C" fn refuse_new(
     // Sound: called attached to the interpreter.
     unsafe { ffi::PyErr_SetString(ffi::PyExc_TypeError, c"SharedBytes are made by the object store".as_ptr()) };
     ptr::null_mut()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_addresses;
+
+    #[test]
+    fn formats_with_addresses_are_known_from_fields_with_such_names() {
+        for format in ["O", "<O", "4O", "P", "&B", "T{<i:a:O:b:}", "X{}"] {
+            assert!(has_addresses(format.as_bytes()), "{format}");
+        }
+        for format in ["", "B", "<d", "c", "T{<i:OPX:=d:P:}", "Zd", "?"] {
+            assert!(!has_addresses(format.as_bytes()), "{format}");
+        }
+    }
 }

@@ -77,6 +77,15 @@ def test_the_package_and_its_tests_are_well_typed() -> None:
     run(sys.executable, "-m", "mypy", *options, *Path(__file__).parent.glob("*.py"))
 
 
+def test_the_redis_backend_is_typed_under_scalers_name_as_well(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from scaler.object_storage.redis_backend import RedisObjectStorageBackend\nreveal_type(RedisObjectStorageBackend.exists)\n"
+    )
+    shown = run(sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--cache-dir", os.devnull, program)
+    assert "RedisObjectStorageBackend" in shown and "builtins.bool" in shown, shown
+
+
 def test_the_wheel_installs_without_rust(tmp_path: Path) -> None:
     wheel = os.environ["WHEEL"]
     run(sys.executable, "-m", "venv", tmp_path / "venv")

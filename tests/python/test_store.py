@@ -71,13 +71,21 @@ def test_any_bytes_like_argument_is_taken(store: ObjectStore, kind: Callable[[by
 
 
 def test_other_arguments_are_refused(store: ObjectStore) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="argument 'id'"):
         store.put("text", b"data")  # type: ignore[arg-type]
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="argument 'data'"):
         store.put(b"id", None)  # type: ignore[arg-type]
-    with pytest.raises(BufferError):
+    with pytest.raises(TypeError, match="argument 'data'.*one run of bytes"):
         store.put(b"id", memoryview(b"data")[::2])
+    # Their addresses would be stored.
+    objects = memoryview((ctypes.py_object * 2)("text", None))
+    with pytest.raises(TypeError, match="argument 'data'.*Python objects"):
+        store.put(b"id", objects)
+    with pytest.raises(TypeError, match="argument 'metadata'.*Python objects"):
+        store.put(b"id", b"", objects)
     assert store.get(b"id") is None
+    store.put(b"id", memoryview((ctypes.c_int32 * 2)(1, 2)))
+    assert len(store.get_bytes(b"id") or b"") == 8
 
 
 def test_a_buffer_is_free_again_after_the_call(store: ObjectStore) -> None:
