@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Callable, Optional, Set, Type, TypeVar, Union
 from scaler.config.types.address import AddressConfig
 from scaler.io.mixins import SyncObjectStorageConnector
 from scaler.utility.exceptions import ObjectStorageException
-from scaler.utility.identifiers import ObjectID
+from scaler.utility.identifiers import ClientID, ObjectID
 from scaler.worker.agent.processor.processor import Processor
 
 from scaler_object_storage._native import CancelToken, Object, ObjectStore, read_config
-from scaler_object_storage.exceptions import ConfigError, ObjectStoreError, UnansweredError, UnreachableError
+from scaler_object_storage.exceptions import ConfigError, ObjectStoreError, TooLargeError, UnansweredError, UnreachableError
 
 if TYPE_CHECKING:
     from scaler.protocol.capnp import Task
@@ -56,6 +56,9 @@ _VIEW_BYTES_MIN = 64 << 10
 # Scaler kills a processor three seconds after it asked it to end. What Redis does not have by then is pushed by the keeper.
 _CLOSE_SECONDS_MAX = 2.0
 
+# Smaller results are never too large: the least limits of all, a max_object_size_mb of 1 and a max_size_mb of 16, are above.
+_CHECKED_BYTES_MIN = 1 << 20
+
 # The signal that asks it to is not handled while a call of the backend `redis` waits for Redis.
 _CONNECT_TIMEOUT_MS, _RESPONSE_TIMEOUT_MS = 1000, 2000
 
@@ -87,7 +90,9 @@ def link(config_path: Optional[Union[str, "os.PathLike[str]"]] = None, copy: boo
     except Exception as error:  # Scaler ends a processor whose preload raises, and starts the next one
         logger.error("object store not linked, the object storage server is used instead: %s", error)
         return
-    processor._connector_storage = LinkedObjectStorageConnector(store, processor._connector_storage, copy)
+    connector = LinkedObjectStorageConnector(store, processor._connector_storage, copy)
+    processor._connector_storage = connector
+    _fail_tasks_with_too_large_results(processor, connector)
     if not copy:
         _hand_over_views(processor)
     util.Finalize(None, _close, args=(store,), exitpriority=0)
@@ -157,6 +162,43 @@ class LinkedObjectStorageConnector(SyncObjectStorageConnector):  # type: ignore[
             self._tell(error)
         self._server.duplicate_object_id(object_id, new_object_id)
 
+    def check_size(self, payload: bytes, connect: Callable[[], SyncObjectStorageConnector]) -> None:
+        """Raises ValueError where neither the store nor the object storage server takes an object of this size. ``connect`` makes a connection
+        to that server, which it closes where the object is too large.
+
+        The exception is a task's, which a client unpickles that need not have this package.
+        """
+        if len(payload) < _CHECKED_BYTES_MIN:
+            return
+        try:
+            # Announced and given up again: nothing is stored.
+            self._store.writer(os.urandom(32), len(payload)).discard()
+            return
+        except TooLargeError as error:
+            reason = str(error)
+        except ObjectStoreError:
+            return  # what it is shows when the result is stored
+        refusal = self._refusal_of_server(payload, connect)
+        if refusal is not None:
+            raise ValueError(
+                f"the result of this task is too large: {reason}; raise redis.max_object_size_mb or local.max_size_mb of the store at "
+                f"{self._store.info().place}. The object storage server at {self.address} does not take it either: {refusal}"
+            )
+
+    def _refusal_of_server(self, payload: bytes, connect: Callable[[], SyncObjectStorageConnector]) -> Optional[str]:
+        """Why the object storage server does not take this; None if it does. A text, as the exception itself cannot be pickled."""
+        probe = ObjectID(os.urandom(32))
+        try:
+            server = connect()
+            try:
+                server.set_object(probe, payload)
+                server.delete_object(probe)
+            finally:
+                server.destroy()
+        except Exception as error:
+            return repr(error)
+        return None
+
     def _written(self, write: Callable[[], _Result]) -> _Result:
         """Makes the write again where its keeper was lost in the middle of it: Scaler writes an id once."""
         for _ in range(_ATTEMPTS_MAX - 1):
@@ -210,6 +252,24 @@ def _store(config_path: Union[str, "os.PathLike[str]"]) -> ObjectStore:
     redis.setdefault("response_timeout_ms", _RESPONSE_TIMEOUT_MS)
     redis.setdefault("connection_pool_size", 2)  # a processor reads one object after the other
     return ObjectStore(**settings)
+
+
+def _fail_tasks_with_too_large_results(processor: Processor, connector: LinkedObjectStorageConnector) -> None:
+    """Where Scaler makes bytes of a result, an exception is the task's. Where it stores them, it is the end of the processor, and the client
+    hears of nothing but that."""
+    serialize = processor._object_cache.serialize
+
+    def connect() -> SyncObjectStorageConnector:
+        of_scaler = {"security_config": processor._security_config} if hasattr(processor, "_security_config") else {}
+        identity = ClientID.generate_client_id()
+        return processor._backend.create_sync_object_storage_connector(identity=identity, address=connector.address, **of_scaler)
+
+    def serialize_checked(client: object, result: object) -> bytes:
+        payload: bytes = serialize(client, result)
+        connector.check_size(payload, connect)
+        return payload
+
+    processor._object_cache.serialize = serialize_checked
 
 
 def _hand_over_views(processor: Processor) -> None:

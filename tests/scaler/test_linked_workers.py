@@ -117,6 +117,15 @@ def test_results_are_read_on_a_third_node(cluster: Cluster, node_b: StorageServe
             assert future.result(RESULT_SECONDS) == argument[::-1]
 
 
+def test_a_task_whose_result_is_too_large_fails_with_an_exception_that_says_so(client: Client, cluster: Cluster) -> None:
+    assert client.map(square, range(20)) == [number * number for number in range(20)]
+    before = {processor.pid for processor in cluster.processors()}
+    with pytest.raises(ValueError, match=r"result of this task is too large: .*10590\d+ bytes.*limit is 104857600 bytes.*max_object_size_mb"):
+        client.submit(lambda: bytes(101 * MIB)).result(RESULT_SECONDS)
+    assert client.map(square, range(20)) == [number * number for number in range(20)]
+    assert {processor.pid for processor in cluster.processors()} == before, "no processor has ended"
+
+
 def test_a_cancelled_task_is_replaced_with_its_processor(client: Client, cluster: Cluster, directory: Path) -> None:
     marker = directory / "cancelled"
     future = client.submit(stand_still_once, str(marker))
