@@ -79,6 +79,22 @@ fn a_directory_is_read_without_being_changed() {
     }
 }
 
+/// An open removes files in which nothing counts any more.
+#[test]
+fn files_of_deleted_objects_are_left_alone() {
+    let mut specimen = Specimen::empty();
+    specimen.put("small", 1, 100);
+    specimen.put("gone", 2, 1_200_000);
+    specimen.put("gone too", 3, 90_000);
+    specimen.delete("gone");
+    specimen.delete("gone too");
+    specimen.close();
+    let copy = specimen.copy();
+    assert!(!segments(&copy, "body").is_empty());
+    let (repairs, damage) = read_and_opened(&copy);
+    assert!(repairs.is_empty() && damage.is_empty(), "{repairs:?} {damage:?}");
+}
+
 #[test]
 fn what_a_killed_process_left_is_seen_as_an_open_would_see_it() {
     let mut specimen = Specimen::typical();

@@ -208,7 +208,10 @@ impl<'a> Recovery<'a> {
             }
         }
         self.settle_shared();
-        self.bodies.restore_free()?;
+        // Removes files in which nothing counts.
+        if self.report.is_none() {
+            self.bodies.restore_free()?;
+        }
         if scanned_segments && self.report.is_none() {
             // Records that were scanned count from now on, so no power loss may take them back: the bodies that they superseded are free.
             let directory = self.segments.directory();
