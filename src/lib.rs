@@ -1,6 +1,7 @@
 //! An object store for OpenGRIS Scaler that survives crashes.
 //!
-//! The feature `server`, on by default, adds the server and its program; without it the crate is the store alone.
+//! The feature `server`, on by default, adds the server and its program; without it the crate is the store alone. The feature `tools`, on by
+//! default as well, adds the program with the tools for a store's data, and nothing to the library.
 //!
 //! An object is an id (1 to 512 bytes), data and metadata. [`ObjectStore`] keeps objects in one of four backends behind one interface:
 //!
@@ -40,6 +41,9 @@ mod local;
 mod memory;
 mod node;
 mod object;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod program;
 #[cfg(feature = "python")]
 mod python;
 mod random;

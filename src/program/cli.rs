@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 
+use crate::config::{CONFIG_VARIABLE, CommandLine, Kind, STORE_SETTINGS, Setting, settings, without_password};
 use clap::builder::{PossibleValuesParser, ValueParser};
-use clap::{Arg, ArgAction, Command, value_parser};
-use scaler_object_storage::config::{CONFIG_VARIABLE, CommandLine, Kind, Setting, settings, without_password};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 /// The stock server's options of one dash and several letters, which clap does not know.
 const ALIASES: [(&str, &str); 5] = [
@@ -20,23 +20,55 @@ const ALIASES: [(&str, &str); 5] = [
 /// The only setting that is an argument and not an option.
 const POSITIONAL: &str = "bind_address";
 
-/// Reads the arguments of the process. Prints help, version or what is wrong with them, and exits, where that is all there is to do.
+/// Reads the arguments of the server's process.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> CommandLine {
-    let arguments = without_aliases(arguments);
-    let mut matches = command().try_get_matches_from(&arguments).unwrap_or_else(|error| {
+    command_line(&mut matches(command(), &without_aliases(arguments)))
+}
+
+/// As `parse`, for a program of which the server is the subcommand `serve`, with which the arguments begin.
+pub fn parse_serve(program: &str, arguments: impl IntoIterator<Item = OsString>) -> CommandLine {
+    let command = command().bin_name(format!("{program} serve"));
+    command_line(&mut matches(command, &without_aliases(arguments)))
+}
+
+/// What the arguments say to this command. Prints help, version or what is wrong with them, without passwords, and exits, where that is all there
+/// is to do.
+pub fn matches(command: Command, arguments: &[OsString]) -> ArgMatches {
+    command.try_get_matches_from(arguments).unwrap_or_else(|error| {
         if error.exit_code() == 0 {
             error.exit();
         }
-        let _ = write!(std::io::stderr(), "{}", shown(&error.to_string(), &arguments));
+        let _ = write!(std::io::stderr(), "{}", shown(&error.to_string(), arguments));
         std::process::exit(error.exit_code())
-    });
-    let mut command_line = CommandLine { config: matches.remove_one::<PathBuf>("config"), ..CommandLine::default() };
+    })
+}
+
+/// The settings among what the arguments say.
+pub fn command_line(matches: &mut ArgMatches) -> CommandLine {
+    let config = matches.try_remove_one::<PathBuf>("config").unwrap_or_default(); // a command without that option
+    let mut command_line = CommandLine { config, ..CommandLine::default() };
     for setting in settings() {
-        if let Some(words) = matches.remove_many::<String>(setting.key) {
+        // Not every command has every setting.
+        if let Ok(Some(words)) = matches.try_remove_many::<String>(setting.key) {
             command_line.settings.insert(setting.key, words.collect());
         }
     }
     command_line
+}
+
+/// The options that say which store to work on: the config file, and the settings of the store.
+pub fn store_arguments() -> impl Iterator<Item = Arg> {
+    let settings = STORE_SETTINGS.iter().map(argument);
+    std::iter::once(config_argument()).chain(settings).map(|it| it.help_heading("Settings of the store"))
+}
+
+fn config_argument() -> Arg {
+    Arg::new("config")
+        .long("config")
+        .short('c')
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .help(format!("The config file, in TOML [environment: {CONFIG_VARIABLE}]"))
 }
 
 /// The descriptor that a keeper is started with, by an attached process and by nobody else.
@@ -47,13 +79,8 @@ pub fn keeper_descriptor(arguments: impl IntoIterator<Item = OsString>) -> Optio
     is_keeper.then_some(descriptor)
 }
 
-fn command() -> Command {
-    let config = Arg::new("config")
-        .long("config")
-        .short('c')
-        .value_name("FILE")
-        .value_parser(value_parser!(PathBuf))
-        .help(format!("The config file, in TOML [environment: {CONFIG_VARIABLE}]"));
+/// The server's command.
+pub fn command() -> Command {
     Command::new("scaler_object_storage_server")
         .version(env!("CARGO_PKG_VERSION"))
         .about("An object storage server for OpenGRIS Scaler whose objects survive a crash")
@@ -65,7 +92,7 @@ fn command() -> Command {
         )
         .infer_long_args(true)
         .args_override_self(true)
-        .arg(config)
+        .arg(config_argument())
         .args(settings().map(argument))
 }
 

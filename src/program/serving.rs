@@ -3,11 +3,10 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 
-use scaler_object_storage::config::ServerConfig;
-use scaler_object_storage::server::{
-    Address, Handover, Predecessor, Server, ServerOptions, StatusServer, Successor, systemd,
-};
-use scaler_object_storage::{BackendKind, Keeper, ObjectStore};
+use crate::config::ServerConfig;
+use crate::keeper::Keeper;
+use crate::server::{Address, Handover, Predecessor, Server, ServerOptions, StatusServer, Successor, systemd};
+use crate::store::{BackendKind, ObjectStore};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 

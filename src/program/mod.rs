@@ -1,20 +1,23 @@
-//! The object storage server: see the README.
+//! The programs' common part: the server as a process, and the keeper that is started for attached processes.
 
-mod cli;
+pub mod cli;
 mod logging;
 mod serving;
 
 use std::env;
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use scaler_object_storage::config::{CommandLine, ServerConfig, misspelt_variables};
-use scaler_object_storage::server::{ServerOptions, TlsFiles};
-use scaler_object_storage::{BackendKind, InheritedTurn, Keeper, inherit_turn};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
+
+use crate::config::{CommandLine, ServerConfig, misspelt_variables};
+use crate::keeper::{InheritedTurn, Keeper, inherit_turn};
+use crate::server::{ServerOptions, TlsFiles};
+use crate::store::BackendKind;
 
 /// With the `redis` backend, a thread waits for Redis on behalf of its connections: so many of them can do so at a time.
 const WAITING_WORKER_THREADS: usize = 64;
@@ -24,22 +27,39 @@ const KEEPER_LOOK: Duration = Duration::from_millis(50);
 
 type Failure = Box<dyn std::error::Error>;
 
-fn main() -> ExitCode {
-    let Err(failure) = serve() else { return ExitCode::SUCCESS };
+/// The program `scaler_object_storage_server`: its arguments, with its name in front.
+pub fn server(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    exit(
+        "scaler_object_storage_server",
+        match cli::keeper_descriptor(arguments.iter().cloned()) {
+            Some(descriptor) => keeper(descriptor),
+            None => serve(&cli::parse(arguments)),
+        },
+    )
+}
+
+/// The status with which a program ends; what it could not do is said on stderr, in a line.
+pub fn exit(program: &str, result: Result<(), Failure>) -> ExitCode {
+    let Err(failure) = result else { return ExitCode::SUCCESS };
     let reason = failure.to_string().replace('\n', "; ");
-    let _ = writeln!(std::io::stderr(), "scaler_object_storage_server: {reason}");
+    let _ = writeln!(std::io::stderr(), "{program}: {reason}");
     ExitCode::FAILURE
 }
 
-fn environment() -> impl Iterator<Item = (String, String)> {
+/// The process's environment variables, as far as they are text.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
     env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()))
 }
 
-fn serve() -> Result<(), Failure> {
-    if let Some(descriptor) = cli::keeper_descriptor(env::args_os()) {
-        return keep(inherit_turn(descriptor)?);
-    }
-    let config = ServerConfig::load(&cli::parse(env::args_os()), environment())?;
+/// The keeper that an attached process has started with this descriptor.
+pub fn keeper(descriptor: i32) -> Result<(), Failure> {
+    keep(inherit_turn(descriptor)?)
+}
+
+/// Serves until a signal ends it.
+pub fn serve(command_line: &CommandLine) -> Result<(), Failure> {
+    let config = ServerConfig::load(command_line, environment())?;
     raise_descriptor_limit();
     let options = options(&config)?;
     let _written_at_exit = logging::start(&config.logging_paths, config.logging_level)?;
