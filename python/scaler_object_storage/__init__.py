@@ -10,6 +10,7 @@ b'Hello, World!'
 from scaler_object_storage._native import (
     CancelToken,
     Info,
+    Listed,
     Object,
     ObjectStore,
     ObjectWriter,
@@ -52,6 +53,7 @@ __all__ = [
     "InvalidIdError",
     "IoError",
     "LengthMismatchError",
+    "Listed",
     "LockedError",
     "Object",
     "ObjectStore",

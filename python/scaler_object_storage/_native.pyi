@@ -2,14 +2,14 @@ import os
 import sys
 from asyncio import Future
 from types import TracebackType
-from typing import Callable, List, Literal, Optional, Tuple, Type, TypedDict, Union, final
+from typing import Callable, Iterator, List, Literal, Optional, Tuple, Type, TypedDict, Union, final
 
 if sys.version_info >= (3, 12):
     from collections.abc import Buffer as _Buffer
 else:
     _Buffer = Union[bytes, bytearray, memoryview]
 
-__all__ = ["CancelToken", "Info", "Object", "ObjectStore", "ObjectWriter", "Ticket", "__version__", "read_config"]
+__all__ = ["CancelToken", "Info", "Listed", "Object", "ObjectStore", "ObjectWriter", "Ticket", "__version__", "read_config"]
 
 __version__: str
 
@@ -329,6 +329,48 @@ class _Stats(TypedDict):
     """The process that has the store open."""
 
 @final
+class Listed:
+    """What is known of one object."""
+
+    @property
+    def id(self) -> bytes:
+        """Its id; empty where that cannot be read any more, which is damage."""
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of its data. Of a value of Scaler's Redis backend, which says no more, of data and metadata together."""
+
+    @property
+    def metadata_bytes(self) -> int:
+        """Bytes of its metadata."""
+
+    @property
+    def stored_at(self) -> Optional[float]:
+        """When it was stored, in seconds since 1970: the clock of its version, which is Redis's where the store has one. None for a value of Scaler's
+        Redis backend."""
+
+    @property
+    def version(self) -> Optional[str]:
+        """Which write it is from: ``MILLISECONDS.COUNTER@NODE``."""
+
+    @property
+    def expires_at(self) -> Optional[float]:
+        """When it ends by itself, in seconds since 1970 on Redis's clock; None: never, or not decided yet."""
+
+    @property
+    def state(self) -> Literal["kept", "dirty", "clean", "suspect", "remote", "damaged"]:
+        """``kept`` (here, and shared with nobody), ``dirty`` (Redis may lack it), ``clean`` (Redis has it), ``suspect`` (checked before it is handed
+        out), ``remote`` (in Redis alone) or ``damaged``."""
+
+    @property
+    def damage(self) -> Optional[str]:
+        """What is wrong with it, where it is damaged."""
+
+    @property
+    def place(self) -> str:
+        """Where it is: files of the journal and offsets in them, ``memory`` or ``Redis``."""
+
+@final
 class CancelToken:
     """Ends waits from another thread."""
 
@@ -492,6 +534,17 @@ class ObjectStore:
     def count(self) -> Tuple[int, int]:
         """How many objects there are, and the bytes of their data and metadata. Backend ``redis``: by looking at every object (some
         seconds for a million), where :meth:`info` tells what counters say, which may be off. ``tiered``: what is on this node."""
+
+    def list(self) -> Iterator[Listed]:
+        """All objects, one after the other, in an order of the store's own: ``for object in store.list(): print(object.id)``. They are looked
+        up in pages, so that memory stays bounded. ``tiered``: what is on this node.
+
+        An object that exists throughout is listed, with the backend ``redis`` perhaps twice; what is stored or deleted meanwhile may or may not
+        be."""
+
+    def describe(self, id: BytesLike, verify: bool = False) -> Optional[Listed]:
+        """What is known of one object, or None if it does not exist. ``verify``: all of its bytes are read and compared with their checksums; where
+        they are wrong, its state is ``damaged``, and nothing is changed."""
 
     def flush(self) -> None:
         """Makes everything acknowledged so far survive a power loss, whatever the durability."""

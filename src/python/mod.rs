@@ -4,6 +4,7 @@ mod answers;
 mod asynchronous;
 mod buffer;
 mod errors;
+mod listing;
 mod logs;
 mod object;
 mod opened;
@@ -17,6 +18,8 @@ use pyo3::prelude::*;
 
 #[pymodule]
 mod _native {
+    #[pymodule_export]
+    use super::listing::Listed;
     #[pymodule_export]
     use super::object::{Info, Object};
     #[pymodule_export]

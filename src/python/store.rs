@@ -10,6 +10,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use super::asynchronous;
 use super::buffer::{BytesLike, copied};
+use super::listing::{Listed, Objects};
 use super::object::{Info, Object};
 use super::opened::Opened;
 use super::settings::{store_config, store_config_of_file, with_program};
@@ -303,6 +304,23 @@ impl ObjectStore {
     /// seconds for a million), where :meth:`info` tells what counters say, which may be off. ``tiered``: what is on this node.
     fn count(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
         self.detached(py, crate::ObjectStore::count)
+    }
+
+    /// All objects, one after the other, in an order of the store's own: ``for object in store.list(): print(object.id)``. They are looked
+    /// up in pages, so that memory stays bounded. ``tiered``: what is on this node.
+    ///
+    /// An object that exists throughout is listed, with the backend ``redis`` perhaps twice; what is stored or deleted meanwhile may or may not
+    /// be.
+    fn list(&self) -> Objects {
+        Objects::new(Arc::clone(&self.0))
+    }
+
+    /// What is known of one object, or None if it does not exist. ``verify``: all of its bytes are read and compared with their checksums; where
+    /// they are wrong, its state is ``damaged``, and nothing is changed.
+    #[pyo3(signature = (id, verify = false))]
+    fn describe(&self, py: Python<'_>, id: BytesLike<'_, '_>, verify: bool) -> PyResult<Option<Listed>> {
+        let id = id.as_slice();
+        Ok(self.detached(py, |store| store.describe(id, verify))?.map(Listed))
     }
 
     /// Makes everything acknowledged so far survive a power loss, whatever the durability.

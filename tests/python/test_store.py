@@ -305,6 +305,26 @@ def test_what_a_store_holds_is_told(store: ObjectStore, tmp_path: Path) -> None:
     assert store.info().objects == 0
 
 
+def test_what_is_stored_is_listed_and_described(store: ObjectStore) -> None:
+    assert list(store.list()) == []
+    for number in range(1500):
+        store.put(number.to_bytes(2, "big"), bytes(number % 7), b"m")
+    listed = list(store.list())
+    assert sorted(found.id for found in listed) == [number.to_bytes(2, "big") for number in range(1500)]
+    assert {found.data_bytes for found in listed} == set(range(7))
+    found = store.describe(b"\x00\x06", verify=True)
+    assert found is not None and (found.id, found.data_bytes, found.metadata_bytes) == (b"\x00\x06", 6, 1)
+    assert found.state != "damaged" and found.damage is None and found.place and found.expires_at is None
+    assert found.version is not None and found.stored_at is not None and abs(found.stored_at - time.time()) < 3600
+    assert store.describe(b"nothing") is None
+    assert repr(found).startswith("<Listed: 0006, 6 bytes")
+    rest = store.list()
+    next(rest)
+    store.close()
+    with pytest.raises(ClosedError):
+        list(store.list())
+
+
 def test_a_store_opens_as_the_config_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f'[scheduler]\n[object_storage_server]\nlocal.path = "{tmp_path}/objects"\nlocal.max_size_mb = 32\n')
