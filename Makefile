@@ -29,7 +29,7 @@ help: ## What there is to do here
 	@awk -F ' *## *' '/^[a-z-]+:.*## / { sub(":.*", "", $$1); printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## The server, optimised, in target/release
+build: ## The server and the tools, optimised, in target/release
 	cargo build --release --locked
 
 .PHONY: wheel
@@ -38,7 +38,7 @@ wheel: ## The Python package, optimised, in target/wheels-release
 	rm -f $(BUILD)/wheels-release/*.whl
 	CARGO_TARGET_DIR=$(BUILD) $(BUILD)/python/bin/maturin build --release --locked --out $(BUILD)/wheels-release
 	cargo build --release --locked
-	$(BUILD)/python/bin/python packaging/wheel_with_program.py $(BUILD)/wheels-release/*.whl $(BUILD)/release/scaler_object_storage_server
+	$(BUILD)/python/bin/python packaging/wheel_with_program.py $(BUILD)/wheels-release/*.whl $(BUILD)/release/scaler_object_storage
 
 .PHONY: test
 test: test-rust test-interleavings test-python test-scaler $(if $(wildcard fuzz),fuzz-all) ## All tests; installs what they need

@@ -1,4 +1,5 @@
-"""Builds the Python package: maturin's wheel, and in it the server's program, which keeps directories for the processes that attach to them.
+"""Builds the Python package: maturin's wheel, and in it the native program: the server, the tools, and the keeper of directories for the
+processes that attach to them.
 
 A build backend (PEP 517) as `pip` and `build` call it, and a command:
 
@@ -32,9 +33,9 @@ try:
 except ImportError:
     pass  # the command alone needs nothing of it
 
-PROGRAM = "scaler_object_storage_server"
+PROGRAM = "scaler_object_storage"
 
-# Where the package looks for it: `program.py`. Not among the scripts, where Scaler has one of the same name.
+# Where the package looks for it: `program.py`. Not among the scripts, where the command of the same name is that becomes it.
 PLACE = f"scaler_object_storage/bin/{PROGRAM}"
 
 

@@ -79,10 +79,10 @@ class _Server(ObjectStorageServerProcess):  # type: ignore[misc]
         self._config = config
 
     def run(self) -> None:
-        server = program.found()
-        words: List[str] = [server, repr(self._bind_address), "--config", self._config, "--identity", self._ident]
+        words: List[str] = ["serve", repr(self._bind_address), "--config", self._config, "--identity", self._ident]
         words += ["--logging-level", self._logging_level, "--logging-paths", *self._logging_paths]
         security = self._security_config
         if security is not None and security.tls_cert and security.tls_key:
             words += ["--tls-cert", str(security.tls_cert), "--tls-key", str(security.tls_key)]
-        os.execv(server, words)
+        words = program.command(words)
+        os.execv(words[0], words)

@@ -2,11 +2,13 @@
 
 import ast
 import inspect
+import json
 import os
 import shutil
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 from typing import List, Optional
 
@@ -96,9 +98,12 @@ def test_the_wheel_installs_without_rust(tmp_path: Path) -> None:
     version, place = run(python, "-c", program).split()
     assert version == scaler_object_storage.__version__
     assert place.startswith(str(tmp_path))
-    # The server's program came along: both ways to start it, and as the keeper of a store that is attached to.
+    # One native program came along: both ways to start it, as the server and as a tool, and as the keeper of a store that is attached to.
+    with zipfile.ZipFile(wheel) as content:
+        assert [name for name in content.namelist() if "/bin/" in name] == ["scaler_object_storage/bin/scaler_object_storage"]
     for serve in ([tmp_path / "venv/bin/scaler_object_storage"], [python, "-m", "scaler_object_storage"]):
         assert run(*serve, "serve", "--version").split() == ["scaler_object_storage_server", version]
+        assert run(*serve, "--version").split() == ["scaler_object_storage", version]
     program = f"""
 from scaler_object_storage import ObjectStore
 store = ObjectStore.attach(local={{"path": "{tmp_path}/objects", "max_size_mb": 64, "keeper_idle_seconds": 1}})
@@ -106,6 +111,8 @@ store.put(b"id", b"data")
 print(store.get_bytes(b"id"))
 """
     assert run(python, "-c", program, PATH=str(tmp_path / "venv/bin")).strip() == "b'data'"
+    shown = json.loads(run(tmp_path / "venv/bin/scaler_object_storage", "list", tmp_path / "objects", "--json"))
+    assert (shown["id"], shown["data_bytes"]) == (b"id".hex(), 4)
 
 
 def test_the_example_in_the_documentation_of_the_package_is_true() -> None:

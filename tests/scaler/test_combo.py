@@ -38,6 +38,6 @@ def test_the_combo(tmp_path: Path, has_config: bool) -> None:
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=RESULT_SECONDS)
     said = ended.stdout + ended.stderr
     assert ended.returncode == 0, said
-    assert "scaler_object_storage/bin/scaler_object_storage_server" in said.split("served by")[-1], said
+    assert "scaler_object_storage/bin/scaler_object_storage" in said.split("served by")[-1], said
     assert "object store linked: local backend" in said, said
     assert (tmp_path / "objects" / "journal").exists() == has_config
