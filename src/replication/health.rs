@@ -111,7 +111,8 @@ impl Health {
         self.is_away.load(Ordering::Relaxed)
     }
 
-    /// What does not work: its kind, the sentence that the log has, and since when; first what explains the rest.
+    /// What does not work: its kind, the sentence that the log has, and since when; first what explains the rest. While Redis is away,
+    /// nothing is said of what follows from that.
     pub fn complaints(&self, now: Instant) -> Vec<(&'static str, String, Instant)> {
         let conditions: [(_, _, fn(&str) -> String); 5] = [
             ("redis_away", &self.reaching, away),
@@ -120,7 +121,8 @@ impl Health {
             ("not_confirmed", &self.confirming, unconfirmed),
             ("not_heard", &self.hearing, not_heard),
         ];
-        let told = conditions.into_iter().filter_map(|(kind, condition, text)| {
+        let told = if self.is_away() { 1 } else { conditions.len() };
+        let told = conditions.into_iter().take(told).filter_map(|(kind, condition, text)| {
             let condition = condition.lock();
             let since = condition.failing_since?;
             let is_told = condition.is_said || now.saturating_duration_since(since) >= PATIENCE;
@@ -250,11 +252,15 @@ mod tests {
         let error = |reason: &str| Error::Unreachable { address: "redis:6379".into(), reason: reason.into() };
         health.set_away(Some(&error("no route")));
         health.set_away(Some(&error("refused")));
-        let complaints = health.complaints(Instant::now());
+        health.cannot_hear(&error("no route"));
+        health.refused("OOM");
+        let complaints = health.complaints(Instant::now() + PATIENCE);
         let [(kind, text, since)] = &complaints[..] else { panic!("{complaints:?}") };
         assert_eq!(*kind, "redis_away");
         assert!(text.contains("redis:6379") && text.contains("refused") && *since >= start, "{text}");
         health.set_away(None);
+        health.hears();
+        health.takes_all();
         health.refused("OOM command not allowed");
         assert_eq!(health.complaints(start), [], "not yet");
         let complaints = health.complaints(Instant::now() + PATIENCE);

@@ -38,7 +38,7 @@ fn the_page_shows_the_numbers_light_and_dark_and_why_it_is_not_well() {
         // Also where a check fails.
         let _stopping = Stopping(&stop);
         let browser = Browser::start();
-        browser.look(1120, 900, "light");
+        browser.look(1120, 640, "light");
         browser.open(&format!("http://{}/", rig.address()));
         let is_shown = |browser: &Browser| {
             browser.text("#state") == "All is well" && browser.text("#card-speed .figure").contains("99 %")
@@ -61,7 +61,7 @@ fn the_page_shows_the_numbers_light_and_dark_and_why_it_is_not_well() {
         browser.keep_screenshot("status_light.png");
         let background = "getComputedStyle(document.body).backgroundColor";
         let light = browser.value(background);
-        browser.look(1120, 900, "dark");
+        browser.look(1120, 640, "dark");
         assert_ne!(browser.value(background), light);
         browser.keep_screenshot("status_dark.png");
         // On a telephone nothing is cut off.
@@ -70,7 +70,7 @@ fn the_page_shows_the_numbers_light_and_dark_and_why_it_is_not_well() {
         assert_eq!(browser.value(fits), json!(true));
         browser.keep_screenshot("status_narrow.png");
 
-        browser.look(1120, 900, "light");
+        browser.look(1120, 745, "light");
         let port = redis.port().to_string();
         redis.kill();
         until("it shows why it is not well", || {
@@ -101,10 +101,11 @@ impl Drop for Stopping<'_> {
 fn the_page_says_that_its_server_is_gone() {
     let rig = Rig::start(ObjectStore::builder().memory().max_size_mb(64).open().unwrap());
     let browser = Browser::start();
-    browser.look(1120, 900, "light");
+    browser.look(1120, 745, "light");
     browser.open(&format!("http://{}/", rig.address()));
     until("it shows numbers", || browser.text("#state") == "All is well");
-    assert_eq!(browser.text("#card-behind .figure"), "", "nothing is replicated");
+    let shown = "getComputedStyle(document.getElementById('card-behind')).display";
+    assert_eq!(browser.value(shown), json!("none"), "nothing is replicated");
     drop(rig);
     until("it says so", || browser.text("#state") == "Not reachable");
     assert!(browser.text("#reasons").contains("does not answer"));
