@@ -18,6 +18,7 @@ system() {
     # The tests start servers of their own; the service that the package may start is not used.
     command -v redis-server >/dev/null || missing+=(redis-server)
     command -v setpriv >/dev/null || missing+=(util-linux)
+    command -v systemd-analyze >/dev/null || missing+=(systemd)
     command -v chromium >/dev/null || missing+=(chromium)
     [ ${#missing[@]} -eq 0 ] && return
     if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then

@@ -6,6 +6,7 @@ to grow with the number of deaths.
 
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -136,6 +137,10 @@ def soak(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="soak-") as place:
-        soak(Path(place))
-    sys.exit(0)
+    place = Path(tempfile.mkdtemp(prefix="soak-"))
+    try:
+        soak(place)
+    except BaseException:
+        print(f"the logs are in {place}", file=sys.stderr)
+        raise
+    shutil.rmtree(place)
