@@ -121,8 +121,8 @@ class _HealthReason(TypedDict):
 
     kind: str
     """What it is, in one word: ``redis_away`` (no connection), ``not_pushed`` (Redis can be reached, and nothing can be pushed),
-    ``refused`` (Redis refuses some of what it is sent), ``not_heard`` (what other nodes do is not heard), ``writes_refused`` (the disk
-    has failed)."""
+    ``refused`` (Redis refuses some of what it is sent, or takes less than is written), ``not_confirmed`` (too few replicas have it),
+    ``not_heard`` (what other nodes do is not heard), ``writes_refused`` (the disk has failed)."""
     text: str
     """The same in a sentence, with the last error."""
     since_seconds: float

@@ -88,7 +88,8 @@ pub struct Health {
 #[serde(default)]
 pub struct HealthReason {
     /// What it is, in one word: `redis_away` (no connection), `not_pushed` (Redis can be reached, and nothing can be pushed), `refused` (Redis
-    /// refuses some of what it is sent), `not_heard` (what other nodes do is not heard), `writes_refused` (the disk has failed).
+    /// refuses some of what it is sent, or takes less than is written), `not_confirmed` (too few replicas have it), `not_heard` (what other nodes
+    /// do is not heard), `writes_refused` (the disk has failed).
     pub kind: String,
     /// The same in a sentence, with the last error.
     pub text: String,

@@ -1,11 +1,13 @@
 """The store's own surface from Python: `scaler_object_storage/_native.pyi`, sentence by sentence."""
 
+import ast
 import ctypes
 import gc
+import os
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Set
 
 import pytest
 import scaler_object_storage
@@ -303,6 +305,33 @@ def test_what_a_store_holds_is_told(store: ObjectStore, tmp_path: Path) -> None:
     assert "2 objects" in repr(info) and "local" in repr(store)
     store.clear()
     assert store.info().objects == 0
+
+
+def fields_of(stub: str) -> Set[str]:
+    """The fields that the types promise of a dictionary."""
+    tree = ast.parse((Path(__file__).parents[2] / "python/scaler_object_storage/_native.pyi").read_text())
+    found = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == stub)
+    return {line.target.id for line in found.body if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)}
+
+
+def test_everything_worth_seeing_is_told_as_the_types_say(store: ObjectStore) -> None:
+    store.put(b"id", b"12345")
+    assert store.get(b"id") is not None and store.get(b"nothing") is None
+    stats = store.stats()
+    assert stats["operations"]["puts"] == stats["operations"]["hits"] == stats["operations"]["misses"] == 1
+    assert (stats["objects"], stats["operations"]["read_bytes"]) == (1, 5)
+    assert stats["health"] == {"state": "ok", "reasons": []}
+    # The keeper's, where the store is attached.
+    assert (stats["process"]["id"] == os.getpid()) == (stats["keeper"] is None)
+    parts: Dict[str, Mapping[str, object]] = {"_Stats": stats, "_OperationStats": stats["operations"]}
+    parts.update({"_WaitStats": stats["waits"], "_ProcessStats": stats["process"]})
+    assert stats["local"] is not None and stats["redis"] is None
+    parts["_LocalStats"] = stats["local"]
+    for stub, part in parts.items():
+        assert set(part) == fields_of(stub), stub
+    store.close()
+    with pytest.raises(ClosedError):
+        store.stats()
 
 
 def test_what_is_stored_is_listed_and_described(store: ObjectStore) -> None:
