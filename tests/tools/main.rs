@@ -8,5 +8,6 @@ mod program;
 mod removing;
 mod repair;
 mod seeing;
+mod status;
 mod transfer;
 mod verify;

@@ -108,9 +108,21 @@ fn bench_measures_and_leaves_nothing() {
 #[test]
 fn help_is_there_for_every_command_and_mistakes_are_told() {
     let help = run(&["--help"]).ok().out;
-    for name in
-        ["serve", "list", "show", "verify", "delete", "clear", "export", "import", "repair", "bench", "completions"]
-    {
+    for name in [
+        "serve",
+        "status",
+        "top",
+        "list",
+        "show",
+        "verify",
+        "delete",
+        "clear",
+        "export",
+        "import",
+        "repair",
+        "bench",
+        "completions",
+    ] {
         assert!(help.contains(name), "{name}");
         let own = run(&[name, "--help"]).ok().out;
         assert!(own.contains("Usage: scaler_object_storage") && own.contains(name), "{own}");

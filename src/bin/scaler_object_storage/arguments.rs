@@ -20,6 +20,7 @@ A directory that a server or another process keeps is worked on through that pro
 read where it stands, and nothing in it is changed by reading.
 
 Examples:
+  scaler_object_storage status /var/lib/scaler
   scaler_object_storage list /var/lib/scaler --older-than 2h
   scaler_object_storage verify /var/lib/scaler && echo sound
   scaler_object_storage export /var/lib/scaler --output objects.tar
@@ -35,6 +36,8 @@ pub fn command() -> Command {
         .arg_required_else_help(true)
         .infer_subcommands(true)
         .subcommand(cli::command().name("serve").about("Serve objects: the same as scaler_object_storage_server"))
+        .subcommand(status())
+        .subcommand(top())
         .subcommand(list())
         .subcommand(show())
         .subcommand(verify())
@@ -95,6 +98,30 @@ fn text() -> Arg {
 
 const AGES: &str = "AGE is a number with a unit: 90s, 15m, 2h, 7d. The age of an object is the time since its version was given, by the clock of Redis \
 where the store has one, otherwise by the machine's. An object without a version (of Scaler's Python backend) has no age.";
+
+const ABOUT_RUNNING: &str = "The running store: its directory, or the metrics address of its server as http://HOST:PORT. Without one, the \
+directory that the settings say.";
+
+fn status() -> Command {
+    on_store("status", "Show the numbers of a running store")
+        .arg(store_argument().help(ABOUT_RUNNING))
+        .arg(json())
+        .after_help("The exit status is 0 if all is well, 1 if something does not work or nobody could be asked.")
+}
+
+fn top() -> Command {
+    on_store("top", "Show the numbers of a running store, live in the terminal")
+        .arg(store_argument().help(ABOUT_RUNNING))
+        .arg(
+            Arg::new("every")
+                .long("every")
+                .value_name("SECONDS")
+                .value_parser(value_parser!(u64).range(1..=3600))
+                .default_value("1")
+                .help("How often they are asked for"),
+        )
+        .after_help("q, Esc or Ctrl-C ends it.")
+}
 
 fn list() -> Command {
     on_store("list", "List objects: id, size, age, state")

@@ -10,6 +10,8 @@ mod progress;
 mod removing;
 mod repair;
 mod source;
+mod status;
+mod top;
 mod transfer;
 mod verify;
 
@@ -37,6 +39,8 @@ fn main() -> ExitCode {
     log_to_stderr();
     let Some((name, mut matches)) = matches.remove_subcommand() else { return ExitCode::FAILURE };
     let ended = match name.as_str() {
+        "status" => status::status(&mut matches),
+        "top" => top::top(&mut matches),
         "list" => listing::list(&mut matches),
         "show" => listing::show(&mut matches),
         "verify" => verify::verify(&mut matches),
