@@ -542,7 +542,7 @@ class ObjectStore:
         An object that exists throughout is listed, with the backend ``redis`` perhaps twice; what is stored or deleted meanwhile may or may not
         be."""
 
-    def describe(self, id: BytesLike, verify: bool = False) -> Optional[Listed]:
+    def describe(self, id: _Buffer, verify: bool = False) -> Optional[Listed]:
         """What is known of one object, or None if it does not exist. ``verify``: all of its bytes are read and compared with their checksums; where
         they are wrong, its state is ``damaged``, and nothing is changed."""
 
