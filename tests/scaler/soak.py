@@ -13,6 +13,7 @@ import tempfile
 import time
 import zlib
 from pathlib import Path
+from threading import Event, Thread
 from typing import Callable, Dict, List, Tuple
 
 import psutil
@@ -24,7 +25,6 @@ from tasks import checksum, reverse, square
 
 SECONDS = int(os.environ.get("SECONDS", "600"))
 KILL_EVERY = 5.0
-WORKERS = 2
 WARM_UP = 60.0
 MIB = 1 << 20
 
@@ -75,11 +75,30 @@ def kill_something(cluster: Cluster, objects: Path, turn: int) -> str:
     return "processor"
 
 
-def replace_dead_workers(cluster: Cluster, options: List[str], more: List[Process]) -> None:
-    """Scaler's worker ends with an AssertionError where its processor dies just before it is given a task, and nobody starts another one."""
-    alive = len(psutil.Process(cluster.workers.pid).children())
-    while alive + len(more) < WORKERS:
-        more.append(cluster.more_workers(f"worker {len(more)} instead", options))
+class Supervisor:
+    """Starts workers in the place of those that Scaler loses: its worker ends with an AssertionError (2.9.0) where its processor dies just before it
+    is given a task, and with ``--mode fixed`` nobody starts another one."""
+
+    def __init__(self, cluster: Cluster, options: List[str]):
+        self._cluster = cluster
+        self._options = options
+        self._ended = Event()
+        self.started: List[Process] = []
+        self._thread = Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(1):
+            logs = [process.log_text() for process in (self._cluster.workers, *self.started)]
+            lost = sum(log.count("exited unexpectedly") for log in logs)
+            if len(self.started) < lost:
+                self.started.append(self._cluster.more_workers(f"worker {len(self.started)} instead", self._options))
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        for process in self.started:
+            process.end()
 
 
 def soak(directory: Path) -> None:
@@ -96,8 +115,9 @@ def soak(directory: Path) -> None:
         """
     )
     preload = 'scaler_object_storage.worker:link("linked.toml")'
-    options, more = ["--preload", preload], []  # type: Tuple[List[str], List[Process]]
-    cluster = Cluster(directory, storage, WORKERS, worker_options=options)
+    options = ["--preload", preload]
+    cluster = Cluster(directory, storage, 2, worker_options=options)
+    supervisor = Supervisor(cluster, options)
     kills: List[Tuple[float, str]] = []
     before: Dict[str, float] = {}
     try:
@@ -114,7 +134,6 @@ def soak(directory: Path) -> None:
                 if time.monotonic() - killed > KILL_EVERY:
                     killed = time.monotonic()
                     kills.append((killed - begin, kill_something(cluster, objects, len(kills))))
-                    replace_dead_workers(cluster, options, more)
             tasks += round_of_tasks(client, random.Random(rounds))
         time.sleep(3)  # what the dead held is given back within a second or two
         after = measured(objects)
@@ -123,10 +142,9 @@ def soak(directory: Path) -> None:
             print(f"{kind}s killed: {sum(1 for _, killed_one in kills if killed_one == kind)}")
         for name, value in after.items():
             print(f"{name}: {before.get(name)} after the first minute, {value} at the end")
-        print(f"workers that Scaler lost with their processors: {len(more)}")
+        print(f"workers that Scaler lost with their processors: {len(supervisor.started)}")
     finally:
-        for process in more:
-            process.end()
+        supervisor.end()
         cluster.end()
         storage.process.end()
         redis.kill()
