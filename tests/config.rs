@@ -68,6 +68,7 @@ fn the_defaults_that_the_help_states_are_the_ones_in_effect() {
         let value = setting.default.split(':').next().unwrap();
         match setting.kind {
             Kind::Number | Kind::Choice(_) => sources = sources.argument(setting.key, &[value]),
+            Kind::Text if value == "none" => {}
             Kind::Text | Kind::Paths => sources = sources.argument(setting.key, &[setting.default]),
             Kind::Path => {}
         }
