@@ -88,10 +88,8 @@ fn raise_descriptor_limit() {
 fn options(config: &ServerConfig) -> Result<ServerOptions, Failure> {
     let tls = config.tls_cert.clone().zip(config.tls_key.clone()).map(|(cert, key)| TlsFiles { cert, key });
     let identity = config.identity.clone().into_bytes();
-    let mut options = ServerOptions::default();
-    options.bind_address = config.bind_address.parse()?;
-    options.identity = identity;
-    options.tls = tls;
+    let bind_address = config.bind_address.parse()?;
+    let mut options = ServerOptions { bind_address, identity, tls, ..ServerOptions::default() };
     if config.store.backend == BackendKind::Redis {
         options.worker_threads = WAITING_WORKER_THREADS;
     }

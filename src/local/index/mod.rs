@@ -212,8 +212,8 @@ impl Table {
         let mut places: Vec<Place> =
             taken.into_iter().map(|fingerprint| Place { fingerprint, collision: None }).collect();
         // There are few of them, and none unless somebody has made them.
-        let collision = |id: &Box<[u8]>| Place { fingerprint: fingerprints.of(id), collision: Some(id.clone()) };
-        places.extend(self.collisions.keys().map(collision));
+        let collision = |id: &[u8]| Place { fingerprint: fingerprints.of(id), collision: Some(id.into()) };
+        places.extend(self.collisions.keys().map(|id| collision(id)));
         places.retain(|place| after.is_none_or(|after| place > after));
         places.sort_unstable();
         places.truncate(limit);

@@ -17,7 +17,8 @@ use crate::version::Version;
 const WORDS_BYTES_MAX: usize = 160;
 
 fn cut(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(WORDS_BYTES_MAX)).unwrap_or(text)
+    let end = (0..=WORDS_BYTES_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    end.and_then(|end| text.get(..end)).unwrap_or_default()
 }
 
 pub(super) fn encode(page: &Page, fields: &mut Fields<'_>) {
