@@ -34,11 +34,12 @@ pub(crate) fn slice() -> Option<Duration> {
 
 /// Receives within the time limit; looks meanwhile.
 pub(crate) fn recv_timeout<T>(receiver: &Receiver<T>, limit: Duration) -> Result<T, RecvTimeoutError> {
-    let until = Instant::now() + limit;
+    // None: a time that is never reached.
+    let until = Instant::now().checked_add(limit);
     loop {
-        let left = until.saturating_duration_since(Instant::now());
+        let left = until.map_or(limit, |until| until.saturating_duration_since(Instant::now()));
         match receiver.recv_timeout(slice().map_or(left, |slice| slice.min(left))) {
-            Err(RecvTimeoutError::Timeout) if Instant::now() < until && look().is_ok() => {}
+            Err(RecvTimeoutError::Timeout) if until.is_none_or(|until| Instant::now() < until) && look().is_ok() => {}
             received => return received,
         }
     }

@@ -22,7 +22,7 @@ pub(super) fn reply_of(value: Value) -> Reply {
 struct Meaning {
     /// Part of Redis's words.
     words: &'static str,
-    /// It lasts until somebody changes a setting, of this store or of Redis.
+    /// Redis is there, and this is not the time but the wrong Redis, login or setting.
     is_denied: bool,
     /// What to do.
     advice: &'static str,
@@ -68,7 +68,7 @@ const MEANINGS: [Meaning; 24] = [
         "something else stands under this key: give redis.key_prefix a value that no other program uses",
     ),
     passing("max number of clients", "raise maxclients in Redis, or lower redis.connection_pool_size"),
-    passing(
+    denied(
         "READONLY",
         "redis.url names a replica, or a failover is under way: it has to name the master, not a reader's endpoint",
     ),

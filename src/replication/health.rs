@@ -27,6 +27,8 @@ const NO_REFUSAL: &str = "it refuses nothing, but takes less than is written her
 #[derive(Default)]
 pub(super) struct Health {
     is_away: AtomicBool,
+    /// Redis answers, and lets this store make no connection.
+    is_denied: AtomicBool,
     reaching: Mutex<Condition>,
     pushing: Mutex<Condition>,
     taking: Mutex<Condition>,
@@ -75,6 +77,10 @@ fn away(reason: &str) -> String {
     format!("{reason}; local work goes on, the rest follows when it is back")
 }
 
+fn denied(reason: &str) -> String {
+    format!("{reason}; local work goes on, the rest follows when it does")
+}
+
 fn not_pushed(reason: &str) -> String {
     format!(
         "nothing can be pushed to Redis: {reason}; other nodes do not get what is written here, it is kept and pushed when that works again"
@@ -114,8 +120,11 @@ impl Health {
     /// What does not work: its kind, the sentence that the log has, and since when; first what explains the rest. While Redis is away,
     /// nothing is said of what follows from that.
     pub fn complaints(&self, now: Instant) -> Vec<(&'static str, String, Instant)> {
+        let is_denied = self.is_denied.load(Ordering::Relaxed);
+        let connecting: (_, _, fn(&str) -> String) =
+            if is_denied { ("denied", &self.reaching, denied) } else { ("redis_away", &self.reaching, away) };
         let conditions: [(_, _, fn(&str) -> String); 5] = [
-            ("redis_away", &self.reaching, away),
+            connecting,
             ("not_pushed", &self.pushing, not_pushed),
             ("refused", &self.taking, late),
             ("not_confirmed", &self.confirming, unconfirmed),
@@ -138,13 +147,18 @@ impl Health {
         match error {
             Some(error) => {
                 reaching.note(Instant::now(), error);
-                let is_new = reaching.is_new();
-                if is_new {
-                    tracing::warn!("{}", away(&reaching.reason));
+                let is_denied = matches!(error, Error::Denied { .. });
+                let was_denied = self.is_denied.swap(is_denied, Ordering::Relaxed);
+                // What was away may come back with a password that has changed.
+                if reaching.is_new() || is_denied != was_denied {
+                    tracing::warn!("{}", if is_denied { denied(&reaching.reason) } else { away(&reaching.reason) });
                 }
             }
             None if reaching.works() => tracing::info!("Redis is back"),
             None => {}
+        }
+        if error.is_none() {
+            self.is_denied.store(false, Ordering::Relaxed);
         }
     }
 
@@ -258,6 +272,10 @@ mod tests {
         let [(kind, text, since)] = &complaints[..] else { panic!("{complaints:?}") };
         assert_eq!(*kind, "redis_away");
         assert!(text.contains("redis:6379") && text.contains("refused") && *since >= start, "{text}");
+        let error = Error::Denied { address: "redis:6379".into(), reason: "WRONGPASS".into() };
+        health.set_away(Some(&error));
+        let complaints = health.complaints(Instant::now());
+        assert!(matches!(&complaints[..], [("denied", text, _)] if text.contains("WRONGPASS")), "{complaints:?}");
         health.set_away(None);
         health.hears();
         health.takes_all();

@@ -162,7 +162,7 @@ impl TieredBackend {
             }),
         );
         // Answered in time by the watcher; a caller that gives up early does not need the answer.
-        interrupt::recv_timeout(&receiver, limit + ANSWER_GRACE).ok().flatten()
+        interrupt::recv_timeout(&receiver, limit.saturating_add(ANSWER_GRACE)).ok().flatten()
     }
 
     /// As `exists_elsewhere`, without waiting: `answer` is called with None if Redis does not answer in time.

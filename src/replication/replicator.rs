@@ -359,13 +359,14 @@ impl<'a> Replicator<'a> {
         }
         let Ok(tier) = self.backend.tier() else { return true };
         let ledger = &self.outbox.ledger;
-        if !self.is_confirmed || ledger.has_backlog() || ledger.has_unpushed_apart() {
+        if !self.is_confirmed || ledger.has_unpushed_apart() {
             return true;
         }
+        let filter = if ledger.has_backlog() { RecordFilter::All } else { RecordFilter::Dirty };
         let end = tier.end();
         let mut from = ledger.replicated();
         while from < end {
-            match tier.dirty_records(from, end, RecordFilter::Dirty, Budget { records: 1, ..BUDGET }) {
+            match tier.dirty_records(from, end, filter, Budget { records: 1, ..BUDGET }) {
                 Ok(found) if found.dirty.is_empty() && found.unreadable.is_empty() && found.next > from => {
                     from = found.next
                 }

@@ -1,5 +1,6 @@
 //! A node that silently stops taking part.
 
+use scaler_object_storage::Error;
 use tracing::Level;
 
 use crate::common::redis::RedisServer;
@@ -103,6 +104,39 @@ fn a_redis_without_a_command_says_which_though_it_quotes_any_bytes() {
     let world = World::new(1);
     let _store = world.open(0, &untold.url(), |_| {});
     until("it is said", || log::has(Level::WARN, &["tell the time (TIME)", "NOPERM", "permit this"]));
+}
+
+#[test]
+fn a_wrong_password_is_said_once_and_is_no_outage() {
+    let world = World::new(1);
+    let redis = with_user();
+    let store = world.open(0, &redis.url().replace("secret", "hush"), |_| {});
+    store.put(b"id", b"data", b"").unwrap();
+    let port = redis.port().to_string();
+    let said = || log::count(Level::WARN, &["does not serve this store", "WRONGPASS", "follows when it does", &port]);
+    until("it is said", || said() == 1);
+    assert!(store.get(b"missing").is_err_and(|error| matches!(error, Error::Denied { .. })));
+    redis.cli(&["ACL", "SETUSER", "node", ">hush"]);
+    until("it is pushed", || stands(&redis, "id"));
+    assert_eq!(said(), 1);
+    assert!(!log::has(Level::WARN, &["cannot be reached", &port]));
+}
+
+#[test]
+fn a_stop_says_what_redis_lacks_and_nothing_if_it_lacks_nothing() {
+    let world = World::new(1);
+    let directory = world.directory(0).display().to_string();
+    let said = || log::count(Level::WARN, &["does not have everything yet", &directory, "cannot be reached"]);
+    let open = || world.open(0, "redis://127.0.0.1:1/0", |options| options.drain_timeout_ms = 100);
+    open().close().unwrap();
+    let store = open();
+    assert!(store.get(b"missing").is_err());
+    store.close().unwrap();
+    assert_eq!(said(), 0);
+    let store = open();
+    store.put(b"id", b"data", b"").unwrap();
+    store.close().unwrap();
+    until("it is said", || said() == 1);
 }
 
 #[test]
