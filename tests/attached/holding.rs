@@ -6,7 +6,7 @@ use std::time::Duration;
 use scaler_object_storage::{Error, ObjectStore};
 
 use crate::common::{get, until};
-use crate::place::{Place, is_alive, signal};
+use crate::place::{Place, is_alive, signal, stop};
 use crate::worker::{Setup, Worker, content, seed_and_len};
 
 /// So small that room is used again soon.
@@ -287,7 +287,7 @@ fn an_answer_that_comes_late_holds_nothing() {
     }
     let keeper = place.keeper().unwrap();
 
-    signal(keeper, libc::SIGSTOP);
+    stop(keeper);
     for number in 0..HELD {
         let late = worker.order(&format!("hold {number}"));
         assert!(late.contains("does not answer"), "{late}");
