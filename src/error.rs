@@ -24,7 +24,7 @@ pub enum Error {
         bytes_max: usize,
     },
     /// The object is larger than the store takes. Nothing was stored.
-    #[error("object {id}: {bytes} bytes, the limit is {bytes_max} bytes; nothing was stored")]
+    #[error("object {id}: {bytes} bytes are too large, the limit is {bytes_max} bytes; nothing was stored")]
     TooLarge {
         /// The object.
         id: ObjectId,
@@ -109,7 +109,7 @@ pub enum Error {
         reason: String,
     },
     /// Redis answers, but does not serve this store: a wrong password, a missing permission or command, a database that it does not have, a
-    /// cluster where a single server was expected. That lasts until a setting is changed. Nothing is known about the object: it is not missing.
+    /// cluster where a single server was expected, a replica. Most of these last until a setting is changed. Nothing is known about the object: it is not missing.
     #[error("Redis at {address} does not serve this store: {reason}")]
     Denied {
         /// Where Redis is, without its password.

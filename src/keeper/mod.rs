@@ -25,10 +25,9 @@ pub use shared::KeeperOptions;
 use shared::{Replacing, Shared};
 
 use crate::error::Error;
-use crate::local::{Counters, Fingerprints, LocalBackend, Turn, Underlying};
+use crate::local::{Counters, Fingerprints, LocalBackend, Turn, Underlying, make_directory};
 use crate::node::messages::{Head, Manner, NO_SESSION, NO_SLOT, Reply, Request, SLICE, VERSION};
 use crate::node::socket::{self, Connection};
-use crate::node::starting::make_directory;
 use crate::store::{ObjectStore, StoreConfig, expectations};
 
 /// How long closing waits for calls under way.
@@ -248,7 +247,7 @@ impl Drop for Keeper {
 }
 
 fn directory(config: &StoreConfig) -> Result<PathBuf, Error> {
-    config.directory().ok_or_else(|| {
+    config.directory()?.ok_or_else(|| {
         let backend = config.backend.name();
         Error::Config(format!("the {backend} backend has no directory that processes could share"))
     })

@@ -27,6 +27,7 @@ use super::index::liveness::Liveness;
 use super::index::payloads::Payloads;
 use super::journal::{Journal, JournalOptions, Lsn, SegmentKind, Segments};
 use super::opening::directory;
+use super::opening::place::make_directory;
 use super::opening::recovery::{self, Recovery};
 use super::opening::report::Report;
 use super::options::{Durability, LocalOptions};
@@ -79,7 +80,7 @@ pub(in crate::local) struct RecoveredTier {
 impl RecoveredTier {
     pub fn open(options: &LocalOptions, under: Underlying, outbox: Option<OutboxOptions>) -> Result<Self, Error> {
         let Underlying { disk, fingerprint_mask, on_locked, report } = under;
-        let directory = options.directory();
+        let directory = options.directory()?;
         let journal_directory = directory.join("journal");
         directory::check_format(&directory)?;
         let opened = Arc::new(AtomicU32::new(0));
@@ -87,7 +88,8 @@ impl RecoveredTier {
         let mut lock = if is_read {
             DirectoryLock::share(&directory)?
         } else {
-            directory::make(&journal_directory)?;
+            make_directory(&directory)?;
+            directory::make_journal(&directory, &journal_directory)?;
             let limit = Instant::now() + Duration::from_millis(options.lock_wait_ms);
             // A keeper has taken its turn before it opens.
             let turn = if on_locked.is_none() { Turn::take(&directory, limit)? } else { None };
@@ -235,7 +237,7 @@ impl LocalBackend {
 
     /// As `open`, for a store whose objects are shared with other nodes through the outbox.
     pub fn open_with(options: &LocalOptions, under: Underlying, outbox: Option<OutboxOptions>) -> Result<Self, Error> {
-        let directory = options.directory();
+        let directory = options.directory()?;
         let RecoveredTier { tier, parts, tasks, lock } = RecoveredTier::open(options, under, outbox)?;
         let counters_bytes =
             Counters::bytes_in(&directory).map_err(Error::io("look at the counters in", &directory))?;

@@ -51,6 +51,7 @@ pub(crate) use files::space::Lease;
 pub(crate) use files::turn::Turn;
 pub(crate) use index::Fingerprints;
 pub(crate) use journal::Lsn;
+pub(crate) use opening::place::make_directory;
 pub use opening::report::Report;
 pub use options::{Durability, LocalOptions};
 pub(crate) use shared::{Placed, Reserved, UNSHARED_BYTES_MAX};

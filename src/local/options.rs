@@ -1,8 +1,10 @@
 //! The settings of the `local` backend.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+use crate::error::Error;
 
 /// When an acknowledged write is safe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -68,15 +70,55 @@ impl Default for LocalOptions {
 
 impl LocalOptions {
     /// The directory in effect: `path`, or the default where it is empty.
-    #[must_use]
-    pub fn directory(&self) -> PathBuf {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] where `path` is empty and neither `$XDG_STATE_HOME` nor `$HOME` is set, or where it names a variable or a home directory,
+    /// which are not looked up here.
+    pub fn directory(&self) -> Result<PathBuf, Error> {
         if !self.path.as_os_str().is_empty() {
-            return self.path.clone();
+            refuse_variables(&self.path)?;
+            return Ok(self.path.clone());
         }
         let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        absolute("XDG_STATE_HOME")
-            .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-            .unwrap_or_else(std::env::temp_dir)
-            .join("scaler_object_storage")
+        let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+        let state = state.ok_or_else(|| {
+            Error::Config(
+                "there is no directory for the store: HOME is not set, nor is XDG_STATE_HOME; set local.path \
+                 (SCALER_OBJECT_STORAGE_LOCAL_PATH, --local-path)"
+                    .to_owned(),
+            )
+        })?;
+        Ok(state.join("scaler_object_storage"))
+    }
+}
+
+/// A shell would have put something in their place: a directory of such a name is never meant.
+fn refuse_variables(path: &Path) -> Result<(), Error> {
+    let is_home = path.components().next().is_some_and(|first| first.as_os_str().as_encoded_bytes().starts_with(b"~"));
+    let is_variable = path.components().any(|part| part.as_os_str().as_encoded_bytes().starts_with(b"$"));
+    if !is_home && !is_variable {
+        return Ok(());
+    }
+    Err(Error::Config(format!(
+        "local.path: {}: variables, and home directories other than ~/ in settings, are not looked up in a path; write the path out",
+        path.display()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shell_would_replace_is_refused() {
+        for path in ["$HOME/objects", "/data/$USER/objects", "${STATE}/x", "~other/objects", "~"] {
+            let options = LocalOptions { path: path.into(), ..LocalOptions::default() };
+            let error = options.directory().unwrap_err().to_string();
+            assert!(error.contains(path) && error.contains("local.path"), "{error}");
+        }
+        for path in ["/data/a~b", "a$b", "/srv/~x"] {
+            LocalOptions { path: path.into(), ..LocalOptions::default() }.directory().unwrap();
+        }
     }
 }

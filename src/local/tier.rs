@@ -209,6 +209,9 @@ impl LocalTier {
         if self.room.admits(bytes) {
             return Ok(());
         }
+        if let Some(bytes_max) = self.room.too_large(bytes) {
+            return Err(Error::TooLarge { id: ObjectId::new(id), bytes, bytes_max });
+        }
         let admitted = || if self.room.admits(bytes) { Ok(()) } else { Err(AppendError::NoRoom(None)) };
         self.with_room_of(Kinds::Live, id, bytes, patience, admitted)
     }

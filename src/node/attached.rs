@@ -16,13 +16,13 @@ use super::messages::{Known, Manner, NAMES_MAX, Reply, Request, SLICE};
 use super::remembered::Data;
 use super::session::{Answered, Greeted, Session, Unanswered};
 use super::socket;
-use super::starting::{self, Starter};
+use super::starting::Starter;
 use super::waits::Waits;
 use crate::backend::{Backend, ListPosition, Listed, OnDeleted, OnStored, Page, Stats, Stored, Usage, Waiters, Writer};
 use crate::error::Error;
 use crate::fork;
 use crate::interrupt;
-use crate::local::UNSHARED_BYTES_MAX;
+use crate::local::{UNSHARED_BYTES_MAX, make_directory};
 use crate::object::Object;
 use crate::version::Version;
 
@@ -205,7 +205,7 @@ impl Attached {
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                     // It says whose the directory is.
                     if self.starter.is_some() {
-                        starting::make_directory(&self.directory)?;
+                        make_directory(&self.directory)?;
                     }
                     return Err(self.detached(&error.to_string()));
                 }

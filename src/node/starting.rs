@@ -7,7 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::socket;
 use crate::error::Error;
 use crate::interrupt;
-use crate::local::Turn;
+use crate::local::{Turn, make_directory};
 
 /// Names the descriptor that a keeper inherits.
 pub(crate) const KEEPER_FLAG: &str = "--keeper";
@@ -152,7 +152,8 @@ struct Log {
 impl Log {
     fn open(directory: &Path) -> Result<Log, Error> {
         let path = directory.join("keeper.log");
-        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("open", &path))?;
+        let file =
+            OpenOptions::new().create(true).append(true).mode(0o600).open(&path).map_err(Error::io("open", &path))?;
         let begin = file.metadata().map_err(Error::io("look at", &path))?.len();
         Ok(Log { path, file, begin })
     }
@@ -205,26 +206,6 @@ fn close_on_exec(first: RawFd) {
             libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
         }
     }
-}
-
-/// Makes the directory for its owner alone; one that is there has to be this user's.
-pub(crate) fn make_directory(directory: &Path) -> Result<(), Error> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
-    made.map_err(Error::io("make", directory))?;
-    let found = std::fs::metadata(directory).map_err(Error::io("look at", directory))?;
-    let user = rustix::process::geteuid().as_raw();
-    if found.uid() != user {
-        let reason = format!(
-            "it belongs to user {}, and this is user {user}: a store is for the processes of one user; use another directory",
-            found.uid()
-        );
-        return Err(Error::Detached { path: directory.to_owned(), reason });
-    }
-    if found.permissions().mode() & 0o077 != 0 {
-        let private = std::fs::Permissions::from_mode(0o700);
-        std::fs::set_permissions(directory, private).map_err(Error::io("make private", directory))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

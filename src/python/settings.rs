@@ -49,7 +49,7 @@ pub(super) fn read_config(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, P
     let local = given.entry("local").or_insert_with(|| Value::Table(Table::new()));
     if let Value::Table(local) = local {
         let directory = |path: &Path| LocalOptions { path: path.to_path_buf(), ..LocalOptions::default() }.directory();
-        let path = directory(local.get("path").and_then(Value::as_str).unwrap_or_default().as_ref());
+        let path = directory(local.get("path").and_then(Value::as_str).unwrap_or_default().as_ref())?;
         local.insert("path".into(), value("local.path", path.into_pyobject(py)?.as_any())?);
     }
     dictionary(py, given, "")

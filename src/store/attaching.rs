@@ -15,7 +15,7 @@ use crate::node::{AttachOptions, Attached, Starter};
 /// Attaches to the keeper of the config's directory.
 pub(super) fn attach(config: &StoreConfig, waiters: Arc<Waiters>) -> Result<Arc<Attached>, Error> {
     let backend = config.backend.name();
-    let directory = config.directory().ok_or_else(|| {
+    let directory = config.directory()?.ok_or_else(|| {
         Error::Config(format!("the {backend} backend has no directory that processes could share; use local or tiered"))
     })?;
     if directory.to_str().is_none() {
@@ -38,7 +38,7 @@ pub(super) fn attach(config: &StoreConfig, waiters: Arc<Waiters>) -> Result<Arc<
     let starter = Some(Starter {
         directory: directory.clone(),
         command: config.local.keeper_command.clone(),
-        environment: environment(config),
+        environment: environment(config, &directory),
     });
     Attached::attach(directory, options, starter, waiters, backend)
 }
@@ -100,13 +100,13 @@ pub(crate) fn expectations(config: &StoreConfig) -> Result<Vec<(String, String)>
 
 /// The config as the environment variables that the server's program reads. Not as its command line, which everybody on the machine can
 /// read: the config may hold a password.
-fn environment(config: &StoreConfig) -> Vec<(String, String)> {
+fn environment(config: &StoreConfig, directory: &Path) -> Vec<(String, String)> {
     let StoreConfig { backend, memory: _, local, redis } = config;
     // Absolute, since a keeper has another working directory.
     let path = |path: &Path| absolute(path).display().to_string();
     let mut settings = vec![
         ("BACKEND", backend.name().to_owned()),
-        ("LOCAL_PATH", path(&local.directory())),
+        ("LOCAL_PATH", path(directory)),
         ("LOCAL_MAX_SIZE_MB", local.max_size_mb.to_string()),
         ("LOCAL_DURABILITY", local.durability.name().to_owned()),
         ("LOCAL_LOCK_WAIT_MS", local.lock_wait_ms.to_string()),

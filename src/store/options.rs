@@ -57,10 +57,10 @@ pub struct StoreConfig {
 
 impl StoreConfig {
     /// The directory of the store; None if its backend has none.
-    pub(crate) fn directory(&self) -> Option<PathBuf> {
+    pub(crate) fn directory(&self) -> Result<Option<PathBuf>, Error> {
         match self.backend {
-            BackendKind::Local | BackendKind::Tiered => Some(self.local.directory()),
-            BackendKind::Memory | BackendKind::Redis => None,
+            BackendKind::Local | BackendKind::Tiered => self.local.directory().map(Some),
+            BackendKind::Memory | BackendKind::Redis => Ok(None),
         }
     }
 }

@@ -116,7 +116,9 @@ pub fn bench(matches: &mut ArgMatches) -> Result<ExitCode, Failure> {
     let seconds = matches.remove_one::<u64>("seconds").unwrap_or(10);
     let named = matches.remove_one::<PathBuf>("directory");
     let config = Source::of_settings(matches)?.config;
-    let beside_store = config.local.directory().parent().filter(|above| above.is_dir()).map(Path::to_path_buf);
+    // Without HOME there is no place where the store would be.
+    let store = config.local.directory().ok();
+    let beside_store = store.as_deref().and_then(Path::parent).filter(|above| above.is_dir()).map(Path::to_path_buf);
     let within = named.or(beside_store).unwrap_or_else(std::env::temp_dir);
     // Puts and hits of each size, and of one size put and get in Redis.
     let limit = Duration::from_secs(seconds) / (2 * SIZES.len() as u32 + 2);

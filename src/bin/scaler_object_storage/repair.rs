@@ -15,7 +15,7 @@ use crate::source::{Source, Way};
 pub fn repair(matches: &mut ArgMatches) -> Result<ExitCode, Failure> {
     let (is_yes, is_json, is_dry) = (has(matches, "yes"), has(matches, "json"), has(matches, "dry-run"));
     let source = Source::of(matches)?;
-    let Some(directory) = source.directory() else {
+    let Some(directory) = source.directory()? else {
         return Err("only a directory is repaired: a store in Redis has nothing of its own to repair".into());
     };
     let opened = source.open_to_read()?;

@@ -67,13 +67,13 @@ impl Source {
     }
 
     /// The directory; None for a store without one.
-    pub fn directory(&self) -> Option<PathBuf> {
+    pub fn directory(&self) -> Result<Option<PathBuf>, Failure> {
         let has_one = matches!(self.config.backend, BackendKind::Local | BackendKind::Tiered);
-        has_one.then(|| self.config.local.directory())
+        Ok(has_one.then(|| self.config.local.directory()).transpose()?)
     }
 
     fn existing_directory(&self) -> Result<Option<PathBuf>, Failure> {
-        match self.directory() {
+        match self.directory()? {
             Some(directory) if !directory.is_dir() => {
                 Err(format!("{}: there is no such directory", directory.display()).into())
             }
@@ -93,7 +93,7 @@ impl Source {
 
     /// For tools that delete and store.
     pub fn open_to_write(&self) -> Result<Opened, Failure> {
-        let Some(directory) = self.directory() else { return self.open_without_directory() };
+        let Some(directory) = self.directory()? else { return self.open_without_directory() };
         if let Some(opened) = if directory.is_dir() { beside(&directory)? } else { None } {
             return Ok(opened);
         }

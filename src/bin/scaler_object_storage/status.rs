@@ -31,7 +31,7 @@ impl Running {
             return Ok(Running::Http { agent, url });
         }
         let source = Source::of(matches)?;
-        let Some(directory) = source.directory() else {
+        let Some(directory) = source.directory()? else {
             return Err(
                 "a running store is asked in its directory, or at the metrics address of its server (http://HOST:PORT)"
                     .into(),

@@ -10,7 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -50,7 +50,7 @@ impl Counters {
         }
         // Made under another name and then renamed, so that nobody maps a part of it.
         let temporary = directory.join(format!("{NAME}.{:016x}", random_u64()));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&temporary)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary)?;
         // Zeros are written instead of only setting the length: a full disk may refuse to fill a hole.
         let made = file.write_all_at(&vec![0; FILE_BYTES], 0).and_then(|()| std::fs::rename(&temporary, &path));
         if let Err(error) = made {

@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -18,6 +18,9 @@ use crate::error::Error;
 use crate::fork;
 
 const RETRY: Duration = Duration::from_millis(50);
+
+/// Nobody has to be told why something takes less time than this.
+const TOLD_MIN: Duration = Duration::from_millis(500);
 
 /// The file's length. It is written in place and never cut, so that a full disk does not refuse it.
 const TEXT_BYTES: usize = 128;
@@ -42,6 +45,7 @@ impl DirectoryLock {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
             .open(&path)
             .map_err(Error::io("open", &path))?;
         // Before the lock is taken: a child that is forked while waiting for the lock would share it.
@@ -127,11 +131,27 @@ impl DirectoryLock {
 /// Waits for the lock and takes it. Identifies the computer's current start, and says whether the store was last recovered in another.
 fn lock(file: &File, directory: &Path, path: &Path, patience: Duration) -> Result<(String, bool), Error> {
     let deadline = Instant::now() + patience;
+    let mut is_told = false;
     loop {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => break,
             Err(Errno::INTR) => {}
-            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => sleep(RETRY),
+            // Nobody else will close a store that this process has open.
+            Err(Errno::WOULDBLOCK) if !is_told && is_own(file) => {
+                let holder = format!("{} (this one)", std::process::id());
+                return Err(Error::Locked { path: directory.to_path_buf(), holder });
+            }
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                if !std::mem::replace(&mut is_told, true) && patience >= TOLD_MIN {
+                    tracing::info!(
+                        "{} is in use by process {}: waiting up to {:.1} s for its end (local.lock_wait_ms)",
+                        directory.display(),
+                        holder(file),
+                        patience.as_secs_f64()
+                    );
+                }
+                sleep(RETRY);
+            }
             Err(Errno::WOULDBLOCK) => {
                 return Err(Error::Locked { path: directory.to_path_buf(), holder: holder(file) });
             }
@@ -145,7 +165,7 @@ fn lock(file: &File, directory: &Path, path: &Path, patience: Duration) -> Resul
     Ok((boot, rebooted))
 }
 
-/// Who holds the lock, for an error's text alone: the holder may be writing these bytes at this moment.
+/// The process id that stands in the file, for people: the holder may be writing these bytes at this moment.
 fn holder(file: &File) -> String {
     let holder = text(file).ok().and_then(|text| Some(text.lines().next()?.trim().to_owned()));
     holder.filter(|holder| !holder.is_empty()).unwrap_or_else(|| "unknown".to_owned())
@@ -159,6 +179,20 @@ fn boot_id() -> String {
 /// In which start of the computer the store was last recovered.
 fn recovered_in(file: &File) -> io::Result<String> {
     Ok(text(file)?.lines().nth(1).unwrap_or_default().trim().to_owned())
+}
+
+/// Whether this process holds the lock, by the kernel's table of locks; false where that cannot be told.
+fn is_own(file: &File) -> bool {
+    let Ok(found) = file.metadata() else { return false };
+    let (major, minor) = (rustix::fs::major(found.dev()), rustix::fs::minor(found.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", found.ino());
+    let own = std::process::id().to_string();
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default(); // without it nothing is known
+    // `1: FLOCK  ADVISORY  WRITE 1234 08:01:5678 0 EOF`
+    locks.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some("FLOCK") && words.nth(2) == Some(own.as_str()) && words.next() == Some(place.as_str())
+    })
 }
 
 /// The file's bytes, filled up with zeros to the length that it has once it is written.

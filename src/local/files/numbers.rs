@@ -7,7 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
@@ -51,7 +51,7 @@ impl Numbers {
     pub fn open(directory: &Path) -> Result<Self, Error> {
         let path = directory.join("NUMBERS");
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(&path).map_err(Error::io("open", &path))?;
         let (is_empty, found) = Noted::read(&file).map_err(Error::io("read", &path))?;
         let numbers = Numbers { path, file, noted: Mutex::new(found.unwrap_or_default()) };

@@ -20,7 +20,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -102,7 +102,7 @@ impl Slots {
     }
 
     fn create_at(path: &Path) -> io::Result<(File, Slots)> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         // Written, and not only made so long: a full disk may refuse to fill a hole when it is written to through a map.
         file.write_all_at(&[0; FILE_BYTES], 0)?;
         retry_on_intr(|| flock(&file, FlockOperation::NonBlockingLockExclusive))?;

@@ -9,6 +9,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ impl Turn {
     /// Takes the turn if nobody has it.
     pub fn try_take(directory: &Path) -> Result<Option<Turn>, Error> {
         let path = directory.join("starting");
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = opened.map_err(Error::io("open", &path))?;
         // A child that is forked meanwhile must not inherit the lock.
         fork::close_in_child(file.as_raw_fd());

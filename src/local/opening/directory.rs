@@ -1,7 +1,8 @@
 //! The store's directory: its format version, its limit, and which segments are in it.
 
-use std::fs::File;
-use std::io::ErrorKind;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -47,16 +48,13 @@ pub(in crate::local) fn check_format(directory: &Path) -> Result<(), Error> {
     }
 }
 
-/// Makes the directory and its missing parents, and makes their names durable.
-pub(in crate::local) fn make(path: &Path) -> Result<(), Error> {
-    let is_missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
-    let missing: Vec<_> = path.ancestors().take_while(is_missing).collect();
-    std::fs::create_dir_all(path).map_err(Error::io("make", path))?;
-    for above in missing.iter().filter_map(|made| made.parent()) {
-        let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
-        SystemDisk.sync_directory(above).map_err(Error::io("sync", above))?;
+/// Makes the directory of the journal within the store's, and makes its name durable.
+pub(in crate::local) fn make_journal(directory: &Path, journal: &Path) -> Result<(), Error> {
+    match std::fs::DirBuilder::new().mode(0o700).create(journal) {
+        Ok(()) => SystemDisk.sync_directory(directory).map_err(Error::io("sync", directory)),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(Error::io("make", journal)(error)),
     }
-    Ok(())
 }
 
 /// Writes the format of a new directory, and makes the names in it durable.
@@ -69,8 +67,11 @@ pub(in crate::local) fn write_format(directory: &Path) -> Result<(), Error> {
         Err(error) => return Err(Error::io("look at", &path)(error)),
     }
     let new = directory.join("FORMAT.new");
-    let written = std::fs::write(&new, format!("{FORMAT_TEXT}{FORMAT}\n"))
-        .and_then(|()| File::open(&new)?.sync_all())
+    let create = || OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
+    let written = create()
+        .and_then(|mut file| {
+            file.write_all(format!("{FORMAT_TEXT}{FORMAT}\n").as_bytes()).and_then(|()| file.sync_all())
+        })
         .and_then(|()| std::fs::rename(&new, &path))
         .and_then(|()| SystemDisk.sync_directory(directory));
     written.map_err(Error::io("write", &path))

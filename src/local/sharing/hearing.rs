@@ -57,7 +57,7 @@ impl LocalTier {
             self.write_object(id, &object.data, &object.metadata, body_hash, Origin::Fill(fill), stored)
         });
         match kept {
-            Err(Error::Full { .. }) => Ok(false),
+            Err(Error::Full { .. } | Error::TooLarge { .. }) => Ok(false),
             kept => kept,
         }
     }

@@ -194,6 +194,12 @@ impl Room {
         self.used_bytes().saturating_add(bytes) <= self.percent(LIVE_PERCENT_MAX)
     }
 
+    /// The size of the largest object that an empty store has room for, if `bytes` are more than that.
+    pub fn too_large(&self, bytes: u64) -> Option<u64> {
+        let bytes_max = self.percent(LIVE_PERCENT_MAX);
+        (bytes > bytes_max).then_some(bytes_max)
+    }
+
     /// Whether `bytes` could be held in an empty store.
     fn could_admit(&self, bytes: u64) -> bool {
         self.space.catalog_bytes().saturating_add(bytes) <= self.percent(LIVE_PERCENT_MAX)

@@ -42,7 +42,7 @@ fn config(backend: BackendKind) -> StoreConfig {
 }
 
 fn read(config: &StoreConfig) -> StoreConfig {
-    ServerConfig::load(&CommandLine::default(), environment(config)).unwrap().store
+    ServerConfig::load(&CommandLine::default(), environment(config, &config.local.path)).unwrap().store
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn relative_paths_mean_the_same_to_a_keeper() {
 
     config.local.keeper_command = "program".into();
     let expected = ("SCALER_OBJECT_STORAGE_LOCAL_KEEPER_COMMAND".to_owned(), "program".to_owned());
-    assert!(environment(&config).contains(&expected), "looked for in the path");
+    assert!(environment(&config, &config.local.path).contains(&expected), "looked for in the path");
 }
 
 /// Invariant 12: what processes tell each other, and what errors quote, holds no password. Two ways to write the url of one Redis are equal.
