@@ -38,6 +38,7 @@ mod id;
 mod interrupt;
 mod keeper;
 mod local;
+mod long_work;
 mod memory;
 mod node;
 mod object;

@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// From the ground up: a module imports what stands on lower floors. Those of one floor know nothing of each other.
 const FLOORS: [&[&str]; 15] = [
-    &["id", "random", "fork", "sync", "clock", "counts", "interrupt"],
+    &["id", "random", "fork", "sync", "clock", "counts", "interrupt", "long_work"],
     &["backoff"],
     &["error"],
     &["version"],

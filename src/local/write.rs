@@ -18,6 +18,7 @@ use super::tier::{Kinds, LocalTier};
 use crate::backend::{OnStored, Patience, Stored, Writer};
 use crate::error::Error;
 use crate::id::ObjectId;
+use crate::long_work::LongWork;
 use crate::object::Object;
 use crate::version::Version;
 
@@ -348,6 +349,7 @@ impl LocalTier {
     /// the rest is deleted.
     pub fn clear(&self) -> Result<(), Error> {
         let (mut last, mut failed) = (None, None);
+        let mut work = LongWork::begin("deleted", self.segments.directory().display().to_string());
         for shard in self.index().shards() {
             let (ids, unreadable) = self.ids_in(shard);
             failed = failed.or(unreadable);
@@ -360,6 +362,7 @@ impl LocalTier {
                     None => self.append_delete(&id),
                 };
                 last = deleted?.or(last);
+                work.step();
             }
         }
         if let Some(last) = last {

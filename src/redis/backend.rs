@@ -27,6 +27,7 @@ use crate::backend::{Backend, ListPosition, Listed, OnStored, Page, Stats, Store
 use crate::clock::events_ms;
 use crate::error::Error;
 use crate::id::ObjectId;
+use crate::long_work::LongWork;
 use crate::object::Object;
 use crate::version::Version;
 
@@ -219,12 +220,13 @@ impl Inner {
     }
 
     /// Deletes those of these ids under which an object stands.
-    fn clear_ids(&self, link: &mut Link, ids: Vec<Vec<u8>>) -> Result<(), Error> {
+    fn clear_ids(&self, link: &mut Link, ids: Vec<Vec<u8>>, work: &mut LongWork) -> Result<(), Error> {
         for ids in ids.chunks(CLEARED_IDS_MAX) {
             for (id, standing) in ids.iter().zip(heads(link, self.pool.keys(), ids)?) {
                 let is_tombstone = matches!(standing, Ok(Some(Standing::Ours(head))) if head.kind == Kind::Tombstone);
                 if !is_tombstone {
                     self.delete(id)?;
+                    work.step();
                 }
             }
         }
@@ -360,7 +362,8 @@ impl Backend for RedisBackend {
     fn clear(&self) -> Result<(), Error> {
         // Over a connection outside of the pool, which the deletes use.
         let mut link = self.connect(Duration::ZERO)?;
-        server::scan_ids(&mut link, self.inner.pool.keys(), |link, ids| self.inner.clear_ids(link, ids))
+        let mut work = LongWork::begin("deleted", self.place());
+        server::scan_ids(&mut link, self.inner.pool.keys(), |link, ids| self.inner.clear_ids(link, ids, &mut work))
     }
 
     fn close(&self) -> Result<(), Error> {

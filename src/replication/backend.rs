@@ -22,6 +22,7 @@ use crate::backend::{Backend, ListPosition, Listed, OnDeleted, OnStored, Page, S
 use crate::error::Error;
 use crate::interrupt;
 use crate::local::{Known, LocalBackend, LocalOptions, OutboxOptions, Underlying};
+use crate::long_work::LongWork;
 use crate::object::{IdBytes, Object};
 use crate::redis::{Keys, RedisOptions, Target, listing, server};
 use crate::version::Version;
@@ -280,10 +281,14 @@ impl Backend for TieredBackend {
     fn clear(&self) -> Result<(), Error> {
         self.local.clear()?;
         let mut link = self.connect(Duration::ZERO)?;
+        let mut work = LongWork::begin("deleted", self.target.address());
         server::scan_ids(&mut link, &self.keys, |_, ids| {
             // Ids that only the `redis` backend takes are not this store's.
             let mut ids = ids.iter().filter(|id| IdBytes::ORDINARY.allow(id));
-            ids.try_for_each(|id| self.local.delete(id).map(drop))
+            ids.try_for_each(|id| {
+                work.step();
+                self.local.delete(id).map(drop)
+            })
         })
     }
 
