@@ -373,3 +373,66 @@ fn the_page_of_settings_lists_every_setting() {
         assert!(default == "none" || row.contains(default), "{row}");
     }
 }
+
+fn without_effect(sources: &Sources) -> Vec<String> {
+    ServerConfig::without_effect(&sources.command_line, sources.environment.clone()).unwrap()
+}
+
+#[test]
+fn what_has_no_effect_is_named() {
+    let told = |text: &str| without_effect(&file(text)).join("\n");
+    for (text, words) in [
+        ("[object_storage_sever]\nbackend = 'memory'", "[object_storage_sever] has no effect"),
+        ("[object-storage-server]\nbackend = 'memory'", "[object-storage-server] has no effect"),
+        ("[scheduler]\nx = 1", "there is no section [object_storage_server]"),
+        ("backend = 'memory'\n[object_storage_server]", "backend stands outside"),
+        ("[object_storage_server.redis]\nurl = 'redis://h'\nkey_prefix = 'a:'", "redis.url, redis.key_prefix"),
+        ("[object_storage_server]\nbackend = 'redis'\n[object_storage_server.local]\npath = '/x'", "local.path"),
+        ("[object_storage_server]\ntls_cert = '/c'\ntls_key = '/k'", "tls_cert and tls_key have no effect"),
+        (
+            "[object_storage_server]\nbackend = 'tiered'\n[object_storage_server.redis]\ntls_ca = '/c'",
+            "redis.tls_ca has no effect",
+        ),
+        (
+            "[object_storage_server]\nbackend = 'redis'\n[object_storage_server.redis]\nurl = 'redis+cluster://h'\nwait_replicas = 1",
+            "redis.wait_replicas has no effect",
+        ),
+    ] {
+        let told = told(text);
+        assert!(told.contains(words) && told.lines().count() == 1, "{text}: {told}");
+    }
+    let variable = without_effect(&nothing().variable("MEMORY_MAX_SIZE_MB", "5"));
+    assert!(variable.len() == 1 && variable[0].contains("memory.max_size_mb"), "{variable:?}");
+}
+
+#[test]
+fn nothing_is_said_of_what_has_an_effect() {
+    for text in [
+        "[scheduler]\nbind_address = 'x'\n[object_storage_server]\nbackend = 'local'\n[object_storage_server.local]\npath = '/x'",
+        "[object_storage_server]\nbackend = 'tiered'\nbind_address = 'tls://127.0.0.1:1'\ntls_cert = '/c'\ntls_key = '/k'\n\
+         [object_storage_server.local]\npath = '/x'\n[object_storage_server.redis]\nurl = 'rediss://h'\ntls_ca = '/c'",
+    ] {
+        assert_eq!(without_effect(&file(text)), [] as [&str; 0], "{text}");
+    }
+    assert_eq!(without_effect(&nothing()), [] as [&str; 0]);
+}
+
+#[test]
+fn what_a_shell_would_replace_in_a_path_is_refused() {
+    for path in ["$HOME/objects", "/data/$USER", "~other/objects"] {
+        let error = file(&format!("[object_storage_server.local]\npath = '{path}'")).error();
+        assert!(error.contains(path) && error.contains("local.path"), "{error}");
+    }
+    let home = std::env::home_dir().unwrap();
+    assert_eq!(file("[object_storage_server.local]\npath = '~/x'").config().store.local.path, home.join("x"));
+}
+
+#[test]
+fn small_mistakes_are_told_in_words() {
+    let unquoted = file("[object_storage_server]\nbackend = tiered").error();
+    assert!(unquoted.contains("line 2") && unquoted.contains("quotes"), "{unquoted}");
+    let negative = file("[object_storage_server.local]\nmax_size_mb = -5").error();
+    assert!(negative.contains("local.max_size_mb: -5 is not a whole number from 0"), "{negative}");
+    let negative = nothing().argument("local.max_size_mb", &["-5"]).error();
+    assert!(negative.contains("-5") && negative.contains("is not a whole number from 0"), "{negative}");
+}

@@ -23,7 +23,8 @@ pub(super) fn read(path: &Path) -> Result<Values, Error> {
     let mut file: Table = toml::from_str(&text).map_err(|error| {
         let line =
             error.span().map_or(1, |span| text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1);
-        Error::Config(format!("{}, line {line}: {}", path.display(), error.message().replace('\n', "; ")))
+        let hint = if text.lines().nth(line - 1).is_some_and(lacks_quotes) { "; a text stands in quotes" } else { "" };
+        Error::Config(format!("{}, line {line}: {}{hint}", path.display(), error.message().replace('\n', "; ")))
     })?;
     match file.remove(SECTION) {
         None => Ok(Values::new()),
@@ -32,6 +33,13 @@ pub(super) fn read(path: &Path) -> Result<Values, Error> {
         }
         Some(_) => Err(Error::Config(format!("{}: {SECTION}: this is the name of a section", path.display()))),
     }
+}
+
+/// Whether the value in this line is a text without quotes. It is not shown: it may be a password.
+fn lacks_quotes(line: &str) -> bool {
+    let value = line.split_once('=').map(|(_, value)| value.trim()).unwrap_or_default();
+    value.starts_with(|first: char| first.is_alphabetic() || "/~.$".contains(first))
+        && !["true", "false"].contains(&value)
 }
 
 /// The settings in a table that is built as our section is; `describe` makes a message of the key and of what is wrong there.

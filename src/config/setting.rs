@@ -312,7 +312,7 @@ impl Setting {
     pub(super) fn checked(&self, value: Value) -> Result<Value, String> {
         match (self.kind, value) {
             (Kind::Text, Value::String(text)) => Ok(Value::String(text)),
-            (Kind::Path, Value::String(text)) => Ok(Value::String(absolute(with_home(text)))),
+            (Kind::Path, Value::String(text)) => Ok(Value::String(absolute(written_out(text)?))),
             (Kind::Paths, Value::String(text)) => Ok(Value::Array(vec![log_path(text)?])),
             (Kind::Paths, Value::Array(values)) => {
                 let paths = values.into_iter().map(|value| match value {
@@ -366,7 +366,7 @@ fn log_path(text: String) -> Result<Value, String> {
         let text = without_password(&text);
         return Err(format!("{text:?} is an address and not a path; on the command line the address comes first"));
     }
-    Ok(Value::String(with_home(text)))
+    Ok(Value::String(written_out(text)?))
 }
 
 /// What is logged about a path is to be of use to someone in another directory.
@@ -375,12 +375,21 @@ fn absolute(path: String) -> String {
     absolute.unwrap_or(path)
 }
 
-fn with_home(path: String) -> String {
-    let home = std::env::home_dir().and_then(|home| home.into_os_string().into_string().ok());
-    match (path.strip_prefix("~/"), home) {
-        (Some(rest), Some(home)) => format!("{home}/{rest}"),
-        _ => path,
+/// The path with the home directory for a leading `~/`. A directory whose name a shell would replace is never meant.
+fn written_out(path: String) -> Result<String, String> {
+    if path == "~" || path.starts_with("~/") {
+        let home = std::env::home_dir().and_then(|home| home.into_os_string().into_string().ok());
+        let home = home.filter(|home| !home.is_empty());
+        let home = home
+            .ok_or_else(|| format!("{path:?} begins in the home directory, and HOME is not set; write the path out"))?;
+        return Ok(format!("{}{}", home.trim_end_matches('/'), path.trim_start_matches('~')));
     }
+    if path.starts_with('~') || path.split('/').any(|part| part.starts_with('$')) {
+        return Err(format!(
+            "{path:?}: variables, and home directories other than ~/, are not looked up in a path; write it out"
+        ));
+    }
+    Ok(path)
 }
 
 /// The text as it may be shown: of what could be a url with a password, well-formed or not and wherever it was given, all is left out

@@ -3,6 +3,7 @@
 pub mod cli;
 mod logging;
 mod serving;
+mod signals;
 
 use std::env;
 use std::ffi::OsString;
@@ -10,8 +11,8 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use signals::Signals;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use crate::config::{CommandLine, ServerConfig, misspelt_variables};
@@ -72,6 +73,9 @@ pub fn serve(command_line: &CommandLine) -> Result<(), Failure> {
     for (name, meant) in misspelt_variables(environment().map(|(name, _)| name)) {
         tracing::warn!("the environment variable {name} means nothing: is it a misspelling of {meant}?");
     }
+    for text in ServerConfig::without_effect(command_line, environment())? {
+        tracing::warn!("{text}");
+    }
     // For signals and for accepting; the server serves connections on threads of its own.
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serving::run(options, &config))
@@ -103,14 +107,13 @@ fn keep(turn: InheritedTurn) -> Result<(), Failure> {
     let _written_at_exit = logging::start(&config.logging_paths, config.logging_level)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let mut signals = Signals::listen()?;
         let (store, keeper) = Keeper::open_started(&config.store, turn)?;
         tracing::info!("keeping {} for the processes that attach", store.info().place);
         let idle = Duration::from_secs(config.store.local.keeper_idle_seconds);
         let reason = loop {
             tokio::select! {
-                _ = terminate.recv() => break "SIGTERM",
-                _ = interrupt.recv() => break "SIGINT",
+                name = signals.next() => break name,
                 () = sleep(KEEPER_LOOK) => {}
             }
             if keeper.is_asked_to_yield() {

@@ -7,10 +7,10 @@ use crate::config::ServerConfig;
 use crate::keeper::Keeper;
 use crate::server::{Address, Handover, Predecessor, Server, ServerOptions, StatusServer, Successor, systemd};
 use crate::store::{BackendKind, ObjectStore};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::Failure;
+use super::signals::Signals;
 
 /// A server, its store, and the keeper that lets other processes attach to that, where it has a directory.
 struct Running {
@@ -28,25 +28,10 @@ enum Ending {
     Replaced(UnixStream),
 }
 
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-}
-
 /// Serves until it is ended.
 pub async fn run(options: ServerOptions, config: &ServerConfig) -> Result<(), Failure> {
     // Before the line that says that it listens: who reads that line may send a signal at once.
-    let mut signals =
-        Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+    let mut signals = Signals::listen()?;
     let (handover, predecessor) = take_over(&options, config)?;
     let mut running = open(&options, config, handover).await?;
     if let Some(predecessor) = predecessor
@@ -60,8 +45,9 @@ pub async fn run(options: ServerOptions, config: &ServerConfig) -> Result<(), Fa
         running.let_replace(ask.clone());
         let found = running.store.info();
         tracing::info!(
-            "listening on {}; {} backend in {}, {} objects found",
+            "listening on {}{}; {} backend in {}, {} objects found",
             running.server.local_address(),
+            running.server.resolved_address().map(|address| format!(" ({address})")).unwrap_or_default(),
             found.backend,
             found.place,
             found.objects

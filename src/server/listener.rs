@@ -61,6 +61,15 @@ impl Listener {
         }
     }
 
+    /// Where it listens; None for a unix socket.
+    pub fn socket_address(&self) -> Option<SocketAddr> {
+        match self {
+            // It fails for a descriptor that is no socket.
+            Listener::Tcp(listener) => listener.local_addr().ok(),
+            Listener::Unix { .. } => None,
+        }
+    }
+
     fn bind_tcp(endpoint: &Endpoint) -> io::Result<TcpListener> {
         let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
         for address in (endpoint.host.as_str(), endpoint.port).to_socket_addrs()? {

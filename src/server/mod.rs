@@ -28,6 +28,7 @@ mod workers;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -161,6 +162,13 @@ impl Server {
     #[must_use]
     pub fn watch(&self) -> ServerWatch {
         ServerWatch(Arc::clone(&self.shared))
+    }
+
+    /// The one address, of those that the host's name may stand for, at which it listens; None where the host is no name.
+    #[must_use]
+    pub fn resolved_address(&self) -> Option<SocketAddr> {
+        let host = &self.local_address().endpoint()?.host;
+        if host.parse::<IpAddr>().is_ok() { None } else { self.listener.socket_address() }
     }
 
     /// Counters of what the server sees while it runs.

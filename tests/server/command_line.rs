@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
 
@@ -128,6 +129,137 @@ fn sigterm_and_interrupt_end_it_with_status_0() {
         let (code, log, stderr) = running.ended();
         assert_eq!((code, stderr.as_str()), (Some(0), ""), "{log:?}");
         assert!(log.last().unwrap().ends_with(": stopped"), "{log:?}");
+    }
+}
+
+/// A terminal that closes, a reload that a unit does not define.
+#[test]
+fn a_hangup_ends_it_as_sigterm_does_unless_it_was_started_to_ignore_it() {
+    let running = Running::start(&["--backend", "memory"]);
+    running.signal("-HUP");
+    let (code, log, stderr) = running.ended();
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{log:?}");
+    assert!(log.iter().any(|line| line.contains("SIGHUP: finishing")), "{log:?}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let plain = program(directory.path());
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", PROGRAM, "--backend", "memory", "tcp://127.0.0.1:0"]);
+    command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    let running = Running::spawn(&mut command);
+    running.signal("-HUP");
+    assert_eq!(running.client("still").ask(&set(id(1), b"x", 1)), reply(SET_OK, id(1), 1, b""));
+    running.signal("-TERM");
+    let (code, log, _) = running.ended();
+    assert!(code == Some(0) && log.iter().any(|line| line.contains("SIGTERM: finishing")), "{log:?}");
+}
+
+#[test]
+fn sigterm_ends_it_though_nobody_reads_its_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    // The pipe is full, so that the first line is written for ever.
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while std::io::Write::write(&mut writer, &[b'\n'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    let socket = directory.path().join("socket");
+    let mut command = program(directory.path());
+    command.args([&format!("ipc://{}", socket.display()), "--backend", "memory", "-ll", "DEBUG"]);
+    let mut child = command.stdout(writer).spawn().unwrap();
+    crate::client::eventually("it listens", || socket.exists());
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    crate::client::eventually("it ends", || child.try_wait().unwrap().is_some());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_address_that_a_name_stands_for_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let running = Running::spawn(program(directory.path()).args(["tcp://localhost:0", "--backend", "memory"]));
+    let line = running.log.last().unwrap();
+    let port = line.split("tcp://localhost:").nth(1).unwrap().split(' ').next().unwrap();
+    let told =
+        ["127.0.0.1", "[::1]"].iter().any(|host| line.contains(&format!("tcp://localhost:{port} ({host}:{port});")));
+    assert!(told && port != "0", "{line}");
+}
+
+#[test]
+fn without_a_home_it_asks_for_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = program(directory.path());
+    let reason = reason(&command.arg("tcp://127.0.0.1:0").env_remove("HOME").output().unwrap());
+    assert!(reason.contains("HOME is not set") && reason.contains("local.path"), "{reason}");
+}
+
+#[test]
+fn the_directory_is_private_and_one_with_foreign_files_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let running = Running::spawn(program(directory.path()).args(["tcp://127.0.0.1:0", "--local-path", "objects"]));
+    let mut client = running.client("writer");
+    for (number, data) in [(1, vec![1; 10]), (2, vec![2; 3 << 20])] {
+        assert_eq!(client.ask(&set(id(number), &data, number)), reply(SET_OK, id(number), number, b""));
+    }
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&directory.path().join("objects")), 0o700);
+    for place in ["objects", "objects/journal"] {
+        for entry in fs::read_dir(directory.path().join(place)).unwrap() {
+            let path = entry.unwrap().path();
+            assert!(path.is_dir() || mode(&path) & 0o077 == 0 || path.ends_with("socket"), "{}", path.display());
+        }
+    }
+    // The server's own working directory, in which `objects` stands.
+    for foreign in ["/", "."] {
+        let reason =
+            reason(&program(directory.path()).args(["tcp://127.0.0.1:0", "--local-path", foreign]).output().unwrap());
+        assert!(reason.contains("is not a store's") && reason.contains("local.path"), "{reason}");
+    }
+    assert_ne!(mode(Path::new("/")), 0o700);
+}
+
+#[test]
+fn who_waits_for_a_directory_says_for_whom() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = ["tcp://127.0.0.1:0", "--local-path", "objects", "--local-lock-wait-ms"];
+    let first = Running::spawn(program(directory.path()).args(options).arg("1"));
+    let mut command = program(directory.path());
+    let mut second = command.args(options).arg("200000").stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(second.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    assert!(line.contains(&format!("is in use by process {}: waiting", first.child.id())), "{line}");
+    first.signal("-TERM");
+    assert_eq!(first.ended().0, Some(0));
+    line.clear();
+    stdout.read_line(&mut line).unwrap();
+    second.kill().unwrap();
+    second.wait().unwrap();
+    assert!(line.contains("listening on"), "{line}");
+}
+
+#[test]
+fn what_was_configured_and_has_no_effect_is_warned_of_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("scaler.toml");
+    fs::write(&config, "[object_storage_sever]\nbackend = 'memory'").unwrap();
+    let files = ["cert.pem", "key.pem"].map(|name| directory.path().join(name).display().to_string());
+    let mut command = program(directory.path());
+    command.args([
+        "tcp://127.0.0.1:0",
+        "-c",
+        config.to_str().unwrap(),
+        "--redis-url",
+        "redis://h",
+        "-tc",
+        &files[0],
+        "-tk",
+        &files[1],
+    ]);
+    let running = Running::spawn(&mut command);
+    for words in
+        [["[object_storage_sever]", "[object_storage_server]"], ["backend local", "redis.url"], ["tls_cert", "tcp://"]]
+    {
+        let told = |line: &&String| line.contains(" WARNING ") && words.iter().all(|word| line.contains(word));
+        assert_eq!(running.log.iter().filter(told).count(), 1, "{words:?} {:?}", running.log);
     }
 }
 
