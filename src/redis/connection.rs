@@ -44,11 +44,11 @@ impl Connection {
         let stream = Words::new(BufReader::with_capacity(BUFFER_BYTES, stream));
         let mut connection = Connection { stream, parser: Parser::new() };
         connection.log_in(login)?;
-        let stream = connection.stream.get_mut().get_mut();
-        stream.set_timeout(response_timeout).map_err(|error| error.to_string())?;
         // A server that is loading its data, or wants a password, accepts the connection and refuses only this.
         let answer = connection.call(&redis::cmd("PING"))?;
         reply_of(answer)?;
+        let stream = connection.stream.get_mut().get_mut();
+        stream.set_timeout(response_timeout).map_err(|error| error.to_string())?;
         Ok(connection)
     }
 
