@@ -6,6 +6,7 @@ use std::time::Duration;
 use scaler_object_storage::{Error, ObjectStore};
 
 use crate::common::bytes;
+use crate::locks::Holder;
 use crate::specimen::builder;
 
 /// In a child, one character for each call on the parent's store: whether it failed as it must.
@@ -138,16 +139,17 @@ fn a_forked_child_does_not_keep_a_directory_that_its_parent_waits_for() {
             .filter(|entry| std::fs::read_link(entry.as_ref().unwrap().path()).is_ok_and(|to| to == path))
             .count()
     };
-    let store = builder(place.path()).open().unwrap();
+    builder(place.path()).open().unwrap().close().unwrap();
+    let holder = Holder::of(place.path());
     let directory = place.path().to_path_buf();
     let waiting = std::thread::spawn(move || builder(&directory).lock_wait(Duration::from_secs(60)).open().unwrap());
-    while opened() < 2 {
+    while opened() < 1 {
         std::thread::sleep(Duration::from_millis(1));
     }
     // It may have the file since this moment only.
     std::thread::sleep(Duration::from_millis(20));
     let kept = in_child(|| opened() as i32);
-    store.close().unwrap();
+    drop(holder);
     waiting.join().unwrap();
     assert_eq!(kept, 0, "descriptors of the lock file in the child");
 }

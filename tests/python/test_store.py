@@ -174,8 +174,11 @@ def test_errors_have_a_class_for_each_kind(store: ObjectStore, tmp_path: Path) -
         store.put(b"x" * 513, b"")
     with pytest.raises(TooLargeError, match="6964"):
         store.put(b"id", b"", bytes(MIB + 1))
-    with pytest.raises(FullError, match="nothing was stored"):
+    with pytest.raises(TooLargeError, match="too large"):
         store.put(b"id", bytes(100 * MIB))
+    with pytest.raises(FullError, match="nothing was stored"):
+        for number in range(100):
+            store.put(b"%d" % number, os.urandom(10 * MIB))
     with pytest.raises(LockedError, match="objects is in use by process"):
         ObjectStore(local={"path": tmp_path / "objects", "lock_wait_ms": 0})
     with pytest.raises(ConfigError, match="local.pth: there is no such setting"):
