@@ -47,6 +47,9 @@ struct Condition {
     is_said: bool,
 }
 
+/// A condition, with its kind, and the sentence that is made of its reason.
+type Told<'a> = (&'static str, &'a Mutex<Condition>, fn(&str) -> String);
+
 impl Condition {
     /// Notes a failure.
     fn note(&mut self, now: Instant, reason: &dyn std::fmt::Display) {
@@ -121,9 +124,9 @@ impl Health {
     /// nothing is said of what follows from that.
     pub fn complaints(&self, now: Instant) -> Vec<(&'static str, String, Instant)> {
         let is_denied = self.is_denied.load(Ordering::Relaxed);
-        let connecting: (_, _, fn(&str) -> String) =
+        let connecting: Told<'_> =
             if is_denied { ("denied", &self.reaching, denied) } else { ("redis_away", &self.reaching, away) };
-        let conditions: [(_, _, fn(&str) -> String); 5] = [
+        let conditions: [Told<'_>; 5] = [
             connecting,
             ("not_pushed", &self.pushing, not_pushed),
             ("refused", &self.taking, late),
@@ -218,13 +221,11 @@ impl Health {
     pub fn confirmed(&self, missing: Option<&str>) {
         let mut confirming = self.confirming.lock();
         match missing {
-            Some(reason) => {
-                if confirming.failed(Instant::now(), &reason) {
-                    tracing::warn!("{}", unconfirmed(&confirming.reason));
-                }
+            Some(reason) if confirming.failed(Instant::now(), &reason) => {
+                tracing::warn!("{}", unconfirmed(&confirming.reason));
             }
             None if confirming.works() => tracing::info!("the replicas have what was pushed"),
-            None => {}
+            _ => {}
         }
     }
 
