@@ -28,7 +28,7 @@ pub fn list(matches: &mut ArgMatches) -> Result<ExitCode, Failure> {
             continue;
         }
         if shown == 0 && !is_json {
-            writeln!(out, "{:<32}  {:>10}  {:>8}  {:<8}  {}", "ID", "SIZE", "AGE", "STATE", "PLACE")?;
+            writeln!(out, "{:<32}  {:>10}  {:>8}  {:<8}  PLACE", "ID", "SIZE", "AGE", "STATE")?;
         }
         match is_json {
             true => writeln!(out, "{}", object(&listed, now))?,
