@@ -31,7 +31,7 @@ const COPIED_BYTES: usize = 256 << 10;
 
 /// A server that is not served: its listening socket, its connections, and the waiting requests of its clients. Made by
 /// [`Server::pause`](super::Server::pause); [`Server::resume`](super::Server::resume) goes on with it, in this process or in another one to which
-/// it was [sent](Self::send) or [left](Self::leave_with_systemd). Dropping it closes the connections.
+/// it was [sent](Successor::hand_over) or [left](Self::leave_with_systemd). Dropping it closes the connections.
 #[derive(Debug)]
 pub struct Handover {
     pub(super) listener: OwnedFd,
