@@ -14,7 +14,7 @@ thread_local! {
 }
 
 /// Has waits of this thread ask `look`, every now and then, whether to give up. It is asked with nothing locked that it might need.
-#[cfg_attr(not(feature = "python"), expect(dead_code, reason = "who waits for signals is another language"))]
+#[cfg_attr(not(any(feature = "python", test)), expect(dead_code, reason = "who waits for signals is another language"))]
 pub(crate) fn set(look: fn() -> bool) {
     LOOK.set(Some(look));
 }

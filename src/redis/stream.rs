@@ -130,6 +130,10 @@ impl Wire {
 
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if interrupt::slice().is_some() {
+            // A blocking read would not be left in order to look.
+            wait_for(&self.socket, PollFlags::IN, Instant::now() + self.timeout, no_answer)?;
+        }
         self.call(PollFlags::IN, |mut socket| socket.read(buffer))
     }
 }

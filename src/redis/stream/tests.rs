@@ -69,3 +69,20 @@ fn an_address_that_is_silent_leaves_time_for_the_next() {
     let socket = connect_to_any(&addresses, Instant::now() + Duration::from_secs(2)).unwrap();
     assert_eq!(socket.peer_addr().unwrap().as_socket(), Some(listener.local_addr().unwrap()));
 }
+
+/// A signal that the caller's language handles ends a wait for a server that says nothing, whether it was sent anything before or not.
+#[test]
+fn a_wait_ends_when_the_caller_wants_it_to() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let node = HostPort { host: "127.0.0.1".into(), port: silent.local_addr().unwrap().port() };
+    let mut stream = Stream::connect(Address::Tcp(&node), Instant::now() + Duration::from_secs(20)).unwrap();
+    stream.set_timeout(Duration::from_secs(100_000)).unwrap();
+    // In a thread of its own, for which it holds.
+    let reading = std::thread::spawn(move || {
+        interrupt::set(|| true);
+        stream.read(&mut [0]).unwrap_err()
+    });
+    let ended = reading.join().unwrap();
+    assert!(ended.to_string().contains("a signal has ended the wait"), "{ended}");
+    assert_ne!(ended.kind(), io::ErrorKind::Interrupted, "it would be read again");
+}
