@@ -35,8 +35,8 @@ pub(super) struct View {
 
 /// `PyBUF_SIMPLE`: one run of bytes.
 const SIMPLE: c_int = 0;
-/// `PyBUF_FORMAT`: with the type of the items.
-const FORMAT: c_int = 4;
+/// `PyBUF_FORMAT | PyBUF_ND`: one run of bytes, with the type of the items; a memoryview tells that only together with its shape.
+const FORMAT: c_int = 4 | 8;
 /// `Py_bf_getbuffer`.
 const GET_BUFFER: c_int = 1;
 
