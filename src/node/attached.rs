@@ -15,7 +15,7 @@ use super::holding::{Holding, Slot};
 use super::messages::{Known, Manner, NAMES_MAX, Reply, Request, SLICE};
 use super::remembered::Data;
 use super::session::{Answered, Greeted, Session, Unanswered};
-use super::socket;
+use super::socket::{self, is_without_descriptor};
 use super::starting::Starter;
 use super::waits::Waits;
 use crate::backend::{Backend, ListPosition, Listed, OnDeleted, OnStored, Page, Stats, Stored, Usage, Waiters, Writer};
@@ -273,7 +273,7 @@ impl Attached {
                 io::ErrorKind::Interrupted | io::ErrorKind::TimedOut => Err(self.detached(&error.to_string())),
                 io::ErrorKind::WouldBlock => Ok(None),
                 // This process has no descriptor for one more connection: the keeper is there.
-                _ if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => Ok(None),
+                _ if is_without_descriptor(&error) => Ok(None),
                 _ => {
                     session.set_lost();
                     Ok(None)

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::attached::{Attached, Call};
 use super::messages::{Head, Reply, Request, SLICE};
 use super::session::Session;
+use super::socket::is_without_descriptor;
 use super::waits::Found;
 use crate::backend::{OnDeleted, answer_early};
 use crate::error::Error;
@@ -116,8 +117,12 @@ fn listen(attached: &Attached) -> Result<(), Error> {
         session.set_lost();
         attached.detached(&error.to_string())
     };
-    let mut connection =
-        session.listener(&attached.directory, attached.keeper_limit()).map_err(|error| lost(&error))?;
+    let mut connection = match session.listener(&attached.directory, attached.keeper_limit()) {
+        Ok(connection) => connection,
+        // The keeper is there, or may be, and so is the session: what it has to tell waits until it can be listened to.
+        Err(error) if may_be_there(&error) => return Err(attached.detached(&error.to_string())),
+        Err(error) => return Err(lost(&error)),
+    };
     look_after(attached, &session);
     let mut looked = Instant::now();
     loop {
@@ -151,6 +156,12 @@ fn listen(attached: &Attached) -> Result<(), Error> {
             _ => return Err(lost(&io::ErrorKind::InvalidData.into())),
         }
     }
+}
+
+/// Whether an error of a connection that was to be made says nothing of the keeper's end.
+fn may_be_there(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    is_without_descriptor(error) || matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
 }
 
 /// Registers what this keeper does not know of, and takes back what nobody waits for any more.

@@ -93,6 +93,11 @@ pub(crate) fn is_nobody(error: &io::Error) -> bool {
     matches!(error.kind(), NotFound | ConnectionRefused | NotADirectory)
 }
 
+/// Whether an error says that this process, or the machine, has no descriptor for one more connection.
+pub(crate) fn is_without_descriptor(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
 /// Listens in the directory, whose lock the caller holds: a socket that is there already is a dead keeper's.
 pub(crate) fn listen(directory: &Path) -> io::Result<UnixListener> {
     std::fs::set_permissions(directory, Permissions::from_mode(0o700))?;

@@ -150,6 +150,10 @@ fn a_process_without_a_descriptor_left_gets_what_it_waits_for_though_it_is_delet
     worker.does("descriptors 256");
     worker.does(&attach(Setup::default()));
     worker.does("put original 5 500000");
+    // With its first wait it begins to listen, which takes a descriptor.
+    assert_eq!(worker.order("wait first"), "parked");
+    store.put(b"first", b"", b"").unwrap();
+    assert!(!worker.order("answered first").contains("error"));
     for round in 0..3 {
         assert_eq!(worker.order("wait large"), "parked");
         assert_eq!(worker.order("wait copy"), "parked");
@@ -166,6 +170,26 @@ fn a_process_without_a_descriptor_left_gets_what_it_waits_for_though_it_is_delet
         assert_eq!(worker.order("answered copy"), "5 500000");
         worker.does("relax");
     }
+}
+
+#[test]
+fn a_process_that_has_no_descriptor_to_listen_with_keeps_its_session() {
+    let place = Place::new();
+    let store = place.attach();
+    let mut worker = Worker::detached(&place);
+    worker.does("descriptors 256");
+    worker.does(&attach(Setup::default()));
+    worker.does("put original 5 500000");
+    worker.does("exhaust 0");
+    assert_eq!(worker.order("wait id"), "parked");
+    for number in 0..20 {
+        assert_eq!(worker.order(&format!("duplicate original copy{number}")), "yes");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    worker.does("relax");
+    let (data, metadata) = content(1, 1000);
+    store.put(b"id", &data, &metadata).unwrap();
+    assert_eq!(worker.order("answered id"), "1 1000");
 }
 
 #[test]
