@@ -20,9 +20,14 @@ impl Program {
         let directory = tempfile::tempdir().unwrap();
         let log = directory.path().join("log");
         let output = File::create(&log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_scaler_object_storage_server"))
-            .args(["tcp://127.0.0.1:0", "--local-max-size-mb", "64", "--local-path"])
-            .arg(directory.path().join("objects"))
+        let arguments: Vec<_> = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_scaler_object_storage_server"));
+        // Which it would warn of.
+        if !arguments.windows(2).any(|two| two[0] == "--backend" && two[1] == "redis") {
+            command.args(["--local-max-size-mb", "64", "--local-path"]).arg(directory.path().join("objects"));
+        }
+        let child = command
+            .arg("tcp://127.0.0.1:0")
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
