@@ -109,6 +109,8 @@ pub struct CommandLine {
     pub config: Option<PathBuf>,
     /// Setting's key (`local.path`) -> words.
     pub settings: BTreeMap<&'static str, Vec<String>>,
+    /// Whether every object is deleted at the start. No setting, so that no file can say it again and again.
+    pub clear: bool,
 }
 
 impl ServerConfig {

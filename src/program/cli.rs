@@ -47,6 +47,8 @@ pub fn matches(command: Command, arguments: &[OsString]) -> ArgMatches {
 pub fn command_line(matches: &mut ArgMatches) -> CommandLine {
     let config = matches.try_remove_one::<PathBuf>("config").unwrap_or_default(); // a command without that option
     let mut command_line = CommandLine { config, ..CommandLine::default() };
+    // A command without that option.
+    command_line.clear = matches.try_get_one::<bool>("clear").ok().flatten().is_some_and(|clear| *clear);
     for setting in settings() {
         // Not every command has every setting.
         if let Ok(Some(words)) = matches.try_remove_many::<String>(setting.key) {
@@ -93,6 +95,9 @@ pub fn command() -> Command {
         .infer_long_args(true)
         .args_override_self(true)
         .arg(config_argument())
+        .arg(Arg::new("clear").long("clear").action(ArgAction::SetTrue).help(
+            "Delete every object before serving: what a cluster has left that is gone. With tiered and redis, those of all nodes",
+        ))
         .args(settings().map(argument))
 }
 

@@ -78,7 +78,7 @@ pub fn serve(command_line: &CommandLine) -> Result<(), Failure> {
     }
     // For signals and for accepting; the server serves connections on threads of its own.
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serving::run(options, &config))
+    runtime.block_on(serving::run(options, &config, command_line.clear))
 }
 
 /// Every attached process takes some descriptors, and the limit that a process starts with is for programs with few.

@@ -29,11 +29,11 @@ enum Ending {
 }
 
 /// Serves until it is ended.
-pub async fn run(options: ServerOptions, config: &ServerConfig) -> Result<(), Failure> {
+pub async fn run(options: ServerOptions, config: &ServerConfig, clear: bool) -> Result<(), Failure> {
     // Before the line that says that it listens: who reads that line may send a signal at once.
     let mut signals = Signals::listen()?;
     let (handover, predecessor) = take_over(&options, config)?;
-    let mut running = open(&options, config, handover).await?;
+    let mut running = open(&options, config, handover, clear).await?;
     if let Some(predecessor) = predecessor
         && let Err(error) = predecessor.serving()
     {
@@ -99,12 +99,21 @@ fn take_over(
 }
 
 /// Opens the store, and serves there, or goes on where another server has paused.
-async fn open(options: &ServerOptions, config: &ServerConfig, handover: Option<Handover>) -> Result<Running, Failure> {
+async fn open(
+    options: &ServerOptions,
+    config: &ServerConfig,
+    handover: Option<Handover>,
+    clear: bool,
+) -> Result<Running, Failure> {
     // It answers already while the store is being opened.
     let status = status_server(config)?;
     let config = &config.store;
     let mut resumed = None;
+    let mut cleared = Ok(());
     let resume = |store: &ObjectStore| {
+        if clear {
+            cleared = store.clear();
+        }
         resumed = handover.map(|handover| Server::resume(options.clone(), store.clone(), handover));
     };
     let (store, keeper) = match config.backend {
@@ -118,6 +127,7 @@ async fn open(options: &ServerOptions, config: &ServerConfig, handover: Option<H
             (store, None)
         }
     };
+    cleared?;
     let server = match resumed {
         Some(server) => server?,
         None => Server::bind(options.clone(), store.clone()).await?,
@@ -224,7 +234,7 @@ impl Running {
                 tracing::error!(
                     "going on, since the process that was to take over has ended before it served: {error}"
                 );
-                open(options, config, Some(handover)).await.map(Some)
+                open(options, config, Some(handover), false).await.map(Some)
             }
         }
     }

@@ -1,14 +1,16 @@
 //! The object storage server: Scaler's wire protocol over an [`ObjectStore`].
 //!
 //! A request takes the path of the files: `listener` accepts, `workers` gives the connection a thread, `transport` makes a byte
-//! stream of it, `connection` takes that apart into requests, `handler` carries them out and puts the replies into the
-//! `outbox`, from where `connection` writes them. `session` is what belongs to a client's identity and survives its connection.
+//! stream of it, `greeting` learns who the client is, `connection` takes the stream apart into requests, `handler` carries them out and
+//! puts the replies into the `outbox`, from where `connection` writes them. `session` is what belongs to a client's identity and
+//! survives its connection; `waiting` parks a request whose object does not exist yet. `handover` is how another process goes on with all of it.
 
 mod address;
 mod connection;
 mod control;
 mod counters;
 mod error;
+mod greeting;
 mod handler;
 mod handover;
 mod latency;

@@ -479,3 +479,22 @@ fn a_second_server_on_a_directory_is_refused_and_the_first_goes_on() {
     assert!(reason.contains(&format!("is in use by process {}", first.child.id())), "{reason}");
     assert_eq!(first.client("after").ask(&set(id(1), b"x", 1)), reply(SET_OK, id(1), 1, b""));
 }
+
+#[test]
+fn a_server_that_is_told_to_clears_its_store_at_the_start_and_only_then() {
+    let directory = tempfile::tempdir().unwrap();
+    let found = |arguments: &[&str]| {
+        let mut command = program(directory.path());
+        let running = Running::spawn(command.args(["tcp://127.0.0.1:0", "--local-path", "objects"]).args(arguments));
+        let mut client = running.client("one");
+        assert_eq!(client.ask(&set(id(1), b"data", 1)), reply(SET_OK, id(1), 1, b""));
+        let line = running.log.last().unwrap().clone();
+        running.signal("-TERM");
+        assert_eq!(running.ended().0, Some(0));
+        line.rsplit(", ").next().unwrap().to_owned()
+    };
+    assert_eq!(found(&[]), "0 objects found");
+    assert_eq!(found(&[]), "1 objects found");
+    assert_eq!(found(&["--clear"]), "0 objects found");
+    assert_eq!(found(&[]), "1 objects found");
+}
