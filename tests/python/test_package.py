@@ -85,7 +85,8 @@ def test_the_redis_backend_is_typed_under_scalers_name_as_well(tmp_path: Path) -
         "from scaler.object_storage.redis_backend import RedisObjectStorageBackend\nreveal_type(RedisObjectStorageBackend.exists)\n"
     )
     shown = run(sys.executable, "-m", "mypy", "--strict", "--no-incremental", "--cache-dir", os.devnull, program)
-    assert "RedisObjectStorageBackend" in shown and "builtins.bool" in shown, shown
+    # How a type is written depends on mypy's version; what has none is Any.
+    assert "object_id: " in shown and "bool" in shown and "Any" not in shown, shown
 
 
 def test_the_wheel_installs_without_rust(tmp_path: Path) -> None:

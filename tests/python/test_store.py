@@ -74,7 +74,8 @@ def test_any_bytes_like_argument_is_taken(store: ObjectStore, kind: Callable[[by
 
 def test_other_arguments_are_refused(store: ObjectStore) -> None:
     # Their addresses would be stored.
-    objects = memoryview((ctypes.py_object * 2)("text", None))
+    pair: Any = ctypes.py_object * 2
+    objects = memoryview(pair("text", None))
     for id, data, metadata, name, reason in (
         ("text", b"data", b"", "id", "bytes-like"),
         (b"id", None, b"", "data", "bytes-like"),
