@@ -21,7 +21,7 @@ use super::open::Open;
 use super::outbox::Outbox;
 use super::session::{Absence, Session};
 use super::transport::Transport;
-use super::{ServerState, TURN_BYTES_MAX};
+use super::{Protocol, ServerState, TURN_BYTES_MAX};
 use crate::wire::{Malformed, RequestDecoder, Step};
 
 /// The read buffer's size: large enough for few system calls with large payloads, small enough for a core's own cache.
@@ -72,7 +72,12 @@ enum End {
 /// Serves one client from its handshake to its end.
 pub(super) async fn serve(shared: Arc<ServerState>, socket: Socket, peer: String, open: &Open) {
     let carried = timeout(shared.options.greeting_time_max, carry(&shared.protocol, socket));
-    match until_signalled(&open.control, carried).await {
+    // Without a handshake there is nothing to wait for, and nobody is closed who has just come. One within its handshake is.
+    let carried = match shared.protocol {
+        Protocol::Plain => Some(carried.await),
+        _ => until_signalled(&open.control, carried).await,
+    };
+    match carried {
         Some(Ok(Ok(transport))) => introduce(shared, transport, peer, open, Introduction::default()).await,
         Some(Ok(Err(error))) => turn_away(&shared, &peer, &error.into()),
         Some(Err(_)) => turn_away(&shared, &peer, &Ungreeted::TooLate),

@@ -223,6 +223,44 @@ fn a_client_that_introduces_itself_goes_on_doing_so() {
 }
 
 #[test]
+fn clients_that_connect_meanwhile_are_served() {
+    let mut server = Replaced::start("tcp://127.0.0.1:0");
+    let port = server.address().endpoint().unwrap().port;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let end = ending(&stop);
+        let clients: Vec<_> = (0..4_u64)
+            .map(|number| {
+                let stop = &stop;
+                scope.spawn(move || {
+                    for round in 0.. {
+                        if stop.load(Ordering::Relaxed) {
+                            return round;
+                        }
+                        let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                        let mut client = Client { socket };
+                        client.greet(2, format!("{number} {round}").as_bytes());
+                        assert_eq!(client.ask(&set(id(number), b"data", round)), reply(SET_OK, id(number), round, b""));
+                    }
+                    unreachable!()
+                })
+            })
+            .collect();
+        for _ in 0..100 {
+            server.while_served(|| std::thread::sleep(Duration::from_millis(3)));
+            server.replace();
+        }
+        drop(end);
+        server.while_served(|| {
+            for client in clients {
+                assert!(client.join().unwrap() > 0);
+            }
+        });
+    });
+}
+
+#[test]
 fn connections_over_unix_sockets_and_websockets_go_on_within_a_frame() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("server.sock");
