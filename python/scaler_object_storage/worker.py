@@ -256,8 +256,11 @@ def _store(config_path: Union[str, "os.PathLike[str]"]) -> ObjectStore:
 
 def _fail_tasks_with_too_large_results(processor: Processor, connector: LinkedObjectStorageConnector) -> None:
     """Where Scaler makes bytes of a result, an exception is the task's. Where it stores them, it is the end of the processor, and the client
-    hears of nothing but that."""
-    serialize = processor._object_cache.serialize
+    hears of nothing but that. A Scaler that makes bytes elsewhere goes on as it does."""
+    cache = getattr(processor, "_object_cache", None)
+    serialize = getattr(cache, "serialize", None)
+    if cache is None or serialize is None:
+        return
 
     def connect() -> SyncObjectStorageConnector:
         of_scaler = {"security_config": processor._security_config} if hasattr(processor, "_security_config") else {}
@@ -269,7 +272,7 @@ def _fail_tasks_with_too_large_results(processor: Processor, connector: LinkedOb
         connector.check_size(payload, connect)
         return payload
 
-    processor._object_cache.serialize = serialize_checked
+    cache.serialize = serialize_checked
 
 
 def _hand_over_views(processor: Processor) -> None:

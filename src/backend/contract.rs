@@ -132,6 +132,12 @@ pub(crate) trait Backend: Send + Sync {
     /// Releases files and locks, after which no other method is called. Idempotent.
     fn close(&self) -> Result<(), Error>;
 
+    /// As `close`, without waiting for Redis to have what it lacks: another process goes on at once.
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "a server is replaced"))]
+    fn close_undrained(&self) -> Result<(), Error> {
+        self.close()
+    }
+
     /// Where the objects are, for error messages and logs: a directory, an address, or `memory`.
     fn place(&self) -> String;
 

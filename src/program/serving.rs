@@ -181,7 +181,11 @@ impl Running {
         if let Some(keeper) = keeper {
             keeper.close();
         }
-        store.close()?;
+        if left.is_some() {
+            store.close_undrained()?
+        } else {
+            store.close()?
+        }
         drop(left);
         tracing::info!("stopped");
         Ok(())
@@ -215,7 +219,7 @@ impl Running {
         if let Some(keeper) = keeper {
             keeper.close();
         }
-        if let Err(error) = store.close() {
+        if let Err(error) = store.close_undrained() {
             tracing::error!("closing the store for the process that takes over: {error}");
         }
         let served = tokio::select! {

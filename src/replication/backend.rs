@@ -293,18 +293,11 @@ impl Backend for TieredBackend {
     }
 
     fn close(&self) -> Result<(), Error> {
-        let Some(Running { drain, drained, ended }) = self.running.lock().take() else { return Ok(()) };
-        if self.tier().is_err() {
-            std::mem::forget((drain, drained, ended));
-            return self.local.close();
-        }
-        let limit = Duration::from_millis(self.options.drain_timeout_ms);
-        let _ = drain.send(Instant::now() + limit);
-        // A connection that hangs may take longer than that; the rest is pushed by the next open.
-        let _ = drained.recv_timeout(limit + LISTENERS_WAIT_MAX);
-        self.stop_threads();
-        let _ = ended.recv_timeout(LISTENERS_WAIT_MAX);
-        self.local.close()
+        self.close_within(Duration::from_millis(self.options.drain_timeout_ms))
+    }
+
+    fn close_undrained(&self) -> Result<(), Error> {
+        self.close_within(Duration::ZERO)
     }
 
     fn place(&self) -> String {
@@ -313,6 +306,23 @@ impl Backend for TieredBackend {
 
     fn name(&self) -> &'static str {
         "tiered"
+    }
+}
+
+impl TieredBackend {
+    /// Closes it; Redis has so long to take what it lacks.
+    fn close_within(&self, limit: Duration) -> Result<(), Error> {
+        let Some(Running { drain, drained, ended }) = self.running.lock().take() else { return Ok(()) };
+        if self.tier().is_err() {
+            std::mem::forget((drain, drained, ended));
+            return self.local.close();
+        }
+        let _ = drain.send(Instant::now() + limit);
+        // A connection that hangs may take longer than that; the rest is pushed by the next open.
+        let _ = drained.recv_timeout(limit + LISTENERS_WAIT_MAX);
+        self.stop_threads();
+        let _ = ended.recv_timeout(LISTENERS_WAIT_MAX);
+        self.local.close()
     }
 }
 

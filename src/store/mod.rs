@@ -414,6 +414,12 @@ impl ObjectStore {
         self.inner.close()
     }
 
+    /// As [`close`](Self::close), without waiting for Redis to have what it lacks: the next process that opens the directory pushes it.
+    #[cfg(feature = "server")]
+    pub(crate) fn close_undrained(&self) -> Result<(), Error> {
+        self.inner.close_by(|backend| backend.close_undrained())
+    }
+
     /// Whether the store can be used no more: it is closed, or this is a forked child of the process that opened it.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -443,6 +449,10 @@ impl Inner {
     }
 
     fn close(&self) -> Result<(), Error> {
+        self.close_by(|backend| backend.close())
+    }
+
+    fn close_by(&self, close: impl FnOnce(&dyn Backend) -> Result<(), Error>) -> Result<(), Error> {
         if self.is_forked() {
             return Err(Error::Forked);
         }
@@ -453,7 +463,7 @@ impl Inner {
         drop(self.count_attached.lock().take());
         let duplicator = self.duplicator.lock().take();
         // Ends whatever the duplicator may be waiting for.
-        let closed = self.backend.close();
+        let closed = close(&*self.backend);
         if let Some(duplicator) = duplicator {
             join_duplicator(duplicator);
         }

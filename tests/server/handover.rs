@@ -10,6 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use redis_for_tests::RedisServer;
 use scaler_object_storage::server::{Address, Handover, Predecessor, Server, ServerOptions, Successor};
 use scaler_object_storage::{Keeper, ObjectStore, StoreConfig};
 use tempfile::TempDir;
@@ -395,6 +396,41 @@ fn ending(stop: &AtomicBool) -> impl Drop + '_ {
         }
     }
     Stop(stop)
+}
+
+#[test]
+fn a_server_is_replaced_while_redis_is_away_or_does_not_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut redis = RedisServer::start();
+    let url = redis.url();
+    let spawn = |address: &str| {
+        let mut command = program(directory.path());
+        command.args([address, "--backend", "tiered", "--local-path", "objects", "--redis-url", &url]);
+        Running::spawn(&mut command)
+    };
+    let mut running = spawn("tcp://127.0.0.1:0");
+    let address = running.address().to_owned();
+    let mut client = running.client("one");
+    for (number, is_away) in [(1, false), (2, true)] {
+        if is_away {
+            redis.kill();
+        } else {
+            redis.pause();
+        }
+        assert_eq!(client.ask(&set(id(number), b"data", 1)), reply(SET_OK, id(number), 1, b""));
+        let next = spawn(&address);
+        let (code, log, stderr) = std::mem::replace(&mut running, next).ended();
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "{log:?}");
+        assert_eq!(client.ask(&get(id(number), 2)), reply(GET_OK, id(number), 2, b"data"));
+        if is_away {
+            redis.restart();
+        } else {
+            redis.resume();
+        }
+        let hex: String = id(number).iter().map(|byte| format!("{byte:02x}")).collect();
+        let is_pushed = |key: &Vec<u8>| key.ends_with(hex.as_bytes());
+        eventually("what Redis lacked is pushed", || redis.keys().iter().any(is_pushed));
+    }
 }
 
 #[test]
