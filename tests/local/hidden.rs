@@ -190,7 +190,7 @@ fn a_store_opens_whatever_happened_to_its_catalog() {
             }
         }
     }
-    assert!(failed.is_empty());
+    assert!(failed.is_empty(), "{failed:#?}");
 }
 
 // Invariant 7.
