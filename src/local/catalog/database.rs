@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::{CLOSING, CURSORS_KEY, key};
 use crate::fork;
 
 /// sled's page cache. It is small because hints are read once, at open.
@@ -120,7 +121,13 @@ fn try_open(path: &Path) -> Result<(Database, Option<u64>), sled::Error> {
     let locking = descriptors_of(&path.join("db")).into_iter().find(|descriptor| !before.contains(descriptor));
     let file = File::open(path.join("db")).map_err(sled::Error::Io)?;
     locking.into_iter().for_each(fork::close_in_child);
-    Ok((Database { database, hints, cursors, file, locking }, seed))
+    let database = Database { database, hints, cursors, file, locking };
+    // sled finds some damage only where it is read: an open relies on these, and cannot do without them once it has begun.
+    for segment in database.segments()? {
+        database.hints.get(key(segment, CLOSING))?;
+    }
+    database.cursors.get(CURSORS_KEY)?;
+    Ok((database, seed))
 }
 
 /// For a lock that a forked child of a dead process keeps: copies the file, since the lock belongs to the old file and not to the copy.
@@ -134,6 +141,19 @@ fn open_copy(path: &Path) -> Result<(Database, Option<u64>), String> {
 }
 
 impl Database {
+    /// The segments that have hints, complete or not.
+    pub fn segments(&self) -> Result<Vec<u32>, sled::Error> {
+        let mut segments = Vec::new();
+        let mut next = Some(0u32);
+        while let Some(from) = next {
+            let Some((key, _)) = self.hints.range(from.to_be_bytes()..).next().transpose()? else { break };
+            let Some(segment) = key.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)) else { break };
+            segments.push(segment);
+            next = segment.checked_add(1);
+        }
+        Ok(segments)
+    }
+
     pub fn flush(&self) -> Result<(), sled::Error> {
         self.database.flush()?;
         // sled's own flush starts the write-back of the page cache, and does not wait for it.

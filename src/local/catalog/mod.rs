@@ -242,17 +242,7 @@ impl Catalog {
 
     /// The segments that have hints, complete or not, in ascending order.
     pub fn segments(&self) -> Result<Vec<u32>, Error> {
-        self.with(|it| {
-            let mut segments = Vec::new();
-            let mut next = Some(0u32);
-            while let Some(from) = next {
-                let Some((key, _)) = it.hints.range(from.to_be_bytes()..).next().transpose()? else { break };
-                let Some(segment) = key.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)) else { break };
-                segments.push(segment);
-                next = segment.checked_add(1);
-            }
-            Ok(segments)
-        })
+        self.with(Database::segments)
     }
 
     /// An estimate of how many objects there are, good only for reserving memory.
