@@ -76,7 +76,10 @@ impl Keeper {
     /// [`Error::Config`] where the server is of a version that speaks otherwise; [`Error::Detached`] where it does not answer in time.
     pub fn ask_to_replace(config: &StoreConfig, address: &str) -> Result<Option<UnixStream>, Error> {
         let patience = Duration::from_millis(config.local.lock_wait_ms);
-        ask(&directory(config)?, patience, Request::Replace { address: address.to_owned() })
+        let directory = directory(config)?;
+        // It says whose the directory is, where it is another user's.
+        make_directory(&directory)?;
+        ask(&directory, patience, Request::Replace { address: address.to_owned() })
     }
 
     /// Lets another process go on in the place of this one's server: `accepts` says whether the server is one for the address that it asks for,

@@ -33,7 +33,9 @@ pub async fn run(options: ServerOptions, config: &ServerConfig, clear: bool) -> 
     // Before the line that says that it listens: who reads that line may send a signal at once.
     let mut signals = Signals::listen()?;
     let (handover, predecessor) = take_over(&options, config)?;
-    let mut running = open(&options, config, handover, clear).await?;
+    // It answers already while the store is being opened.
+    let status = status_server(config)?;
+    let mut running = open(&options, config, status, handover, clear).await?;
     if let Some(predecessor) = predecessor
         && let Err(error) = predecessor.serving()
     {
@@ -102,11 +104,10 @@ fn take_over(
 async fn open(
     options: &ServerOptions,
     config: &ServerConfig,
+    status: Option<StatusServer>,
     handover: Option<Handover>,
     clear: bool,
 ) -> Result<Running, Failure> {
-    // It answers already while the store is being opened.
-    let status = status_server(config)?;
     let config = &config.store;
     let mut resumed = None;
     let mut cleared = Ok(());
@@ -238,7 +239,12 @@ impl Running {
                 tracing::error!(
                     "going on, since the process that was to take over has ended before it served: {error}"
                 );
-                open(options, config, Some(handover), false).await.map(Some)
+                // What that process has had open may still be closing, and clients matter more than numbers.
+                let status = status_server(config).unwrap_or_else(|error| {
+                    tracing::warn!("going on without metrics: {error}");
+                    None
+                });
+                open(options, config, status, Some(handover), false).await.map(Some)
             }
         }
     }

@@ -59,7 +59,13 @@ impl Handover {
             let name = format!("{NAME}-{place}-{count}");
             // Not to be looked at by systemd: a connection that its client closes is this service's to end.
             let state = [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
-            sd_notify::notify_with_fds(&state, &[descriptor.as_fd()])?;
+            if let Err(error) = sd_notify::notify_with_fds(&state, &[descriptor.as_fd()]) {
+                // What it has already would keep its connections open for nobody.
+                for taken in 0..place {
+                    notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&format!("{NAME}-{taken}-{count}"))]);
+                }
+                return Err(error);
+            }
         }
         Ok(self.connections.len())
     }
