@@ -278,12 +278,12 @@ class _ProcessStats(TypedDict):
 
     id: int
     """Its id."""
-    resident_bytes: int
-    """Memory that it takes, in bytes, mapped segments in memory included; 0 where the system does not say."""
-    threads: int
-    """Its threads; 0 where the system does not say."""
-    descriptors: int
-    """Descriptors that it has open; 0 where the system does not say."""
+    resident_bytes: int | None
+    """Memory that it takes, in bytes, mapped segments in memory included. None where the system does not say, as without /proc."""
+    threads: int | None
+    """Its threads. None as for memory."""
+    descriptors: int | None
+    """Descriptors that it has open. None where the system does not say."""
     descriptors_max: int
     """The most that it may have open."""
 

@@ -268,12 +268,13 @@ pub struct KeeperStats {
 pub struct ProcessStats {
     /// Its id.
     pub id: u64,
-    /// Memory that it takes, in bytes, mapped segments in memory included; 0 where the system does not say.
-    pub resident_bytes: u64,
-    /// Its threads; 0 where the system does not say.
-    pub threads: u64,
-    /// Descriptors that it has open; 0 where the system does not say.
-    pub descriptors: u64,
+    /// Memory that it takes, in bytes, mapped segments in memory included. `None` where the system does not say, as without `/proc`, or while
+    /// the process has no descriptor left to ask with.
+    pub resident_bytes: Option<u64>,
+    /// Its threads; `None` as for memory.
+    pub threads: Option<u64>,
+    /// Descriptors that it has open; `None` where the system does not say, as without `/proc`.
+    pub descriptors: Option<u64>,
     /// The most that it may have open.
     pub descriptors_max: u64,
 }
@@ -291,21 +292,28 @@ impl Stats {
 impl ProcessStats {
     /// Of this process.
     pub(crate) fn now() -> Self {
+        use rustix::io::Errno;
         use rustix::process::{Resource, getrlimit};
-        // "0 where the system does not say": a container may hide /proc.
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let descriptors_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        // What cannot be read is not told: a container may hide /proc.
+        let status = std::fs::read_to_string("/proc/self/status").ok();
         let number = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
+            let line = status.as_ref()?.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse::<u64>().ok()
         };
-        // Less the one with which they are counted.
-        let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count().saturating_sub(1));
+        let descriptors = match std::fs::read_dir("/proc/self/fd") {
+            // Less the one with which they are counted.
+            Ok(files) => Some((files.count() as u64).saturating_sub(1)),
+            // That none is left to count them with says how many there are.
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::MFILE) => Some(descriptors_max),
+            Err(_) => None,
+        };
         ProcessStats {
             id: u64::from(std::process::id()),
-            resident_bytes: number("VmRSS:").saturating_mul(1024),
+            resident_bytes: number("VmRSS:").map(|kibibytes| kibibytes.saturating_mul(1024)),
             threads: number("Threads:"),
-            descriptors: descriptors as u64,
-            descriptors_max: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
+            descriptors,
+            descriptors_max,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use scaler_object_storage::{Durability, Error};
+use scaler_object_storage::{Durability, Error, ObjectStore, StoreConfig};
 
 use crate::alone::alone;
 use crate::world::{Settings, World, listing, soon};
@@ -88,6 +88,20 @@ fn with_hardly_a_descriptor_left_operations_fail_or_are_right() {
 }
 
 // Invariants 13 and 14.
+#[test]
+fn a_process_without_a_descriptor_left_still_says_how_many_it_has() {
+    alone("descriptors::a_process_without_a_descriptor_left_still_says_how_many_it_has", || {
+        let store = ObjectStore::open(&StoreConfig::default()).unwrap();
+        limit_descriptors(100);
+        let held = exhaust(0);
+        let process = store.stats().unwrap().process;
+        drop(held);
+        assert_eq!((process.descriptors, process.descriptors_max, process.resident_bytes), (Some(100), 100, None));
+        let process = store.stats().unwrap().process;
+        assert!(process.descriptors.unwrap() < 100 && process.resident_bytes.unwrap() > 0, "{process:?}");
+    });
+}
+
 #[test]
 fn a_store_that_finds_too_few_descriptors_at_open_opens_when_they_are_back() {
     alone("descriptors::a_store_that_finds_too_few_descriptors_at_open_opens_when_they_are_back", || {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::Failure;
 use crate::arguments::has;
-use crate::output::{bytes, line, seconds};
+use crate::output::{bytes, known, line, seconds};
 use crate::source::Source;
 
 /// How long a server may take to answer over HTTP.
@@ -152,9 +152,9 @@ pub fn lines(stats: &Stats) -> Vec<(&'static str, String)> {
             process.id,
             stats.version,
             in_seconds(stats.open_seconds),
-            bytes(process.resident_bytes),
-            process.threads,
-            process.descriptors,
+            known(process.resident_bytes.map(bytes)),
+            known(process.threads),
+            known(process.descriptors),
             process.descriptors_max
         ),
     ));

@@ -16,7 +16,7 @@ use ratatui::widgets::{Block, Gauge, Paragraph, Sparkline, Wrap};
 use scaler_object_storage::{HealthState, Stats};
 
 use crate::Failure;
-use crate::output::bytes;
+use crate::output::{bytes, known};
 use crate::status::{Running, in_seconds, to_redis, waiting};
 
 /// How many moments a plot shows at most: more than a terminal has columns.
@@ -116,10 +116,9 @@ impl Screen {
             lines.push(row("to Redis", &to_redis(stats)));
         }
         let (process, open) = (&stats.process, in_seconds(stats.open_seconds));
-        lines.push(row(
-            "process",
-            &format!("{}, open for {open}, {}, {attached} attached", process.id, bytes(process.resident_bytes)),
-        ));
+        let memory = known(process.resident_bytes.map(bytes));
+        lines
+            .push(row("process", &format!("{}, open for {open}, {memory} of memory, {attached} attached", process.id)));
         lines
     }
 }
