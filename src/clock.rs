@@ -1,8 +1,9 @@
-//! Time, as Redis has it.
+//! Time, as Redis has it; without Redis, as this machine has it.
 //!
 //! Every deadline and every version is measured on Redis's clock, which all nodes share. This machine's clock may be wrong, and may be set
 //! at any moment, so it is looked at once, when a store is opened, and only for versions that are drawn before Redis has told the time.
-//! After that, time goes on with the monotonic clock alone.
+//! After that, time goes on with the monotonic clock alone. A store that is not shared has no other clock: this machine's stands in for
+//! Redis's, and is read as often.
 //!
 //! Redis's clock may be set as well. What has to hold then decides which of its readings counts:
 //!
@@ -34,6 +35,19 @@ const LIFETIME_MIN: Duration = Duration::from_secs(24 * 3600);
 /// the object is first pushed.
 const UNDATED: u64 = 1 << 63;
 
+/// What is over is deleted after this part of the lifetime, within these limits, where nothing else takes it away.
+const EXPIRY_DELAY_PART: u32 = 16;
+const EXPIRY_DELAY_MIN: Duration = Duration::from_secs(1);
+const EXPIRY_DELAY_MAX: Duration = Duration::from_secs(60);
+
+/// How long what is over may take room before it is deleted, in a store whose objects live for `lifetime`; zero: not one of them is known.
+pub(crate) fn expiry_delay(lifetime: Duration) -> Duration {
+    match lifetime.is_zero() {
+        true => EXPIRY_DELAY_MAX,
+        false => (lifetime / EXPIRY_DELAY_PART).clamp(EXPIRY_DELAY_MIN, EXPIRY_DELAY_MAX),
+    }
+}
+
 /// What Redis's clock said, and when.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
@@ -41,6 +55,13 @@ pub(crate) struct Reading {
     pub at: Instant,
     /// It may have been so much earlier or later.
     pub give_or_take: Duration,
+}
+
+impl Reading {
+    /// This machine's clock in place of Redis's, for a store without one.
+    pub fn of_this_machine() -> Self {
+        Reading { redis_ms: machine_ms(), at: Instant::now(), give_or_take: Duration::ZERO }
+    }
 }
 
 /// What is known of time when a store is opened. Zeros where nothing is.
@@ -109,8 +130,8 @@ fn believable(ms: u64) -> i64 {
     ms.min(MS_MAX) as i64
 }
 
-/// Milliseconds since 1970, as this machine has it.
-fn machine_ms() -> u64 {
+/// Milliseconds since 1970, as this machine has it; 0 where its clock stands before that.
+pub(crate) fn machine_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 

@@ -394,6 +394,10 @@ fn what_has_no_effect_is_named() {
             "redis.tls_ca has no effect",
         ),
         (
+            "[object_storage_server]\nbackend = 'tiered'\n[object_storage_server.local]\nobject_ttl_seconds = 5",
+            "there is no effect of local.object_ttl_seconds",
+        ),
+        (
             "[object_storage_server]\nbackend = 'redis'\n[object_storage_server.redis]\nurl = 'redis+cluster://h'\nwait_replicas = 1",
             "redis.wait_replicas has no effect",
         ),
@@ -409,6 +413,7 @@ fn what_has_no_effect_is_named() {
 fn nothing_is_said_of_what_has_an_effect() {
     for text in [
         "[scheduler]\nbind_address = 'x'\n[object_storage_server]\nbackend = 'local'\n[object_storage_server.local]\npath = '/x'",
+        "[object_storage_server]\nbackend = 'local'\n[object_storage_server.local]\nobject_ttl_seconds = 5",
         "[object_storage_server]\nbackend = 'tiered'\nbind_address = 'tls://127.0.0.1:1'\ntls_cert = '/c'\ntls_key = '/k'\n\
          [object_storage_server.local]\npath = '/x'\n[object_storage_server.redis]\nurl = 'rediss://h'\ntls_ca = '/c'",
     ] {

@@ -17,11 +17,13 @@ _Path = Union[str, "os.PathLike[str]"]
 
 class _MemorySettings(TypedDict, total=False):
     max_size_mb: int
+    object_ttl_seconds: int
 
 class _LocalSettings(TypedDict, total=False):
     path: _Path
     max_size_mb: int
     durability: Literal["process", "disk"]
+    object_ttl_seconds: int
     lock_wait_ms: int
     keeper_command: _Path
     keeper_response_timeout_ms: int

@@ -76,7 +76,10 @@ fn of_other_backends(given: &BTreeSet<&str>, backend: BackendKind) -> Option<Str
         BackendKind::Redis => &["redis"],
         BackendKind::Tiered => &["local", "redis"],
     };
-    let is_unused = |setting: &&Setting| table(setting).is_some_and(|table| !used.contains(&table));
+    // With Redis behind the local store, lifetimes are Redis's.
+    let is_shadowed = |key: &str| backend == BackendKind::Tiered && key == "local.object_ttl_seconds";
+    let is_unused =
+        |setting: &&Setting| table(setting).is_some_and(|table| !used.contains(&table)) || is_shadowed(setting.key);
     let unused: Vec<_> =
         settings().filter(is_unused).filter(|setting| given.contains(setting.key)).map(|it| it.key).collect();
     let name = backend.name();

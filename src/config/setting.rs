@@ -95,7 +95,7 @@ pub const SERVER_SETTINGS: [Setting; 8] = [
 ];
 
 /// The settings of the store: the fields of [`StoreConfig`](crate::StoreConfig).
-pub const STORE_SETTINGS: [Setting; 25] = [
+pub const STORE_SETTINGS: [Setting; 27] = [
     Setting {
         key: "backend",
         kind: Kind::Choice(&["local", "memory", "redis", "tiered"]),
@@ -125,6 +125,13 @@ pub const STORE_SETTINGS: [Setting; 25] = [
         value_name: "WHEN",
         help: "What an acknowledged write survives: the death of the process, or also a power loss (slower)",
         default: "process",
+    },
+    Setting {
+        key: "local.object_ttl_seconds",
+        kind: Kind::Number,
+        value_name: "SECONDS",
+        help: "How long objects of the local backend live after they were stored, in seconds",
+        default: "0: for ever",
     },
     Setting {
         key: "local.lock_wait_ms",
@@ -160,6 +167,13 @@ pub const STORE_SETTINGS: [Setting; 25] = [
         value_name: "MIB",
         help: "The most memory that objects of the memory backend may take, in MiB",
         default: "0: half of the memory of the machine or container",
+    },
+    Setting {
+        key: "memory.object_ttl_seconds",
+        kind: Kind::Number,
+        value_name: "SECONDS",
+        help: "How long objects of the memory backend live after they were stored, in seconds",
+        default: "0: for ever",
     },
     Setting {
         key: "redis.url",
@@ -222,7 +236,7 @@ pub const STORE_SETTINGS: [Setting; 25] = [
         key: "redis.object_ttl_seconds",
         kind: Kind::Number,
         value_name: "SECONDS",
-        help: "How long objects live after they were stored, in seconds",
+        help: "How long objects of the redis and tiered backends live after they were stored, in seconds",
         default: "0: for ever",
     },
     Setting {
@@ -417,11 +431,12 @@ mod tests {
     #[test]
     fn every_option_of_the_store_is_a_setting() {
         let StoreConfig { backend: _, memory, local, redis } = StoreConfig::default();
-        let MemoryOptions { max_size_mb: _ } = memory;
+        let MemoryOptions { max_size_mb: _, object_ttl_seconds: _ } = memory;
         let LocalOptions {
             path: _,
             max_size_mb: _,
             durability: _,
+            object_ttl_seconds: _,
             lock_wait_ms: _,
             keeper_command: _,
             keeper_response_timeout_ms: _,
@@ -445,6 +460,6 @@ mod tests {
             tls_cert: _,
             tls_key: _,
         } = redis;
-        assert_eq!(STORE_SETTINGS.len(), 1 + 1 + 7 + 16);
+        assert_eq!(STORE_SETTINGS.len(), 1 + 2 + 8 + 16);
     }
 }

@@ -34,6 +34,7 @@ use super::options::{Durability, LocalOptions};
 use super::shared::{Placed, Reserved};
 use super::sharing::outbox::{Outbox, OutboxOptions};
 use super::tier::{LocalTier, Release, Tally, Task};
+use super::upkeep::expiry::Expiry;
 use super::upkeep::pace::Pace;
 use super::upkeep::progress::Progress;
 use super::upkeep::reaper;
@@ -42,6 +43,7 @@ use super::upkeep::sealer::{Sealer, SealerParts};
 use super::work::Work;
 use super::write::{LocalWriter, Restored};
 use crate::backend::{Backend, ListPosition, Listed, OnStored, Page, Stats, Usage, Writer};
+use crate::clock::Reading;
 use crate::error::Error;
 use crate::fork;
 use crate::object::Object;
@@ -152,11 +154,15 @@ impl RecoveredTier {
         // Cursors that were stored with another prefix may be of another Redis, whose clock differs.
         let is_of_it = |found: &&Cursors| outbox.as_ref().is_none_or(|outbox| outbox.prefix == found.prefix);
         let past = cursors.as_ref().filter(is_of_it);
+        let object_ttl_ms = match &outbox {
+            Some(outbox) => outbox.object_ttl_ms,
+            None => options.object_ttl_seconds.saturating_mul(1000),
+        };
         let journal_options = JournalOptions {
             segment_bytes_max: space.segment_bytes_max(),
             clock: outcome.clock,
             past: past.map(Cursors::past).unwrap_or_default(),
-            object_ttl_ms: outbox.as_ref().map_or(0, |outbox| outbox.object_ttl_ms),
+            object_ttl_ms,
             is_shared: outbox.is_some(),
             node,
             end,
@@ -185,12 +191,16 @@ impl RecoveredTier {
             body_pace: Pace::default(),
             gate: Gate::default(),
             durability: options.durability,
+            expiry: (outbox.is_none() && !is_read).then(|| Expiry::new(object_ttl_ms)),
             outbox: outbox.map(|options| Outbox::new(options, cursors, end, changes)),
             wake: tasks.clone(),
             lost: Mutex::default(),
             before_reaping: Mutex::default(),
             reaping: Mutex::default(),
         });
+        if tier.expiry.is_some() {
+            tier.set_time(Reading::of_this_machine());
+        }
         if let Some(report) = &report {
             tier.journal.refuse_writes("the directory is only read");
             for (id, lsn) in &outcome.orphans {

@@ -44,11 +44,7 @@ impl LocalTier {
     /// The object at this place of the index; None where it is gone by now, or counts as gone.
     fn listed_at(&self, place: &Place) -> Result<Option<Listed>, Error> {
         let table = self.index().shard(place.fingerprint).table.read();
-        let lsn = match &place.collision {
-            None => table.find_fingerprint(place.fingerprint),
-            Some(id) => table.find_collision(id),
-        };
-        let Some(lsn) = lsn else { return Ok(None) };
+        let Some(lsn) = table.find_place(place) else { return Ok(None) };
         // While the shard is locked, no segment that one of its places is in is removed.
         match self.record_at(lsn) {
             Ok(record) if self.journal.is_over(&record.header) || self.is_hidden(lsn) => Ok(None),

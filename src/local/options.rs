@@ -42,6 +42,10 @@ pub struct LocalOptions {
     pub max_size_mb: u64,
     /// When a write is acknowledged. Default: `process`.
     pub durability: Durability,
+    /// How long objects live after they were stored, in seconds, by this machine's clock. Where that is set meanwhile they live longer, never
+    /// shorter. With the `tiered` backend, [`RedisOptions::object_ttl_seconds`](crate::RedisOptions::object_ttl_seconds) says it instead.
+    /// Default: 0, for ever.
+    pub object_ttl_seconds: u64,
     /// How long to wait, in milliseconds, for another process to release the directory. Default: 10 000.
     pub lock_wait_ms: u64,
     /// The program that keeps the directory for attached processes where nobody does. Default (empty): `scaler_object_storage_server`
@@ -60,6 +64,7 @@ impl Default for LocalOptions {
             path: PathBuf::new(),
             max_size_mb: 0,
             durability: Durability::default(),
+            object_ttl_seconds: 0,
             lock_wait_ms: 10_000,
             keeper_command: PathBuf::new(),
             keeper_response_timeout_ms: 30_000,

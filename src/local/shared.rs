@@ -53,7 +53,7 @@ impl LocalTier {
     /// Whether an attached process may remember what it is told of an object: not while clean objects are suspect, nor if objects have a
     /// lifetime.
     pub fn may_remember(&self) -> bool {
-        self.outbox.as_ref().is_none_or(|outbox| outbox.options.object_ttl_ms == 0 && !outbox.has_suspects())
+        !self.journal.has_lifetimes() && self.outbox.as_ref().is_none_or(|outbox| !outbox.has_suspects())
     }
 
     /// Reserves a stretch for a body of these lengths.

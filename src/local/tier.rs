@@ -19,6 +19,7 @@ use super::journal::{
 };
 use super::options::Durability;
 use super::sharing::outbox::Outbox;
+use super::upkeep::expiry::Expiry;
 use super::upkeep::pace::Pace;
 use super::upkeep::progress::{Progress, RoomDemand};
 use super::upkeep::room::{Asking, Room, Verdict};
@@ -64,6 +65,8 @@ pub(crate) struct LocalTier {
     pub(in crate::local) durability: Durability,
     /// Present if the objects are shared with other nodes.
     pub(in crate::local) outbox: Option<Outbox>,
+    /// Present if they are not, unless the directory is only read.
+    pub(in crate::local) expiry: Option<Expiry>,
     /// Wakes the sealer. Has room for one message: a second would say the same.
     pub(in crate::local) wake: Sender<Task>,
     /// Fingerprints and places of damaged records of which only the hints can tell what they took: see `release_lost`.
@@ -260,7 +263,7 @@ impl LocalTier {
             self.journal.check_writable()?;
             let wanted = RoomDemand { bytes, is_disk_full: disk_full.is_some(), is_live: kind == Kinds::Live };
             let asking = asking.get_or_insert_with(|| Asking::new(patience));
-            match self.room.ask(wanted, asking) {
+            match self.room.ask(wanted, asking, self.may_have_expired()) {
                 Verdict::Admit => {}
                 Verdict::Evict if patience == Patience::Background => {
                     self.room.wish(wanted);

@@ -202,6 +202,9 @@ impl LocalTier {
             kept = reservation.keep_uncounted(lsn);
         }
         self.liveness.enter(fingerprint, id, old.as_ref(), &header, self.superseder(&header));
+        if let Some(expiry) = &self.expiry {
+            expiry.note(header.deadline_ms);
+        }
         // Counted only after `enter` has released the old record's body: both together could exceed the limit.
         if let Some(kept) = kept {
             self.bodies.count(&kept);
@@ -230,10 +233,8 @@ impl LocalTier {
     /// Sets the version, deadline and flags that its origin asks for.
     fn dated<'r>(&self, record: NewRecord<'r>, origin: Origin<'_>, above_clock: u64) -> NewRecord<'r> {
         match (origin, &self.outbox) {
-            (Origin::Write, None) => record,
-            (Origin::Write, Some(outbox)) => {
-                NewRecord { deadline_ms: self.journal.deadline(outbox.options.object_ttl_ms), above_clock, ..record }
-            }
+            (Origin::Write, None) => NewRecord { deadline_ms: self.journal.deadline(), ..record },
+            (Origin::Write, Some(_)) => NewRecord { deadline_ms: self.journal.deadline(), above_clock, ..record },
             (Origin::Repeat(again), _) => NewRecord { deadline_ms: again.deadline_ms, above_clock, ..record },
             (Origin::Restore(restored), _) => {
                 NewRecord { version: Some(restored.version), deadline_ms: restored.deadline_ms, ..record }
@@ -268,20 +269,27 @@ impl LocalTier {
         if let Some(outbox) = &self.outbox {
             return self.delete_everywhere(outbox, id, patience, deleting);
         }
-        match self.append_delete(id)? {
+        match self.append_delete(id, Patience::Caller, |_| true)? {
             None => Ok(false),
-            Some(lsn) => self.acknowledge(lsn).map(|()| true),
+            Some((lsn, deleted)) => self.acknowledge(lsn).map(|()| !self.journal.is_over(&deleted.header)),
         }
     }
 
-    fn append_delete(&self, id: &[u8]) -> Result<Option<Lsn>, Error> {
-        self.with_room(id, 0, Patience::Caller, || {
+    /// Deletes what stands under the id, in a store that is not shared, if it `is_wanted`; returns where that is said, and what stood.
+    pub(super) fn append_delete(
+        &self,
+        id: &[u8],
+        patience: Patience,
+        is_wanted: impl Fn(&Header) -> bool,
+    ) -> Result<Option<(Lsn, Standing)>, Error> {
+        self.with_room(id, 0, patience, || {
             let fingerprint = self.index().fingerprint(id);
             let _writing = self.index().shard(fingerprint).writing.lock();
-            let Some(old) = self.standing(fingerprint, id)? else { return Ok(None) };
+            let old = self.standing(fingerprint, id)?;
+            let Some(old) = old.filter(|old| is_wanted(&old.header)) else { return Ok(None) };
             let lsn = self.journal.append(&NewRecord::bare(id, Kind::Delete, old.lsn), Purpose::Delete)?.lsn;
             self.liveness.leave(fingerprint, id, &old, lsn.into(), |_| {});
-            Ok(Some(lsn))
+            Ok(Some((lsn, old)))
         })
     }
 
@@ -332,6 +340,9 @@ impl LocalTier {
         let lsn = self.journal.append(&record, Purpose::Put).inspect_err(|_| self.let_go(payload))?.lsn;
         let header = record.header(lsn);
         self.liveness.enter(fingerprint, new, old.as_ref(), &header, self.superseder(&header));
+        if let Some(expiry) = &self.expiry {
+            expiry.note(header.deadline_ms);
+        }
         stored(Stored::now(&|| self.get_locked(new)));
         Ok(Some(lsn))
     }
@@ -359,7 +370,10 @@ impl LocalTier {
                         let deleted = self.append_delete_everywhere(outbox, &id, Patience::Caller, &|_| {});
                         deleted.map(|(lsn, _)| Some(lsn))
                     }
-                    None => self.append_delete(&id),
+                    None => {
+                        let deleted = self.append_delete(&id, Patience::Caller, |_| true);
+                        deleted.map(|deleted| deleted.map(|(lsn, _)| lsn))
+                    }
                 };
                 last = deleted?.or(last);
                 work.step();

@@ -78,7 +78,7 @@ pub struct RedisOptions {
     /// How long Redis may take to answer, in milliseconds. Default: 5000: more than a fork for a snapshot of a large Redis takes,
     /// less than a failover.
     pub response_timeout_ms: u64,
-    /// How long objects live after they were stored, in seconds. Default: 0, for ever.
+    /// How long objects live after they were stored, in seconds, by Redis's clock. Default: 0, for ever.
     pub object_ttl_seconds: u64,
     /// How long it is remembered that an object was deleted, in seconds: a node that was cut off for longer may bring it back.
     /// Default: 3600.

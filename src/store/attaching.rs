@@ -85,6 +85,9 @@ pub(crate) fn expectations(config: &StoreConfig) -> Result<Vec<(String, String)>
         ("backend".to_owned(), config.backend.name().to_owned()),
         ("local.max_size_mb".to_owned(), config.local.max_size_mb.to_string()),
     ];
+    if config.backend == BackendKind::Local {
+        expected.push(("local.object_ttl_seconds".to_owned(), config.local.object_ttl_seconds.to_string()));
+    }
     if config.backend == BackendKind::Tiered {
         let redis = &config.redis;
         expected.extend([
@@ -109,6 +112,7 @@ fn environment(config: &StoreConfig, directory: &Path) -> Vec<(String, String)> 
         ("LOCAL_PATH", path(directory)),
         ("LOCAL_MAX_SIZE_MB", local.max_size_mb.to_string()),
         ("LOCAL_DURABILITY", local.durability.name().to_owned()),
+        ("LOCAL_OBJECT_TTL_SECONDS", local.object_ttl_seconds.to_string()),
         ("LOCAL_LOCK_WAIT_MS", local.lock_wait_ms.to_string()),
         ("LOCAL_KEEPER_COMMAND", program(&local.keeper_command).display().to_string()),
         ("LOCAL_KEEPER_RESPONSE_TIMEOUT_MS", local.keeper_response_timeout_ms.to_string()),

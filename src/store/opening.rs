@@ -44,7 +44,7 @@ impl ObjectStore {
         fork::watch();
         let waiters = Arc::<Waiters>::default();
         let (backend, local): (Arc<dyn Backend>, _) = match config.backend {
-            BackendKind::Memory => (Arc::new(MemoryBackend::open(&config.memory)), None),
+            BackendKind::Memory => (Arc::new(MemoryBackend::open(&config.memory)?), None),
             BackendKind::Local => {
                 let local = Arc::new(LocalBackend::open(&config.local, under)?);
                 (Arc::clone(&local) as Arc<dyn Backend>, Some(local))

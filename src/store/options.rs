@@ -115,6 +115,15 @@ impl ObjectStoreBuilder {
         self
     }
 
+    /// How long objects of the chosen backend live after they were stored, in whole seconds. Default: zero, for ever.
+    pub fn object_ttl(mut self, lifetime: Duration) -> Self {
+        let seconds = lifetime.as_secs();
+        self.config.memory.object_ttl_seconds = seconds;
+        self.config.local.object_ttl_seconds = seconds;
+        self.config.redis.object_ttl_seconds = seconds;
+        self
+    }
+
     /// When a write is acknowledged (`local` backend). Default: [`Durability::Process`].
     pub fn durability(mut self, durability: Durability) -> Self {
         self.config.local.durability = durability;

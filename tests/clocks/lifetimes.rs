@@ -56,6 +56,34 @@ fn an_object_lives_no_shorter_whatever_a_nodes_clock_says() {
     }
 }
 
+/// Without Redis, a lifetime goes by this machine's clock, and not by what that is set to meanwhile.
+#[test]
+fn an_object_that_is_not_shared_lives_no_shorter_wherever_the_clock_is_set() {
+    let wall = Wall::take();
+    for wrong in WRONG {
+        let directory = tempfile::tempdir().unwrap();
+        let lifetime = std::time::Duration::from_secs(TTL_SECONDS);
+        let memory = ObjectStore::builder().memory().object_ttl(lifetime).open().unwrap();
+        let local = ObjectStore::builder().local(directory.path()).object_ttl(lifetime).open().unwrap();
+        for store in [&memory, &local] {
+            store.put(b"before", b"data", b"").unwrap();
+            wall.at(wrong, || {
+                has(store, b"before");
+                store.put(b"meanwhile", b"data", b"").unwrap();
+                has(store, b"meanwhile");
+            });
+            has(store, b"before");
+            has(store, b"meanwhile");
+        }
+        // Behind at the next start, it is only found later that the time is over; ahead, there is nothing to tell that by.
+        local.close().unwrap();
+        let open = || ObjectStore::builder().local(directory.path()).object_ttl(lifetime).open().unwrap();
+        let local = wall.at(wrong.min(0), open);
+        has(&local, b"before");
+        has(&local, b"meanwhile");
+    }
+}
+
 /// Before Redis has told the time, it is as late as when the node last heard of others.
 #[test]
 fn an_object_outlives_an_open_without_redis_whatever_the_clock_says() {

@@ -67,7 +67,7 @@ impl Fixture {
         self.open_built(self.builder().max_size_mb(CAPACITY_MB_MIN))
     }
 
-    fn open_built(&self, builder: ObjectStoreBuilder) -> ObjectStore {
+    pub fn open_built(&self, builder: ObjectStoreBuilder) -> ObjectStore {
         if self.backend != "attached" {
             return builder.open().unwrap();
         }

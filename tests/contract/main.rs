@@ -26,6 +26,7 @@ macro_rules! bounded_contract {
 mod asynchronous;
 mod capacity;
 mod closing;
+mod lifetimes;
 mod linearizability;
 mod listing;
 mod model;

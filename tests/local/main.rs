@@ -12,6 +12,7 @@ mod damaged;
 mod disk;
 mod forks;
 mod hidden;
+mod lifetimes;
 mod numbers;
 mod power;
 mod process;

@@ -391,6 +391,14 @@ def test_a_config_file_is_read_as_arguments(tmp_path: Path, monkeypatch: pytest.
         read_config(config)
 
 
+@pytest.mark.parametrize("backend", ["local", "memory"])
+def test_objects_live_for_a_time(backend: Literal["local", "memory"], tmp_path: Path) -> None:
+    with ObjectStore(backend, local={"path": tmp_path, "object_ttl_seconds": 1}, memory={"object_ttl_seconds": 1}) as store:
+        store.put(b"id", b"data")
+        until(lambda: store.get(b"id") is None)
+        assert not store.delete(b"id")
+
+
 def test_other_threads_run_while_a_call_waits(store: ObjectStore) -> None:
     ticks: List[float] = []
     token = CancelToken()

@@ -230,6 +230,14 @@ impl Table {
         entries.chain(self.collisions.iter().map(move |(id, lsn)| (fingerprints.of(id), *lsn)))
     }
 
+    /// Where the id of this place stands now.
+    pub fn find_place(&self, place: &Place) -> Option<Lsn> {
+        match &place.collision {
+            None => self.find_fingerprint(place.fingerprint),
+            Some(id) => self.find_collision(id),
+        }
+    }
+
     /// Whether the id has a record. `is_its` says whether the record at a place, found by fingerprint alone, is this id's.
     pub fn stands(&self, fingerprint: u64, id: &[u8], is_its: impl FnOnce(Lsn) -> bool) -> bool {
         self.find_collision(id).is_some() || self.find_fingerprint(fingerprint).is_some_and(is_its)

@@ -304,14 +304,20 @@ impl Journal {
         self.time().is_past(header.deadline_ms)
     }
 
-    /// The deadline of an object that is stored now with this lifetime; 0 for ever.
+    /// The deadline of an object that is stored now; 0 for ever.
     #[inline]
-    pub fn deadline(&self, lifetime_ms: u64) -> u64 {
+    pub fn deadline(&self) -> u64 {
+        let lifetime_ms = self.options.object_ttl_ms;
         if lifetime_ms == 0 {
             return 0;
         }
         self.time().wait();
         self.time().deadline(lifetime_ms)
+    }
+
+    /// Whether what is stored now expires.
+    pub fn has_lifetimes(&self) -> bool {
+        self.options.object_ttl_ms > 0
     }
 
     /// Whether the version lies so far ahead that no clock in step with Redis's can have given it.

@@ -118,7 +118,12 @@ impl Sealer {
             is_made = true;
             self.tier.progress.freed();
         }
-        if is_made || self.compact_bodies()? || has_room(self) || self.evict_for(wanted, patience)? {
+        if is_made
+            || self.compact_bodies()?
+            || has_room(self)
+            || self.tier.expire_now()?
+            || self.evict_for(wanted, patience)?
+        {
             return Ok(Looked::Made);
         }
         // A body that was just written may not have released yet what it supersedes.

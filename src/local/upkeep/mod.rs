@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 pub(super) mod by_hand;
+pub(super) mod expiry;
 mod making;
 pub(crate) mod pace;
 pub(crate) mod progress;

@@ -1,4 +1,5 @@
-//! The background thread that frees dead bodies long before room is short: a body's room comes back soon after its delete is durable.
+//! The background thread that frees dead bodies long before room is short: a body's room comes back soon after its delete is durable. It also
+//! deletes what has expired, and reads this machine's clock where no Redis tells the time.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -6,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use super::expiry::Sweep;
+use crate::clock::Reading;
 use crate::error::Error;
 use crate::local::tier::LocalTier;
 
@@ -22,14 +25,18 @@ const DEAD_AGE_MAX: Duration = Duration::from_secs(10);
 /// How often the slots of attached processes are read while no body is dead.
 const RELEASE_EVERY: Duration = Duration::from_secs(1);
 
+/// How often this machine's clock is read: it may be set.
+const CLOCK_EVERY: Duration = Duration::from_secs(60);
+
 /// Starts the thread, which ends when `stop` is disconnected.
 pub(in crate::local) fn spawn(tier: Arc<LocalTier>, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("reaper".to_owned()).spawn(move || run(&tier, &stop))
 }
 
 fn run(tier: &LocalTier, stop: &Receiver<()>) {
-    let (mut reaped, mut released) = (Instant::now(), Instant::now());
-    let mut is_told = false;
+    let (mut reaped, mut released, mut clock_read) = (Instant::now(), Instant::now(), Instant::now());
+    let mut sweep = Sweep::default();
+    let mut told = Told::default();
     let bytes_max = (tier.space.limit_bytes() / DEAD_PART).min(DEAD_BYTES_MAX);
     while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(TICK) {
         // What attached processes gave back of live bodies frees nothing yet, so it can wait.
@@ -47,13 +54,30 @@ fn run(tier: &LocalTier, stop: &Receiver<()>) {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(error) => {
-                    // Logged once. `WritesRefused` is reported to callers, and the sealer tries as well.
-                    if !matches!(error, Error::WritesRefused { .. }) && !std::mem::replace(&mut is_told, true) {
-                        tracing::warn!("freeing bodies: {error}; trying again later");
-                    }
+                    told.failed("freeing bodies", &error);
                     break;
                 }
             }
+        }
+        if tier.expiry.is_some() && clock_read.elapsed() >= CLOCK_EVERY {
+            clock_read = Instant::now();
+            tier.set_time(Reading::of_this_machine());
+        }
+        if let Err(error) = tier.expire_some(&mut sweep) {
+            told.failed("deleting what has expired", &error);
+        }
+    }
+}
+
+/// Whether a failure was logged: once, as all is tried again.
+#[derive(Default)]
+struct Told(bool);
+
+impl Told {
+    fn failed(&mut self, what: &str, error: &Error) {
+        // `WritesRefused` is reported to callers, and the sealer tries as well. What a close interrupts, the next open does.
+        if !matches!(error, Error::WritesRefused { .. } | Error::Closed) && !std::mem::replace(&mut self.0, true) {
+            tracing::warn!("{what}: {error}; trying again later");
         }
     }
 }

@@ -159,11 +159,11 @@ impl Room {
         Room { space, owed, is_shared, wish: Mutex::default(), contests: AtomicUsize::new(0) }
     }
 
-    /// The verdict on one who tried and found no room.
-    pub fn ask(&self, wanted: RoomDemand, asking: &Asking) -> Verdict {
+    /// The verdict on one who tried and found no room. `may_expire`: objects may have expired that still take room.
+    pub fn ask(&self, wanted: RoomDemand, asking: &Asking, may_expire: bool) -> Verdict {
         decide(Case {
             has_room: wanted.is_live && self.admits(wanted.bytes),
-            could_fit: !wanted.is_live || (self.is_shared && self.could_admit(wanted.bytes)),
+            could_fit: !wanted.is_live || ((self.is_shared || may_expire) && self.could_admit(wanted.bytes)),
             patience: asking.patience,
             found: asking.found,
             is_overdue: Instant::now() >= asking.deadline,
@@ -377,7 +377,7 @@ mod tests {
         let most = percent(LIVE_PERCENT_MAX);
         for is_shared in [false, true] {
             let (space, room) = room(is_shared);
-            let ask = |wanted| room.ask(wanted, &asking);
+            let ask = |wanted| room.ask(wanted, &asking, false);
             let unless_shared = if is_shared { Verdict::Evict } else { Verdict::Refuse };
             space.add_live(most);
             assert_eq!(ask(wanted(0, true)), Verdict::Admit);

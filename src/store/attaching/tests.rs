@@ -15,6 +15,7 @@ fn config(backend: BackendKind) -> StoreConfig {
         path: "/a/directory".into(),
         max_size_mb: 77,
         durability: Durability::Disk,
+        object_ttl_seconds: 76,
         lock_wait_ms: 78,
         keeper_command: "/a/program".into(),
         keeper_response_timeout_ms: 79,
