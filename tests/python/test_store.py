@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Set
+from typing import Any, Callable, Dict, Iterator, List, Literal, Mapping, Set
 
 import pytest
 import scaler_object_storage
@@ -393,7 +393,7 @@ def test_a_config_file_is_read_as_arguments(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("backend", ["local", "memory"])
 def test_objects_live_for_a_time(backend: Literal["local", "memory"], tmp_path: Path) -> None:
-    with ObjectStore(backend, local={"path": tmp_path, "object_ttl_seconds": 1}, memory={"object_ttl_seconds": 1}) as store:
+    with ObjectStore(backend=backend, local={"path": tmp_path, "object_ttl_seconds": 1}, memory={"object_ttl_seconds": 1}) as store:
         store.put(b"id", b"data")
         until(lambda: store.get(b"id") is None)
         assert not store.delete(b"id")
