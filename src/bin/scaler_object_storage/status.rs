@@ -114,11 +114,12 @@ pub fn lines(stats: &Stats) -> Vec<(&'static str, String)> {
         lines.push((
             "journal",
             format!(
-                "{} live, {} segments of records, {} of bodies, {} evicted, {} stalls",
+                "{} live, {} segments of records, {} of bodies, {} evicted, {} expired, {} stalls",
                 bytes(local.live_bytes),
                 local.record_segments,
                 local.body_segments,
                 local.evictions,
+                local.expired,
                 local.stalls
             ),
         ));
