@@ -56,7 +56,7 @@ pub use opening::report::Report;
 pub use options::{Durability, LocalOptions};
 pub(crate) use shared::{Placed, Reserved, UNSHARED_BYTES_MAX};
 pub(crate) use sharing::hearing::{DeleteRetry, Known};
-pub(crate) use sharing::ledger::{self, Held, Lane, Next};
+pub(crate) use sharing::ledger::{self, Lane, Next, Obstacle};
 pub(crate) use sharing::outbox::{Outbox, OutboxOptions};
 pub(crate) use sharing::tail::{Budget, Dirty, DirtyRecords, RecordFilter};
 pub(crate) use tier::LocalTier as Tier;

@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLockReadGuard};
 
 use super::bodies::{Bodies, Superseder};
 use super::files::readers::Readers;
-use super::files::space::{Free, RESERVE_SEGMENTS, Space};
+use super::files::space::{FreeRoom, RESERVE_SEGMENTS, Space};
 use super::index::Index;
 use super::index::liveness::{Counts, Liveness, Standing};
 use super::journal::{
@@ -230,6 +230,11 @@ impl LocalTier {
         }
     }
 
+    /// Whether objects may have expired that still take room.
+    pub(super) fn may_have_expired(&self) -> bool {
+        self.expiry.as_ref().is_some_and(|expiry| expiry.is_possible(self.journal.time().passed_ms()))
+    }
+
     /// Calls what needs room on disk until it finds some. A caller that may wait does so until room is made, or `Room` says that there will be
     /// none; one that may not is refused, and upkeep makes room for the next one. No lock is held while waiting.
     pub fn with_room<T>(
@@ -308,7 +313,8 @@ impl LocalTier {
 
     /// Holds a write back if room is being used up faster than it is made, or if others keep taking the room that somebody waits for.
     pub fn hold_back(&self, bytes: u64, is_inline: bool) {
-        let free = |holes_bytes| if self.room.is_contested() { Free::Contested } else { self.space.free(holes_bytes) };
+        let free =
+            |holes_bytes| if self.room.is_contested() { FreeRoom::Contested } else { self.space.free(holes_bytes) };
         let held_back = if is_inline {
             // The record takes some bytes too.
             self.record_pace.hold_back(bytes + 256, || free(0))

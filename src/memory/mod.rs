@@ -17,7 +17,7 @@ use crate::object::Object;
 use crate::version::Version;
 use expirer::Expirer;
 use objects::{Entry, Objects};
-use payloads::{Incoming, Payload, Payloads, Room};
+use payloads::{Incoming, Lease, Payload, Payloads};
 
 /// About what an object takes besides its id and its bytes: entries in two hash tables, reference counts, allocation headers. It counts
 /// against the capacity, so that empty objects cannot fill the memory unnoticed.
@@ -81,7 +81,7 @@ fn now() -> Version {
     Version::at_ms(machine_ms())
 }
 
-fn object_room(payloads: &Arc<Payloads>, id: &[u8]) -> Result<Room, Error> {
+fn object_room(payloads: &Arc<Payloads>, id: &[u8]) -> Result<Lease, Error> {
     payloads.room(id, id.len() as u64 + OBJECT_BYTES)
 }
 
@@ -179,7 +179,7 @@ impl Backend for MemoryBackend {
 /// A streamed write.
 struct MemoryWriter {
     id: Box<[u8]>,
-    room: Room,
+    room: Lease,
     incoming: Incoming,
     objects: Arc<Objects>,
     lifetime: Option<Duration>,

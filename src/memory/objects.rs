@@ -7,7 +7,7 @@ use std::time::Instant;
 use parking_lot::RwLock;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::payloads::{Payload, Room};
+use super::payloads::{Lease, Payload};
 use crate::backend::{ListPosition, Listed, ObjectState, OnStored, Page, Stored};
 use crate::clock::machine_ms;
 use crate::error::Error;
@@ -29,7 +29,7 @@ pub(super) struct Entry {
     pub payload: Arc<Payload>,
     pub version: Version,
     pub deadline: Option<Instant>,
-    pub _room: Room,
+    pub _room: Lease,
 }
 
 impl Entry {

@@ -44,7 +44,7 @@ pub(super) struct Payload {
 }
 
 /// Bytes taken from the capacity, given back when dropped.
-pub(super) struct Room {
+pub(super) struct Lease {
     payloads: Arc<Payloads>,
     bytes: u64,
 }
@@ -52,7 +52,7 @@ pub(super) struct Room {
 /// The owner of handed-out `Bytes`: their memory counts against the capacity until the last one is dropped.
 struct Held {
     bytes: Vec<u8>,
-    _room: Room,
+    _room: Lease,
 }
 
 /// A payload that arrives in pieces.
@@ -60,8 +60,8 @@ pub(super) struct Incoming {
     announced: u64,
     metadata: Bytes,
     data: Vec<u8>,
-    /// Room for the allocated capacity of `data`.
-    room: Room,
+    /// For the allocated capacity of `data`.
+    room: Lease,
     hash: Box<Xxh3>,
 }
 
@@ -93,8 +93,8 @@ impl Payloads {
     }
 
     /// Takes room for `id` from the capacity.
-    pub fn room(self: &Arc<Self>, id: &[u8], bytes: u64) -> Result<Room, Error> {
-        let mut room = Room { payloads: Arc::clone(self), bytes: 0 };
+    pub fn room(self: &Arc<Self>, id: &[u8], bytes: u64) -> Result<Lease, Error> {
+        let mut room = Lease { payloads: Arc::clone(self), bytes: 0 };
         room.grow(id, bytes)?;
         Ok(room)
     }
@@ -200,7 +200,7 @@ fn shareable(data: &[u8], metadata: &[u8]) -> bool {
     data.len() + metadata.len() >= SHARED_BYTES_MIN
 }
 
-fn held(bytes: Vec<u8>, room: Room) -> Bytes {
+fn held(bytes: Vec<u8>, room: Lease) -> Bytes {
     if bytes.is_empty() { Bytes::new() } else { Bytes::from_owner(Held { bytes, _room: room }) }
 }
 
@@ -223,7 +223,7 @@ impl Drop for Payload {
     }
 }
 
-impl Room {
+impl Lease {
     fn grow(&mut self, id: &[u8], bytes: u64) -> Result<(), Error> {
         let Payloads { capacity_bytes, taken_bytes, .. } = &*self.payloads;
         let fits = |taken: u64| taken.checked_add(bytes).filter(|sum| sum <= capacity_bytes);
@@ -245,7 +245,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for Lease {
     fn drop(&mut self) {
         self.payloads.taken_bytes.fetch_sub(self.bytes, Relaxed);
     }

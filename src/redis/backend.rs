@@ -22,7 +22,7 @@ use super::options::RedisOptions;
 use super::pool::{Pool, PooledLink};
 use super::push::{Outgoing, Pushed, What};
 use super::server;
-use super::standing::Standing;
+use super::stored_value::StoredValue;
 use crate::backend::{Backend, ListPosition, Listed, OnStored, Page, Stats, Stored, Usage, Writer};
 use crate::clock::events_ms;
 use crate::error::Error;
@@ -133,14 +133,14 @@ impl Inner {
     }
 
     /// Deletes the id. Returns what stood in Redis before.
-    fn delete(&self, id: &[u8]) -> Result<Option<Standing>, Error> {
+    fn delete(&self, id: &[u8]) -> Result<Option<StoredValue>, Error> {
         let _writing = self.writing(id);
         self.write(id, What::Delete)
     }
 
     /// Carries out a write with a version above what stands in Redis, and returns what it replaced. The version is kept over a broken
     /// connection, so that the write is not carried out twice.
-    fn write(&self, id: &[u8], what: What<'_>) -> Result<Option<Standing>, Error> {
+    fn write(&self, id: &[u8], what: What<'_>) -> Result<Option<StoredValue>, Error> {
         let action = if matches!(what, What::Delete) { "delete" } else { "store" };
         let mut write = Outgoing { id: id.to_vec(), version: self.pool.clock().next(), what, is_repeat: false };
         for _ in 0..VERSIONS_MAX {
@@ -161,7 +161,9 @@ impl Inner {
                     let reason = "the connection broke during a write, which another one has replaced since";
                     return Err(self.pool.target().unreachable(reason));
                 }
-                Pushed::Older(Standing::Ours(head)) => write.version = self.pool.clock().next_above(head.version.clock),
+                Pushed::Older(StoredValue::Ours(head)) => {
+                    write.version = self.pool.clock().next_above(head.version.clock)
+                }
                 Pushed::Older(_) => write.version = self.pool.clock().next(),
             }
         }
@@ -223,7 +225,8 @@ impl Inner {
     fn clear_ids(&self, link: &mut Link, ids: Vec<Vec<u8>>, work: &mut LongWork) -> Result<(), Error> {
         for ids in ids.chunks(CLEARED_IDS_MAX) {
             for (id, standing) in ids.iter().zip(heads(link, self.pool.keys(), ids)?) {
-                let is_tombstone = matches!(standing, Ok(Some(Standing::Ours(head))) if head.kind == Kind::Tombstone);
+                let is_tombstone =
+                    matches!(standing, Ok(Some(StoredValue::Ours(head))) if head.kind == Kind::Tombstone);
                 if !is_tombstone {
                     self.delete(id)?;
                     work.step();
@@ -262,13 +265,13 @@ impl Backend for RedisBackend {
         inner.pool.run(|lane| {
             let head = heads(&mut lane.link, inner.pool.keys(), &[id])?.pop();
             let standing = head.unwrap_or(Ok(None)).map_err(inner.refused("read", id))?;
-            Ok(standing.as_ref().is_some_and(Standing::is_object))
+            Ok(standing.as_ref().is_some_and(StoredValue::is_object))
         })
     }
 
     fn delete(&self, id: &[u8]) -> Result<bool, Error> {
         let replaced = self.inner.delete(id)?;
-        Ok(replaced.as_ref().is_some_and(Standing::is_object))
+        Ok(replaced.as_ref().is_some_and(StoredValue::is_object))
     }
 
     fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {

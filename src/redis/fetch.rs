@@ -8,7 +8,7 @@ use super::keys::Keys;
 use super::link::Link;
 use super::pipeline::Reply;
 use super::python;
-use super::standing::Standing;
+use super::stored_value::StoredValue;
 use crate::error::Error;
 use crate::object::Object;
 use crate::version::Version;
@@ -84,7 +84,7 @@ pub(crate) fn heads(
     link: &mut Link,
     keys: &Keys,
     ids: &[impl AsRef<[u8]>],
-) -> Result<Vec<Result<Option<Standing>, String>>, Error> {
+) -> Result<Vec<Result<Option<StoredValue>, String>>, Error> {
     let asked: Vec<Cmd> = ids.iter().flat_map(|id| looking(&keys.object(id.as_ref()))).collect();
     let replies = link.run_at_master(keys, asked)?;
     let (pairs, _) = replies.as_chunks::<2>();
@@ -99,10 +99,10 @@ pub(super) fn looking(key: &str) -> [Cmd; 2] {
 }
 
 /// What stands there, from the answers to `looking`.
-pub(super) fn looked(replies: &[Reply; 2]) -> Result<Option<Standing>, String> {
+pub(super) fn looked(replies: &[Reply; 2]) -> Result<Option<StoredValue>, String> {
     match replies {
         [Ok(Value::BulkString(head)), Ok(Value::Int(length))] => {
-            Ok(Standing::read(head, u64::try_from(*length).unwrap_or(0)))
+            Ok(StoredValue::read(head, u64::try_from(*length).unwrap_or(0)))
         }
         [Err(refusal), _] | [_, Err(refusal)] => Err(refusal.clone()),
         _ => Err("its answer is not known".into()),

@@ -5,7 +5,7 @@ use super::fetch::{Fetched, VersionedObject, fetch, heads};
 use super::keys::Keys;
 use super::link::Link;
 use super::server::scan_page;
-use super::standing::Standing;
+use super::stored_value::StoredValue;
 use crate::backend::{LISTED_MAX, ListPosition, Listed, ObjectState, Page};
 use crate::clock::MS_MAX;
 use crate::error::Error;
@@ -84,7 +84,7 @@ fn refused(link: &Link, id: &[u8], reason: String) -> Error {
     Error::Refused { address: link.address().to_owned(), action: "read", id: ObjectId::new(id), reason }
 }
 
-fn listed(link: &Link, id: &[u8], standing: Result<Option<Standing>, String>) -> Result<Option<Listed>, Error> {
+fn listed(link: &Link, id: &[u8], standing: Result<Option<StoredValue>, String>) -> Result<Option<Listed>, Error> {
     let standing = standing.map_err(|reason| refused(link, id, reason))?;
     let bare = |data_bytes, state| Listed {
         id: ObjectId::new(id),
@@ -97,15 +97,15 @@ fn listed(link: &Link, id: &[u8], standing: Result<Option<Standing>, String>) ->
     };
     Ok(match standing {
         None => None,
-        Some(Standing::Ours(head)) if head.kind == Kind::Tombstone => None,
-        Some(Standing::Ours(head)) => Some(Listed {
+        Some(StoredValue::Ours(head)) if head.kind == Kind::Tombstone => None,
+        Some(StoredValue::Ours(head)) => Some(Listed {
             metadata_bytes: u64::from(head.metadata_bytes),
             version: Some(head.version),
             expires_ms: (1..=MS_MAX).contains(&head.deadline_ms).then_some(head.deadline_ms),
             ..bare(head.data_bytes, ObjectState::Remote)
         }),
-        Some(Standing::Python { bytes }) => Some(bare(bytes.saturating_sub(4), ObjectState::Remote)),
-        Some(Standing::Damaged { bytes }) => {
+        Some(StoredValue::Python { bytes }) => Some(bare(bytes.saturating_sub(4), ObjectState::Remote)),
+        Some(StoredValue::Damaged { bytes }) => {
             Some(bare(bytes, ObjectState::Damaged { reason: "its head is not valid".to_owned() }))
         }
     })

@@ -27,7 +27,7 @@ mod python;
 mod refusals;
 mod scripts;
 pub(crate) mod server;
-mod standing;
+mod stored_value;
 mod stream;
 mod target;
 #[cfg(test)]
@@ -50,6 +50,6 @@ pub(crate) use masters::{Masters, masters};
 pub(crate) use permissions::refused_commands;
 pub(crate) use push::{Hearing, Outgoing, Pushed, Pusher, What};
 pub(crate) use refusals::{explained, unusable};
-pub(crate) use standing::Standing;
+pub(crate) use stored_value::StoredValue;
 pub(crate) use target::Target;
 pub(crate) use watch::Watch;

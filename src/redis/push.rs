@@ -23,8 +23,8 @@ use super::keys::Keys;
 use super::link::Link;
 use super::options::{Compression, RedisOptions, ValueFormat};
 use super::pipeline::Reply;
-use super::scripts::{self, Answer, Guard, Verdict};
-use super::standing::Standing;
+use super::scripts::{self, Answer, Guard, GuardVerdict};
+use super::stored_value::StoredValue;
 use crate::error::Error;
 
 /// A pipeline is sent in parts of so many commands, or bytes of data, so that Redis works on one while the next is prepared.
@@ -174,7 +174,7 @@ impl Pusher {
         let standings = heads(link, &self.keys, &ids)?;
         for ((index, write), standing) in repeats.into_iter().zip(standings) {
             // If that cannot be told, the push finds out.
-            let Ok(Some(standing @ Standing::Ours(head))) = standing else { continue };
+            let Ok(Some(standing @ StoredValue::Ours(head))) = standing else { continue };
             if head.version > write.version {
                 outcomes.settle(index, Ok(Pushed::Older(standing)));
             } else if head.version == write.version {
@@ -322,19 +322,19 @@ impl Pusher {
                 return None;
             }
         };
-        let standing = Standing::read(&answer.head, answer.bytes);
+        let standing = StoredValue::read(&answer.head, answer.bytes);
         let pushed = match (answer.verdict, standing) {
-            (Verdict::Applied, replaced) => {
+            (GuardVerdict::Applied, replaced) => {
                 self.counters_off.add(outgoing.put_bytes(), replaced.and_then(|standing| standing.counted_bytes()));
                 Pushed::Applied { replaced }
             }
-            (Verdict::Chunks, Some(Standing::Ours(head))) => {
+            (GuardVerdict::Chunks, Some(StoredValue::Ours(head))) => {
                 return Some(Unsettled { named: answer.head, chunks_of: Some(head), ..write });
             }
-            (Verdict::Same, Some(Standing::Ours(_))) => Pushed::Same,
-            (Verdict::Older, Some(standing @ Standing::Ours(_))) => Pushed::Older(standing),
+            (GuardVerdict::Same, Some(StoredValue::Ours(_))) => Pushed::Same,
+            (GuardVerdict::Older, Some(standing @ StoredValue::Ours(_))) => Pushed::Older(standing),
             // A damaged head holds back no write, whatever version it states.
-            (Verdict::Same | Verdict::Older | Verdict::Chunks, _) => {
+            (GuardVerdict::Same | GuardVerdict::Older | GuardVerdict::Chunks, _) => {
                 return Some(Unsettled { named: answer.head, chunks_of: None, ..write });
             }
         };

@@ -78,14 +78,14 @@ fn guarded(write: &str) -> Source {
 /// What a guarded script did, the first bytes of what stood there, and its length.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    pub verdict: Verdict,
+    pub verdict: GuardVerdict,
     pub head: Vec<u8>,
     pub bytes: u64,
 }
 
 /// What a guarded script did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum GuardVerdict {
     Applied,
     Same,
     /// What stands there is newer.
@@ -153,10 +153,10 @@ impl Answer {
             return Err("the script gave another answer than it should".into());
         };
         let verdict = match verdict {
-            0 => Verdict::Applied,
-            1 => Verdict::Same,
-            2 => Verdict::Older,
-            3 => Verdict::Chunks,
+            0 => GuardVerdict::Applied,
+            1 => GuardVerdict::Same,
+            2 => GuardVerdict::Older,
+            3 => GuardVerdict::Chunks,
             _ => return Err("the script's answer is not known".into()),
         };
         Ok(Answer { verdict, head: head.clone(), bytes: u64::try_from(*bytes).unwrap_or(0) })

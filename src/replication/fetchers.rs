@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::id::ObjectId;
 use crate::local::{DeleteRetry, Fill, Known};
 use crate::object::Object;
-use crate::redis::{self, Link, Notice, Standing, VersionedObject, fetch, heads, publish};
+use crate::redis::{self, Link, Notice, StoredValue, VersionedObject, fetch, heads, publish};
 use crate::version::Version;
 
 /// Most ids that a fetcher reads in one go, each of up to a MiB.
@@ -352,11 +352,11 @@ impl TieredBackend {
     /// Answers a question with whether an object stands in Redis. If a delete asked, and the object's version is above the delete's (two nodes'
     /// clocks differ a little), the delete is repeated above that version: it has not returned yet, whatever was heard of meanwhile. If that
     /// fails, the object may exist on, and the answer is "not known".
-    fn answer(&self, question: &Question, standing: Option<&Standing>) {
+    fn answer(&self, question: &Question, standing: Option<&StoredValue>) {
         let standing = standing.filter(|standing| standing.is_object());
         let Some(answer) = question.claim() else { return };
         if question.deletes
-            && let Some(version) = standing.and_then(Standing::version)
+            && let Some(version) = standing.and_then(StoredValue::version)
             && let Err(error) =
                 self.tier().and_then(|tier| tier.delete_above(&question.id, version, DeleteRetry::Asked))
         {
@@ -367,21 +367,21 @@ impl TieredBackend {
     }
 
     /// Acts upon what Redis has of a suspect: it is trusted, dropped, or dirty because Redis has lost it.
-    pub(super) fn resolve(&self, id: &[u8], standing: Option<&Standing>) -> Result<Resolved, Error> {
+    pub(super) fn resolve(&self, id: &[u8], standing: Option<&StoredValue>) -> Result<Resolved, Error> {
         let tier = self.tier()?;
         let (Some((lsn, version)), Some(outbox)) = (tier.suspect(id)?, tier.outbox()) else {
             return Ok(Resolved::Other);
         };
         match standing {
-            Some(Standing::Ours(head)) if head.version == version => {
+            Some(StoredValue::Ours(head)) if head.version == version => {
                 tier.trust(lsn, || self.flights.is_current(id, version));
                 return Ok(Resolved::Newest);
             }
-            Some(Standing::Ours(head)) if head.version > version => {
-                self.apply_version(id, head.version, !standing.is_some_and(Standing::is_object))?;
+            Some(StoredValue::Ours(head)) if head.version > version => {
+                self.apply_version(id, head.version, !standing.is_some_and(StoredValue::is_object))?;
             }
             // It cannot be told whether Redis has this one.
-            Some(Standing::Python { .. }) if self.is_unversioned() => tier.drop_at(id, lsn, version)?,
+            Some(StoredValue::Python { .. }) if self.is_unversioned() => tier.drop_at(id, lsn, version)?,
             // Without versions a delete leaves no tombstone: that it was deleted is likelier than that Redis has lost this one value.
             None if self.is_unversioned() => tier.drop_at(id, lsn, version)?,
             None if !tier.would_have_tombstone(outbox, version) => tier.drop_at(id, lsn, version)?,

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::id::ObjectId;
 use crate::local::Known;
 use crate::object::IdBytes;
-use crate::redis::{Event, Link, Notice, Op, Standing, gathered, heads, is_whole, publish, read};
+use crate::redis::{Event, Link, Notice, Op, StoredValue, gathered, heads, is_whole, publish, read};
 use crate::version::Version;
 
 /// How long a read waits for the next event before the thread looks whether the store is being closed.
@@ -235,7 +235,7 @@ impl TieredBackend {
         let ids: Vec<_> = held.iter().map(|(_, _, id)| id).collect();
         let standings = heads(link, &self.keys, &ids)?;
         let backings = held.iter().zip(standings).filter_map(|((number, version, _), standing)| match standing {
-            Ok(Some(Standing::Ours(head))) if head.version > *version => None,
+            Ok(Some(StoredValue::Ours(head))) if head.version > *version => None,
             Ok(_) => Some((*number, Backing::Missing)),
             // Somebody else's key: no put gets there.
             Err(refusal) if refusal.starts_with(WRONG_TYPE) => Some((*number, Backing::Missing)),

@@ -1,4 +1,4 @@
-//! One client's connection from its greeting to its end: reads requests for the `handler`, writes replies from the `outbox`.
+//! One client's connection from its greeting to its end: reads requests for the `handler`, writes replies from the `reply_buffer`.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -18,7 +18,7 @@ use super::handler::{Handler, Refusal};
 use super::handover::{Arriving, Introduction, PausedConnection, Requests, Stage};
 use super::listener::Socket;
 use super::open::Open;
-use super::outbox::Outbox;
+use super::reply_buffer::ReplyBuffer;
 use super::session::{Absence, Session};
 use super::transport::Transport;
 use super::{Protocol, ServerState, TURN_BYTES_MAX};
@@ -137,7 +137,7 @@ pub(super) async fn resume(
         Ok(transport) => transport,
         Err(error) => return tracing::warn!("{peer} cannot be taken over: {error}"),
     };
-    let (Requests { kept, expected, arriving, outbox }, session) = match (stage, session) {
+    let (Requests { kept, expected, arriving, replies }, session) = match (stage, session) {
         (Stage::Greeting(introduction), _) => return introduce(shared, transport, peer, open, introduction).await,
         (Stage::Requests(requests), Some(session)) => (requests, session),
         // A later connection has its identity.
@@ -145,10 +145,11 @@ pub(super) async fn resume(
     };
     shared.sessions.attach(session.identity(), open.number, &open.control);
     let handler = Handler::new(Arc::clone(&shared), session, Arc::clone(&open.control));
-    let resumed = Outbox::from_parts(outbox).ok_or_else(|| "its replies are nonsense".to_owned()).and_then(|outbox| {
-        let arriving = arriving.map(|arriving| arriving.resume(&shared.store)).transpose();
-        Ok(handler.resume(outbox, arriving.map_err(|error| error.to_string())?))
-    });
+    let resumed =
+        ReplyBuffer::from_parts(replies).ok_or_else(|| "its replies are nonsense".to_owned()).and_then(|replies| {
+            let arriving = arriving.map(|arriving| arriving.resume(&shared.store)).transpose();
+            Ok(handler.resume(replies, arriving.map_err(|error| error.to_string())?))
+        });
     let handler = match resumed {
         Ok(handler) => handler,
         Err(reason) => return tracing::warn!("{peer} cannot be taken over, and is closed: {reason}"),
@@ -184,7 +185,7 @@ async fn run(shared: Arc<ServerState>, mut connection: Connection, peer: String,
         }
     }
     let Connection { mut transport, mut handler, .. } = connection;
-    let unsent = std::mem::take(handler.outbox()).into_unstarted();
+    let unsent = std::mem::take(handler.replies()).into_unstarted();
     drop(handler);
     depart(&shared, &session, open.number, unsent, &end);
     open.leave_served();
@@ -203,8 +204,8 @@ fn pause_requests(shared: &Arc<ServerState>, connection: Connection, peer: Strin
             return tracing::warn!("{name} at {peer} is closed within a set, which cannot be handed over: {reason}");
         }
     };
-    let outbox = std::mem::take(handler.outbox()).into_parts();
-    let requests = Requests { kept, expected: decoder.expected(), arriving, outbox };
+    let replies = std::mem::take(handler.replies()).into_parts();
+    let requests = Requests { kept, expected: decoder.expected(), arriving, replies };
     pause(shared, transport, peer, open, Stage::Requests(requests));
 }
 
@@ -248,7 +249,7 @@ impl Connection {
             {
                 return Poll::Ready(End::Refused(refusal));
             }
-            match self.handler.outbox().poll_write_all(Pin::new(&mut self.transport), context) {
+            match self.handler.replies().poll_write_all(Pin::new(&mut self.transport), context) {
                 Poll::Ready(Err(error)) => return Poll::Ready(lost_or_closed(error)),
                 Poll::Pending if self.handler.is_full() => return Poll::Pending,
                 _ => {}
@@ -351,7 +352,7 @@ impl Connection {
             if due && self.handler.collect().is_err() {
                 return Poll::Ready(());
             }
-            let written = ready!(self.handler.outbox().poll_write_all(Pin::new(&mut self.transport), context));
+            let written = ready!(self.handler.replies().poll_write_all(Pin::new(&mut self.transport), context));
             if written.is_err() || !due {
                 return Poll::Ready(());
             }
@@ -409,7 +410,7 @@ fn tell(shared: &ServerState, end: &End, name: &Name<'_>, peer: &str) {
 }
 
 /// Detaches the session, and keeps it for the identity's next connection for some time.
-fn depart(shared: &Arc<ServerState>, session: &Arc<Session>, number: u64, unsent: Outbox, end: &End) {
+fn depart(shared: &Arc<ServerState>, session: &Arc<Session>, number: u64, unsent: ReplyBuffer, end: &End) {
     let Some(absence) = shared.sessions.detach(session, number, unsent) else { return };
     let options = &shared.options;
     let hold = match end {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::ServerState;
 use super::control::{Control, Signal};
 use super::latency::Operation;
-use super::outbox::{Outbox, Reply};
+use super::reply_buffer::{Reply, ReplyBuffer};
 use super::session::{Due, Session, TooManyWaits, Wait};
 use super::waiting::got;
 use crate::wire::{Event, Malformed, ReplyType, RequestHeader, RequestType, WireId};
@@ -61,7 +61,7 @@ pub(super) struct Handler {
     shared: Arc<ServerState>,
     session: Arc<Session>,
     control: Arc<Control>,
-    outbox: Outbox,
+    replies: ReplyBuffer,
     /// The set whose payload is arriving in pieces.
     arriving: Option<Arriving>,
     requests: u64,
@@ -81,13 +81,13 @@ struct Arriving {
 
 impl Handler {
     pub fn new(shared: Arc<ServerState>, session: Arc<Session>, control: Arc<Control>) -> Self {
-        let (outbox, begun) = (Outbox::default(), Instant::now());
-        Handler { shared, session, control, outbox, arriving: None, requests: 0, deferred: 0, begun }
+        let (replies, begun) = (ReplyBuffer::default(), Instant::now());
+        Handler { shared, session, control, replies, arriving: None, requests: 0, deferred: 0, begun }
     }
 
     /// Goes on where another process has stopped.
-    pub fn resume(mut self, outbox: Outbox, arriving: Option<(RequestHeader, ObjectWriter)>) -> Self {
-        self.outbox = outbox;
+    pub fn resume(mut self, replies: ReplyBuffer, arriving: Option<(RequestHeader, ObjectWriter)>) -> Self {
+        self.replies = replies;
         self.arriving = arriving.map(|(header, writer)| Arriving { header, writer, spent: Duration::ZERO });
         self
     }
@@ -101,18 +101,18 @@ impl Handler {
         &self.session
     }
 
-    pub fn outbox(&mut self) -> &mut Outbox {
-        &mut self.outbox
+    pub fn replies(&mut self) -> &mut ReplyBuffer {
+        &mut self.replies
     }
 
     /// Whether replies must be written before another request is taken.
     pub fn is_full(&self) -> bool {
-        self.outbox.len() >= self.shared.options.outbox_bytes_max || self.control.is_raised(Signal::Due)
+        self.replies.len() >= self.shared.options.reply_bytes_max || self.control.is_raised(Signal::Due)
     }
 
-    /// Moves the session's due replies into the outbox, as far as there is room.
+    /// Moves the session's due replies into the buffer, as far as there is room.
     pub fn collect(&mut self) -> Result<(), Refusal> {
-        Ok(self.session.collect(&self.control, &mut self.outbox, self.shared.options.outbox_bytes_max)?)
+        Ok(self.session.collect(&self.control, &mut self.replies, self.shared.options.reply_bytes_max)?)
     }
 
     /// Carries out a request, or takes in a piece of one.
@@ -260,7 +260,7 @@ impl Handler {
             self.session.push(Due::Reply(reply));
             return self.collect();
         }
-        self.outbox.push(reply);
+        self.replies.push(reply);
         Ok(())
     }
 }

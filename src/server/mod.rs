@@ -2,7 +2,7 @@
 //!
 //! A request takes the path of the files: `listener` accepts, `workers` gives the connection a thread, `transport` makes a byte
 //! stream of it, `greeting` learns who the client is, `connection` takes the stream apart into requests, `handler` carries them out and
-//! puts the replies into the `outbox`, from where `connection` writes them. `session` is what belongs to a client's identity and
+//! puts the replies into the `reply_buffer`, from where `connection` writes them. `session` is what belongs to a client's identity and
 //! survives its connection; `waiting` parks a request whose object does not exist yet. `handover` is how another process goes on with all of it.
 
 mod address;
@@ -17,7 +17,7 @@ mod latency;
 mod listener;
 mod open;
 mod options;
-mod outbox;
+mod reply_buffer;
 mod session;
 mod stats;
 mod status;

@@ -33,7 +33,7 @@ pub struct ServerOptions {
     pub connections_max: usize,
     /// Most bytes of replies queued for one connection before it is no longer read from. Default: 4 MiB, several times what a
     /// socket takes at once, so that the bound never slows a client that reads.
-    pub outbox_bytes_max: usize,
+    pub reply_bytes_max: usize,
     /// Most requests that one identity may have waiting; one more closes its connection. Default: 131 072, more than a
     /// scheduler with a hundred thousand tasks under way has.
     pub waits_max: usize,
@@ -79,7 +79,7 @@ impl Default for ServerOptions {
             worker_threads: std::thread::available_parallelism().map_or(1, usize::from).min(4),
             object_bytes_max: u64::MAX,
             connections_max: 16_384,
-            outbox_bytes_max: 4 << 20,
+            reply_bytes_max: 4 << 20,
             waits_max: 131_072,
             waits_total_max: 1 << 20,
             absent_identities_max: 16_384,

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::control::{Control, Signal};
-use super::outbox::{Outbox, OutboxParts, Reply};
+use super::reply_buffer::{Reply, ReplyBuffer, ReplyBufferParts};
 use crate::Ticket;
 use crate::wire::{RequestHeader, WireId};
 
@@ -27,7 +27,7 @@ struct State {
     /// The connection that has the identity now.
     attached: Option<Attached>,
     /// Replies that an earlier connection did not get to write.
-    unsent: Outbox,
+    unsent: ReplyBuffer,
     due: VecDeque<Due>,
     waits: HashMap<u64, Waiting>,
     wait_last: u64,
@@ -138,20 +138,20 @@ impl Session {
         state.signal_due();
     }
 
-    /// Moves what is due into the outbox until that holds `bytes_max`.
-    pub fn collect(&self, control: &Control, outbox: &mut Outbox, bytes_max: usize) -> Result<(), crate::Error> {
+    /// Moves what is due into the replies until that holds `bytes_max`.
+    pub fn collect(&self, control: &Control, replies: &mut ReplyBuffer, bytes_max: usize) -> Result<(), crate::Error> {
         let mut state = self.state.lock();
         if !state.unsent.is_empty() {
-            outbox.append(std::mem::take(&mut state.unsent));
+            replies.append(std::mem::take(&mut state.unsent));
         }
-        while outbox.len() < bytes_max {
+        while replies.len() < bytes_max {
             let Some(due) = state.due.pop_front() else {
                 control.lower(Signal::Due);
                 break;
             };
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             match due {
-                Due::Reply(reply) => outbox.push(reply),
+                Due::Reply(reply) => replies.push(reply),
                 Due::Failed { error, .. } => return Err(error),
             }
         }
@@ -231,7 +231,7 @@ impl Sessions {
 
     /// Detaches a connection that has ended; its unsent replies stay with the session. If the identity is absent now and has something
     /// to keep, returns the number of this absence, for [`end_if_absent`](Self::end_if_absent) after a while.
-    pub fn detach(&self, session: &Session, number: u64, unsent: Outbox) -> Option<Absence> {
+    pub fn detach(&self, session: &Session, number: u64, unsent: ReplyBuffer) -> Option<Absence> {
         let mut by_identity = self.by_identity.lock();
         let mut state = session.state.lock();
         state.unsent.append(unsent);
@@ -324,7 +324,7 @@ impl Sessions {
     }
 
     /// Begins the session of an identity that is not connected yet.
-    pub fn restore(&self, identity: Vec<u8>, unsent: Outbox) -> (Arc<Session>, Absence) {
+    pub fn restore(&self, identity: Vec<u8>, unsent: ReplyBuffer) -> (Arc<Session>, Absence) {
         let identity = identity.into_boxed_slice();
         let state = State { unsent, absences: 1, ..State::default() };
         let waiting = Arc::clone(&self.waiting);
@@ -339,7 +339,7 @@ impl Sessions {
 #[derive(Debug)]
 pub(super) struct SessionParts {
     pub identity: Vec<u8>,
-    pub unsent: OutboxParts,
+    pub unsent: ReplyBufferParts,
     /// In the order in which they were asked.
     pub waits: Vec<Wait>,
     /// How much longer its waits are kept, where it is absent.

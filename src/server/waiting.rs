@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::ServerState;
 use super::latency::{Latencies, Operation};
-use super::outbox::Reply;
+use super::reply_buffer::Reply;
 use super::session::{Due, Session, Wait};
 use crate::wire::{ReplyType, RequestHeader, WireId};
 use crate::{Error, Object, Parked};

@@ -8,7 +8,7 @@ use crate::client::*;
 #[test]
 fn a_client_that_does_not_read_its_replies_is_not_read_from() {
     const REQUESTS: u64 = 20_000;
-    let server = start_with(options().with(|options| options.outbox_bytes_max = 100_000));
+    let server = start_with(options().with(|options| options.reply_bytes_max = 100_000));
     server.store.put(&id(1), &[1; 1000], b"").unwrap();
     let mut client = server.client("one");
     let mut sender = client.socket.try_clone().unwrap();
@@ -40,7 +40,7 @@ fn a_client_that_does_not_read_its_replies_is_not_read_from() {
 /// Invariant 9: what is due to a client that does not read is references, and its own replies keep their order.
 #[test]
 fn replies_that_come_due_while_the_outbox_is_full_keep_their_order() {
-    let server = start_with(options().with(|options| options.outbox_bytes_max = 10_000));
+    let server = start_with(options().with(|options| options.reply_bytes_max = 10_000));
     let mut client = server.client("one");
     client.send(&(0..500).flat_map(|request| get(id(1), request)).collect::<Vec<_>>());
     eventually("waiting", || server.store.info().waiting_requests == 500);

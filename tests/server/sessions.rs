@@ -189,8 +189,8 @@ fn a_large_set_cut_off_by_a_reset_leaves_nothing() {
 #[test]
 fn replies_that_were_not_begun_are_kept_for_the_next_connection() {
     // With room for all of them, they are queued behind a reply that the sockets do not take; without, they wait in the session.
-    for outbox_bytes_max in [1 << 30, 1] {
-        let server = start_with(options().with(|options| options.outbox_bytes_max = outbox_bytes_max));
+    for reply_bytes_max in [1 << 30, 1] {
+        let server = start_with(options().with(|options| options.reply_bytes_max = reply_bytes_max));
         server.store.put(&id(1), &vec![1; 40 << 20], b"").unwrap();
         let mut client = server.client("one");
         client.send(&[get(id(2), 2), get(id(3), 3), get(id(4), 4)].concat());
@@ -201,7 +201,7 @@ fn replies_that_were_not_begun_are_kept_for_the_next_connection() {
         server.store.put(&id(3), &vec![3; 100_000], b"").unwrap();
         server.store.put(&id(4), b"", b"").unwrap();
         client.send(&delete(id(4), 5));
-        if outbox_bytes_max > 1 {
+        if reply_bytes_max > 1 {
             eventually("all handled", || !server.store.contains(&id(4)).unwrap());
         }
         client.reset();
@@ -210,7 +210,7 @@ fn replies_that_were_not_begun_are_kept_for_the_next_connection() {
         assert_eq!(client.receive(), reply(GET_OK, id(2), 2, b"two"));
         assert_eq!(client.receive(), reply(GET_OK, id(3), 3, &[3; 100_000]));
         assert_eq!(client.receive(), reply(GET_OK, id(4), 4, b""));
-        if outbox_bytes_max > 1 {
+        if reply_bytes_max > 1 {
             assert_eq!(client.receive(), reply(DEL_OK, id(4), 5, b""));
         }
         client.expect_silence();

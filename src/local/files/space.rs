@@ -32,7 +32,7 @@ pub(crate) const RESERVE_SEGMENTS: usize = 3;
 
 /// How much room there is, for those who use it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Free {
+pub(crate) enum FreeRoom {
     /// More than upkeep keeps free.
     Enough,
     Less,
@@ -176,14 +176,14 @@ impl Space {
     }
 
     /// How much room is left for puts, `holes_bytes` of it inside body segments.
-    pub fn free(&self, holes_bytes: u64) -> Free {
+    pub fn free(&self, holes_bytes: u64) -> FreeRoom {
         let part = |part: u64| (self.limit_bytes / part).saturating_sub(holes_bytes);
         if !self.has_ordinary_room(part(ROOM_LITTLE_PART)) {
-            Free::Little
+            FreeRoom::Little
         } else if !self.has_ordinary_room(part(ROOM_ENOUGH_PART)) {
-            Free::Less
+            FreeRoom::Less
         } else {
-            Free::Enough
+            FreeRoom::Enough
         }
     }
 
@@ -340,7 +340,7 @@ mod tests {
     fn room_inside_files_counts_for_those_who_use_it_up() {
         let room = LIMIT - RESERVE_SEGMENTS as u64 * Space::new(LIMIT).segment_bytes_max() - CATALOG_GROWTH;
         for (part, above, below) in
-            [(ROOM_ENOUGH_PART, Free::Enough, Free::Less), (ROOM_LITTLE_PART, Free::Less, Free::Little)]
+            [(ROOM_ENOUGH_PART, FreeRoom::Enough, FreeRoom::Less), (ROOM_LITTLE_PART, FreeRoom::Less, FreeRoom::Little)]
         {
             let space = Space::new(LIMIT);
             let _used = space.take(room - LIMIT / part).unwrap();
@@ -350,7 +350,7 @@ mod tests {
         }
         let full = Space::new(LIMIT);
         let _all = full.take(room).unwrap();
-        assert_eq!((full.free(0), full.free(LIMIT)), (Free::Little, Free::Enough));
+        assert_eq!((full.free(0), full.free(LIMIT)), (FreeRoom::Little, FreeRoom::Enough));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::local::journal::record::{HEADER_BYTES, RECORD_BYTES_MAX};
 use crate::local::journal::{Flags, Header, Kind, Lsn, Segment, SegmentKind, Segments, Step, Walk};
 use crate::local::opening::report::Report;
 use crate::local::opening::scan::{self, Scanned};
-use crate::local::opening::superseded::{Superseded, Superseder};
+use crate::local::opening::superseded::{Successor, Superseded};
 
 /// The state of a recovery under way.
 pub(in crate::local) struct Recovery<'a> {
@@ -323,7 +323,7 @@ impl<'a> Recovery<'a> {
     fn follow(&mut self, hint: &Hint, lsn: Lsn, hints: &[Hint]) -> Result<bool, Error> {
         let is_superseded = self.superseded.meet(lsn) || self.is_severed(hint.fingerprint, lsn)?;
         if !hint.supersedes.is_none() && (is_superseded || hint.kind != Kind::Void) {
-            let by = Superseder { fingerprint: hint.fingerprint, lsn };
+            let by = Successor { fingerprint: hint.fingerprint, lsn };
             self.superseded.insert(hint.supersedes, by, hints);
         }
         Ok(hint.kind.stores() && !is_superseded && !hint.flags.has(Flags::DETACHED))

@@ -9,7 +9,7 @@ use crate::local::journal::Lsn;
 
 /// A record that superseded an older one of its id.
 #[derive(Clone, Copy)]
-pub(in crate::local) struct Superseder {
+pub(in crate::local) struct Successor {
     pub fingerprint: u64,
     pub lsn: Lsn,
 }
@@ -18,7 +18,7 @@ pub(in crate::local) struct Superseder {
 #[derive(Default)]
 pub(in crate::local) struct Superseded {
     /// Those that recovery has not met yet, by segment and offset.
-    lsns: BTreeMap<u32, FxHashMap<u32, Superseder>>,
+    lsns: BTreeMap<u32, FxHashMap<u32, Successor>>,
     /// The oldest segment of which there is a file or a hint: older places are never met, and not kept.
     oldest: u32,
     /// By fingerprint, records that superseded a lost one. What the lost one superseded can be told only by comparing ids.
@@ -43,7 +43,7 @@ impl Superseded {
     }
 
     /// `by`, in the segment with these hints, superseded the record at `lsn`.
-    pub fn insert(&mut self, lsn: Lsn, by: Superseder, hints: &[Hint]) {
+    pub fn insert(&mut self, lsn: Lsn, by: Successor, hints: &[Hint]) {
         if lsn.segment() < self.oldest {
             return;
         }
@@ -59,7 +59,7 @@ impl Superseded {
         self.severed.get(&fingerprint).map(Vec::as_slice)
     }
 
-    fn sever(&mut self, by: Superseder) {
+    fn sever(&mut self, by: Successor) {
         self.severed.entry(by.fingerprint).or_default().push(by.lsn);
     }
 
@@ -95,8 +95,8 @@ mod tests {
         offsets.iter().map(hint).collect()
     }
 
-    fn by(fingerprint: u64, segment: u32, offset: u32) -> Superseder {
-        Superseder { fingerprint, lsn: Lsn::new(segment, offset) }
+    fn by(fingerprint: u64, segment: u32, offset: u32) -> Successor {
+        Successor { fingerprint, lsn: Lsn::new(segment, offset) }
     }
 
     #[test]

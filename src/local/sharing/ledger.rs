@@ -40,7 +40,7 @@ pub(crate) enum Lane {
 
 /// Why a record stands apart that was not pushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Held {
+pub(crate) enum Obstacle {
     /// Redis refuses it, though it takes others.
     Refused,
     /// The journal cannot be read there now.
@@ -52,13 +52,13 @@ pub(crate) enum Held {
 /// A record that stands apart.
 struct Apart {
     id: Vec<u8>,
-    way: Way,
+    fate: Fate,
 }
 
 /// What has become of a record that stands apart.
-enum Way {
+enum Fate {
     Held {
-        why: Held,
+        why: Obstacle,
         due: Instant,
         backoff: Backoff,
     },
@@ -83,7 +83,7 @@ struct Acknowledged {
 
 /// How far a walk through the journal has come, and when what it passed was acknowledged.
 #[derive(Debug)]
-struct Walk {
+struct Pass {
     /// Everything below was pushed, was overtaken, or stands apart.
     position: Lsn,
     acknowledged: VecDeque<Acknowledged>,
@@ -96,9 +96,9 @@ struct State {
     epoch: Epoch,
     /// Records below are clean, except those in the backlog and those apart.
     settled: Lsn,
-    tail: Walk,
+    tail: Pass,
     /// After a total loss of Redis: the records in this range are dirty again, whatever their flags say. What is new is pushed before them.
-    backlog: Option<(Range<Lsn>, Walk)>,
+    backlog: Option<(Range<Lsn>, Pass)>,
     apart: BTreeMap<Lsn, Apart>,
 }
 
@@ -123,10 +123,10 @@ pub(crate) struct Due {
     pub is_set_aside: bool,
 }
 
-impl Walk {
+impl Pass {
     /// `sent_below`: how far earlier opens may have sent.
     fn at(position: Lsn, sent_below: Lsn) -> Self {
-        Walk { position, acknowledged: VecDeque::new(), sent_below }
+        Pass { position, acknowledged: VecDeque::new(), sent_below }
     }
 
     /// Goes back to `from`, below which everything is settled: what was pushed since may be lost.
@@ -166,32 +166,32 @@ impl Walk {
 
 impl Apart {
     fn due(&self) -> Option<Instant> {
-        match self.way {
-            Way::Held { due, .. } | Way::Postponed { due } => Some(due),
-            Way::Lost | Way::Pushed { .. } => None,
+        match self.fate {
+            Fate::Held { due, .. } | Fate::Postponed { due } => Some(due),
+            Fate::Lost | Fate::Pushed { .. } => None,
         }
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        matches!(self.way, Way::Lost) || self.due().is_some_and(|due| due <= now)
+        matches!(self.fate, Fate::Lost) || self.due().is_some_and(|due| due <= now)
     }
 
     fn is_held(&self) -> bool {
-        matches!(self.way, Way::Held { .. })
+        matches!(self.fate, Fate::Held { .. })
     }
 
     fn is_pushed(&self) -> bool {
-        matches!(self.way, Way::Pushed { .. })
+        matches!(self.fate, Fate::Pushed { .. })
     }
 
     fn is_set_aside(&self) -> bool {
-        matches!(self.way, Way::Held { why: Held::SetAside, .. })
+        matches!(self.fate, Fate::Held { why: Obstacle::SetAside, .. })
     }
 }
 
 impl State {
     /// The backlog's walk, if `lsn` is in the backlog.
-    fn backlog_of(&mut self, lsn: Lsn) -> Option<&mut Walk> {
+    fn backlog_of(&mut self, lsn: Lsn) -> Option<&mut Pass> {
         self.backlog.as_mut().filter(|(range, _)| range.contains(&lsn)).map(|(_, walk)| walk)
     }
 }
@@ -202,9 +202,9 @@ impl Ledger {
         let everything = Some(Lsn::NONE..end).filter(|range| !range.is_empty());
         let (settled, backlog) = match settled {
             Some(settled) => (settled, None),
-            None => (end, everything.map(|range| (range, Walk::at(Lsn::NONE, Lsn::NONE)))),
+            None => (end, everything.map(|range| (range, Pass::at(Lsn::NONE, Lsn::NONE)))),
         };
-        let tail = Walk::at(settled, end);
+        let tail = Pass::at(settled, end);
         Ledger(Mutex::new(State { epoch: Epoch::default(), settled, tail, backlog, apart: BTreeMap::new() }))
     }
 
@@ -227,7 +227,7 @@ impl Ledger {
         if let Some((range, walk)) = &mut state.backlog {
             walk.restart(range.start);
         }
-        state.apart.values_mut().filter(|apart| apart.is_pushed()).for_each(|apart| apart.way = Way::Lost);
+        state.apart.values_mut().filter(|apart| apart.is_pushed()).for_each(|apart| apart.fate = Fate::Lost);
         state.epoch
     }
 
@@ -242,20 +242,20 @@ impl Ledger {
     pub fn lose_everything(&self, end: Lsn) {
         let mut state = self.0.lock();
         state.epoch.0 += 1;
-        state.backlog = Some(Lsn::NONE..end).filter(|it| !it.is_empty()).map(|it| (it, Walk::at(Lsn::NONE, Lsn::NONE)));
+        state.backlog = Some(Lsn::NONE..end).filter(|it| !it.is_empty()).map(|it| (it, Pass::at(Lsn::NONE, Lsn::NONE)));
         state.settled = state.settled.max(end);
-        state.tail = Walk::at(state.settled, state.tail.sent_below);
+        state.tail = Pass::at(state.settled, state.tail.sent_below);
         state.apart.clear();
     }
 
     /// Where the next batch is read, the tail before the backlog. None if both walks are at their ends.
     pub fn next(&self, epoch: Epoch, end: Lsn) -> Option<Next> {
         self.within(epoch, |state| {
-            let Walk { position: from, sent_below, .. } = state.tail;
+            let Pass { position: from, sent_below, .. } = state.tail;
             if from < end {
                 return Some(Next { lane: Lane::Tail, from, until: end, sent_below });
             }
-            let (range, Walk { position: from, sent_below, .. }) = state.backlog.as_ref()?;
+            let (range, Pass { position: from, sent_below, .. }) = state.backlog.as_ref()?;
             let next = Next { lane: Lane::Backlog, from: *from, until: range.end, sent_below: *sent_below };
             (*from < range.end).then_some(next)
         })
@@ -293,7 +293,7 @@ impl Ledger {
                 // The walks have settled what is around it: the record is kept apart until it is settled itself.
                 None => {
                     if was_apart || state.apart.len() < APART_MAX {
-                        state.apart.insert(lsn, Apart { id: id.to_vec(), way: Way::Pushed { at: now } });
+                        state.apart.insert(lsn, Apart { id: id.to_vec(), fate: Fate::Pushed { at: now } });
                     }
                 }
             }
@@ -306,25 +306,25 @@ impl Ledger {
     }
 
     /// Sets a record apart that could not be pushed, to be tried again later.
-    pub fn hold(&self, epoch: Epoch, lsn: Lsn, id: &[u8], why: Held) {
+    pub fn hold(&self, epoch: Epoch, lsn: Lsn, id: &[u8], why: Obstacle) {
         self.within(epoch, |state| {
-            let longest = if why == Held::SetAside { SET_ASIDE_RETRY_MAX } else { REFUSED_RETRY_MAX };
+            let longest = if why == Obstacle::SetAside { SET_ASIDE_RETRY_MAX } else { REFUSED_RETRY_MAX };
             let mut backoff = match state.apart.remove(&lsn) {
-                Some(Apart { way: Way::Held { why: before, backoff, .. }, .. }) if before == why => backoff,
+                Some(Apart { fate: Fate::Held { why: before, backoff, .. }, .. }) if before == why => backoff,
                 _ => Backoff::up_to(longest),
             };
             let wait = backoff.failed();
-            let wait = if why == Held::SetAside { wait.max(SET_ASIDE_RETRY_MIN) } else { wait };
-            let way = Way::Held { why, due: Instant::now() + wait, backoff };
-            state.apart.insert(lsn, Apart { id: id.to_vec(), way });
+            let wait = if why == Obstacle::SetAside { wait.max(SET_ASIDE_RETRY_MIN) } else { wait };
+            let fate = Fate::Held { why, due: Instant::now() + wait, backoff };
+            state.apart.insert(lsn, Apart { id: id.to_vec(), fate });
         });
     }
 
     /// Sets a record apart that is to be pushed after `wait`.
     pub fn postpone(&self, epoch: Epoch, lsn: Lsn, id: &[u8], wait: Duration) {
         self.within(epoch, |state| {
-            let way = Way::Postponed { due: Instant::now() + wait };
-            state.apart.insert(lsn, Apart { id: id.to_vec(), way });
+            let fate = Fate::Postponed { due: Instant::now() + wait };
+            state.apart.insert(lsn, Apart { id: id.to_vec(), fate });
         });
     }
 
@@ -334,7 +334,7 @@ impl Ledger {
         if state.apart.len() >= APART_MAX && !state.apart.contains_key(&lsn) {
             return false;
         }
-        let lost = || Apart { id: id.to_vec(), way: Way::Lost };
+        let lost = || Apart { id: id.to_vec(), fate: Fate::Lost };
         let apart = state.apart.entry(lsn).or_insert_with(lost);
         if apart.is_pushed() {
             *apart = lost();
@@ -359,7 +359,7 @@ impl Ledger {
     /// The oldest record that Redis refuses, due or not: pushed as a probe of whether Redis has room by now.
     pub fn oldest_refused(&self, epoch: Epoch) -> Due {
         self.within(epoch, |state| {
-            let refused = |apart: &Apart| matches!(apart.way, Way::Held { why: Held::Refused, .. });
+            let refused = |apart: &Apart| matches!(apart.fate, Fate::Held { why: Obstacle::Refused, .. });
             let first = state.apart.iter().find(|(_, apart)| refused(apart));
             Due {
                 records: first.map(|(lsn, apart)| (*lsn, apart.id.clone())).into_iter().collect(),
@@ -384,8 +384,8 @@ impl Ledger {
         let state = self.0.lock();
         let in_backlog = state.backlog.as_ref().is_some_and(|(range, _)| range.contains(&lsn));
         match state.apart.get(&lsn) {
-            Some(Apart { way: Way::Held { .. } | Way::Postponed { .. }, .. }) => false,
-            Some(Apart { way: Way::Lost | Way::Pushed { .. }, .. }) => true,
+            Some(Apart { fate: Fate::Held { .. } | Fate::Postponed { .. }, .. }) => false,
+            Some(Apart { fate: Fate::Lost | Fate::Pushed { .. }, .. }) => true,
             None => in_backlog || lsn < state.tail.sent_below,
         }
     }
@@ -431,7 +431,7 @@ impl Ledger {
                 range.start = range.start.max(settled);
             }
             state.backlog = state.backlog.take().filter(|(range, _)| !range.is_empty());
-            state.apart.retain(|_, apart| !matches!(apart.way, Way::Pushed { at } if at <= before));
+            state.apart.retain(|_, apart| !matches!(apart.fate, Fate::Pushed { at } if at <= before));
         });
     }
 
@@ -440,8 +440,8 @@ impl Ledger {
         let state = self.0.lock();
         let walks = [Some(&state.tail), state.backlog.as_ref().map(|(_, walk)| walk)];
         let walks = walks.into_iter().flatten().filter_map(|walk| walk.acknowledged.front().map(|it| it.until));
-        let apart = state.apart.values().filter_map(|apart| match apart.way {
-            Way::Pushed { at } => Some(at),
+        let apart = state.apart.values().filter_map(|apart| match apart.fate {
+            Fate::Pushed { at } => Some(at),
             _ => None,
         });
         walks.chain(apart).min().map(|at| at + settle)

@@ -12,3 +12,4 @@ pub(super) mod reaper;
 pub(super) mod reclaim;
 pub(crate) mod room;
 pub(super) mod sealer;
+mod sweep;

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::local::files::space::Free;
+use crate::local::files::space::FreeRoom;
 
 /// How often the price is adjusted.
 const ADJUST_EVERY: Duration = Duration::from_millis(4);
@@ -48,7 +48,7 @@ impl Default for Pace {
 
 impl Pace {
     /// Called before a put of so many bytes; `free` is called when the price is adjusted. Returns how long the put was held back, if it was.
-    pub fn hold_back(&self, bytes: u64, free: impl FnOnce() -> Free) -> Option<Duration> {
+    pub fn hold_back(&self, bytes: u64, free: impl FnOnce() -> FreeRoom) -> Option<Duration> {
         let wait = self.wait(self.begun.elapsed(), bytes, free);
         let wait = Some(wait).filter(|wait| *wait >= SLEEP_MIN)?;
         std::thread::sleep(wait);
@@ -56,7 +56,7 @@ impl Pace {
     }
 
     /// How long a put that comes `now` has to wait.
-    fn wait(&self, now: Duration, bytes: u64, free: impl FnOnce() -> Free) -> Duration {
+    fn wait(&self, now: Duration, bytes: u64, free: impl FnOnce() -> FreeRoom) -> Duration {
         let now_ns = now.as_nanos() as u64;
         let adjusted_ns = self.adjusted_ns.load(Ordering::Relaxed);
         let is_due = now_ns.saturating_sub(adjusted_ns) >= ADJUST_EVERY.as_nanos() as u64;
@@ -74,14 +74,14 @@ impl Pace {
         Duration::from_nanos(before.saturating_sub(now_ns)).min(SLEEP_MAX)
     }
 
-    fn adjust(&self, free: Free) {
+    fn adjust(&self, free: FreeRoom) {
         let price = self.price.load(Ordering::Relaxed);
         let adjusted = match free {
-            Free::Contested => (price + price / 4).clamp(PRICE_MIN, PRICE_CONTESTED_MAX),
-            Free::Little => (price + price / 4).clamp(PRICE_MIN, PRICE_MAX),
-            Free::Less => price.min(PRICE_MAX),
-            Free::Enough if price <= PRICE_MIN => 0,
-            Free::Enough => price.min(PRICE_MAX) / 4 * 3,
+            FreeRoom::Contested => (price + price / 4).clamp(PRICE_MIN, PRICE_CONTESTED_MAX),
+            FreeRoom::Little => (price + price / 4).clamp(PRICE_MIN, PRICE_MAX),
+            FreeRoom::Less => price.min(PRICE_MAX),
+            FreeRoom::Enough if price <= PRICE_MIN => 0,
+            FreeRoom::Enough => price.min(PRICE_MAX) / 4 * 3,
         };
         self.price.store(adjusted, Ordering::Relaxed);
     }
@@ -98,18 +98,18 @@ mod tests {
     #[test]
     fn puts_wait_while_room_is_little_and_no_longer_when_there_is_enough() {
         let pace = Pace::default();
-        assert_eq!(pace.wait(after(1), 1 << 20, || Free::Enough), Duration::ZERO);
+        assert_eq!(pace.wait(after(1), 1 << 20, || FreeRoom::Enough), Duration::ZERO);
         for n in 2..40 {
-            pace.wait(after(n), 0, || Free::Little);
+            pace.wait(after(n), 0, || FreeRoom::Little);
         }
-        pace.wait(after(40), 1 << 20, || Free::Less);
-        let held_back = pace.wait(after(40), 100, || Free::Less);
+        pace.wait(after(40), 1 << 20, || FreeRoom::Less);
+        let held_back = pace.wait(after(40), 100, || FreeRoom::Less);
         assert!(held_back > Duration::ZERO && held_back <= SLEEP_MAX, "{held_back:?}");
         for n in 41..200 {
-            pace.wait(after(n), 0, || Free::Enough);
+            pace.wait(after(n), 0, || FreeRoom::Enough);
         }
-        assert_eq!(pace.wait(after(200), 1 << 20, || Free::Enough), Duration::ZERO);
-        assert_eq!(pace.wait(after(200), 1 << 20, || Free::Enough), Duration::ZERO);
+        assert_eq!(pace.wait(after(200), 1 << 20, || FreeRoom::Enough), Duration::ZERO);
+        assert_eq!(pace.wait(after(200), 1 << 20, || FreeRoom::Enough), Duration::ZERO);
     }
 
     /// A large put that waits gets its room in the end, since small ones hardly go on meanwhile.
@@ -117,10 +117,10 @@ mod tests {
     fn while_somebody_waits_in_vain_even_a_small_put_waits_its_longest() {
         let pace = Pace::default();
         for n in 0..80 {
-            pace.wait(after(n), 300, || Free::Contested);
+            pace.wait(after(n), 300, || FreeRoom::Contested);
         }
-        assert_eq!(pace.wait(after(80), 300, || Free::Contested), SLEEP_MAX);
-        pace.wait(after(81), 0, || Free::Less);
+        assert_eq!(pace.wait(after(80), 300, || FreeRoom::Contested), SLEEP_MAX);
+        pace.wait(after(81), 0, || FreeRoom::Less);
         assert_eq!(pace.price.load(Ordering::Relaxed), PRICE_MAX);
     }
 }

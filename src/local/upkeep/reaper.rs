@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::expiry::Sweep;
+use super::sweep::Sweep;
 use crate::clock::Reading;
 use crate::error::Error;
 use crate::local::tier::LocalTier;
@@ -36,7 +36,7 @@ pub(in crate::local) fn spawn(tier: Arc<LocalTier>, stop: Receiver<()>) -> std::
 fn run(tier: &LocalTier, stop: &Receiver<()>) {
     let (mut reaped, mut released, mut clock_read) = (Instant::now(), Instant::now(), Instant::now());
     let mut sweep = Sweep::default();
-    let mut told = Told::default();
+    let mut told = FailureLog::default();
     let bytes_max = (tier.space.limit_bytes() / DEAD_PART).min(DEAD_BYTES_MAX);
     while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(TICK) {
         // What attached processes gave back of live bodies frees nothing yet, so it can wait.
@@ -71,9 +71,9 @@ fn run(tier: &LocalTier, stop: &Receiver<()>) {
 
 /// Whether a failure was logged: once, as all is tried again.
 #[derive(Default)]
-struct Told(bool);
+struct FailureLog(bool);
 
-impl Told {
+impl FailureLog {
     fn failed(&mut self, what: &str, error: &Error) {
         // `WritesRefused` is reported to callers, and the sealer tries as well. What a close interrupts, the next open does.
         if !matches!(error, Error::WritesRefused { .. } | Error::Closed) && !std::mem::replace(&mut self.0, true) {

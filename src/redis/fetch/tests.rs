@@ -178,7 +178,7 @@ fn a_key_of_another_type_refuses_only_itself() {
     assert!(fetched[0].as_ref().is_err_and(|refusal| refusal.contains("WRONGTYPE")), "{fetched:?}");
     assert!(matches!(&fetched[1], Ok(Fetched::Object(found)) if found.object == object("b")));
     let heads = heads(&mut world.link, &keys(), &["id", "b"]).unwrap();
-    assert!(heads[0].is_err() && matches!(heads[1], Ok(Some(Standing::Ours(_)))), "{heads:?}");
+    assert!(heads[0].is_err() && matches!(heads[1], Ok(Some(StoredValue::Ours(_)))), "{heads:?}");
 }
 
 // docs/replication.md, Pushing 7: a reader that misses a chunk reads the manifest again.
@@ -212,11 +212,11 @@ fn heads_tell_what_stands_there() {
     damaged[9] ^= 1;
     set_raw(&mut world.link, &keys().object(b"d"), &damaged);
     let found = heads(&mut world.link, &keys(), &["a", "b", "c", "d", "e"]).unwrap();
-    let found: Vec<Option<Standing>> = found.into_iter().map(Result::unwrap).collect();
-    assert!(matches!(found[0], Some(Standing::Ours(head)) if head.data_bytes == 4 && head.version == version(1)));
-    assert!(matches!(found[1], Some(Standing::Ours(head)) if head.kind == Kind::Tombstone));
-    assert_eq!(found[2], Some(Standing::Python { bytes: 10 }));
-    assert_eq!(found[3], Some(Standing::Damaged { bytes: 64 }));
+    let found: Vec<Option<StoredValue>> = found.into_iter().map(Result::unwrap).collect();
+    assert!(matches!(found[0], Some(StoredValue::Ours(head)) if head.data_bytes == 4 && head.version == version(1)));
+    assert!(matches!(found[1], Some(StoredValue::Ours(head)) if head.kind == Kind::Tombstone));
+    assert_eq!(found[2], Some(StoredValue::Python { bytes: 10 }));
+    assert_eq!(found[3], Some(StoredValue::Damaged { bytes: 64 }));
     assert_eq!(found[4], None);
 }
 
@@ -229,7 +229,7 @@ fn redis_alone_says_whether_a_deadline_is_over() {
         matches!(world.fetch(), Fetched::Object(VersionedObject { deadline_ms: 1, .. })),
         "by whatever clock it is over"
     );
-    assert_eq!(heads(&mut world.link, &keys(), &["id"]).unwrap(), [Ok(Some(Standing::Ours(head)))]);
+    assert_eq!(heads(&mut world.link, &keys(), &["id"]).unwrap(), [Ok(Some(StoredValue::Ours(head)))]);
     call(&mut world.link, &["PEXPIREAT", "t:6964", "1"]).unwrap();
     assert_eq!(world.fetch(), Fetched::Missing);
 }

@@ -11,7 +11,7 @@ use crate::redis::envelope::{Head, Kind, chunk_of};
 use crate::redis::fetch::{looked, looking};
 use crate::redis::link::Link;
 use crate::redis::pipeline::Reply;
-use crate::redis::standing::Standing;
+use crate::redis::stored_value::StoredValue;
 
 /// Most chunks in flight, 4 MiB: while Redis takes them, the next one is prepared.
 const CHUNKS_AHEAD_MAX: usize = 4;
@@ -129,7 +129,7 @@ impl Pusher {
         // If the manifest was replaced meanwhile, its chunks were set to expire, perhaps before they were made to stay here.
         let replies = link.run(&looking(&self.keys.object(id)))?;
         let standing = replies.first_chunk::<2>().map(looked);
-        if !matches!(standing, Some(Ok(Some(Standing::Ours(standing)))) if standing.version == head.version) {
+        if !matches!(standing, Some(Ok(Some(StoredValue::Ours(standing)))) if standing.version == head.version) {
             self.expire_chunks(link, id, &head)?;
         }
         Ok(Ok(()))

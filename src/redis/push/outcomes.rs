@@ -1,17 +1,17 @@
 //! What became of each write of a batch.
 
-use crate::redis::standing::Standing;
+use crate::redis::stored_value::StoredValue;
 
 /// The outcome of a write that Redis did not refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Pushed {
     Applied {
-        replaced: Option<Standing>,
+        replaced: Option<StoredValue>,
     },
     /// The same version stood there already.
     Same,
     /// A newer version stands there: nothing was changed.
-    Older(Standing),
+    Older(StoredValue),
     /// Without versions: nothing was changed, since others keep writing there, or their events were not heard yet. To be pushed a little later.
     Later,
     /// Without versions: nothing was changed, since the write does not count any more.

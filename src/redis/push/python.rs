@@ -15,7 +15,7 @@ use crate::redis::link::Link;
 use crate::redis::pipeline::{Reply, code};
 use crate::redis::python;
 use crate::redis::refusals::reply_of;
-use crate::redis::standing::Standing;
+use crate::redis::stored_value::StoredValue;
 
 /// Commands for one write: two that look at what stands there, one that overwrites or deletes it.
 const COMMANDS: usize = 3;
@@ -193,7 +193,7 @@ impl Pusher {
                 Ok(_) => {
                     self.counters_off.add(write.put_bytes(), replaced.and_then(|standing| standing.counted_bytes()));
                     outcomes.settle(*index, Ok(Pushed::Applied { replaced }));
-                    if let Some(Standing::Ours(head)) = replaced {
+                    if let Some(StoredValue::Ours(head)) = replaced {
                         chunked.push((*index, head));
                     }
                 }

@@ -85,7 +85,7 @@ impl World {
     }
 }
 
-fn applied(replaced: Option<Standing>) -> Result<Pushed, String> {
+fn applied(replaced: Option<StoredValue>) -> Result<Pushed, String> {
     Ok(Pushed::Applied { replaced })
 }
 
@@ -105,11 +105,11 @@ fn the_highest_version_wins() {
     let (old, middle, new) =
         (put("id", 5, &object("old")), put("id", 300, &object("middle")), put("id", 70_000, &object("new")));
     assert_eq!(world.push_one(middle.clone()), applied(None));
-    assert_eq!(world.push_one(old.clone()), Ok(Pushed::Older(Standing::Ours(head_of(&middle)))));
+    assert_eq!(world.push_one(old.clone()), Ok(Pushed::Older(StoredValue::Ours(head_of(&middle)))));
     assert_eq!(world.object("id"), Some(object("middle")));
     assert_eq!(world.push_one(middle.clone()), Ok(Pushed::Same));
-    assert_eq!(world.push_one(new.clone()), applied(Some(Standing::Ours(head_of(&middle)))));
-    assert_eq!(world.push_one(middle), Ok(Pushed::Older(Standing::Ours(head_of(&new)))));
+    assert_eq!(world.push_one(new.clone()), applied(Some(StoredValue::Ours(head_of(&middle)))));
+    assert_eq!(world.push_one(middle), Ok(Pushed::Older(StoredValue::Ours(head_of(&new)))));
     assert_eq!(world.object("id"), Some(object("new")));
 }
 
@@ -160,16 +160,16 @@ fn a_tombstone_beats_a_late_put_and_expires() {
     let mut world = world_with(|options| options.tombstone_ttl_seconds = 1000);
     let (first, last) = (put("id", 1, &object("x")), delete("id", 3));
     world.push_one(first.clone()).unwrap();
-    assert_eq!(world.push_one(last.clone()), applied(Some(Standing::Ours(head_of(&first)))));
+    assert_eq!(world.push_one(last.clone()), applied(Some(StoredValue::Ours(head_of(&first)))));
     assert_eq!(world.fetch("id"), Fetched::Tombstone(version(3)));
-    assert_eq!(world.push_one(put("id", 2, &object("late"))), Ok(Pushed::Older(Standing::Ours(head_of(&last)))));
+    assert_eq!(world.push_one(put("id", 2, &object("late"))), Ok(Pushed::Older(StoredValue::Ours(head_of(&last)))));
     assert_eq!(world.fetch("id"), Fetched::Tombstone(version(3)));
     let ttl = number(call(&mut world.link, &["PTTL", "t:6964"]));
     assert!((900_000..=1_000_000).contains(&ttl), "{ttl}");
     // A blind delete leaves one as well; a newer put stands upon it for ever.
     assert_eq!(world.push_one(delete("unseen", 3)), applied(None));
     assert_eq!(world.fetch("unseen"), Fetched::Tombstone(version(3)));
-    assert_eq!(world.push_one(put("id", 4, &object("new"))), applied(Some(Standing::Ours(head_of(&last)))));
+    assert_eq!(world.push_one(put("id", 4, &object("new"))), applied(Some(StoredValue::Ours(head_of(&last)))));
     assert_eq!(number(call(&mut world.link, &["PTTL", "t:6964"])), -1);
 }
 
@@ -178,7 +178,7 @@ fn a_delete_is_refused_where_a_newer_put_stands() {
     let mut world = world();
     let newer = put("id", 9, &object("x"));
     world.push_one(newer.clone()).unwrap();
-    assert_eq!(world.push_one(delete("id", 8)), Ok(Pushed::Older(Standing::Ours(head_of(&newer)))));
+    assert_eq!(world.push_one(delete("id", 8)), Ok(Pushed::Older(StoredValue::Ours(head_of(&newer)))));
     assert_eq!(world.object("id"), Some(object("x")));
 }
 
@@ -277,7 +277,7 @@ fn a_damaged_head_is_replaced() {
         set_raw(&mut world.link, "t:6964", &value);
         assert!(matches!(world.fetch("id"), Fetched::Damaged { .. }));
         let pushed = world.push_one(write);
-        assert!(matches!(pushed, Ok(Pushed::Applied { replaced: Some(Standing::Damaged { .. }) })), "{pushed:?}");
+        assert!(matches!(pushed, Ok(Pushed::Applied { replaced: Some(StoredValue::Damaged { .. }) })), "{pushed:?}");
         // Nor where it states the same version.
         let write = put("id", 9, &object("x"));
         world.push_one(write.clone()).unwrap();
@@ -318,7 +318,7 @@ fn a_python_value_is_replaced_by_any_version() {
     let mut world = world();
     for write in [put("id", 0, &object("ours")), delete("id", 0)] {
         set_raw(&mut world.link, "t:6964", b"\x02\0\0\0mddata");
-        assert_eq!(world.push_one(write), applied(Some(Standing::Python { bytes: 10 })));
+        assert_eq!(world.push_one(write), applied(Some(StoredValue::Python { bytes: 10 })));
     }
 }
 
@@ -327,10 +327,10 @@ fn with_python_values_the_last_to_reach_redis_wins() {
     let mut world = world_with(|options| options.value_format = ValueFormat::Python);
     assert_eq!(world.push_one(put("id", 9, &object("first"))), applied(None));
     assert_eq!(raw(&mut world.link, "t:6964"), b"\x08\0\0\0metadatafirst");
-    assert_eq!(world.push_one(put("id", 3, &object("last"))), applied(Some(Standing::Python { bytes: 17 })));
+    assert_eq!(world.push_one(put("id", 3, &object("last"))), applied(Some(StoredValue::Python { bytes: 17 })));
     assert_eq!(world.fetch("id"), Fetched::Python(object("last")));
     assert_eq!(world.counters(), (1, 12));
-    assert_eq!(world.push_one(delete("id", 1)), applied(Some(Standing::Python { bytes: 16 })));
+    assert_eq!(world.push_one(delete("id", 1)), applied(Some(StoredValue::Python { bytes: 16 })));
     assert_eq!(world.fetch("id"), Fetched::Missing);
     assert_eq!(world.counters(), (0, 0));
     let heard = [(Op::Put, "id".into(), 9), (Op::Put, "id".into(), 3), (Op::Delete, "id".into(), 1)];
@@ -410,7 +410,7 @@ fn a_python_value_that_is_pushed_again_undoes_nothing_that_others_did_meanwhile(
     let repeats = [again("a"), again("b"), again("overruled")];
     let pushed = world.pusher.push_while(&mut world.link, &repeats, &ears, || ()).unwrap();
     assert_eq!(pushed[0], applied(None));
-    assert_eq!(pushed[1], applied(Some(Standing::Python { bytes: 6 })), "after it was written no more");
+    assert_eq!(pushed[1], applied(Some(StoredValue::Python { bytes: 6 })), "after it was written no more");
     assert_eq!(pushed[2], Ok(Pushed::Overtaken));
     drop(ears);
     assert_eq!(writes, 0);
@@ -453,7 +453,7 @@ fn out_of_memory_deletes_of_python_values_still_pass() {
     call(&mut world.link, &["CONFIG", "SET", "maxmemory", "1"]).unwrap();
     let pushed = world.push(&[put("new", 2, &object("new")), delete("standing", 2), delete("unseen", 2)]);
     assert!(pushed[0].as_ref().is_err_and(|refusal| refusal.starts_with("OOM")), "{pushed:?}");
-    assert_eq!(pushed[1], applied(Some(Standing::Python { bytes: 13 })));
+    assert_eq!(pushed[1], applied(Some(StoredValue::Python { bytes: 13 })));
     assert_eq!(pushed[2], applied(None));
     assert_eq!(world.fetch("standing"), Fetched::Missing);
     assert_eq!(world.heard(), [(Op::Delete, "standing".into(), 2), (Op::Delete, "unseen".into(), 2)]);

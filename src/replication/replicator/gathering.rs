@@ -6,7 +6,7 @@ use super::Replicator;
 use crate::error::Error;
 use crate::id::ObjectId;
 use crate::local::ledger::Due;
-use crate::local::{Budget, Dirty, DirtyRecords, Held, Lane, Lsn, Next, RecordFilter};
+use crate::local::{Budget, Dirty, DirtyRecords, Lane, Lsn, Next, Obstacle, RecordFilter};
 use crate::redis::{Body, Outgoing, What};
 use crate::replication::TieredBackend;
 use crate::replication::caution::{Bounds, Caution};
@@ -110,7 +110,7 @@ impl Replicator<'_> {
     /// Sets a record apart that cannot be read now.
     pub(super) fn unreadable(&self, lsn: Lsn, id: &[u8], error: &Error) {
         tracing::warn!("{error}; object {} stays here until it can be read, and is pushed then", ObjectId::new(id));
-        self.outbox.ledger.hold(self.epoch, lsn, id, Held::Unreadable);
+        self.outbox.ledger.hold(self.epoch, lsn, id, Obstacle::Unreadable);
     }
 
     /// The records apart that are due.

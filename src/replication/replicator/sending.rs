@@ -6,8 +6,8 @@ use super::gathering::{BUDGET, Batch, BatchKind, EXTRA_MAX, ReadAhead, Sending, 
 use super::{COMPLAIN_EVERY, IN_FLIGHT_WAIT, Replicator};
 use crate::error::Error;
 use crate::id::ObjectId;
-use crate::local::{Budget, DeleteRetry, Held, Lane, Lsn, Next, RecordFilter, RepeatedPut};
-use crate::redis::{Outgoing, Pushed, Standing, What};
+use crate::local::{Budget, DeleteRetry, Lane, Lsn, Next, Obstacle, RecordFilter, RepeatedPut};
+use crate::redis::{Outgoing, Pushed, StoredValue, What};
 use crate::version::Version;
 
 /// How Redis's error begins when it is full.
@@ -117,7 +117,7 @@ impl Replicator<'_> {
                 ledger.overtaken(self.epoch, lsn);
             }
             Err(reason) => {
-                ledger.hold(self.epoch, lsn, &write.id, Held::Refused);
+                ledger.hold(self.epoch, lsn, &write.id, Obstacle::Refused);
                 self.backend.counters.refusals.add(1);
                 self.backend.health.refused(&reason);
                 if reason.starts_with(OUT_OF_MEMORY) && self.full.remaining().is_zero() {
@@ -143,7 +143,7 @@ impl Replicator<'_> {
         lsn: Lsn,
         write: &Outgoing<'_>,
         by: Version,
-        standing: &Standing,
+        standing: &StoredValue,
     ) -> Result<(), Error> {
         let tier = self.backend.tier()?;
         let may_have_stood = write.version.node != self.node || self.outbox.ledger.may_have_stood(lsn);
@@ -205,6 +205,6 @@ impl Replicator<'_> {
         );
         self.alone = (Lsn::default(), 0);
         self.extra_max = EXTRA_MAX;
-        self.outbox.ledger.hold(self.outbox.ledger.epoch(), lsn, id, Held::SetAside);
+        self.outbox.ledger.hold(self.outbox.ledger.epoch(), lsn, id, Obstacle::SetAside);
     }
 }

@@ -4,7 +4,7 @@ use super::Replicator;
 use crate::error::Error;
 use crate::id::ObjectId;
 use crate::local::{Dirty, Lsn};
-use crate::redis::{Notice, Standing, claim, heads, publish};
+use crate::redis::{Notice, StoredValue, claim, heads, publish};
 use crate::replication::wants::Why;
 
 /// Most wanted ids that are handled between two batches, in each direction.
@@ -71,11 +71,11 @@ impl Replicator<'_> {
 
     /// Whether Redis has it already, or the journal brings it there: a delete that was never pushed must not overtake those who ask Redis about
     /// its id, which the ordinary way sees to.
-    pub(super) fn is_needless(&self, dirty: &Dirty, why: Why, standing: Option<Standing>) -> bool {
+    pub(super) fn is_needless(&self, dirty: &Dirty, why: Why, standing: Option<StoredValue>) -> bool {
         let stands = match standing {
-            Some(Standing::Ours(head)) => head.version >= dirty.version,
-            Some(Standing::Python { .. }) => self.backend.is_unversioned(),
-            Some(Standing::Damaged { .. }) | None => false,
+            Some(StoredValue::Ours(head)) => head.version >= dirty.version,
+            Some(StoredValue::Python { .. }) => self.backend.is_unversioned(),
+            Some(StoredValue::Damaged { .. }) | None => false,
         };
         let is_on_its_way = || dirty.lsn != Lsn::default() && self.outbox.is_dirty(dirty.lsn, false);
         (stands && why != Why::Damaged) || (dirty.put.is_none() && (is_on_its_way() || self.backend.is_unversioned()))

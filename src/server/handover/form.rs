@@ -13,7 +13,7 @@ use serde_bytes::ByteBuf;
 
 use super::{Arriving, Handover, Introduction, PausedConnection, Requests, Stage, nameless};
 use crate::server::listener::Socket;
-use crate::server::outbox::OutboxParts;
+use crate::server::reply_buffer::ReplyBufferParts;
 use crate::server::session::{SessionParts, Wait};
 use crate::server::websocket::WebSocketParts;
 use crate::wire::{Expected, RequestHeader};
@@ -45,11 +45,11 @@ struct ConnectionForm {
 #[derive(Serialize, Deserialize)]
 enum StageForm {
     Greeting { kept: ByteBuf, answered: bool },
-    Requests { kept: ByteBuf, expected: Expected, arriving: Option<(RequestHeader, usize)>, outbox: OutboxForm },
+    Requests { kept: ByteBuf, expected: Expected, arriving: Option<(RequestHeader, usize)>, replies: ReplyBufferForm },
 }
 
 #[derive(Serialize, Deserialize)]
-struct OutboxForm {
+struct ReplyBufferForm {
     begun: Vec<Payload>,
     copied: ByteBuf,
     shared: Vec<(usize, Payload)>,
@@ -64,7 +64,7 @@ enum Payload {
 #[derive(Serialize, Deserialize)]
 struct SessionForm {
     identity: ByteBuf,
-    unsent: OutboxForm,
+    unsent: ReplyBufferForm,
     waits: Vec<Wait>,
     absent_for_ms: Option<u64>,
     connection: Option<u64>,
@@ -149,14 +149,14 @@ impl<'a> Descriptors<'a> {
             Stage::Greeting(Introduction { kept, answered }) => {
                 StageForm::Greeting { kept: ByteBuf::from(kept.to_vec()), answered: *answered }
             }
-            Stage::Requests(Requests { kept, expected, arriving, outbox }) => {
+            Stage::Requests(Requests { kept, expected, arriving, replies }) => {
                 let arriving = arriving.as_ref();
                 StageForm::Requests {
                     kept: ByteBuf::from(kept.to_vec()),
                     expected: *expected,
                     arriving: arriving
                         .map(|arriving| (arriving.header, self.add(Descriptor::Lent(arriving.written.as_fd())))),
-                    outbox: self.outbox(outbox)?,
+                    replies: self.replies(replies)?,
                 }
             }
         };
@@ -174,18 +174,18 @@ impl<'a> Descriptors<'a> {
         let SessionParts { identity, unsent, waits, absent_for } = session;
         Ok(SessionForm {
             identity: ByteBuf::from(identity.clone()),
-            unsent: self.outbox(unsent)?,
+            unsent: self.replies(unsent)?,
             waits: waits.clone(),
             absent_for_ms: absent_for.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             connection,
         })
     }
 
-    fn outbox(&mut self, outbox: &OutboxParts) -> io::Result<OutboxForm> {
-        let OutboxParts { begun, copied, shared } = outbox;
+    fn replies(&mut self, replies: &ReplyBufferParts) -> io::Result<ReplyBufferForm> {
+        let ReplyBufferParts { begun, copied, shared } = replies;
         let begun = begun.iter().map(|bytes| self.payload(bytes)).collect::<io::Result<_>>()?;
         let shared = shared.iter().map(|(at, bytes)| Ok((*at, self.payload(bytes)?))).collect::<io::Result<_>>()?;
-        Ok(OutboxForm { begun, copied: ByteBuf::from(copied.clone()), shared })
+        Ok(ReplyBufferForm { begun, copied: ByteBuf::from(copied.clone()), shared })
     }
 
     fn payload(&mut self, bytes: &Bytes) -> io::Result<Payload> {
@@ -215,13 +215,13 @@ impl Arrived {
             StageForm::Greeting { kept, answered } => {
                 Stage::Greeting(Introduction { kept: BytesMut::from(kept.as_slice()), answered })
             }
-            StageForm::Requests { kept, expected, arriving, outbox } => {
+            StageForm::Requests { kept, expected, arriving, replies } => {
                 let arriving = match arriving {
                     Some((header, written)) => Some(Arriving { header, written: File::from(self.take(written)?) }),
                     None => None,
                 };
-                let (kept, outbox) = (BytesMut::from(kept.as_slice()), self.outbox(outbox)?);
-                Stage::Requests(Requests { kept, expected, arriving, outbox })
+                let (kept, replies) = (BytesMut::from(kept.as_slice()), self.replies(replies)?);
+                Stage::Requests(Requests { kept, expected, arriving, replies })
             }
         };
         Ok(PausedConnection { number, peer, socket, web_socket, stage })
@@ -229,17 +229,17 @@ impl Arrived {
 
     fn session(&mut self, form: SessionForm) -> io::Result<(SessionParts, Option<u64>)> {
         let SessionForm { identity, unsent, waits, absent_for_ms, connection } = form;
-        let unsent = self.outbox(unsent)?;
+        let unsent = self.replies(unsent)?;
         let absent_for = absent_for_ms.map(Duration::from_millis);
         Ok((SessionParts { identity: identity.into_vec(), unsent, waits, absent_for }, connection))
     }
 
-    fn outbox(&mut self, form: OutboxForm) -> io::Result<OutboxParts> {
-        let OutboxForm { begun, copied, shared } = form;
+    fn replies(&mut self, form: ReplyBufferForm) -> io::Result<ReplyBufferParts> {
+        let ReplyBufferForm { begun, copied, shared } = form;
         let begun = begun.into_iter().map(|payload| self.payload(payload)).collect::<io::Result<_>>()?;
         let shared =
             shared.into_iter().map(|(at, payload)| Ok((at, self.payload(payload)?))).collect::<io::Result<_>>()?;
-        Ok(OutboxParts { begun, copied: copied.into_vec(), shared })
+        Ok(ReplyBufferParts { begun, copied: copied.into_vec(), shared })
     }
 
     fn payload(&mut self, payload: Payload) -> io::Result<Bytes> {

@@ -20,7 +20,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::address::Address;
 use super::listener::Socket;
-use super::outbox::OutboxParts;
+use super::reply_buffer::ReplyBufferParts;
 use super::session::SessionParts;
 use super::websocket::WebSocketParts;
 use crate::wire::{Expected, RequestHeader};
@@ -85,7 +85,7 @@ pub(super) struct Requests {
     pub kept: BytesMut,
     pub expected: Expected,
     pub arriving: Option<Arriving>,
-    pub outbox: OutboxParts,
+    pub replies: ReplyBufferParts,
 }
 
 /// A set whose payload has come in part, which stands in a file without a name.

@@ -11,7 +11,7 @@ use super::{Handover, Stage};
 use crate::ObjectStore;
 use crate::server::connection::{self, hold_for};
 use crate::server::listener::Listener;
-use crate::server::outbox::Outbox;
+use crate::server::reply_buffer::ReplyBuffer;
 use crate::server::session::{Session, SessionParts};
 use crate::server::{Server, ServerError, ServerOptions, ServerState, begin_on};
 
@@ -95,9 +95,9 @@ impl Server {
 /// Begins a session again, and parks what waits in it.
 fn restore(shared: &Arc<ServerState>, parts: SessionParts, is_connected: bool) -> Arc<Session> {
     let SessionParts { identity, unsent, waits, absent_for } = parts;
-    let unsent = Outbox::from_parts(unsent).unwrap_or_else(|| {
+    let unsent = ReplyBuffer::from_parts(unsent).unwrap_or_else(|| {
         tracing::error!("the replies to {} are lost: they do not fit together", identity.escape_ascii());
-        Outbox::default()
+        ReplyBuffer::default()
     });
     let (session, absence) = shared.sessions.restore(identity, unsent);
     for wait in waits {

@@ -46,7 +46,7 @@ fn what_was_acknowledged_is_settled_when_its_time_is_over_and_not_before() {
 fn after_a_cut_everything_unsettled_goes_again() {
     let (ledger, epoch) = ledger();
     let start = Instant::now();
-    ledger.hold(epoch, at(50), b"late", Held::Refused);
+    ledger.hold(epoch, at(50), b"late", Obstacle::Refused);
     pass(&ledger, epoch, 200, start);
     ledger.settle(epoch, second(start, 60), SETTLE);
     assert_eq!(ledger.replicated(), at(50), "what is apart stays dirty");
@@ -114,8 +114,8 @@ fn refused_postponed_and_lost_are_told_apart() {
     ledger.postpone(epoch, at(1), b"postponed", Duration::ZERO);
     assert_eq!(ledger.held_count(), 0, "that is no failure");
     assert!(ledger.lose(at(2), b"lost"));
-    ledger.hold(epoch, at(3), b"refused", Held::Refused);
-    ledger.hold(epoch, at(4), b"large", Held::SetAside);
+    ledger.hold(epoch, at(3), b"refused", Obstacle::Refused);
+    ledger.hold(epoch, at(4), b"large", Obstacle::SetAside);
     assert_eq!(ledger.held_count(), 2);
     let later = second(now, 3600);
     let due: Vec<_> = ledger.due(epoch, later, 9).records.into_iter().map(|(lsn, _)| lsn).collect();
@@ -134,7 +134,7 @@ fn what_stands_apart_is_bounded() {
     let (ledger, epoch) = ledger();
     for number in 0..APART_MAX as u32 {
         assert!(!ledger.is_full());
-        ledger.hold(epoch, at(number), b"id", Held::Refused);
+        ledger.hold(epoch, at(number), b"id", Obstacle::Refused);
     }
     assert!(ledger.is_full() && !ledger.lose(at(u32::MAX), b"id") && ledger.lose(at(0), b"id"));
 }
@@ -157,7 +157,7 @@ fn what_redis_has_answered_to_may_have_stood_there_unless_it_was_refused() {
     assert!(!ledger.may_have_stood(at(3)), "it was sent once, in this epoch");
     let epoch = ledger.push_again();
     assert!(ledger.may_have_stood(at(3)) && !ledger.may_have_stood(at(5)));
-    ledger.hold(epoch, at(3), b"id", Held::Refused);
+    ledger.hold(epoch, at(3), b"id", Obstacle::Refused);
     ledger.postpone(epoch, at(4), b"id", Duration::ZERO);
     assert!(!ledger.may_have_stood(at(3)) && !ledger.may_have_stood(at(4)));
     assert!(ledger.lose(at(1), b"id") && ledger.may_have_stood(at(1)));

@@ -35,7 +35,7 @@ fn the_chunks_of_a_replaced_manifest_expire() {
         let replaced = put("id", 1, &large(1));
         world.push_one(replaced.clone()).unwrap();
         let old_keys = world.chunk_keys();
-        assert_eq!(world.push_one(write.clone()), applied(Some(Standing::Ours(head_of(&replaced)))));
+        assert_eq!(world.push_one(write.clone()), applied(Some(StoredValue::Ours(head_of(&replaced)))));
         for key in old_keys {
             let ttl = number(call(&mut world.link, &["TTL", &key]));
             assert!((1..=60).contains(&ttl), "{key}: {ttl}");
@@ -104,7 +104,7 @@ fn a_large_object_that_is_refused_as_older_leaves_chunks_that_expire() {
     let mut world = world();
     let newer = put("id", 2, &object("small"));
     world.push_one(newer.clone()).unwrap();
-    assert_eq!(world.push_one(put("id", 1, &large(1))), Ok(Pushed::Older(Standing::Ours(head_of(&newer)))));
+    assert_eq!(world.push_one(put("id", 1, &large(1))), Ok(Pushed::Older(StoredValue::Ours(head_of(&newer)))));
     assert!(ttls(&mut world).iter().all(|ttl| (1..=3600).contains(ttl)));
 }
 

@@ -14,7 +14,7 @@ use crate::wire::{ReplyHead, ReplyType, WireId};
 /// Payloads up to this length are copied behind their header, which costs less than one more slice in the system call.
 const PAYLOAD_BYTES_COPIED_MAX: usize = 4 << 10;
 
-/// How much of its buffer an empty outbox keeps: enough for the replies to a batch of small requests.
+/// How much memory an empty one keeps: enough for the replies to a batch of small requests.
 const EMPTY_BYTES_MAX: usize = 32 << 10;
 
 /// Written bytes are removed from the front of the buffer once there are this many.
@@ -23,7 +23,7 @@ const WRITTEN_BYTES_MAX: usize = 64 << 10;
 /// Most slices in one system call.
 const PIECES_MAX: usize = 64;
 
-/// A reply that is not in an outbox yet. Its payload shares the stored bytes.
+/// A reply that is not in a reply buffer yet. Its payload shares the stored bytes.
 #[derive(Debug)]
 pub(super) struct Reply {
     id: WireId,
@@ -41,7 +41,7 @@ impl Reply {
 /// Replies to be written to a client: headers and small payloads in one contiguous buffer, interleaved with large payloads that
 /// share the stored bytes.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(super) struct ReplyBuffer {
     /// Starts with a reply's header.
     copied: Vec<u8>,
     copied_written: usize,
@@ -57,9 +57,9 @@ struct OutboxState {
     bytes: Bytes,
 }
 
-/// An outbox as one process leaves it to another.
+/// A reply buffer as one process leaves it to another.
 #[derive(Debug, Default)]
-pub(super) struct OutboxParts {
+pub(super) struct ReplyBufferParts {
     /// The rest of a reply that is partly written.
     pub begun: Vec<Bytes>,
     /// Headers and small payloads of the replies behind it.
@@ -68,7 +68,7 @@ pub(super) struct OutboxParts {
     pub shared: Vec<(usize, Bytes)>,
 }
 
-impl Outbox {
+impl ReplyBuffer {
     /// How many bytes are not written yet.
     pub fn len(&self) -> usize {
         self.unwritten
@@ -97,8 +97,8 @@ impl Outbox {
         }
     }
 
-    /// Appends the replies of another outbox, of which nothing is written yet.
-    pub fn append(&mut self, other: Outbox) {
+    /// Appends the replies of another one, of which nothing is written yet.
+    pub fn append(&mut self, other: ReplyBuffer) {
         let offset = self.copied.len();
         self.unwritten += other.unwritten;
         self.copied.extend_from_slice(&other.copied);
@@ -106,7 +106,7 @@ impl Outbox {
     }
 
     /// Takes it apart for another process.
-    pub fn into_parts(mut self) -> OutboxParts {
+    pub fn into_parts(mut self) -> ReplyBufferParts {
         // A reply that is partly written goes in front, as one piece of bytes.
         let start = self.reply_border(|border| border >= self.copied_written);
         let mut begun = Vec::new();
@@ -121,22 +121,22 @@ impl Outbox {
         begun.retain(|piece| !piece.is_empty());
         let shared = self.shared.into_iter().map(|shared| (shared.at - start, shared.bytes)).collect();
         self.copied.drain(..start);
-        OutboxParts { begun, copied: self.copied, shared }
+        ReplyBufferParts { begun, copied: self.copied, shared }
     }
 
     /// Puts together what another process has taken apart. None where the parts do not fit.
-    pub fn from_parts(parts: OutboxParts) -> Option<Outbox> {
-        let OutboxParts { begun, copied, shared } = parts;
+    pub fn from_parts(parts: ReplyBufferParts) -> Option<ReplyBuffer> {
+        let ReplyBufferParts { begun, copied, shared } = parts;
         let begun = begun.into_iter().map(|bytes| (0, bytes));
         let shared: VecDeque<_> = begun.chain(shared).map(|(at, bytes)| OutboxState { at, bytes }).collect();
         let fits = shared.iter().map(|shared| shared.at).is_sorted()
             && shared.iter().all(|shared| shared.at <= copied.len() && !shared.bytes.is_empty());
         let unwritten = copied.len() + shared.iter().map(|shared| shared.bytes.len()).sum::<usize>();
-        fits.then_some(Outbox { copied, copied_written: 0, shared, unwritten, unflushed: unwritten > 0 })
+        fits.then_some(ReplyBuffer { copied, copied_written: 0, shared, unwritten, unflushed: unwritten > 0 })
     }
 
     /// Keeps only the replies of which no byte is written. One that is half written is lost with its connection.
-    pub fn into_unstarted(mut self) -> Outbox {
+    pub fn into_unstarted(mut self) -> ReplyBuffer {
         let start = self.reply_border(|border| border >= self.copied_written);
         self.copied.drain(..start);
         self.shared.retain_mut(|shared| {
@@ -146,7 +146,7 @@ impl Outbox {
             keep
         });
         let unwritten = self.copied.len() + self.shared.iter().map(|shared| shared.bytes.len()).sum::<usize>();
-        Outbox { copied_written: 0, unwritten, unflushed: false, ..self }
+        ReplyBuffer { copied_written: 0, unwritten, unflushed: false, ..self }
     }
 
     /// Writes as much as the transport takes, or a turn's worth; ready when all of it is written and flushed.

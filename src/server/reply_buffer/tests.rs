@@ -62,9 +62,9 @@ fn encoded(number: u64) -> Vec<u8> {
     if reply.payload.is_empty() { head[..ReplyHead::BYTES].to_vec() } else { [&head[..], &reply.payload].concat() }
 }
 
-fn write_some(outbox: &mut Outbox, sink: &mut Sink) -> bool {
+fn write_some(replies: &mut ReplyBuffer, sink: &mut Sink) -> bool {
     let mut context = Context::from_waker(Waker::noop());
-    match outbox.poll_write_all(Pin::new(sink), &mut context) {
+    match replies.poll_write_all(Pin::new(sink), &mut context) {
         Poll::Ready(result) => result.is_ok(),
         Poll::Pending => false,
     }
@@ -73,37 +73,37 @@ fn write_some(outbox: &mut Outbox, sink: &mut Sink) -> bool {
 #[test]
 fn everything_is_written_in_order_however_little_is_taken_at_a_time() {
     for bytes_each in [7, 88, 1000, 70_000, usize::MAX] {
-        let mut outbox = Outbox::default();
+        let mut replies = ReplyBuffer::default();
         let mut sink = Sink { taken: Vec::new(), bytes_each, full: false };
         let mut expected = Vec::new();
         for number in 0..24 {
-            outbox.push(reply(number));
+            replies.push(reply(number));
             expected.extend(encoded(number));
-            write_some(&mut outbox, &mut sink);
-            assert_eq!(outbox.len(), expected.len() - sink.taken.len());
+            write_some(&mut replies, &mut sink);
+            assert_eq!(replies.len(), expected.len() - sink.taken.len());
         }
-        while !write_some(&mut outbox, &mut sink) {}
+        while !write_some(&mut replies, &mut sink) {}
         assert!(sink.taken == expected, "{bytes_each}");
-        assert!(outbox.is_empty() && outbox.copied.capacity() <= EMPTY_BYTES_MAX);
+        assert!(replies.is_empty() && replies.copied.capacity() <= EMPTY_BYTES_MAX);
     }
 }
 
 #[test]
-fn an_outbox_that_is_never_empty_does_not_grow() {
-    let mut outbox = Outbox::default();
+fn a_buffer_that_is_never_empty_does_not_grow() {
+    let mut replies = ReplyBuffer::default();
     let mut sink = Sink { taken: Vec::new(), bytes_each: 13_000, full: false };
     let (mut expected, mut number) = (Vec::new(), 0);
     for _ in 0..2000 {
-        while outbox.len() < 200_000 {
-            outbox.push(reply(number));
+        while replies.len() < 200_000 {
+            replies.push(reply(number));
             expected.extend(encoded(number));
             number += 1;
         }
-        write_some(&mut outbox, &mut sink);
-        assert!(!outbox.is_empty());
-        assert!(outbox.copied.len() < 400_000, "{}", outbox.copied.len());
+        write_some(&mut replies, &mut sink);
+        assert!(!replies.is_empty());
+        assert!(replies.copied.len() < 400_000, "{}", replies.copied.len());
     }
-    while !write_some(&mut outbox, &mut sink) {}
+    while !write_some(&mut replies, &mut sink) {}
     assert!(sink.taken == expected);
 }
 
@@ -118,16 +118,16 @@ fn what_is_unstarted_is_every_reply_of_which_no_byte_is_written() {
         .collect();
     let all: Vec<u8> = (0..16).flat_map(encoded).collect();
     for written in (0..all.len()).step_by(997).chain(borders.iter().copied()).chain([all.len()]) {
-        let mut outbox = Outbox::default();
-        (0..16).for_each(|number| outbox.push(reply(number)));
+        let mut replies = ReplyBuffer::default();
+        (0..16).for_each(|number| replies.push(reply(number)));
         if written > 0 {
             let mut sink = Sink { taken: Vec::new(), bytes_each: written, full: true };
-            write_some(&mut outbox, &mut sink);
+            write_some(&mut replies, &mut sink);
             // PIECES_MAX may cut it short; all of it is taken here.
             assert_eq!(sink.taken.len(), written);
         }
         let start = borders.iter().copied().find(|border| *border >= written).unwrap_or(all.len());
-        let mut unstarted = outbox.into_unstarted();
+        let mut unstarted = replies.into_unstarted();
         assert_eq!(unstarted.len(), all.len() - start, "{written}");
         let mut sink = Sink { taken: Vec::new(), bytes_each: usize::MAX, full: false };
         while !write_some(&mut unstarted, &mut sink) {}
@@ -136,8 +136,8 @@ fn what_is_unstarted_is_every_reply_of_which_no_byte_is_written() {
 }
 
 #[test]
-fn outboxes_are_joined_in_order() {
-    let (mut first, mut second) = (Outbox::default(), Outbox::default());
+fn buffers_are_joined_in_order() {
+    let (mut first, mut second) = (ReplyBuffer::default(), ReplyBuffer::default());
     (0..8).for_each(|number| first.push(reply(number)));
     (8..16).for_each(|number| second.push(reply(number)));
     first.append(second);
