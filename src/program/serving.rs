@@ -61,7 +61,7 @@ pub async fn run(options: ServerOptions, config: &ServerConfig, clear: bool) -> 
             }
         };
         running = match running.server.serve_until(ended).await {
-            Ending::Signal(name) => return running.end(name).await,
+            Ending::Signal(name) => return running.end(name, config.store.backend).await,
             Ending::Replaced(stream) => {
                 match running.give_way(&options, config, &mut signals, &Successor::new(stream)).await? {
                     Some(running) => running,
@@ -159,14 +159,14 @@ impl Running {
     }
 
     /// Ends it: its clients' connections are closed, unless systemd keeps them for the process that it starts next.
-    async fn end(self, signal: &str) -> Result<(), Failure> {
+    async fn end(self, signal: &str, backend: BackendKind) -> Result<(), Failure> {
         systemd::notify_stopping();
         let Running { server, store, keeper, status } = self;
         if let Some(status) = &status {
             status.stopping();
         }
         // What waits in a store that keeps nothing is waited for in vain.
-        let is_kept = systemd::is_kept_by_systemd() && store.info().backend != "memory";
+        let is_kept = systemd::is_kept_by_systemd() && backend != BackendKind::Memory;
         let left = if is_kept {
             tracing::info!("{signal}: leaving the connections with systemd");
             let handover = server.pause().await?;
@@ -183,9 +183,12 @@ impl Running {
             keeper.close();
         }
         if left.is_some() {
-            store.close_undrained()?
+            store.close_undrained()?;
+            if let Err(error) = systemd::wait_until_read() {
+                tracing::warn!("systemd may not have taken the connections: {error}");
+            }
         } else {
-            store.close()?
+            store.close()?;
         }
         drop(left);
         tracing::info!("stopped");

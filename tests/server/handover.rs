@@ -581,6 +581,11 @@ fn systemd_keeps_the_connections_over_a_restart() {
         std::thread::sleep(Duration::from_millis(20));
         running.signal("-TERM");
         let pid = running.child.id();
+        if round == 0 {
+            // What it sends counts only while it runs, so it waits until that is read.
+            std::thread::sleep(Duration::from_secs(1));
+            assert!(!is_zombie(pid), "it has ended before systemd has read what it sent");
+        }
         eventually("it has ended", || {
             systemd.look();
             !Path::new(&format!("/proc/{pid}/task")).exists() || is_zombie(pid)

@@ -4,13 +4,20 @@
 
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 use sd_notify::NotifyState;
 
 use super::{Handover, form};
 
 /// What the names of the descriptors begin with; behind it stand their places and how many there are.
 const NAME: &str = "handover";
+
+/// How long systemd may take to read what it was sent.
+const READ_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// How many descriptors systemd keeps for this process; zero without systemd, or where the unit does not allow it.
 fn kept_max() -> usize {
@@ -38,6 +45,29 @@ fn notify(state: &[NotifyState<'_>]) {
     // Without systemd there is nobody to tell.
     if let Err(error) = sd_notify::notify(state) {
         tracing::debug!("systemd cannot be told: {error}");
+    }
+}
+
+/// Waits until systemd has read everything that it was sent, descriptors included: what comes of a process that has ended is dropped.
+///
+/// # Errors
+///
+/// The operating system's; or systemd does not read for five seconds.
+pub fn wait_until_read() -> io::Result<()> {
+    let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    // systemd closes it when it has come to it, which ends the pipe.
+    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
+    drop(theirs);
+    let deadline = Instant::now() + READ_TIME_MAX;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut waited = [PollFd::new(&ours, PollFlags::empty())];
+        match poll(&mut waited, Some(&left.try_into().map_err(io::Error::other)?)) {
+            Ok(0) => return Err(io::Error::other("systemd does not read what it is sent")),
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 
