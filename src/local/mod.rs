@@ -19,6 +19,7 @@
 mod backend;
 mod bodies;
 mod catalog;
+mod delete;
 mod files;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -36,6 +37,7 @@ mod tier;
 mod upkeep;
 mod work;
 mod write;
+mod writer;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;

@@ -1,24 +1,16 @@
-//! Writing: put, delete, duplicate, streamed writes and `clear`, from a caller's bytes to the record in the journal and the index.
-
-use std::io;
-use std::sync::Arc;
-
-use xxhash_rust::xxh3::Xxh3;
+//! Writing: put, restore and duplicate, from a caller's bytes to the record in the journal and the index.
 
 use super::bodies::{Reservation, Superseder};
+use super::index::Index;
 use super::index::liveness::Standing;
 use super::index::payloads::EQUAL_BODY_BYTES_MIN;
-use super::index::{Index, Shard};
 use super::journal::record::{INLINE_BODY_BYTES_MAX, body_hash};
 use super::journal::{AppendError, Flags, Header, Kind, Lsn, NewRecord, Purpose};
 use super::options::Durability;
-use super::read::Unreadable;
 use super::sharing::outbox::Outbox;
 use super::tier::{Kinds, LocalTier};
-use crate::backend::{OnStored, Patience, Stored, Writer};
+use crate::backend::{OnStored, Patience, Stored};
 use crate::error::Error;
-use crate::id::ObjectId;
-use crate::long_work::LongWork;
 use crate::object::Object;
 use crate::version::Version;
 
@@ -256,43 +248,6 @@ impl LocalTier {
         tombstone.max(standing.map(|standing| standing.header.version))
     }
 
-    /// Deletes an object. Returns whether it existed, as far as this node knows.
-    pub fn delete(&self, id: &[u8]) -> Result<bool, Error> {
-        self.delete_telling(id, Patience::Caller, &|_| {})
-    }
-
-    /// As `delete`. If objects are shared with other nodes, `deleting` is called under the id's lock with the version known until then.
-    pub fn delete_telling(&self, id: &[u8], patience: Patience, deleting: &dyn Fn(Version)) -> Result<bool, Error> {
-        if patience == Patience::Caller {
-            self.hold_back(id.len() as u64, true);
-        }
-        if let Some(outbox) = &self.outbox {
-            return self.delete_everywhere(outbox, id, patience, deleting);
-        }
-        match self.append_delete(id, Patience::Caller, |_| true)? {
-            None => Ok(false),
-            Some((lsn, deleted)) => self.acknowledge(lsn).map(|()| !self.journal.is_over(&deleted.header)),
-        }
-    }
-
-    /// Deletes what stands under the id, in a store that is not shared, if it `is_wanted`; returns where that is said, and what stood.
-    pub(super) fn append_delete(
-        &self,
-        id: &[u8],
-        patience: Patience,
-        is_wanted: impl Fn(&Header) -> bool,
-    ) -> Result<Option<(Lsn, Standing)>, Error> {
-        self.with_room(id, 0, patience, || {
-            let fingerprint = self.index().fingerprint(id);
-            let _writing = self.index().shard(fingerprint).writing.lock();
-            let old = self.standing(fingerprint, id)?;
-            let Some(old) = old.filter(|old| is_wanted(&old.header)) else { return Ok(None) };
-            let lsn = self.journal.append(&NewRecord::bare(id, Kind::Delete, old.lsn), Purpose::Delete)?.lsn;
-            self.liveness.leave(fingerprint, id, &old, lsn.into(), |_| {});
-            Ok(Some((lsn, old)))
-        })
-    }
-
     /// Appends a record for `new` that shares the payload of `original`.
     pub fn duplicate(&self, original: &[u8], new: &[u8], stored: OnStored<'_>) -> Result<bool, Error> {
         self.admit(new, 0, Patience::Caller)?;
@@ -345,64 +300,6 @@ impl LocalTier {
         }
         stored(Stored::now(&|| self.get_locked(new)));
         Ok(Some(lsn))
-    }
-
-    /// Appends drops of records whose superseding records were lost. Otherwise they would come back when the newer record of their id goes.
-    pub fn bury(&self, orphans: &[(ObjectId, Lsn)]) {
-        for (id, lsn) in orphans {
-            if let Err(error) = self.append_drop(id.as_bytes(), *lsn) {
-                tracing::warn!("{error}; what has been superseded is told apart again by the next open");
-            }
-        }
-    }
-
-    /// Deletes every object, one by one: a process killed in the middle has deleted some. An id that cannot be read is an error, returned when
-    /// the rest is deleted.
-    pub fn clear(&self) -> Result<(), Error> {
-        let (mut last, mut failed) = (None, None);
-        let mut work = LongWork::begin("deleted", self.segments.directory().display().to_string());
-        for shard in self.index().shards() {
-            let (ids, unreadable) = self.ids_in(shard);
-            failed = failed.or(unreadable);
-            for id in ids {
-                let deleted = match &self.outbox {
-                    Some(outbox) => {
-                        let deleted = self.append_delete_everywhere(outbox, &id, Patience::Caller, &|_| {});
-                        deleted.map(|(lsn, _)| Some(lsn))
-                    }
-                    None => {
-                        let deleted = self.append_delete(&id, Patience::Caller, |_| true);
-                        deleted.map(|deleted| deleted.map(|(lsn, _)| lsn))
-                    }
-                };
-                last = deleted?.or(last);
-                work.step();
-            }
-        }
-        if let Some(last) = last {
-            self.acknowledge(last)?;
-        }
-        failed.map_or(Ok(()), Err)
-    }
-
-    /// The ids of a shard, and an error if some could not be read. Damaged records are let go.
-    fn ids_in(&self, shard: &Shard) -> (Vec<Vec<u8>>, Option<Error>) {
-        let (mut ids, mut damaged, mut failed) = (Vec::new(), Vec::new(), None);
-        let table = shard.table.read();
-        for (fingerprint, lsn) in table.lsns(self.index().fingerprints()) {
-            // While the shard is locked, no segment that its places are in is removed.
-            match self.record_at(lsn) {
-                Ok(record) => ids.push(record.id().to_vec()),
-                Err(Unreadable::Damaged(reason)) => damaged.push((fingerprint, lsn, reason)),
-                Err(Unreadable::Failed(error)) => failed = Some(error),
-            }
-        }
-        drop(table);
-        for (fingerprint, lsn, reason) in damaged {
-            let _writing = shard.writing.lock();
-            self.lose_unnamed(fingerprint, lsn, reason);
-        }
-        (ids, failed)
     }
 
     /// A payload with the same bytes, to which a reference was taken. None also if that cannot be told: the bytes are stored once more.
@@ -503,79 +400,5 @@ impl<'a> Incoming<'a> {
             },
             IncomingBody::Equal { payload } => NewRecord { flags: Flags::SHARED, payload: *payload, ..record },
         }
-    }
-}
-
-/// An object whose data arrives in pieces: gathered in memory while it may still fit into its record, and from then on written to a stretch.
-pub(super) struct LocalWriter {
-    tier: Arc<LocalTier>,
-    id: Box<[u8]>,
-    data_bytes: u64,
-    metadata: Box<[u8]>,
-    gathered: Vec<u8>,
-    reservation: Option<Reservation>,
-    hasher: Xxh3,
-}
-
-impl LocalWriter {
-    pub fn new(tier: Arc<LocalTier>, id: &[u8], data_bytes: u64, metadata: &[u8]) -> Result<Self, Error> {
-        tier.admit(id, data_bytes.saturating_add(metadata.len() as u64), Patience::Caller)?;
-        let mut hasher = Xxh3::new();
-        hasher.update(metadata);
-        let (gathered, reservation) = (Vec::new(), None);
-        Ok(LocalWriter { tier, id: id.into(), data_bytes, metadata: metadata.into(), gathered, reservation, hasher })
-    }
-
-    fn write_piece(&mut self, piece: &[u8]) -> Result<(), Error> {
-        let bytes = self.data_bytes + self.metadata.len() as u64;
-        let reservation = self.reservation.as_mut().ok_or(Error::Closed)?;
-        self.tier.hold_back(piece.len() as u64, false);
-        let written = || Ok(reservation.write(piece)?);
-        self.tier.with_room_of(Kinds::Body, &self.id, bytes, Patience::Caller, written)?;
-        self.hasher.update(piece);
-        Ok(())
-    }
-}
-
-impl Writer for LocalWriter {
-    fn write(&mut self, piece: &[u8]) -> Result<(), Error> {
-        let tier = Arc::clone(&self.tier);
-        let _inside = tier.gate.enter()?;
-        if self.reservation.is_none() {
-            if self.metadata.len() + self.gathered.len() + piece.len() <= INLINE_BODY_BYTES_MAX {
-                self.gathered.extend_from_slice(piece);
-                return Ok(());
-            }
-            let bytes = self.data_bytes + self.metadata.len() as u64;
-            let reserve = || Ok(tier.bodies.reserve(bytes)?);
-            self.reservation = Some(tier.with_room(&self.id, bytes, Patience::Caller, reserve)?);
-            self.hasher = Xxh3::new();
-            let (metadata, gathered) = (std::mem::take(&mut self.metadata), std::mem::take(&mut self.gathered));
-            let written = self.write_piece(&metadata).and_then(|()| self.write_piece(&gathered));
-            self.metadata = metadata;
-            written?;
-        }
-        self.write_piece(piece)
-    }
-
-    fn read_back(&self, to: &mut dyn io::Write) -> Result<bool, Error> {
-        let _inside = self.tier.gate.enter()?;
-        match &self.reservation {
-            Some(reservation) => reservation.read_back(self.metadata.len() as u64, to)?,
-            None => {
-                to.write_all(&self.gathered).map_err(Error::io("copy a body of", self.tier.segments.directory()))?
-            }
-        }
-        Ok(true)
-    }
-
-    fn commit(mut self: Box<Self>, stored: OnStored<'_>) -> Result<(), Error> {
-        let tier = Arc::clone(&self.tier);
-        let _inside = tier.gate.enter()?;
-        let Some(reservation) = self.reservation.take() else {
-            return tier.put(&self.id, &self.gathered, &self.metadata, stored);
-        };
-        let lengths = (self.data_bytes, self.metadata.len() as u32);
-        tier.store_written(&self.id, reservation, lengths, self.hasher.digest128(), stored)
     }
 }
