@@ -1,0 +1,211 @@
+//! Tests of events, drops, repeated puts and tombstones.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+
+use super::*;
+use crate::backend::Backend;
+use crate::clock::Reading;
+use crate::local::LocalBackend;
+use crate::local::LocalOptions;
+use crate::local::sharing::ledger::Lane;
+use crate::local::sharing::outbox::OutboxOptions;
+
+const TTL_MS: u64 = 1000;
+const HOUR_MS: u64 = 3_600_000;
+/// A moment in 2023.
+const TODAY: u64 = 1_700_000_000_000;
+
+fn open(path: &Path, object_ttl_ms: u64, tombstone_ttl_ms: u64) -> LocalBackend {
+    let options = LocalOptions { path: path.into(), max_size_mb: 64, ..LocalOptions::default() };
+    let (wake, _woken) = bounded(1);
+    let prefix = "t:".into();
+    let outbox = OutboxOptions { prefix, object_ttl_ms, tombstone_ttl_ms, wake };
+    LocalBackend::open_with(&options, Default::default(), Some(outbox)).unwrap()
+}
+
+fn tell(tier: &LocalTier, redis_ms: u64) {
+    tier.journal.set_time(Reading { redis_ms, at: Instant::now(), give_or_take: Duration::ZERO });
+}
+
+fn settle(outbox: &Outbox, end: Lsn) {
+    let (epoch, now) = (outbox.ledger.epoch(), Instant::now());
+    outbox.ledger.advance(epoch, Lane::Tail, end);
+    outbox.ledger.acknowledge(epoch, now);
+    outbox.ledger.settle(epoch, now + Duration::from_secs(1), Duration::ZERO);
+}
+
+/// Rule "Hearing" 5: what was checked after a lost past, and is suspect because of another, was heard of between the two.
+#[test]
+fn a_suspect_that_was_checked_was_in_step_until_the_next_lost_past() {
+    let place = tempfile::tempdir().unwrap();
+    let backend = open(place.path(), 0, TTL_MS);
+    let tier = backend.tier().unwrap();
+    let outbox = tier.outbox.as_ref().unwrap();
+    for id in [b"a", b"b"] {
+        tier.put(id, b"data", b"", &mut |_| {}).unwrap();
+    }
+    settle(outbox, tier.journal.end());
+    let lose_past = |in_step_ms| {
+        outbox.set_heard("1-1".into(), in_step_ms);
+        tier.suspect_all();
+    };
+    let is_kept = |now_ms| outbox.would_have_tombstone(u64::MAX, now_ms);
+
+    lose_past(1000);
+    assert!(is_kept(1999) && !is_kept(2000));
+    let (of_a, _) = tier.suspect(b"a").unwrap().unwrap();
+    tier.trust(of_a, || true);
+    lose_past(9000);
+    assert!(!is_kept(9000), "the other one was not checked: nobody knows of it since 1000");
+    for id in [b"a", b"b"] {
+        tier.trust(tier.suspect(id).unwrap().unwrap().0, || true);
+    }
+    lose_past(9500);
+    assert!(is_kept(10499) && !is_kept(10500));
+    assert!(tier.suspect(b"a").unwrap().is_some() && tier.suspect(b"b").unwrap().is_some());
+    backend.close().unwrap();
+}
+/// Hearing 4: a fill that was found to be current, and is written above the lsn below which everything became suspect meanwhile.
+#[test]
+fn a_copy_that_is_kept_while_events_are_missed_is_suspect() {
+    let place = tempfile::tempdir().unwrap();
+    let backend = open(place.path(), 0, HOUR_MS);
+    let tier = backend.tier().unwrap();
+    tell(tier, TODAY);
+    let object = Object { data: "data".into(), metadata: "".into() };
+    for (id, is_missed) in [(b"a", false), (b"b", true)] {
+        let is_current = || {
+            if is_missed {
+                tier.suspect_all();
+            }
+            true
+        };
+        let version = Version { clock: TODAY << 16, node: 7 };
+        let fill = Fill { version, deadline_ms: 0, is_current: &is_current };
+        assert!(tier.fill(id, &object, 0, &fill, &mut |_| {}).unwrap());
+        assert_eq!(tier.suspect(id).unwrap().is_some(), is_missed);
+    }
+    backend.close().unwrap();
+}
+
+/// A delete is remembered for its time, whatever Redis's clock does; and as long as it is, a suspect that Redis lacks is one that it
+/// has lost.
+#[test]
+fn a_clock_that_is_set_takes_no_time_from_tombstones() {
+    let place = tempfile::tempdir().unwrap();
+    let backend = open(place.path(), 0, HOUR_MS / 2);
+    let tier = backend.tier().unwrap();
+    let outbox = tier.outbox.as_ref().unwrap();
+    tell(tier, TODAY);
+    tier.delete(b"here").unwrap();
+    let version = tier.journal.append(&NewRecord::bare(b"other", Kind::Put, Lsn::NONE), Purpose::Put).unwrap().version;
+    assert!(!tier.apply_event(b"there", version, true).unwrap());
+    tier.set_heard(format!("{TODAY}-1"));
+    tier.suspect_all();
+    for redis_ms in [TODAY + HOUR_MS, TODAY - HOUR_MS, TODAY + 100_000 * HOUR_MS] {
+        tell(tier, redis_ms);
+        settle(outbox, tier.journal.end());
+        tier.expire_tombstones();
+        for id in [b"here".as_slice(), b"there"] {
+            assert!(matches!(tier.known(id).unwrap(), Known::Deleted(_)), "{redis_ms}");
+        }
+        assert!(tier.would_have_tombstone(outbox, version), "{redis_ms}");
+    }
+    backend.close().unwrap();
+}
+
+/// Versions: a local delete beats what is known, however far ahead.
+#[test]
+fn a_delete_is_made_again_above_a_version_far_ahead_unless_the_id_was_written_since() {
+    let place = tempfile::tempdir().unwrap();
+    let backend = open(place.path(), 0, HOUR_MS);
+    let tier = backend.tier().unwrap();
+    tell(tier, TODAY);
+    let far = Version { clock: (TODAY + 10_000 * HOUR_MS) << 16, node: u64::MAX };
+    let deleted = || match tier.known(b"id").unwrap() {
+        Known::Deleted(tombstone) => tombstone.version,
+        known => panic!("{known:?}"),
+    };
+    tier.delete_above(b"id", far, DeleteRetry::Refused).unwrap();
+    assert_eq!(tier.known(b"id").unwrap(), Known::Nothing, "it was not deleted here");
+    tier.delete(b"id").unwrap();
+    assert!(deleted() < far);
+    tier.delete_above(b"id", far, DeleteRetry::Refused).unwrap();
+    let above = deleted();
+    assert!(
+        above > far
+            && !tier.journal.is_too_far_ahead(
+                tier.journal.append(&NewRecord::bare(b"x", Kind::Put, Lsn::NONE), Purpose::Put).unwrap().version
+            )
+    );
+    tier.delete_above(b"id", far, DeleteRetry::Refused).unwrap();
+    assert_eq!(deleted(), above, "it is above that already");
+    tier.put(b"id", b"data", b"", &mut |_| {}).unwrap();
+    let Known::Held { version, .. } = tier.known(b"id").unwrap() else { panic!() };
+    assert!(version > above);
+    tier.delete_above(b"id", Version { clock: u64::MAX, node: 0 }, DeleteRetry::Refused).unwrap();
+    assert!(matches!(tier.known(b"id").unwrap(), Known::Held { .. }));
+    // Another node has written it since, and is not undone by the delete before that.
+    let newer = Version { clock: version.clock + 1, node: 1 };
+    assert!(tier.apply_event(b"id", newer, false).unwrap());
+    let before = deleted();
+    tier.delete_above(b"id", newer, DeleteRetry::Refused).unwrap();
+    assert_eq!(deleted(), before);
+    // But a delete that has not returned yet covers that object, and goes above it.
+    tier.delete_above(b"id", newer, DeleteRetry::Asked).unwrap();
+    assert!(deleted() > newer);
+    backend.close().unwrap();
+}
+
+#[test]
+fn a_put_is_made_again_above_a_version_far_ahead_if_it_still_stands() {
+    let place = tempfile::tempdir().unwrap();
+    let backend = open(place.path(), 0, HOUR_MS);
+    let tier = backend.tier().unwrap();
+    tell(tier, TODAY);
+    let far = Version { clock: (TODAY + 10_000 * HOUR_MS) << 16, node: u64::MAX };
+    for size in [10, 5000, 100_000] {
+        let data = vec![7; size];
+        let held = || match tier.known(b"id").unwrap() {
+            Known::Held { version, lsn, is_clean: false } => (version, lsn),
+            known => panic!("{known:?}"),
+        };
+        tier.put(b"id", &data, b"m", &mut |_| {}).unwrap();
+        let (_, first) = held();
+        let dirty = tier.dirty_at(b"id", first).unwrap().unwrap().put.unwrap();
+        let again = RepeatedPut { lsn: first, above: far, deadline_ms: TODAY + HOUR_MS };
+        tier.put_above(b"id", &dirty.object, dirty.body_hash, &again).unwrap();
+        let (version, second) = held();
+        assert!(version > far && second != first);
+        let dirty = tier.dirty_at(b"id", second).unwrap().unwrap().put.unwrap();
+        assert_eq!(
+            (dirty.object.data, dirty.object.metadata, dirty.deadline_ms),
+            (data.into(), "m".into(), TODAY + HOUR_MS)
+        );
+        // Something else stands there by now.
+        tier.put_above(b"id", &Object::default(), 0, &again).unwrap();
+        assert_eq!(held(), (version, second));
+        tier.delete(b"id").unwrap();
+    }
+    backend.close().unwrap();
+}
+
+/// Pushing 9: without Redis's clock a lifetime does not begin, also not over another open.
+#[test]
+fn a_lifetime_begins_when_redis_has_told_the_time() {
+    let place = tempfile::tempdir().unwrap();
+    let backend = open(place.path(), HOUR_MS, HOUR_MS);
+    backend.tier().unwrap().put(b"id", b"data", b"", &mut |_| {}).unwrap();
+    backend.close().unwrap();
+    let backend = open(place.path(), HOUR_MS, HOUR_MS);
+    let tier = backend.tier().unwrap();
+    tell(tier, TODAY);
+    let dirty = tier.dirty_now(b"id").unwrap().unwrap().put.unwrap();
+    assert!((TODAY + HOUR_MS..TODAY + 2 * HOUR_MS).contains(&dirty.deadline_ms), "{}", dirty.deadline_ms);
+    tell(tier, TODAY + 1000 * HOUR_MS);
+    assert!(tier.get(b"id").unwrap().is_some());
+    backend.close().unwrap();
+}
