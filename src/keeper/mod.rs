@@ -1,10 +1,11 @@
 //! The keeper: the process that has a directory open, in the service of all others on the machine.
 //!
 //! [`accepting`] lets processes in; [`serving`] answers what one of them asks over one connection; [`sessions`] keeps what it holds, over the
-//! end of any connection.
+//! end of any connection; [`presence`] tells whether it is there still.
 
 mod accepting;
 mod inherited;
+mod presence;
 mod serving;
 mod sessions;
 mod shared;

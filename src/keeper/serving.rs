@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,11 +14,11 @@ use super::sessions::{Connected, Notice, Session};
 use super::shared::Shared;
 use crate::backend::{ListPosition, Page, Stats};
 use crate::error::Error;
-use crate::local::{LocalBackend, Reserved, slots};
+use crate::local::{LocalBackend, Reserved};
 use crate::node::messages::{Head, Known, Manner, NAMES_MAX, NO_SESSION, NO_SLOT, Reply, Request, VERSION};
 use crate::node::socket::{Connection, Frame};
 use crate::object::Object;
-use crate::store::{ObjectStore, Parked};
+use crate::store::{ObjectStore, ObjectWriter, Parked};
 
 /// Shorter objects are sent, which costs less than to map them.
 const SENT_BYTES_MAX: usize = 32 << 10;
@@ -36,6 +36,8 @@ pub(super) fn run(shared: &Arc<Shared>, stream: Arc<UnixStream>, heard: impl FnO
     let mut connection = Connection::new(stream);
     let Some(connected) = greet(shared, &mut connection, heard)? else { return Ok(()) };
     let session = Arc::clone(&connected.0);
+    // The large object that comes in over this connection.
+    let mut coming = None;
     while let Some(frame) = receive(&mut connection)? {
         let (request, manner) = Request::decode(frame.head, connection.fields())?;
         if request == Request::Listen {
@@ -43,9 +45,9 @@ pub(super) fn run(shared: &Arc<Shared>, stream: Arc<UnixStream>, heard: impl FnO
             return listen(shared, &session, &mut connection);
         }
         let Some(store) = shared.store.get() else { break };
-        let call = Call { shared, store, session: &session, manner, slot: frame.head.slot };
+        let mut call = Call { shared, store, session: &session, coming: &mut coming, manner, slot: frame.head.slot };
         let answered = call.carry_out(request, &frame)?;
-        answered.send(&mut connection)?;
+        answered.send(shared, &mut connection)?;
         if shared.is_closing() {
             break;
         }
@@ -92,19 +94,13 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection, heard: impl FnOnce()
         let done = shared.opened.load(Ordering::Relaxed);
         return answer(connection, &Reply::Opening { done }).map(|()| None);
     };
-    let place = store.place();
-    let welcome = |session: &Session| Reply::Welcome {
-        session: session.id,
-        place: place.clone(),
-        fingerprints: shared.fingerprints(),
-    };
     if session != 0 {
         let Some(session) = shared.find(session) else {
             answer(connection, &Reply::Failed(Error::Closed))?;
             return Ok(None);
         };
         let connected = session.connect();
-        answer(connection, &welcome(&session))?;
+        answer(connection, &welcome(shared, store, &session))?;
         return Ok(Some(connected));
     }
     for (name, value) in &expected {
@@ -118,8 +114,7 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection, heard: impl FnOnce()
             return refuse(connection, reason);
         }
     }
-    let room = store.local().map(|local| local.count_file(slots::FILE_BYTES as u64));
-    let (session, file) = match Session::begin(&shared.directory, room) {
+    let (session, end) = match begin_session(shared) {
         Ok(begun) => begun,
         Err(error) => {
             answer(connection, &Reply::Failed(error))?;
@@ -128,11 +123,23 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection, heard: impl FnOnce()
     };
     let connected = session.connect();
     shared.add(&session);
-    welcome(&session).encode(0, &mut connection.output);
-    connection.send(&[], &[file.as_fd(), shared.counters.as_fd()], || Ok(()))?;
-    // From here on only the process has it: with it, the lock ends.
-    drop(file);
+    welcome(shared, store, &session).encode(0, &mut connection.output);
+    connection.send(&[], &[end.as_fd(), shared.counters.as_fd()], || Ok(()))?;
+    // From here on only the process has it: with it, the session ends.
+    drop(end);
     Ok(Some(connected))
+}
+
+fn welcome(shared: &Shared, store: &ObjectStore, session: &Session) -> Reply<'static> {
+    Reply::Welcome { session: session.id, place: store.place(), fingerprints: shared.fingerprints() }
+}
+
+/// A new session; what its process must get the only copy of.
+fn begin_session(shared: &Shared) -> Result<(Arc<Session>, OwnedFd), Error> {
+    if let Some((slots, file)) = shared.make_slots()? {
+        return Ok((Session::with_slots(slots), file.into()));
+    }
+    Session::without_slots().map_err(Error::io("begin a session in", &shared.directory))
 }
 
 /// A server asks for the directory, or to go on in the place of the one that keeps it.
@@ -191,6 +198,7 @@ struct Call<'a> {
     shared: &'a Arc<Shared>,
     store: &'a ObjectStore,
     session: &'a Arc<Session>,
+    coming: &'a mut Option<ObjectWriter>,
     manner: Manner,
     slot: u16,
 }
@@ -208,10 +216,12 @@ enum Answer {
         file_bytes: u64,
         file: std::fs::File,
     },
+    /// The file of slots, of which the process must get the only copy.
+    Slots(std::fs::File, Reply<'static>),
 }
 
 impl Answer {
-    fn send(self, connection: &mut Connection) -> io::Result<()> {
+    fn send(self, shared: &Shared, connection: &mut Connection) -> io::Result<()> {
         let rest = || Ok(());
         match self {
             Answer::Reply(reply) => answer(connection, &reply),
@@ -219,6 +229,10 @@ impl Answer {
                 Reply::Inline { metadata: &object.metadata, known }
                     .encode(object.data.len() as u64, &mut connection.output);
                 connection.send(&object.data, &[], rest)
+            }
+            Answer::Slots(file, reply) => {
+                reply.encode(0, &mut connection.output);
+                connection.send(&[], &[file.as_fd(), shared.counters.as_fd()], rest)
             }
             Answer::Stats(json) => answer(connection, &Reply::Stats { json: &json }),
             Answer::Placed(object, placed, known) => {
@@ -248,7 +262,7 @@ impl From<Result<Reply<'static>, Error>> for Answer {
 }
 
 impl Call<'_> {
-    fn carry_out(&self, request: Request<'_>, frame: &Frame) -> io::Result<Answer> {
+    fn carry_out(&mut self, request: Request<'_>, frame: &Frame) -> io::Result<Answer> {
         let store = self.store;
         let answered: Result<Reply<'static>, Error> = match request {
             Request::Get { ticket, id } => {
@@ -292,6 +306,19 @@ impl Call<'_> {
                 Some(reserved) => self.write(|| store.commit_reserved(reserved, body_hash).map(|()| true)),
                 None => return Err(io::Error::new(io::ErrorKind::InvalidData, "nothing was reserved in that slot")),
             },
+            Request::Begin { id, data_bytes, metadata } => store.writer(id, data_bytes, metadata).map(|writer| {
+                *self.coming = Some(writer);
+                is_so(true)
+            }),
+            Request::Piece => match self.coming {
+                Some(writer) => writer.write(&frame.data).map(|()| is_so(true)),
+                None => return Err(nothing_comes()),
+            },
+            Request::Finish => match self.coming.take() {
+                Some(writer) => self.write(|| writer.commit().map(|()| true)),
+                None => return Err(nothing_comes()),
+            },
+            Request::Slots => return self.slots(),
             Request::Wait { name, id } => self.wait(name, id),
             Request::Forget { name } => {
                 self.session.forget(name);
@@ -382,6 +409,25 @@ impl Call<'_> {
         Answer::Room { segment, offset, file_bytes, file }
     }
 
+    /// Slots, for a process that attached while there was no room for any, if there is now. Where that cannot be, it goes on without.
+    fn slots(&self) -> io::Result<Answer> {
+        let none = Ok(Answer::Reply(is_so(false)));
+        if self.session.has_slots() {
+            return none;
+        }
+        match self.shared.make_slots() {
+            Ok(Some((slots, file))) => match self.session.give_slots(slots) {
+                true => Ok(Answer::Slots(file, welcome(self.shared, self.store, self.session))),
+                false => none,
+            },
+            Ok(None) => none,
+            Err(error) => {
+                tracing::debug!("{error}; looked at again later");
+                none
+            }
+        }
+    }
+
     fn wait(&self, name: u64, id: &[u8]) -> Result<Reply<'static>, Error> {
         if !self.session.may_wait(name) {
             return Ok(Reply::Busy);
@@ -408,6 +454,10 @@ impl Call<'_> {
             }
         }
     }
+}
+
+fn nothing_comes() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "no object was begun over this connection")
 }
 
 fn is_so(is_so: bool) -> Reply<'static> {

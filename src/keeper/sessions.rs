@@ -1,29 +1,30 @@
 //! What the keeper knows of each attached process: what it holds, and what it waits for.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::Mutex;
 
+use super::presence::{Lifeline, SlotFile};
 use crate::backend::{KeeperStats, Ticket};
-use crate::error::Error;
-use crate::local::slots::{self, Slots};
-use crate::local::{Lease, Placed, Reserved, is_locked};
+use crate::local::{Placed, Reserved, slots};
+use crate::node::messages::NO_SESSION;
 use crate::object::Object;
+use crate::random::random_u64;
 
 /// What one process may wait for at a time.
 const WAITS_MAX: usize = 1 << 16;
 
-/// From its first greeting until its lock is free.
+/// From its first greeting until no process has what it was given.
 pub(super) struct Session {
     pub id: u64,
-    path: PathBuf,
-    slots: Slots,
-    pins: Mutex<HashMap<u16, Pin>>,
+    /// Present where there was no room for slots when it began.
+    lifeline: Option<Lifeline>,
+    pins: Mutex<Pins>,
     /// Objects that were waited for, until the process takes them.
     claims: Mutex<HashMap<u64, Object>>,
     waits: Mutex<HashMap<u64, Wait>>,
@@ -31,8 +32,20 @@ pub(super) struct Session {
     tell: Sender<Notice>,
     pub to_tell: Receiver<Notice>,
     connections: AtomicUsize,
-    /// Its file's share of what the directory may take.
-    _room: Option<Arc<Lease>>,
+}
+
+/// The slots, and what each holds.
+#[derive(Default)]
+struct Pins {
+    /// None: it holds nothing.
+    file: Option<SlotFile>,
+    by_slot: HashMap<u16, Pin>,
+}
+
+impl Pins {
+    fn cell(&self, slot: u16) -> Option<&AtomicU64> {
+        self.file.as_ref()?.slots.get(slot)
+    }
 }
 
 /// What a slot holds. The slot says whether it still does; what it holds, only this.
@@ -77,32 +90,46 @@ impl Drop for Connected {
 }
 
 impl Session {
-    /// Begins one; its file is for the process, which must get the only copy.
-    pub fn begin(directory: &Path, room: Option<Arc<Lease>>) -> Result<(Arc<Session>, File), Error> {
-        let sessions = directory.join(slots::DIRECTORY);
-        match std::fs::create_dir(&sessions) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-                return Err(Error::io("make", &sessions)(error));
-            }
-            _ => {}
-        }
-        let (path, file, slots) = Slots::create(&sessions).map_err(Error::io("begin a session in", &sessions))?;
-        let name = path.file_name().and_then(|name| name.to_str());
-        let id = name.and_then(|name| u64::from_str_radix(name, 16).ok()).unwrap_or_default();
+    /// One that has slots.
+    pub fn with_slots(file: SlotFile) -> Arc<Session> {
+        Self::begin(None, Pins { file: Some(file), ..Pins::default() })
+    }
+
+    /// One that holds nothing, as there is no room for slots; the end of a pipe for the process, which must get the only copy.
+    pub fn without_slots() -> io::Result<(Arc<Session>, OwnedFd)> {
+        let (lifeline, end) = Lifeline::make()?;
+        Ok((Self::begin(Some(lifeline), Pins::default()), end))
+    }
+
+    fn begin(lifeline: Option<Lifeline>, pins: Pins) -> Arc<Session> {
         let (tell, to_tell) = unbounded();
-        let session = Session {
-            id,
-            path,
-            slots,
-            pins: Mutex::default(),
+        Arc::new(Session {
+            id: random_u64().clamp(1, NO_SESSION - 1),
+            lifeline,
+            pins: Mutex::new(pins),
             claims: Mutex::default(),
             waits: Mutex::default(),
             tell,
             to_tell,
             connections: AtomicUsize::new(0),
-            _room: room,
-        };
-        Ok((Arc::new(session), file))
+        })
+    }
+
+    /// Whether the process has slots. It has none either where it did not get the file that was made for it.
+    pub fn has_slots(&self) -> bool {
+        self.pins.lock().file.as_ref().is_some_and(|file| !file.is_over())
+    }
+
+    /// Gives it slots; false where it has some by now.
+    pub fn give_slots(&self, file: SlotFile) -> bool {
+        let mut pins = self.pins.lock();
+        let has_slots = pins.file.as_ref().is_some_and(|file| !file.is_over());
+        let unused = if has_slots { Some(file) } else { pins.file.replace(file) };
+        drop(pins);
+        if let Some(unused) = unused {
+            unused.remove();
+        }
+        !has_slots
     }
 
     pub fn connect(self: &Arc<Self>) -> Connected {
@@ -124,17 +151,18 @@ impl Session {
     }
 
     fn pin(&self, slot: u16, ticket: u64, [word, remembered]: [u64; 2], held: Held) -> bool {
-        let Some(cell) = self.slots.get(slot) else { return false };
         let asked = slots::asked(ticket);
         let mut pins = self.pins.lock();
+        let Pins { file, by_slot } = &mut *pins;
+        let Some(cell) = file.as_ref().and_then(|file| file.slots.get(slot)) else { return false };
         // Given up, and perhaps asked in and answered anew: what the slot holds by now stays.
         if cell.load(Ordering::Acquire) != asked {
             return false;
         }
         // Before the slot says so: from then on the process may read.
-        let before = pins.insert(slot, Pin { words: [asked, word, remembered], held });
+        let before = by_slot.insert(slot, Pin { words: [asked, word, remembered], held });
         let is_held = cell.compare_exchange(asked, word, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        let dropped = if is_held { None } else { pins.remove(&slot) };
+        let dropped = if is_held { None } else { by_slot.remove(&slot) };
         drop(pins);
         drop((before, dropped));
         is_held
@@ -142,7 +170,7 @@ impl Session {
 
     /// The place that was written to through the slot.
     pub fn take_room(&self, slot: u16) -> Option<Reserved> {
-        let mut pins = self.pins.lock();
+        let pins = &mut self.pins.lock().by_slot;
         if !matches!(pins.get(&slot)?.held, Held::Room(_)) {
             return None;
         }
@@ -155,52 +183,51 @@ impl Session {
     /// Drops what the process has given back.
     pub fn release(&self) {
         let mut pins = self.pins.lock();
+        let Pins { file, by_slot } = &mut *pins;
         let is_given_back = |slot: &u16, pin: &mut Pin| {
-            let word = self.slots.get(*slot).map(|cell| cell.load(Ordering::Acquire));
-            word.is_none_or(|word| !pin.words.contains(&word))
+            let cell = file.as_ref().and_then(|file| file.slots.get(*slot));
+            cell.is_none_or(|cell| !pin.words.contains(&cell.load(Ordering::Acquire)))
         };
-        let given_back: Vec<_> = pins.extract_if(is_given_back).collect();
+        let given_back: Vec<_> = by_slot.extract_if(is_given_back).collect();
         drop(pins);
         drop(given_back);
     }
 
     /// Takes back what the process only remembers of bodies that are dead, and drops what it has given back.
     pub fn take_back(&self, is_dead: &dyn Fn(u32, u64) -> bool) {
-        for (slot, Pin { words: [_, _, remembered], held }) in self.pins.lock().iter() {
+        let pins = self.pins.lock();
+        for (slot, Pin { words: [_, _, remembered], held }) in &pins.by_slot {
             let Held::Object { segment, body_offset, .. } = held else { continue };
             let is_remembered = |cell: &&AtomicU64| cell.load(Ordering::Acquire) == *remembered;
-            if let Some(cell) = self.slots.get(*slot).filter(is_remembered)
+            if let Some(cell) = pins.cell(*slot).filter(is_remembered)
                 && is_dead(*segment, *body_offset)
             {
                 // Unless it uses it again in this moment.
                 let _ = cell.compare_exchange(*remembered, slots::FREE, Ordering::AcqRel, Ordering::Relaxed);
             }
         }
+        drop(pins);
         self.release();
     }
 
     /// Adds what the process holds and waits for.
     pub fn add_stats(&self, stats: &mut KeeperStats) {
         stats.connections += self.connections.load(Ordering::SeqCst) as u64;
-        stats.leases += self.pins.lock().len() as u64;
+        stats.leases += self.pins.lock().by_slot.len() as u64;
         stats.waits += self.waits.lock().len() as u64;
     }
 
     /// Whether no process can use it any more: then its file is removed.
     pub fn is_over(&self) -> bool {
-        if self.connections.load(Ordering::SeqCst) > 0 {
+        if self.connections.load(Ordering::SeqCst) > 0 || self.lifeline.as_ref().is_some_and(|it| !it.is_over()) {
             return false;
         }
-        match is_locked(&self.path) {
-            Ok(is_locked) if is_locked => return false,
-            Ok(_) => {}
-            Err(error) => {
-                tracing::debug!("{}: {error}; looked at again later", self.path.display());
-                return false;
-            }
+        let mut pins = self.pins.lock();
+        if pins.file.as_ref().is_some_and(|file| !file.is_over()) {
+            return false;
         }
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!("{}: {error}; the next open removes it", self.path.display());
+        if let Some(file) = pins.file.take() {
+            file.remove();
         }
         true
     }
@@ -260,7 +287,7 @@ impl Session {
     }
 
     fn pinned(&self, claimed: &[u64]) -> Option<Object> {
-        self.pins.lock().values().find_map(|pin| match &pin.held {
+        self.pins.lock().by_slot.values().find_map(|pin| match &pin.held {
             Held::Object { object, names, .. } if names.iter().any(|name| claimed.contains(name)) => {
                 Some(object.clone())
             }
@@ -276,8 +303,17 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::path::Path;
+
     use super::*;
+    use crate::local::slots::Slots;
     use crate::store::ObjectStore;
+
+    fn begin(directory: &Path) -> (Arc<Session>, File) {
+        let (slots, file) = SlotFile::make(directory, None).unwrap();
+        (Session::with_slots(slots), file)
+    }
 
     #[test]
     fn an_answer_that_comes_late_holds_nothing() {
@@ -286,7 +322,7 @@ mod tests {
         store.put(b"id", &[7; 100_000], b"").unwrap();
         let object = store.get(b"id").unwrap().unwrap();
         let placed = store.local().unwrap().placed(&object.data).unwrap().unwrap();
-        let (session, file) = Session::begin(place.path(), None).unwrap();
+        let (session, file) = begin(place.path());
         let process = Slots::map(&file).unwrap();
         let slot = process.get(5).unwrap();
         let held = slots::held(placed.segment, placed.offset);
@@ -294,13 +330,13 @@ mod tests {
         // Given up, and asked in again.
         slot.store(slots::asked(2), Ordering::Release);
         assert!(!session.hold(5, 1, object.clone(), &[], &placed));
-        assert_eq!((slot.load(Ordering::Acquire), session.pins.lock().len()), (slots::asked(2), 0));
+        assert_eq!((slot.load(Ordering::Acquire), session.pins.lock().by_slot.len()), (slots::asked(2), 0));
         assert!(session.hold(5, 2, object.clone(), &[], &placed));
         assert_eq!(slot.load(Ordering::Acquire), held);
         // The answer to the first question, behind that to the second: it takes nothing away.
         assert!(!session.hold(5, 1, object.clone(), &[], &placed));
         session.release();
-        assert_eq!((slot.load(Ordering::Acquire), session.pins.lock().len()), (held, 1));
+        assert_eq!((slot.load(Ordering::Acquire), session.pins.lock().by_slot.len()), (held, 1));
         slot.store(slots::FREE, Ordering::Release);
         session.release();
 
@@ -308,10 +344,10 @@ mod tests {
         other.store(slots::asked(3), Ordering::Release);
         assert!(session.hold(6, 3, object.clone(), &[], &placed));
         session.release();
-        assert_eq!(session.pins.lock().len(), 1, "it is held");
+        assert_eq!(session.pins.lock().by_slot.len(), 1, "it is held");
         other.store(slots::FREE, Ordering::Release);
         session.release();
-        assert_eq!(session.pins.lock().len(), 0, "it is given back");
+        assert_eq!(session.pins.lock().by_slot.len(), 0, "it is given back");
         assert!(!session.hold(u16::MAX, 3, object, &[], &placed), "there is no such slot");
     }
 
@@ -324,7 +360,7 @@ mod tests {
         store.put(b"id", &[7; 100_000], b"").unwrap();
         let object = store.get(b"id").unwrap().unwrap();
         let placed = store.local().unwrap().placed(&object.data).unwrap().unwrap();
-        let (session, file) = Session::begin(place.path(), None).unwrap();
+        let (session, file) = begin(place.path());
         let process = Slots::map(&file).unwrap();
         let slot = process.get(5).unwrap();
         let held = slots::held(placed.segment, placed.offset);
@@ -362,9 +398,42 @@ mod tests {
     }
 
     #[test]
+    fn a_session_without_slots_holds_nothing_and_gets_some_once() {
+        let place = tempfile::tempdir().unwrap();
+        let store = ObjectStore::builder().local(place.path()).max_size_mb(64).open().unwrap();
+        store.put(b"id", &[7; 100_000], b"").unwrap();
+        let object = store.get(b"id").unwrap().unwrap();
+        let placed = store.local().unwrap().placed(&object.data).unwrap().unwrap();
+        let make = || SlotFile::make(place.path(), None).unwrap();
+        let files = || std::fs::read_dir(place.path().join(slots::DIRECTORY)).unwrap().count();
+        let (session, end) = Session::without_slots().unwrap();
+        assert!(!session.has_slots() && !session.hold(5, 1, object.clone(), &[], &placed));
+        assert!(!session.is_over());
+
+        // The first file does not get there.
+        let (slots, lost) = make();
+        assert!(session.give_slots(slots) && session.has_slots());
+        drop(lost);
+        assert!(!session.has_slots() && !session.is_over());
+        let (slots, file) = make();
+        assert!(session.give_slots(slots));
+        assert!(!session.give_slots(make().0));
+        assert_eq!(files(), 1);
+
+        let process = Slots::map(&file).unwrap();
+        process.get(5).unwrap().store(slots::asked(1), Ordering::Release);
+        assert!(session.hold(5, 1, object, &[], &placed));
+        drop(end);
+        assert!(!session.is_over(), "the process has the slots");
+        drop((process, file));
+        assert!(session.is_over());
+        assert_eq!(files(), 0);
+    }
+
+    #[test]
     fn a_process_that_does_not_listen_is_told_no_more_than_it_may_wait_for() {
         let place = tempfile::tempdir().unwrap();
-        let (session, _file) = Session::begin(place.path(), None).unwrap();
+        let (session, _file) = begin(place.path());
         for name in 0..WAITS_MAX as u64 {
             assert!(session.may_wait(name));
             session.answered(name);
@@ -378,7 +447,7 @@ mod tests {
     #[test]
     fn a_process_waits_for_no_more_than_it_may() {
         let place = tempfile::tempdir().unwrap();
-        let (session, _file) = Session::begin(place.path(), None).unwrap();
+        let (session, _file) = begin(place.path());
         assert!((0..WAITS_MAX as u64).all(|name| session.may_wait(name)));
         assert!(!session.may_wait(u64::MAX));
         session.forget(7);

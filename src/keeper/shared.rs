@@ -11,8 +11,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::presence::SlotFile;
 use super::sessions::Session;
 use crate::backend::KeeperStats;
+use crate::error::Error;
+use crate::local::{is_disk_full, slots};
 use crate::node::socket;
 use crate::store::ObjectStore;
 
@@ -49,6 +52,8 @@ pub(super) struct Shared {
     pub expected: Vec<(String, String)>,
     pub options: KeeperOptions,
     pub sessions: Arc<Sessions>,
+    /// Whether there was no room for the last session's slots.
+    is_without_room: AtomicBool,
     pub streams: Mutex<HashMap<u64, Arc<UnixStream>>>,
     /// Connections that have not greeted yet, and when they are cut off.
     pub silent: Mutex<HashMap<u64, Instant>>,
@@ -97,6 +102,7 @@ impl Shared {
             expected,
             options,
             sessions: Arc::new(Sessions::new()),
+            is_without_room: AtomicBool::new(false),
             streams: Mutex::default(),
             silent: Mutex::default(),
             threads: AtomicUsize::new(0),
@@ -121,6 +127,31 @@ impl Shared {
 
     pub fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
+    }
+
+    /// Makes the slots of a session; the file is for the process. None where the disk has no room for them.
+    pub fn make_slots(&self) -> Result<Option<(SlotFile, File)>, Error> {
+        let local = self.store.get().and_then(ObjectStore::local);
+        let room = local.map(|local| local.count_file(slots::FILE_BYTES as u64));
+        match SlotFile::make(&self.directory, room) {
+            Ok(made) => {
+                if self.is_without_room.swap(false, Ordering::Relaxed) {
+                    tracing::info!("{}: there is room for sessions again", self.directory.display());
+                }
+                Ok(Some(made))
+            }
+            Err(Error::Io { action, path, source }) if is_disk_full(&source) => {
+                if !self.is_without_room.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "cannot {action} {}: {source}: until there is room, processes that attach have large objects sent to them, \
+                         and send theirs; make room on the disk",
+                        path.display()
+                    );
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     pub fn add(&self, session: &Arc<Session>) {

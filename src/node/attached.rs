@@ -169,7 +169,7 @@ impl Attached {
         interrupt::look().map_err(|interrupted| self.detached(&interrupted.to_string()))
     }
 
-    fn rest(&self, moment: Duration) -> Result<(), Error> {
+    pub(super) fn rest(&self, moment: Duration) -> Result<(), Error> {
         interrupt::rest(moment).map_err(|interrupted| self.detached(&interrupted.to_string()))
     }
 
@@ -235,6 +235,7 @@ impl Attached {
         let keeper_limit = self.keeper_limit();
         loop {
             let session = self.session(keeper_limit)?;
+            self.ask_for_slots(&session)?;
             let slot = take_slot(&session.holding);
             let request = build(slot.as_ref().map_or(0, |slot| slot.ticket));
             match self.ask(&session, call, &request, slot.as_ref())? {
@@ -245,6 +246,17 @@ impl Attached {
         }
     }
 
+    /// Asks for slots, every now and then, where there was no room for them. Where there is none still, this process goes on without.
+    pub(super) fn ask_for_slots(&self, session: &Arc<Session>) -> Result<(), Error> {
+        if session.is_to_ask_for_slots()
+            && let Some(answered) = self.ask(session, &Call::new("attach"), &Request::Slots, None)?
+            && let Err(error) = session.take_slots(answered)
+        {
+            tracing::debug!("{}: {error}; slots are asked for again", self.directory.display());
+        }
+        Ok(())
+    }
+
     /// One question to one keeper; None where it is to be asked again, or the next one.
     pub(super) fn ask(
         &self,
@@ -253,9 +265,24 @@ impl Attached {
         request: &Request<'_>,
         slot: Option<&Slot>,
     ) -> Result<Option<Answered>, Error> {
-        let manner = Manner { is_durable: self.options.is_durable, ..call.manner };
-        let limit = Instant::now() + self.options.response_timeout + self.options.redis_wait + call.wait;
+        let (manner, limit) = self.manner_and_limit(call);
         let asked = session.ask(&self.directory, (request, manner, slot, call.data), limit);
+        self.judge(session, call, asked)
+    }
+
+    /// How a call is made now, and until when it is waited for.
+    pub(super) fn manner_and_limit(&self, call: &Call<'_>) -> (Manner, Instant) {
+        let manner = Manner { is_durable: self.options.is_durable, ..call.manner };
+        (manner, Instant::now() + self.options.response_timeout + self.options.redis_wait + call.wait)
+    }
+
+    /// What has become of a question; None where it is to be asked again, or the next keeper.
+    pub(super) fn judge(
+        &self,
+        session: &Arc<Session>,
+        call: &Call<'_>,
+        asked: Result<Answered, Unanswered>,
+    ) -> Result<Option<Answered>, Error> {
         match asked {
             Ok(answered) => {
                 match answered.reply().map_err(|malformed| self.unanswered(call.action, &malformed.into()))? {
@@ -375,7 +402,7 @@ impl Attached {
     fn recalled(&self, id: &[u8]) -> Option<Object> {
         let session = self.current.load();
         let session = session.as_ref().filter(|session| session.is_current())?;
-        session.remembered.as_ref()?.get(id)
+        session.remembered()?.get(id)
     }
 
     /// The object that woke those who waited under these names, in this session; None where the keeper has it no more.
@@ -445,7 +472,7 @@ enum Taken {
 
 /// Remembers an object that was asked for, where the keeper allows it.
 fn remember(session: &Session, id: Option<&[u8]>, known: Known, metadata: &Bytes, data: impl FnOnce() -> Data) {
-    if let (Some(remembered), Some(id), Some(known)) = (&session.remembered, id, known) {
+    if let (Some(remembered), Some(id), Some(known)) = (session.remembered(), id, known) {
         remembered.insert(id, known, metadata.clone(), data());
     }
 }

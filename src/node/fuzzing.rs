@@ -29,7 +29,7 @@ pub fn message(bytes: &[u8]) {
 
 /// The same of the requests that these parts make: noise finds its way deeper in.
 pub fn request(kind: u8, id: &[u8], number: u64, text: &[u8]) {
-    let request = match kind % 8 {
+    let request = match kind % 9 {
         0 => Request::Get { ticket: number, id },
         1 => Request::Put { id, metadata: text },
         2 => Request::Duplicate { original: id, new: text },
@@ -37,6 +37,7 @@ pub fn request(kind: u8, id: &[u8], number: u64, text: &[u8]) {
         4 => Request::Claim { ticket: number, names: text.iter().map(|name| u64::from(*name)).take(1000).collect() },
         5 => Request::List { from: id, limit: number as u32 },
         6 => Request::Describe { verify: number & 1 == 1, id },
+        7 => Request::Begin { id, data_bytes: number, metadata: text },
         _ => Request::Greet {
             version: VERSION,
             session: number,

@@ -3,8 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::os::unix::fs::FileTypeExt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
@@ -24,12 +25,18 @@ const MAPS_KEPT: usize = 1024;
 pub(super) struct Holding {
     /// `fork::count` when it was made. With a fork it ends for new questions: a child may hold what the parent gives back.
     count: u64,
-    slots: Slots,
-    /// Keeps the lock of the session's file: while somebody has it, the keeper takes nothing back.
-    _file: File,
+    slots: OnceLock<SlotFile>,
+    /// Where there was no room for slots: tells the keeper that the session is not over.
+    _lifeline: Option<File>,
     free: Mutex<Vec<u16>>,
     next_ticket: AtomicU64,
     maps: Mutex<Maps>,
+}
+
+struct SlotFile {
+    slots: Slots,
+    /// Keeps its lock: while somebody has it, the keeper takes nothing back.
+    _file: File,
 }
 
 /// A segment's file in this process.
@@ -84,11 +91,38 @@ pub(super) struct Lent {
 struct Held(Arc<Lent>);
 
 impl Holding {
-    /// What a session's file, which came from the keeper, lets this process hold.
+    /// What came from the keeper for a session: a file of slots, or, where there is no room for one, the end of a pipe; then this process can
+    /// hold nothing yet.
     pub fn new(file: File) -> io::Result<Arc<Self>> {
-        let slots = Slots::map(&file)?;
-        let (free, maps) = (Mutex::new((0..SLOTS).rev().collect()), Mutex::default());
-        Ok(Arc::new(Holding { count: fork::count(), slots, _file: file, free, next_ticket: AtomicU64::new(1), maps }))
+        let is_pipe = file.metadata()?.file_type().is_fifo();
+        let (file, lifeline) = if is_pipe { (None, Some(file)) } else { (Some(file), None) };
+        let holding = Holding {
+            count: fork::count(),
+            slots: OnceLock::new(),
+            _lifeline: lifeline,
+            free: Mutex::default(),
+            next_ticket: AtomicU64::new(1),
+            maps: Mutex::default(),
+        };
+        file.map_or(Ok(()), |file| holding.take_slots(file))?;
+        Ok(Arc::new(holding))
+    }
+
+    /// Takes the file of slots for which there was no room before.
+    pub fn take_slots(&self, file: File) -> io::Result<()> {
+        let file = SlotFile { slots: Slots::map(&file)?, _file: file };
+        if self.slots.set(file).is_ok() {
+            *self.free.lock() = (0..SLOTS).rev().collect();
+        }
+        Ok(())
+    }
+
+    pub fn has_slots(&self) -> bool {
+        self.slots.get().is_some()
+    }
+
+    fn cell(&self, slot: u16) -> Option<&AtomicU64> {
+        self.slots.get()?.slots.get(slot)
     }
 
     /// Whether this is the process that it was made in, and that has not forked since.
@@ -96,12 +130,12 @@ impl Holding {
         self.count == fork::count()
     }
 
-    /// A slot to ask in for an object; None where all are taken: the answer is a copy then.
+    /// A slot to ask in for an object; None where all are taken, or there is none: the answer is a copy then.
     pub fn slot(self: &Arc<Self>) -> Option<Slot> {
         self.slot_beyond(SLOTS_FOR_WRITES)
     }
 
-    /// A slot to write through: there are some that objects do not take.
+    /// A slot to write through: there are some that objects do not take. None where those are taken, too: the body is sent then.
     pub fn slot_to_write(self: &Arc<Self>) -> Option<Slot> {
         self.slot_beyond(0)
     }
@@ -114,7 +148,7 @@ impl Holding {
         let number = free.pop()?;
         drop(free);
         let ticket = self.next_ticket.fetch_add(1, Ordering::Relaxed);
-        self.slots.get(number)?.store(slots::asked(ticket), Ordering::Release);
+        self.cell(number)?.store(slots::asked(ticket), Ordering::Release);
         Some(Slot { holding: Arc::clone(self), number, ticket })
     }
 
@@ -172,7 +206,7 @@ impl Drop for Slot {
         if !self.holding.is_current() {
             return;
         }
-        if let Some(word) = self.holding.slots.get(self.number) {
+        if let Some(word) = self.holding.cell(self.number) {
             // Whatever the keeper has made of it: held, or not yet.
             word.store(FREE, Ordering::Release);
             self.holding.free.lock().push(self.number);
@@ -191,7 +225,7 @@ impl Lent {
     pub fn hand_out(self: &Arc<Self>) -> Option<Bytes> {
         let mut users = self.users.lock();
         if *users == 0 {
-            let cell = self.slot.holding.slots.get(self.slot.number)?;
+            let cell = self.slot.holding.cell(self.slot.number)?;
             cell.compare_exchange(self.remembered, self.held, Ordering::AcqRel, Ordering::Relaxed).ok()?;
         }
         *users += 1;
@@ -210,7 +244,7 @@ impl Drop for Held {
         let mut users = lent.users.lock();
         *users -= 1;
         if *users == 0
-            && let Some(cell) = lent.slot.holding.slots.get(lent.slot.number)
+            && let Some(cell) = lent.slot.holding.cell(lent.slot.number)
         {
             // Where nobody remembers them, the slot is given back at once: it goes with `self`.
             let _ = cell.compare_exchange(lent.held, lent.remembered, Ordering::AcqRel, Ordering::Relaxed);

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! The fields of each kind are those of the variants below, in their order. Descriptors come with the first byte of their frame
-//! (`SCM_RIGHTS`): of the session's file, and of the counters, with `Welcome`, of the segment's with `Placed` and `Reserved`.
+//! (`SCM_RIGHTS`): of the session's file, or a pipe instead, and of the counters, with `Welcome`, of the segment's with `Placed` and `Reserved`.
 
 mod errors;
 mod fields;
@@ -37,7 +37,7 @@ pub(crate) const HEAD_BYTES: usize = 16;
 /// Fields of a request: an id, metadata, and room for what is small.
 pub(crate) const REQUEST_FIELDS_MAX: usize = METADATA_BYTES_MAX + 2 * ID_BYTES_MAX + (16 << 10);
 
-/// Data of a request: what is larger is written to its place by the process itself.
+/// Data of a request: what is larger is written to its place by the process itself, or sent in pieces.
 pub(crate) const REQUEST_DATA_MAX: u64 = crate::local::UNSHARED_BYTES_MAX;
 
 /// Fields of a reply: metadata, or an error with its texts.
@@ -115,7 +115,7 @@ impl From<Malformed> for io::Error {
     }
 }
 
-/// What a process asks. The data of a `Put` is the frame's.
+/// What a process asks. The data of a `Put` or a `Piece` is the frame's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Request<'a> {
     /// Begins every connection: the session that it belongs to (0: a new one), and what the process expects of the store, by name.
@@ -160,6 +160,18 @@ pub(crate) enum Request<'a> {
     Commit {
         body_hash: u128,
     },
+    /// A large body, without a slot: it comes in pieces over this connection.
+    Begin {
+        id: &'a [u8],
+        data_bytes: u64,
+        metadata: &'a [u8],
+    },
+    /// The frame's data goes on with it.
+    Piece,
+    /// It is complete.
+    Finish,
+    /// Slots, for a session that has none.
+    Slots,
     /// Tell the connection that listens, under this name, when the object exists.
     Wait {
         name: u64,
@@ -376,6 +388,13 @@ impl<'a> Request<'a> {
                 fields.u8(u8::from(*verify)).bytes(id);
                 22
             }
+            Request::Begin { id, data_bytes, metadata } => {
+                fields.bytes(id).u64(*data_bytes).bytes(metadata);
+                25
+            }
+            Request::Piece => 26,
+            Request::Finish => 27,
+            Request::Slots => 28,
         };
         let flags = u8::from(manner.is_durable) * DURABLE + u8::from(manner.is_here) * HERE;
         finish(buffer, kind, flags, slot, data_bytes);
@@ -426,10 +445,14 @@ impl<'a> Request<'a> {
             20 => Request::Stats,
             21 => Request::List { from: reader.bytes()?, limit: reader.u32()? },
             22 => Request::Describe { verify: reader.bool()?, id: reader.bytes()? },
+            25 => Request::Begin { id: reader.bytes()?, data_bytes: reader.u64()?, metadata: reader.bytes()? },
+            26 => Request::Piece,
+            27 => Request::Finish,
+            28 => Request::Slots,
             _ => return Err(Malformed("there is no such request")),
         };
-        if head.data_bytes > 0 && !matches!(request, Request::Put { .. }) {
-            return Err(Malformed("only a put has data"));
+        if head.data_bytes > 0 && !matches!(request, Request::Put { .. } | Request::Piece) {
+            return Err(Malformed("only a put and a piece have data"));
         }
         let has = |flag| head.flags & flag != 0;
         reader.end((request, Manner { is_durable: has(DURABLE), is_here: has(HERE) }))

@@ -11,6 +11,7 @@ mod holding;
 mod listening;
 pub(crate) mod messages;
 mod remembered;
+mod sending;
 mod session;
 pub(crate) mod socket;
 pub(crate) mod starting;

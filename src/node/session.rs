@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -27,6 +28,9 @@ const CONNECTIONS_MAX: usize = 16;
 /// A connection that was not used for longer is closed at the end of a later call, so that the keeper has its thread back.
 const UNUSED_MAX: Duration = Duration::from_secs(10);
 
+/// How often a keeper that had no room for slots is asked whether it has.
+const SLOTS_ASK_EVERY: Duration = Duration::from_secs(1);
+
 /// What this process has of one keeper.
 pub(super) struct Session {
     pub id: u64,
@@ -38,7 +42,9 @@ pub(super) struct Session {
     pool: Mutex<Pool>,
     returned: Condvar,
     /// Goes with the session's keeper.
-    pub remembered: Option<Remembered>,
+    remembered: OnceLock<Remembered>,
+    /// When the keeper was last asked for slots, where it had no room for them.
+    slots_asked: Mutex<Instant>,
     lost: AtomicBool,
 }
 
@@ -79,6 +85,9 @@ impl Answered {
     }
 }
 
+/// A request, the slot that it is asked in, and its data.
+pub(super) type Question<'a> = (&'a Request<'a>, Manner, Option<&'a Slot>, &'a [u8]);
+
 /// Why a call has no answer.
 pub(super) enum Unanswered {
     /// The keeper cannot have seen it.
@@ -116,9 +125,10 @@ impl Session {
                 let file = files.pop_front();
                 let file = file.ok_or_else(|| io::Error::other("no descriptor is left for the session's file"))?;
                 let holding = Holding::new(file)?;
-                // Without a descriptor or a map left for them, the keeper is asked each time.
-                let counters = files.pop_front().and_then(|file| Counters::map(&file).ok());
-                let remembered = counters.map(|counters| Remembered::new(counters, Fingerprints { seed, mask }));
+                let remembered = OnceLock::new();
+                if let Some(counters) = files.pop_front() {
+                    remember_with(&remembered, &counters, Fingerprints { seed, mask });
+                }
                 let pool = Pool { idle: VecDeque::from([(Instant::now(), connection)]), open: 1 };
                 Ok(Ok(Greeted::Session(Arc::new(Session {
                     id: session,
@@ -128,6 +138,7 @@ impl Session {
                     pool: Mutex::new(pool),
                     returned: Condvar::new(),
                     remembered,
+                    slots_asked: Mutex::new(Instant::now()),
                     lost: AtomicBool::new(false),
                 }))))
             }
@@ -143,6 +154,38 @@ impl Session {
         !self.lost.load(Ordering::Acquire) && self.holding.is_current()
     }
 
+    /// What is answered without asking, where the keeper has told how to see whether it has changed.
+    pub fn remembered(&self) -> Option<&Remembered> {
+        self.remembered.get()
+    }
+
+    /// Whether it has no slots, and the keeper is to be asked for some now, by the caller alone.
+    pub fn is_to_ask_for_slots(&self) -> bool {
+        if self.holding.has_slots() {
+            return false;
+        }
+        let Some(mut asked) = self.slots_asked.try_lock() else { return false };
+        let is_due = asked.elapsed() >= SLOTS_ASK_EVERY;
+        if is_due {
+            *asked = Instant::now();
+        }
+        is_due
+    }
+
+    /// Takes the slots that the keeper has room for by now.
+    pub fn take_slots(&self, answered: Answered) -> io::Result<()> {
+        let Reply::Welcome { fingerprints: [seed, mask], .. } = answered.reply()? else { return Ok(()) };
+        let mut files = answered.frame.files;
+        // Without a descriptor left for it, it is asked for again.
+        if let Some(file) = files.pop_front() {
+            self.holding.take_slots(file)?;
+        }
+        if let Some(counters) = files.pop_front() {
+            remember_with(&self.remembered, &counters, Fingerprints { seed, mask });
+        }
+        Ok(())
+    }
+
     /// Its keeper is gone.
     pub fn set_lost(&self) {
         self.lost.store(true, Ordering::Release);
@@ -152,23 +195,15 @@ impl Session {
         self.returned.notify_all();
         drop(pool);
         // They refer to the session. A forked child leaves its parent's as it is: anything may have been locked.
-        if let Some(remembered) = self.remembered.as_ref().filter(|_| self.generation == fork::generation()) {
+        if let Some(remembered) = self.remembered.get().filter(|_| self.generation == fork::generation()) {
             remembered.clear();
         }
     }
 
     /// Sends a question and waits for its answer.
-    pub fn ask(
-        &self,
-        directory: &Path,
-        (request, manner, slot, data): (&Request<'_>, Manner, Option<&Slot>, &[u8]),
-        limit: Instant,
-    ) -> Result<Answered, Unanswered> {
+    pub fn ask(&self, directory: &Path, question: Question<'_>, limit: Instant) -> Result<Answered, Unanswered> {
         let mut connection = self.connection(directory, limit).map_err(Unanswered::NotSent)?;
-        let number = slot.map_or(NO_SLOT, |slot| slot.number);
-        request.encode(manner, number, data.len() as u64, &mut connection.output);
-        let answered = exchange(&mut connection, data, limit);
-        let answered = answered.map(|frame| Answered { fields: connection.fields().to_vec(), frame });
+        let answered = ask_over(&mut connection, question, limit);
         // One without an answer is closed: its late answer would be taken for the next one's.
         self.give_back(answered.is_ok().then_some(connection));
         answered
@@ -182,7 +217,8 @@ impl Session {
         Ok(connection)
     }
 
-    fn greet(&self, directory: &Path, limit: Instant) -> io::Result<Connection> {
+    /// A connection of its own that belongs to this session.
+    pub fn greet(&self, directory: &Path, limit: Instant) -> io::Result<Connection> {
         let mut connection = Connection::new(Arc::new(timed(socket::connect(directory)?)?));
         let greeting = Request::Greet { version: VERSION, session: self.id, expected: Vec::new() };
         greeting.encode(Manner::default(), NO_SLOT, 0, &mut connection.output);
@@ -247,6 +283,25 @@ impl Unanswered {
             Unanswered::NotSent(error) | Unanswered::Lost(error) => error,
         }
     }
+}
+
+/// Has what is remembered be kept by these counters. Without a map left for them, the keeper is asked each time.
+fn remember_with(remembered: &OnceLock<Remembered>, counters: &File, fingerprints: Fingerprints) {
+    if let Ok(counters) = Counters::map(counters) {
+        remembered.get_or_init(|| Remembered::new(counters, fingerprints));
+    }
+}
+
+/// Sends a question over this connection and waits for its answer.
+pub(super) fn ask_over(
+    connection: &mut Connection,
+    (request, manner, slot, data): Question<'_>,
+    limit: Instant,
+) -> Result<Answered, Unanswered> {
+    let number = slot.map_or(NO_SLOT, |slot| slot.number);
+    request.encode(manner, number, data.len() as u64, &mut connection.output);
+    let frame = exchange(connection, data, limit)?;
+    Ok(Answered { fields: connection.fields().to_vec(), frame })
 }
 
 /// With reads and writes that return after a slice of time, so that whoever waits can look up.

@@ -16,7 +16,11 @@ const GREET: u8 = 1;
 const GET: u8 = 2;
 const PUT: u8 = 4;
 const COMMIT: u8 = 8;
-const KINDS: u8 = 20;
+const BEGIN: u8 = 25;
+const PIECE: u8 = 26;
+const FINISH: u8 = 27;
+const KINDS: u8 = 28;
+const DONE: u8 = 2;
 const FAILED: u8 = 10;
 
 fn frame(kind: u8, slot: u16, data_bytes: u64, fields: &[u8]) -> Vec<u8> {
@@ -132,6 +136,44 @@ fn a_keeper_that_hears_nonsense_goes_on_serving_others() {
     until("all those sessions are over", || place.sessions() == 1);
     until("all those connections have ended", || descriptors(keeper) <= before.1 + 8);
     assert!(memory_kb(keeper) < before.0 + (64 << 10), "from {} KiB to {}", before.0, memory_kb(keeper));
+}
+
+#[test]
+fn pieces_of_nothing_end_their_connection() {
+    let place = Place::new();
+    let mut worker = victim(&place);
+    let begin = |data_bytes: u64| {
+        let fields = [&5_u32.to_le_bytes(), &b"piece"[..], &data_bytes.to_le_bytes(), &0_u32.to_le_bytes()].concat();
+        frame(BEGIN, u16::MAX, 0, &fields)
+    };
+    let piece = [frame(PIECE, u16::MAX, 60_000, &[]), vec![7; 60_000]].concat();
+    let finish = frame(FINISH, u16::MAX, 0, &[]);
+    // What is sent, and the answers to it; where there are fewer, the connection has ended.
+    let cases: [(Vec<Vec<u8>>, &[u8]); 6] = [
+        (vec![piece.clone()], &[]),
+        (vec![finish.clone()], &[]),
+        (vec![begin(60_000), finish.clone(), piece.clone()], &[DONE, FAILED]),
+        (
+            vec![begin(100_000), piece.clone(), piece.clone(), finish.clone(), finish.clone()],
+            &[DONE, DONE, FAILED, FAILED],
+        ),
+        (vec![begin(u64::MAX)], &[FAILED]),
+        (
+            vec![begin(120_000), piece.clone(), begin(60_000), piece, finish.clone(), finish],
+            &[DONE, DONE, DONE, DONE, DONE],
+        ),
+    ];
+    for (number, (sent, answers)) in cases.into_iter().enumerate() {
+        let mut stream = connect(&place);
+        stream.write_all(&greeting(0)).unwrap();
+        reply(&mut stream).unwrap();
+        for (at, frame) in sent.iter().enumerate() {
+            stream.write_all(frame).unwrap();
+            assert_eq!(reply(&mut stream), answers.get(at).copied(), "case {number}, frame {at}");
+        }
+    }
+    assert_eq!(worker.order("contains piece"), "yes");
+    is_served(&mut worker);
 }
 
 #[test]

@@ -217,6 +217,25 @@ fn a_process_without_a_descriptor_for_one_more_connection_keeps_its_session() {
     assert_eq!(sessions(), before);
 }
 
+#[test]
+fn a_process_that_writes_more_objects_at_a_time_than_it_has_slots_sends_the_rest() {
+    const SLOTS: u64 = 4096;
+    let place = Place::new();
+    let store = place.builder().max_size_mb(1024).attach().unwrap();
+    let begin = |number: u64| {
+        let mut writer = store.writer(&number.to_be_bytes(), 70_000, b"").unwrap();
+        writer.write(&bytes(number, 70_000)[..66_000]).unwrap();
+        writer
+    };
+    let writers: Vec<_> = (0..SLOTS + 20).map(begin).collect();
+    assert_eq!(store.stats().unwrap().keeper.unwrap().leases, SLOTS);
+    for (number, mut writer) in (0..).zip(writers).skip(SLOTS as usize - 20) {
+        writer.write(&bytes(number, 70_000)[66_000..]).unwrap();
+        writer.commit().unwrap();
+        assert!(get(&store, &number.to_be_bytes()).data == bytes(number, 70_000));
+    }
+}
+
 /// Length of all files in a directory of the store's.
 fn length_of(place: &Place, directory: &str) -> u64 {
     let entries = std::fs::read_dir(place.path().join(directory)).unwrap();

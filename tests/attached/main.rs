@@ -12,6 +12,7 @@ mod hostile;
 mod keepers;
 mod kept;
 mod limits;
+mod no_room;
 mod place;
 mod remembering;
 mod report;

@@ -13,6 +13,7 @@ use super::segment::Segment;
 use super::segment_header::{SegmentHeader, SegmentKind, file_name};
 use crate::error::Error;
 use crate::local::files::disk::{Disk, DiskFile};
+use crate::local::files::is_disk_full;
 use crate::local::files::mapping::Mapping;
 use crate::local::files::numbers::Numbers;
 use crate::local::files::open_files::OpenFiles;
@@ -64,8 +65,7 @@ pub(crate) enum NoFile {
 impl NoFile {
     /// Whether the disk is full, which may pass.
     pub fn is_disk_full(&self) -> bool {
-        let NoFile::Failed(Error::Io { source, .. }) = self else { return false };
-        matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        matches!(self, NoFile::Failed(Error::Io { source, .. }) if is_disk_full(source))
     }
 }
 

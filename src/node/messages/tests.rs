@@ -36,6 +36,10 @@ fn requests() -> Vec<Request<'static>> {
         Request::Admit { id, bytes: 1 << 40 },
         Request::Reserve { ticket, id, data_bytes: 1 << 33, metadata_bytes: 77 },
         Request::Commit { body_hash: 0x1112_1314_1516_1718_191a_1b1c_1d1e_1f20 },
+        Request::Begin { id, data_bytes: 1 << 33, metadata: b"metadata" },
+        Request::Piece,
+        Request::Finish,
+        Request::Slots,
         Request::Wait { name: 4, id },
         Request::Forget { name: 5 },
         Request::Claim { ticket, names: vec![] },
@@ -136,6 +140,10 @@ fn replies() -> Vec<Reply<'static>> {
     replies
 }
 
+fn request_may_have_data(request: &Request<'_>) -> bool {
+    matches!(request, Request::Put { .. } | Request::Piece)
+}
+
 fn may_have_data(reply: &Reply<'_>) -> bool {
     matches!(reply, Reply::Inline { .. } | Reply::Exists { .. })
 }
@@ -146,7 +154,7 @@ fn every_request_reads_back() {
     for request in requests() {
         for (is_durable, is_here) in [(false, false), (true, false), (false, true), (true, true)] {
             let manner = Manner { is_durable, is_here };
-            let data_bytes = if matches!(request, Request::Put { .. }) { 5 } else { 0 };
+            let data_bytes = if request_may_have_data(&request) { 5 } else { 0 };
             request.encode(manner, 77, data_bytes, &mut buffer);
             let (head, fields) = frame(&buffer);
             assert_eq!((head.slot, head.data_bytes), (77, data_bytes));
@@ -249,7 +257,7 @@ fn only_those_with_data_have_data() {
     for request in requests() {
         request.encode(Manner::default(), NO_SLOT, 1, &mut buffer);
         let (head, fields) = frame(&buffer);
-        assert_eq!(Request::decode(head, fields).is_ok(), matches!(request, Request::Put { .. }), "{request:?}");
+        assert_eq!(Request::decode(head, fields).is_ok(), request_may_have_data(&request), "{request:?}");
     }
     for reply in replies() {
         reply.encode(1, &mut buffer);
@@ -285,7 +293,7 @@ fn a_greeting_in_another_language_is_read_as_far_as_its_version() {
 
 proptest! {
     #[test]
-    fn hostile_requests_are_refused_or_mean_what_they_say(kind in 0_u8..24, flags: u8, slot: u16, fields: Vec<u8>) {
+    fn hostile_requests_are_refused_or_mean_what_they_say(kind in 0_u8..32, flags: u8, slot: u16, fields: Vec<u8>) {
         let head = Head { fields_bytes: fields.len() as u32, kind, flags, slot, data_bytes: 0 };
         if let Ok((request, manner)) = Request::decode(head, &fields) {
             let mut buffer = Vec::new();
