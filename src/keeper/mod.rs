@@ -26,7 +26,7 @@ pub use shared::KeeperOptions;
 use shared::{Replacing, Shared};
 
 use crate::error::Error;
-use crate::local::{Counters, Fingerprints, LocalBackend, Turn, Underlying, make_directory};
+use crate::local::{Counters, Turn, Underlying, make_directory, open_counters};
 use crate::node::messages::{Head, Manner, NO_SESSION, NO_SLOT, Reply, Request, SLICE, VERSION};
 use crate::node::socket::{self, Connection};
 use crate::store::{ObjectStore, StoreConfig, expectations};
@@ -154,11 +154,14 @@ impl Keeper {
         let directory = directory(config)?;
         let listener = socket::listen(&directory).map_err(Error::io("listen in", &directory))?;
         listener.set_nonblocking(true).map_err(Error::io("listen in", &directory))?;
-        let counters = Counters::open(&directory).map_err(Error::io("open the counters in", &directory))?;
-        // What processes remember of an earlier keeper is over, before this one accepts anything.
-        counters.0.raise_epoch();
         let own = socket::identity(&directory).map_err(Error::io("look at the socket in", &directory))?;
-        let shared = Arc::new(Shared::new(directory, own, counters.1, expectations(config)?, options, opened));
+        let shared = Arc::new(Shared::new(directory, own, expectations(config)?, options, opened));
+        if let Some((counters, file)) = shared.room_for(open_counters(&shared.directory))? {
+            // What processes remember of an earlier keeper is over, before this one accepts anything.
+            counters.raise_epoch();
+            // The first.
+            let _ = shared.counters.set(file);
+        }
         let shared_accepting = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("keeper".to_owned())
@@ -178,25 +181,14 @@ impl Keeper {
         let sessions = Arc::clone(&self.shared.sessions);
         if let Some(local) = store.local() {
             local.before_reaping(Box::new(move |is_dead| sessions.release(is_dead)));
-            self.share_changes(local);
         }
         let sessions = Arc::clone(&self.shared.sessions);
         store.set_count_attached(Box::new(move || sessions.stats()));
+        if let Some((local, counters)) = store.local().zip(self.shared.counters.get()) {
+            self.shared.share_changes(local, Counters::map(counters));
+        }
         // Only once.
         let _ = self.shared.store.set(store.clone());
-    }
-
-    fn share_changes(&self, local: &LocalBackend) {
-        match Counters::map(&self.shared.counters) {
-            Ok(counters) => {
-                let Fingerprints { seed, mask } = local.share_changes(counters);
-                let _ = self.shared.fingerprints.set([seed, mask]);
-            }
-            // They ask each time.
-            Err(error) => {
-                tracing::warn!("{}: {error}; attached processes remember nothing", self.shared.directory.display())
-            }
-        }
     }
 
     /// Processes that are attached now.

@@ -1,8 +1,9 @@
 //! One connection of an attached process, in a thread of its own: greeting, then question and answer.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -124,7 +125,7 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection, heard: impl FnOnce()
     let connected = session.connect();
     shared.add(&session);
     welcome(shared, store, &session).encode(0, &mut connection.output);
-    connection.send(&[], &[end.as_fd(), shared.counters.as_fd()], || Ok(()))?;
+    send_with(shared, connection, end.as_fd())?;
     // From here on only the process has it: with it, the session ends.
     drop(end);
     Ok(Some(connected))
@@ -132,6 +133,13 @@ fn greet(shared: &Arc<Shared>, connection: &mut Connection, heard: impl FnOnce()
 
 fn welcome(shared: &Shared, store: &ObjectStore, session: &Session) -> Reply<'static> {
     Reply::Welcome { session: session.id, place: store.place(), fingerprints: shared.fingerprints() }
+}
+
+/// Sends a `Welcome`, what comes with the session, and the counters, where there are some.
+fn send_with(shared: &Shared, connection: &mut Connection, end: BorrowedFd<'_>) -> io::Result<()> {
+    let both = [Some(end), shared.counters.get().map(File::as_fd)];
+    let descriptors: Vec<_> = both.into_iter().flatten().collect();
+    connection.send(&[], &descriptors, || Ok(()))
 }
 
 /// A new session; what its process must get the only copy of.
@@ -214,10 +222,10 @@ enum Answer {
         segment: u32,
         offset: u64,
         file_bytes: u64,
-        file: std::fs::File,
+        file: File,
     },
     /// The file of slots, of which the process must get the only copy.
-    Slots(std::fs::File, Reply<'static>),
+    Slots(File, Reply<'static>),
 }
 
 impl Answer {
@@ -232,7 +240,7 @@ impl Answer {
             }
             Answer::Slots(file, reply) => {
                 reply.encode(0, &mut connection.output);
-                connection.send(&[], &[file.as_fd(), shared.counters.as_fd()], rest)
+                send_with(shared, connection, file.as_fd())
             }
             Answer::Stats(json) => answer(connection, &Reply::Stats { json: &json }),
             Answer::Placed(object, placed, known) => {

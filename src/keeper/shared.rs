@@ -15,7 +15,7 @@ use super::presence::SlotFile;
 use super::sessions::Session;
 use crate::backend::KeeperStats;
 use crate::error::Error;
-use crate::local::{is_disk_full, slots};
+use crate::local::{Counters, Fingerprints, LocalBackend, is_disk_full, slots};
 use crate::node::socket;
 use crate::store::ObjectStore;
 
@@ -42,8 +42,9 @@ impl KeeperOptions {
 pub(super) struct Shared {
     /// Present once it is open.
     pub store: OnceLock<ObjectStore>,
-    /// What tells processes of changes; their file, for them to map.
-    pub counters: File,
+    /// What tells processes of changes; their file, for them to map. Absent while there is no room for it.
+    pub counters: OnceLock<File>,
+    making_counters: Mutex<()>,
     pub fingerprints: OnceLock<[u64; 2]>,
     /// How far opening is, in parts of a thousand.
     pub opened: Arc<AtomicU32>,
@@ -52,7 +53,7 @@ pub(super) struct Shared {
     pub expected: Vec<(String, String)>,
     pub options: KeeperOptions,
     pub sessions: Arc<Sessions>,
-    /// Whether there was no room for the last session's slots.
+    /// Whether there was no room when a file was made last.
     is_without_room: AtomicBool,
     pub streams: Mutex<HashMap<u64, Arc<UnixStream>>>,
     /// Connections that have not greeted yet, and when they are cut off.
@@ -87,14 +88,14 @@ impl Shared {
     pub fn new(
         directory: PathBuf,
         socket: (u64, u64),
-        counters: File,
         expected: Vec<(String, String)>,
         options: KeeperOptions,
         opened: Arc<AtomicU32>,
     ) -> Self {
         Shared {
             store: OnceLock::new(),
-            counters,
+            counters: OnceLock::new(),
+            making_counters: Mutex::default(),
             fingerprints: OnceLock::new(),
             opened,
             directory,
@@ -129,11 +130,48 @@ impl Shared {
         self.closing.load(Ordering::Acquire)
     }
 
-    /// Makes the slots of a session; the file is for the process. None where the disk has no room for them.
+    /// Makes the slots of a session; the file is for the process. None where the disk has no room for them, or for the counters.
     pub fn make_slots(&self) -> Result<Option<(SlotFile, File)>, Error> {
         let local = self.store.get().and_then(ObjectStore::local);
+        if let Some(local) = local
+            && !self.has_counters(local)?
+        {
+            return Ok(None);
+        }
         let room = local.map(|local| local.count_file(slots::FILE_BYTES as u64));
-        match SlotFile::make(&self.directory, room) {
+        self.room_for(SlotFile::make(&self.directory, room))
+    }
+
+    /// Whether there are counters, made now where there was no room for them before.
+    fn has_counters(&self, local: &LocalBackend) -> Result<bool, Error> {
+        let _making = self.making_counters.lock();
+        if self.counters.get().is_some() {
+            return Ok(true);
+        }
+        let Some((counters, file)) = self.room_for(local.make_counters())? else { return Ok(false) };
+        // Before any process has them: from here on every change raises them.
+        self.share_changes(local, Ok(counters));
+        // The first.
+        let _ = self.counters.set(file);
+        Ok(true)
+    }
+
+    /// Has every change raise the counters.
+    pub fn share_changes(&self, local: &LocalBackend, counters: io::Result<Counters>) {
+        match counters {
+            Ok(counters) => {
+                let Fingerprints { seed, mask } = local.share_changes(counters);
+                // Once.
+                let _ = self.fingerprints.set([seed, mask]);
+            }
+            // They ask each time.
+            Err(error) => tracing::warn!("{}: {error}; attached processes remember nothing", self.directory.display()),
+        }
+    }
+
+    /// A file that was made; None where the disk had no room for it, which is said once.
+    pub fn room_for<T>(&self, made: Result<T, Error>) -> Result<Option<T>, Error> {
+        match made {
             Ok(made) => {
                 if self.is_without_room.swap(false, Ordering::Relaxed) {
                     tracing::info!("{}: there is room for sessions again", self.directory.display());

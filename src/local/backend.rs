@@ -1,5 +1,6 @@
 //! The `local` backend: opens a directory into a [`LocalTier`], runs its upkeep threads, and closes both. `tiered` and the keeper stand on it.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -279,6 +280,11 @@ impl LocalBackend {
     }
 }
 
+/// The counters of a directory whose lock this process holds, and their file.
+pub(crate) fn open_counters(directory: &Path) -> Result<(Counters, File), Error> {
+    Counters::open(directory).map_err(Error::io("open the counters in", directory))
+}
+
 /// What the keeper of the directory needs in order to serve attached processes.
 impl LocalBackend {
     /// The place, in a body segment that other processes can map, of bytes that this store has handed out; None where they are a copy.
@@ -300,6 +306,13 @@ impl LocalBackend {
     /// the process could free nothing.
     pub fn count_file(&self, bytes: u64) -> Arc<Lease> {
         self.tier.space.lease_existing(bytes)
+    }
+
+    /// The counters of an open store that had no room for them before, and their file.
+    pub fn make_counters(&self) -> Result<(Counters, File), Error> {
+        // Once the store is closed, they are another process's to make.
+        let _inside = self.tier()?.gate.enter()?;
+        open_counters(&self.directory)
     }
 
     /// From now on every change of an object raises its counter. Returns the fingerprint function, which picks an id's counter.

@@ -44,7 +44,7 @@ use std::sync::atomic::AtomicU32;
 
 use files::disk::{Disk, SystemDisk};
 
-pub(crate) use backend::LocalBackend;
+pub(crate) use backend::{LocalBackend, open_counters};
 pub(crate) use files::counters::Counters;
 pub use files::disk;
 pub(crate) use files::is_disk_full;

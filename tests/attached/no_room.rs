@@ -250,3 +250,40 @@ fn processes_attach_on_a_full_disk_and_its_keeper_may_be_killed() {
         all(&mut other);
     });
 }
+
+// Invariants 1, 2 and 13.
+#[test]
+fn on_a_full_disk_that_was_never_shared_a_keeper_begins_without_counters() {
+    on_a_disk(|place, disk| {
+        let alone = place.builder().max_size_mb(SMALL.size_mb).open().unwrap();
+        put(&alone, "small", 1, 100);
+        put(&alone, "large", 2, 600_000);
+        alone.close().unwrap();
+        let counters = place.path().join("counters");
+        disk.fill();
+
+        let mut late = Worker::with(place, SMALL);
+
+        assert!(!counters.exists() && !place.path().join("sessions").exists());
+        assert_eq!(late.order("get small"), "1 100");
+        assert_eq!(late.order("get large"), "2 600000");
+        let store = attach(place);
+        assert!(store.delete(b"small").unwrap());
+        assert_eq!(late.order("get small"), "absent", "nothing is remembered");
+
+        disk.free();
+        becomes_normal(&mut late, &store, "large");
+        assert!(counters.exists());
+        put(&store, "small", 3, 100);
+        let shared = RefCell::new(&mut late);
+        until("it is remembered", || {
+            let late = &mut *shared.borrow_mut();
+            assert_eq!(late.order("get small"), "3 100");
+            let hits = store.stats().unwrap().operations.hits;
+            assert_eq!(late.order("get small"), "3 100");
+            store.stats().unwrap().operations.hits == hits
+        });
+        put(&store, "small", 4, 100);
+        assert_eq!(late.order("get small"), "4 100", "what is remembered is seen to have changed");
+    });
+}

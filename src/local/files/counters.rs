@@ -43,10 +43,13 @@ impl Counters {
     /// The directory's counters, made where there are none, and their file. The caller holds the directory's lock.
     pub fn open(directory: &Path) -> io::Result<(Counters, File)> {
         let path = directory.join(NAME);
-        if let Ok(file) = OpenOptions::new().read(true).write(true).open(&path)
-            && file.metadata()?.len() == FILE_BYTES as u64
-        {
-            return Ok((Counters::map(&file)?, file));
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) if file.metadata()?.len() == FILE_BYTES as u64 => return Ok((Counters::map(&file)?, file)),
+            // Of another length it is nobody's: no process maps it.
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Made anew it would leave processes with counters that nobody raises.
+            Err(error) => return Err(error),
         }
         // Made under another name and then renamed, so that nobody maps a part of it.
         let temporary = directory.join(format!("{NAME}.{:016x}", random_u64()));
@@ -140,6 +143,16 @@ mod tests {
         let (again, _) = Counters::open(place.path()).unwrap();
         again.raise_epoch();
         assert_eq!(other.now(3), (before.0 + 1, 1), "the same file");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_not_replaced() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join(NAME);
+        std::os::unix::fs::symlink(NAME, &path).unwrap();
+        let refused = Counters::open(place.path()).map(drop).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ELOOP), "{refused}");
+        assert!(path.is_symlink());
     }
 
     #[test]
