@@ -72,7 +72,7 @@ pub enum Error {
         known: u32,
     },
     /// The operating system refused an operation on a file.
-    #[error("cannot {action} {path}: {source}")]
+    #[error("cannot {action} {path}: {source}{}", remedy(source))]
     Io {
         /// What was tried: `write`, `open`, ...
         action: &'static str,
@@ -176,6 +176,16 @@ pub enum Error {
         /// Bytes that were announced.
         announced: u64,
     },
+}
+
+/// Whether the system has refused something for want of room, which may pass: the disk is full, or a quota is used up.
+pub(crate) fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// What to do, where the system's reason does not say so.
+fn remedy(reason: &io::Error) -> &'static str {
+    if is_disk_full(reason) { "; make room on that disk" } else { "" }
 }
 
 impl Error {

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use super::presence::SlotFile;
 use super::sessions::Session;
 use crate::backend::KeeperStats;
-use crate::error::Error;
-use crate::local::{Counters, Fingerprints, LocalBackend, is_disk_full, slots};
+use crate::error::{Error, is_disk_full};
+use crate::local::{Counters, Fingerprints, LocalBackend, slots};
 use crate::node::socket;
 use crate::store::ObjectStore;
 
@@ -178,12 +178,10 @@ impl Shared {
                 }
                 Ok(Some(made))
             }
-            Err(Error::Io { action, path, source }) if is_disk_full(&source) => {
+            Err(error) if matches!(&error, Error::Io { source, .. } if is_disk_full(source)) => {
                 if !self.is_without_room.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
-                        "cannot {action} {}: {source}: until there is room, processes that attach have large objects sent to them, \
-                         and send theirs; make room on the disk",
-                        path.display()
+                        "{error}: until there is room, processes that attach have large objects sent to them, and send theirs"
                     );
                 }
                 Ok(None)

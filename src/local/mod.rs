@@ -47,7 +47,6 @@ use files::disk::{Disk, SystemDisk};
 pub(crate) use backend::{LocalBackend, open_counters};
 pub(crate) use files::counters::Counters;
 pub use files::disk;
-pub(crate) use files::is_disk_full;
 pub(crate) use files::readers::is_locked;
 pub(crate) use files::slots;
 pub(crate) use files::space::Lease;

@@ -5,7 +5,7 @@
 //! ```
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::socket;
-use crate::error::Error;
+use crate::error::{Error, is_disk_full};
 use crate::interrupt;
 use crate::local::{Turn, make_directory};
 
@@ -167,7 +167,12 @@ impl Log {
         });
         match text {
             Ok(text) if !text.is_empty() => text,
-            Ok(_) => format!("it has said nothing; see {}", self.path.display()),
+            Ok(_) => match (&self.file).write_all(b"\n") {
+                Err(error) if is_disk_full(&error) => {
+                    format!("it could not say why: {}", Error::io("write", &self.path)(error))
+                }
+                Ok(()) | Err(_) => format!("it has said nothing; see {}", self.path.display()),
+            },
             Err(error) => format!("its log {} cannot be read: {error}", self.path.display()),
         }
     }

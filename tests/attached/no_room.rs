@@ -9,7 +9,7 @@ use crate::common::mounted::Mounted;
 use crate::common::{get, until};
 use crate::full_disk::SMALL;
 use crate::place::Place;
-use crate::worker::{Worker, content, seed_and_len};
+use crate::worker::{Worker, attach as attach_order, content, seed_and_len};
 
 /// In a thread of its own, as others would see what it mounts as well.
 fn on_a_thread(run: impl FnOnce() + Send + 'static) {
@@ -285,5 +285,16 @@ fn on_a_full_disk_that_was_never_shared_a_keeper_begins_without_counters() {
         });
         put(&store, "small", 4, 100);
         assert_eq!(late.order("get small"), "4 100", "what is remembered is seen to have changed");
+    });
+}
+
+#[test]
+fn a_full_disk_on_which_no_store_can_be_made_is_named() {
+    on_a_disk(|place, disk| {
+        disk.fill();
+        let refused = Worker::detached(place).order(&attach_order(SMALL));
+        let directory = place.path().display().to_string();
+        assert!(refused.contains("No space left on device") && refused.contains("make room on that disk"), "{refused}");
+        assert!(refused.contains(&directory), "{refused}");
     });
 }

@@ -11,8 +11,3 @@ pub(crate) mod readers;
 pub(crate) mod slots;
 pub(crate) mod space;
 pub(crate) mod turn;
-
-/// Whether the system has refused something for want of room, which may pass: the disk is full, or a quota is used up.
-pub(crate) fn is_disk_full(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-}

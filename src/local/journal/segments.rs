@@ -11,9 +11,8 @@ use rustc_hash::FxHashMap;
 
 use super::segment::Segment;
 use super::segment_header::{SegmentHeader, SegmentKind, file_name};
-use crate::error::Error;
+use crate::error::{Error, is_disk_full};
 use crate::local::files::disk::{Disk, DiskFile};
-use crate::local::files::is_disk_full;
 use crate::local::files::mapping::Mapping;
 use crate::local::files::numbers::Numbers;
 use crate::local::files::open_files::OpenFiles;
