@@ -5,6 +5,7 @@
 //! other, [`starting`] how a directory gets a keeper where it has none. The keeper itself stands above the store that it serves: `keeper`.
 
 mod attached;
+mod backend;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod holding;
