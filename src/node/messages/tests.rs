@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::backend::{LISTED_MAX, ListPosition, Listed, ObjectState};
+use crate::backend::{LISTED_MAX, ListPosition, Listed, ObjectState, Page, Usage};
+use crate::error::Error;
 use crate::id::ObjectId;
 use crate::version::Version;
 
