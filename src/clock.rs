@@ -135,13 +135,20 @@ pub(crate) fn machine_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
+/// The longest lifetime of objects that nodes have given, and some time more, as they read the clock at different times.
+fn among_others(lifetime: Duration) -> Duration {
+    lifetime.max(LIFETIME_MIN).saturating_add(SET_BY_ALL)
+}
+
 impl RedisTime {
-    /// `lifetime_ms`: how long objects live that are stored here, 0 for ever.
-    pub fn new(past: Past, lifetime_ms: u64) -> Self {
-        Self::guessing(past, lifetime_ms, machine_ms(), Instant::now())
+    /// `lifetime_ms`: how long objects live that are stored here, 0 for ever. `is_shared`: other nodes may give other lifetimes.
+    pub fn new(past: Past, lifetime_ms: u64, is_shared: bool) -> Self {
+        let lifetime = Duration::from_millis(lifetime_ms);
+        let lifetime = if is_shared || lifetime.is_zero() { among_others(lifetime) } else { lifetime };
+        Self::guessing(past, lifetime, machine_ms(), Instant::now())
     }
 
-    fn guessing(past: Past, lifetime_ms: u64, machine_ms: u64, begun: Instant) -> Self {
+    fn guessing(past: Past, lifetime: Duration, machine_ms: u64, begun: Instant) -> Self {
         let floor = believable(past.events_ms);
         let guess = believable(machine_ms).max(believable(past.redis_ms)).max(floor);
         RedisTime {
@@ -151,11 +158,7 @@ impl RedisTime {
             for_setting: AtomicI64::new(guess),
             // This machine's clock may be ahead by any amount.
             for_expiry: AtomicI64::new(believable(past.redis_ms)),
-            readings: Mutex::new(Readings {
-                floor,
-                recent: None,
-                lifetime: Duration::from_millis(lifetime_ms).max(LIFETIME_MIN).saturating_add(SET_BY_ALL),
-            }),
+            readings: Mutex::new(Readings { floor, recent: None, lifetime }),
             told: Condvar::new(),
         }
     }
@@ -250,6 +253,12 @@ impl RedisTime {
         self.time(&self.for_setting, Instant::now()).saturating_add(lifetime_ms)
     }
 
+    /// As `deadline`, in a store that is not shared: as this machine's clock is now, since the next open has nothing else to tell what is over.
+    pub fn deadline_here(&self, lifetime_ms: u64) -> u64 {
+        let now_ms = machine_ms().min(MS_MAX).max(self.passed_ms());
+        if lifetime_ms == 0 { 0 } else { now_ms.saturating_add(lifetime_ms.min(MS_MAX)) }
+    }
+
     /// A record's deadline, for whoever does not know this open: a lifetime that has not begun begins now, if Redis has told the time.
     pub fn settled(&self, deadline_ms: u64) -> u64 {
         match deadline_ms & UNDATED {
@@ -279,7 +288,10 @@ mod tests {
     impl Rig {
         fn new(past: Past, lifetime_ms: u64, machine_ms: u64) -> Rig {
             let begun = Instant::now();
-            Rig { begun, time: RedisTime::guessing(past, lifetime_ms, machine_ms, begun) }
+            Rig {
+                begun,
+                time: RedisTime::guessing(past, among_others(Duration::from_millis(lifetime_ms)), machine_ms, begun),
+            }
         }
 
         fn told(redis_ms: u64) -> Rig {

@@ -73,9 +73,9 @@ pub(crate) struct HybridClock {
 }
 
 impl HybridClock {
-    /// Goes on behind `last`, unless that is too far ahead to be believed. `lifetime_ms`: see [`RedisTime::new`].
-    pub fn new(node: u64, last: u64, past: Past, lifetime_ms: u64) -> HybridClock {
-        let time = RedisTime::new(past, lifetime_ms);
+    /// Goes on behind `last`, unless that is too far ahead to be believed. `lifetime_ms` and `is_shared`: see [`RedisTime::new`].
+    pub fn new(node: u64, last: u64, past: Past, lifetime_ms: u64, is_shared: bool) -> HybridClock {
+        let time = RedisTime::new(past, lifetime_ms, is_shared);
         let is_believed = last <= first_clock(time.version_ms().saturating_add(AHEAD_AT_OPEN_MS_MAX));
         HybridClock { node, time, last: AtomicU64::new(if is_believed { last } else { 0 }) }
     }
@@ -151,7 +151,7 @@ mod tests {
 
     /// Of a node that goes on behind `last`, and to which Redis has told the time.
     fn clock(last: u64) -> HybridClock {
-        let clock = HybridClock::new(7, last, Past::default(), 0);
+        let clock = HybridClock::new(7, last, Past::default(), 0, true);
         tell(&clock, TODAY);
         clock
     }
@@ -198,7 +198,7 @@ mod tests {
     fn the_versions_of_the_last_open_are_gone_on_with_until_redis_tells_the_time() {
         let past = Past { redis_ms: TODAY, events_ms: 0 };
         // Of an open whose directory says what time it was.
-        let guessed = HybridClock::new(7, first_clock(TODAY + HOUR_MS), past, 0);
+        let guessed = HybridClock::new(7, first_clock(TODAY + HOUR_MS), past, 0, true);
         assert!(guessed.next().ms() >= TODAY + HOUR_MS);
         // Whatever was guessed (this machine's clock is ahead of the day in question), it does not stay.
         tell(&guessed, TODAY);
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(clock.next_above(u64::MAX).clock, u64::MAX);
         clock.merge_clock(Version { clock: u64::MAX, node: 1 });
         assert!(clock.next().clock < u64::MAX);
-        assert!(HybridClock::new(7, u64::MAX, Past::default(), 0).next().clock < u64::MAX);
+        assert!(HybridClock::new(7, u64::MAX, Past::default(), 0, true).next().clock < u64::MAX);
         for redis_ms in [0, u64::MAX] {
             tell(&clock, redis_ms);
             clock.time().set_floor(redis_ms);

@@ -273,7 +273,8 @@ pub struct ProcessStats {
     pub resident_bytes: Option<u64>,
     /// Its threads; `None` as for memory.
     pub threads: Option<u64>,
-    /// Descriptors that it has open; `None` where the system does not say, as without `/proc`.
+    /// Descriptors that it has open; as many as it may have if none is left to count them with. `None` where the system does not say, as without
+    /// `/proc`.
     pub descriptors: Option<u64>,
     /// The most that it may have open.
     pub descriptors_max: u64,

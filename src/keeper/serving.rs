@@ -15,7 +15,7 @@ use super::sessions::{Connected, Notice, Session};
 use super::shared::Shared;
 use crate::backend::{ListPosition, Page, Stats};
 use crate::error::Error;
-use crate::local::{LocalBackend, Reserved};
+use crate::local::Reserved;
 use crate::node::messages::{Head, Known, Manner, NAMES_MAX, NO_SESSION, NO_SLOT, Reply, Request, VERSION};
 use crate::node::socket::{Connection, Frame};
 use crate::object::Object;
@@ -286,7 +286,7 @@ impl Call<'_> {
                     here,
                     ticket,
                     &[],
-                    known.filter(|_| store.local().is_some_and(LocalBackend::may_remember)),
+                    known.filter(|_| store.local().is_some_and(|local| local.may_remember(id))),
                 ));
             }
             Request::Claim { ticket, names } => {

@@ -45,7 +45,6 @@ use super::work::Work;
 use super::write::Restored;
 use super::writer::LocalWriter;
 use crate::backend::{Backend, ListPosition, Listed, OnStored, Page, Stats, Usage, Writer};
-use crate::clock::Reading;
 use crate::error::Error;
 use crate::fork;
 use crate::object::Object;
@@ -201,7 +200,7 @@ impl RecoveredTier {
             reaping: Mutex::default(),
         });
         if tier.expiry.is_some() {
-            tier.set_time(Reading::of_this_machine());
+            tier.journal.set_time_here();
         }
         if let Some(report) = &report {
             tier.journal.refuse_writes("the directory is only read");
@@ -329,9 +328,9 @@ impl LocalBackend {
         index.changes().now(index.fingerprint(id))
     }
 
-    /// Whether attached processes may remember what they are told now.
-    pub fn may_remember(&self) -> bool {
-        self.tier.may_remember()
+    /// Whether attached processes may remember what they are told now of an object.
+    pub fn may_remember(&self, id: &[u8]) -> bool {
+        self.tier.may_remember(id)
     }
 
     /// Shows attached processes that this one is alive.

@@ -208,6 +208,11 @@ impl Bodies {
         found.map(|(place, body)| (*place, body.body_bytes))
     }
 
+    /// Whether dead bodies wait for record segments up to this one to be removed for good.
+    pub fn wait_for_segment(&self, number: u32) -> bool {
+        self.stretches.lock().dead.iter().any(|entry| entry.by.gone.is_some_and(|gone| gone <= number))
+    }
+
     /// Record segments up to this one are removed for good: bodies that waited for that (`Superseder::gone`) may now be freed.
     pub fn segments_gone(&self, number: u32) {
         let is_gone = |entry: &&mut DeadStretch| entry.by.gone.is_some_and(|gone| gone <= number);

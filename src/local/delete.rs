@@ -2,7 +2,7 @@
 
 use super::index::Shard;
 use super::index::liveness::Standing;
-use super::journal::{Header, Kind, Lsn, NewRecord, Purpose};
+use super::journal::{AppendError, Header, Kind, Lsn, NewRecord, Purpose};
 use super::read::Unreadable;
 use super::tier::LocalTier;
 use crate::backend::Patience;
@@ -25,7 +25,7 @@ impl LocalTier {
         if let Some(outbox) = &self.outbox {
             return self.delete_everywhere(outbox, id, patience, deleting);
         }
-        match self.append_delete(id, Patience::Caller, |_| true)? {
+        match self.with_room(id, 0, Patience::Caller, || self.append_delete(id, |_| true))? {
             None => Ok(false),
             Some((lsn, deleted)) => self.acknowledge(lsn).map(|()| !self.journal.is_over(&deleted.header)),
         }
@@ -35,18 +35,15 @@ impl LocalTier {
     pub(super) fn append_delete(
         &self,
         id: &[u8],
-        patience: Patience,
         is_wanted: impl Fn(&Header) -> bool,
-    ) -> Result<Option<(Lsn, Standing)>, Error> {
-        self.with_room(id, 0, patience, || {
-            let fingerprint = self.index().fingerprint(id);
-            let _writing = self.index().shard(fingerprint).writing.lock();
-            let old = self.standing(fingerprint, id)?;
-            let Some(old) = old.filter(|old| is_wanted(&old.header)) else { return Ok(None) };
-            let lsn = self.journal.append(&NewRecord::bare(id, Kind::Delete, old.lsn), Purpose::Delete)?.lsn;
-            self.liveness.leave(fingerprint, id, &old, lsn.into(), |_| {});
-            Ok(Some((lsn, old)))
-        })
+    ) -> Result<Option<(Lsn, Standing)>, AppendError> {
+        let fingerprint = self.index().fingerprint(id);
+        let _writing = self.index().shard(fingerprint).writing.lock();
+        let old = self.standing(fingerprint, id)?;
+        let Some(old) = old.filter(|old| is_wanted(&old.header)) else { return Ok(None) };
+        let lsn = self.journal.append(&NewRecord::bare(id, Kind::Delete, old.lsn), Purpose::Delete)?.lsn;
+        self.liveness.leave(fingerprint, id, &old, lsn.into(), |_| {});
+        Ok(Some((lsn, old)))
     }
 
     /// Appends drops of records whose superseding records were lost. Otherwise they would come back when the newer record of their id goes.
@@ -73,7 +70,7 @@ impl LocalTier {
                         deleted.map(|(lsn, _)| Some(lsn))
                     }
                     None => {
-                        let deleted = self.append_delete(&id, Patience::Caller, |_| true);
+                        let deleted = self.with_room(&id, 0, Patience::Caller, || self.append_delete(&id, |_| true));
                         deleted.map(|deleted| deleted.map(|(lsn, _)| lsn))
                     }
                 };

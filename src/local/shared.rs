@@ -50,10 +50,17 @@ impl LocalTier {
         Ok(Some(Placed { segment: segment.number, offset, file_bytes: segment.bytes(), file }))
     }
 
-    /// Whether an attached process may remember what it is told of an object: not while clean objects are suspect, nor if objects have a
-    /// lifetime.
-    pub fn may_remember(&self) -> bool {
-        !self.journal.has_lifetimes() && self.outbox.as_ref().is_none_or(|outbox| !outbox.has_suspects())
+    /// Whether an attached process may remember what it is told of an object: not while clean objects are suspect, nor if it has a lifetime.
+    pub fn may_remember(&self, id: &[u8]) -> bool {
+        !self.journal.has_lifetimes()
+            && self.outbox.as_ref().is_none_or(|outbox| !outbox.has_suspects())
+            && self.lives_for_ever(id)
+    }
+
+    /// Whether the id's object has no deadline. False also if that cannot be read.
+    fn lives_for_ever(&self, id: &[u8]) -> bool {
+        let Ok(_inside) = self.gate.enter() else { return false };
+        matches!(self.locate_unread(id), Ok(Some(found)) if found.header.deadline_ms == 0)
     }
 
     /// Reserves a stretch for a body of these lengths.

@@ -172,10 +172,13 @@ impl LocalTier {
         {
             return Ok(None);
         }
-        if let Origin::Restore(restored) = incoming.origin
-            && known.max(old.as_ref().map(|old| old.header.version)) >= Some(restored.version)
-        {
-            return Ok(None);
+        if let Origin::Restore(restored) = incoming.origin {
+            // What is over stands in nobody's way.
+            let standing = old.as_ref().filter(|old| !self.journal.is_over(&old.header));
+            let is_newer = known.max(standing.map(|old| old.header.version)) < Some(restored.version);
+            if !is_newer || self.journal.time().is_past(restored.deadline_ms) {
+                return Ok(None);
+            }
         }
         let mut above_clock = known.map_or(0, |known| known.clock);
         if let Origin::Repeat(again) = incoming.origin {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::payloads::{Lease, Payload};
@@ -20,6 +20,8 @@ const SHARD_COUNT: usize = 64;
 /// Id -> payload.
 pub(super) struct Objects {
     shards: Vec<Shard>,
+    /// Held while what has expired is freed, so that who finds no room sees all of it freed.
+    expiring: Mutex<()>,
 }
 
 type Shard = RwLock<HashMap<Box<[u8]>, Entry>>;
@@ -60,7 +62,8 @@ fn list_key(id: &[u8]) -> (usize, u64, &[u8]) {
 
 impl Objects {
     pub fn new() -> Self {
-        Objects { shards: std::iter::repeat_with(Shard::default).take(SHARD_COUNT).collect() }
+        let shards = std::iter::repeat_with(Shard::default).take(SHARD_COUNT).collect();
+        Objects { shards, expiring: Mutex::new(()) }
     }
 
     fn shard(&self, id: &[u8]) -> &Shard {
@@ -83,11 +86,14 @@ impl Objects {
         drop(replaced); // frees its bytes outside the lock
     }
 
-    /// As `insert`, unless what stands is as new or newer.
+    /// As `insert`, unless what stands is as new or newer, or the entry has expired.
     pub fn insert_newer(&self, id: &[u8], entry: Entry, stored: OnStored<'_>) -> bool {
+        if entry.is_over() {
+            return false;
+        }
         let payload = Arc::clone(&entry.payload);
         let mut shard = self.shard(id).write();
-        if shard.get(id).is_some_and(|standing| standing.version >= entry.version) {
+        if shard.get(id).is_some_and(|standing| standing.version >= entry.version && !standing.is_over()) {
             return false;
         }
         let replaced = shard.insert(id.into(), entry);
@@ -103,19 +109,22 @@ impl Objects {
         removed.is_some_and(|removed| !removed.is_over())
     }
 
-    /// Removes what has expired. Returns how many objects that were.
-    pub fn expire(&self) -> usize {
-        let expire = |shard: &Shard| {
+    /// Removes what has expired.
+    pub fn expire(&self) {
+        let _expiring = self.expiring.lock();
+        for shard in &self.shards {
             let expired: Vec<_> = shard.write().extract_if(|_, entry| entry.is_over()).collect();
-            expired.len() // their bytes are freed outside the lock
-        };
-        self.shards.iter().map(expire).sum()
+            drop(expired); // frees their bytes outside the lock
+        }
     }
 
     /// Calls what needs room; if there is none, once more when what has expired has given way. A call that fails has changed nothing.
     pub fn with_room<T>(&self, mut attempt: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
         match attempt() {
-            Err(Error::Full { .. }) if self.expire() > 0 => attempt(),
+            Err(Error::Full { .. }) => {
+                self.expire();
+                attempt()
+            }
             result => result,
         }
     }

@@ -55,7 +55,7 @@ impl Pool {
             target: Target::new(options)?,
             keys: Keys::new(options.key_prefix.as_str()),
             options: options.clone(),
-            clock: HybridClock::new(node, 0, Past::default(), options.object_ttl_seconds.saturating_mul(1000)),
+            clock: HybridClock::new(node, 0, Past::default(), options.object_ttl_seconds.saturating_mul(1000), true),
             node,
             state: Mutex::default(),
             connects: AtomicU64::new(0),

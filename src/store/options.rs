@@ -115,9 +115,9 @@ impl ObjectStoreBuilder {
         self
     }
 
-    /// How long objects of the chosen backend live after they were stored, in whole seconds. Default: zero, for ever.
+    /// How long objects of the chosen backend live after they were stored, in whole seconds: parts of one are rounded up. Default: zero, for ever.
     pub fn object_ttl(mut self, lifetime: Duration) -> Self {
-        let seconds = lifetime.as_secs();
+        let seconds = lifetime.as_secs().saturating_add(u64::from(lifetime.subsec_nanos() > 0));
         self.config.memory.object_ttl_seconds = seconds;
         self.config.local.object_ttl_seconds = seconds;
         self.config.redis.object_ttl_seconds = seconds;

@@ -195,7 +195,13 @@ impl Journal {
             prepared: Mutex::new(Vec::new()),
             reserve: Mutex::default(),
             synced: Mutex::new(Lsn::NONE),
-            clock: HybridClock::new(options.node, options.clock, options.past, options.object_ttl_ms),
+            clock: HybridClock::new(
+                options.node,
+                options.clock,
+                options.past,
+                options.object_ttl_ms,
+                options.is_shared,
+            ),
             options,
             failure: RwLock::new(None),
             sealing,
@@ -298,6 +304,11 @@ impl Journal {
         self.clock.set_time(reading);
     }
 
+    /// Takes a reading of this machine's clock, in place of Redis's. Versions go on as they are.
+    pub fn set_time_here(&self) {
+        self.time().set(Reading::of_this_machine());
+    }
+
     /// Whether the deadline of this record's object has passed.
     #[inline]
     pub fn is_over(&self, header: &Header) -> bool {
@@ -310,6 +321,9 @@ impl Journal {
         let lifetime_ms = self.options.object_ttl_ms;
         if lifetime_ms == 0 {
             return 0;
+        }
+        if !self.options.is_shared {
+            return self.time().deadline_here(lifetime_ms);
         }
         self.time().wait();
         self.time().deadline(lifetime_ms)

@@ -1,6 +1,6 @@
 //! When something expires that still takes room. `sweep` deletes it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -17,12 +17,14 @@ struct Times {
     earliest_ms: u64,
     /// While the index is gone through: the same, of what was seen or stored since.
     coming_ms: Option<u64>,
+    /// Something could not be read or deleted: not tried before this moment, but for who wants room.
+    rests_until: Option<Instant>,
 }
 
 impl Expiry {
     /// `lifetime_ms`: of what is stored from now on, 0 for ever. What was stored before may have deadlines of any kind.
     pub fn new(lifetime_ms: u64) -> Self {
-        Expiry { lifetime_ms, times: Mutex::new(Times { earliest_ms: 0, coming_ms: None }) }
+        Expiry { lifetime_ms, times: Mutex::new(Times { earliest_ms: 0, coming_ms: None, rests_until: None }) }
     }
 
     /// An object with this deadline has been entered.
@@ -43,9 +45,16 @@ impl Expiry {
 
     /// Whether it is time to look, though nobody wants room. A store without lifetimes is not gone through only to find that it has none.
     pub fn is_due(&self, now_ms: u64) -> bool {
-        let delay_ms = expiry_delay(Duration::from_millis(self.lifetime_ms)).as_millis() as u64;
-        let earliest_ms = self.times.lock().earliest_ms;
+        let Times { earliest_ms, rests_until, .. } = *self.times.lock();
+        if rests_until.is_some_and(|until| Instant::now() < until) {
+            return false;
+        }
+        let delay_ms = self.delay().as_millis() as u64;
         if earliest_ms == 0 { self.lifetime_ms > 0 } else { earliest_ms.saturating_add(delay_ms) < now_ms }
+    }
+
+    fn delay(&self) -> Duration {
+        expiry_delay(Duration::from_millis(self.lifetime_ms))
     }
 
     /// False if another thread goes through the index already.
@@ -62,11 +71,11 @@ impl Expiry {
     pub fn end(&self, is_whole: bool) {
         let mut times = self.times.lock();
         let coming_ms = times.coming_ms.take().unwrap_or(0);
-        times.earliest_ms = match is_whole {
-            true => coming_ms,
-            // To be looked for again, but not at once.
-            false => times.earliest_ms.max(1),
-        };
+        if is_whole {
+            (times.earliest_ms, times.rests_until) = (coming_ms, None);
+        } else {
+            times.rests_until = Instant::now().checked_add(self.delay());
+        }
     }
 }
 
@@ -94,11 +103,15 @@ mod tests {
 
     #[test]
     fn what_was_not_gone_through_to_the_end_is_gone_through_again_but_not_at_once() {
-        let expiry = Expiry::new(1000);
-        assert!(expiry.begin());
+        let expiry = Expiry::new(16_000_000);
+        assert!(expiry.is_due(1) && expiry.begin());
         expiry.note(5000);
         expiry.end(false);
-        assert!(expiry.is_possible(2) && expiry.is_due(1002) && !expiry.is_due(1000));
+        assert!(expiry.is_possible(1) && !expiry.is_due(u64::MAX));
+        assert!(expiry.begin());
+        expiry.note(5000);
+        expiry.end(true);
+        assert!(expiry.is_due(u64::MAX));
     }
 
     #[test]

@@ -70,10 +70,12 @@ impl Sealer {
         self.tier.work.reclaimed_segments.add(1);
         // Damaged records whose length is unknown counted as live until now.
         self.tier.space.remove_live(segment.live_bytes());
-        if let Some(outbox) = &self.tier.outbox {
+        if self.tier.outbox.is_some() || self.tier.bodies.wait_for_segment(segment.number) {
             let directory = self.tier.segments.directory();
             self.tier.segments.sync_directory().map_err(Error::io("sync", directory))?;
             self.tier.bodies.segments_gone(segment.number);
+        }
+        if let Some(outbox) = &self.tier.outbox {
             outbox.set_evicting(false);
             outbox.hidden.segment_gone(segment.number);
         }
@@ -97,6 +99,9 @@ impl Sealer {
     /// each step.
     pub(super) fn make_room(&mut self, wanted: RoomDemand, patience: Patience) -> Result<Looked, Error> {
         if self.tier.reap_bodies()? > 0 || self.tier.bodies.drop_empty()? || self.tier.journal.drop_prepared() {
+            return Ok(Looked::Made);
+        }
+        if self.reclaim_expired()? {
             return Ok(Looked::Made);
         }
         if self.tier.sealed_dead_bytes() == 0 && self.tier.has_dead_tail() && self.tier.journal.seal_active() {
@@ -134,6 +139,21 @@ impl Sealer {
             0 => Looked::Barren,
             _ => Looked::Made,
         })
+    }
+
+    /// Frees the oldest segment if most of what it holds has expired.
+    fn reclaim_expired(&mut self) -> Result<bool, Error> {
+        if !self.tier.may_have_expired() || self.tier.gate.is_closing() {
+            return Ok(false);
+        }
+        let Some(oldest) = self.tier.oldest_sealed() else { return Ok(false) };
+        let hints = self.hints(&oldest)?;
+        if !self.tier.is_mostly_over(&oldest, &hints) {
+            return Ok(false);
+        }
+        let is_freed = self.reclaim_one(&oldest, Reason::Dead, &Eviction::ahead_of_need(&self.tier.room))?;
+        self.tier.reap_bodies()?;
+        Ok(is_freed)
     }
 
     /// Makes room for what threads wanted that found none and did not wait, so that the next try finds it.

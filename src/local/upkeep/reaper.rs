@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::sweep::Sweep;
-use crate::clock::Reading;
 use crate::error::Error;
 use crate::local::tier::LocalTier;
 
@@ -26,7 +25,7 @@ const DEAD_AGE_MAX: Duration = Duration::from_secs(10);
 const RELEASE_EVERY: Duration = Duration::from_secs(1);
 
 /// How often this machine's clock is read: it may be set.
-const CLOCK_EVERY: Duration = Duration::from_secs(60);
+const CLOCK_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts the thread, which ends when `stop` is disconnected.
 pub(in crate::local) fn spawn(tier: Arc<LocalTier>, stop: Receiver<()>) -> std::io::Result<JoinHandle<()>> {
@@ -36,7 +35,7 @@ pub(in crate::local) fn spawn(tier: Arc<LocalTier>, stop: Receiver<()>) -> std::
 fn run(tier: &LocalTier, stop: &Receiver<()>) {
     let (mut reaped, mut released, mut clock_read) = (Instant::now(), Instant::now(), Instant::now());
     let mut sweep = Sweep::default();
-    let mut told = FailureLog::default();
+    let (mut freeing, mut expiring) = (FailureLog::default(), FailureLog::default());
     let bytes_max = (tier.space.limit_bytes() / DEAD_PART).min(DEAD_BYTES_MAX);
     while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(TICK) {
         // What attached processes gave back of live bodies frees nothing yet, so it can wait.
@@ -54,22 +53,22 @@ fn run(tier: &LocalTier, stop: &Receiver<()>) {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(error) => {
-                    told.failed("freeing bodies", &error);
+                    freeing.failed("freeing bodies", &error);
                     break;
                 }
             }
         }
         if tier.expiry.is_some() && clock_read.elapsed() >= CLOCK_EVERY {
             clock_read = Instant::now();
-            tier.set_time(Reading::of_this_machine());
+            tier.journal.set_time_here();
         }
         if let Err(error) = tier.expire_some(&mut sweep) {
-            told.failed("deleting what has expired", &error);
+            expiring.failed("deleting what has expired", &error);
         }
     }
 }
 
-/// Whether a failure was logged: once, as all is tried again.
+/// Whether a kind of failure was logged: once, as all is tried again.
 #[derive(Default)]
 struct FailureLog(bool);
 

@@ -10,6 +10,7 @@ use crate::local::journal::{
     AppendError, BodyPlace, Flags, Header, Kind, Lsn, NewRecord, NoFile, Purpose, Segment, SegmentKind,
 };
 use crate::local::read::{RecordAt, Unreadable, verify_body};
+use crate::local::sharing::outbox::Outbox;
 use crate::local::tier::LocalTier;
 use crate::local::upkeep::room::Eviction;
 
@@ -256,6 +257,19 @@ impl LocalTier {
         gain_bytes >= enough_bytes
     }
 
+    /// Whether most of what the segment holds has expired, and so goes with it.
+    pub fn is_mostly_over(&self, segment: &Segment, hints: &[Hint]) -> bool {
+        let over_bytes = |hint: &Hint| match self.record_at(Lsn::new(segment.number, hint.offset)) {
+            Ok(record) if self.journal.is_over(&record.header) => {
+                hint.stride() + if hint.flags.has(Flags::EXTERNAL) { hint.body_bytes } else { 0 }
+            }
+            // What cannot be read is no reason to reclaim it.
+            _ => 0,
+        };
+        let over_bytes: u64 = hints.iter().filter(|hint| hint.kind.stores()).map(over_bytes).sum();
+        over_bytes > 0 && over_bytes >= segment.live_bytes() / 2
+    }
+
     /// Copies a delete forward if Redis may not know of it and it is still the last word on its id.
     fn keep_delete(&self, lsn: Lsn) -> Result<(), NotCopied> {
         let Some(outbox) = &self.outbox else { return Ok(()) };
@@ -300,22 +314,28 @@ impl LocalTier {
 
     /// Lets the object go if its deadline has passed, or if Redis has it and `eviction` takes it.
     pub(super) fn evict(&self, record: &RecordAt, hint: &Hint, eviction: &Eviction) {
-        let Some(outbox) = &self.outbox else { return };
         let (lsn, header) = (record.lsn, record.header);
+        let is_over = self.journal.is_over(&header);
+        if self.outbox.is_none() && !is_over {
+            return;
+        }
         let shard = self.index().shard(hint.fingerprint);
         let _writing = shard.writing.lock();
         let was_read = || self.segments.get(lsn.segment()).is_some_and(|it| it.was_read(lsn.offset()));
         let frees = header.flags.has(Flags::EXTERNAL);
-        let is_evicted =
-            || !outbox.is_dirty(lsn, header.flags.has(Flags::CLEAN)) && eviction.takes(&self.room, frees, was_read);
+        let is_dirty = |outbox: &Outbox| outbox.is_dirty(lsn, header.flags.has(Flags::CLEAN));
+        let is_evicted = || {
+            self.outbox.as_ref().is_some_and(|outbox| !is_dirty(outbox)) && eviction.takes(&self.room, frees, was_read)
+        };
         let stands = shard.table.read().stands_at(hint.fingerprint, record.id(), lsn);
-        let is_over = self.journal.is_over(&header);
-        if stands && (is_over || outbox.hidden.has(lsn) || is_evicted()) {
-            outbox.set_evicting(true);
+        if stands && (is_over || self.is_hidden(lsn) || is_evicted()) {
+            if let Some(outbox) = &self.outbox {
+                outbox.set_evicting(true);
+            }
             eviction.evicted(header.stride() + if frees { header.body_bytes() } else { 0 });
             if is_over {
                 self.work.expired.add(1);
-            } else if !outbox.hidden.has(lsn) {
+            } else if !self.is_hidden(lsn) {
                 self.work.evictions.add(1);
                 self.work.evicted_bytes.add(header.body_bytes());
             }

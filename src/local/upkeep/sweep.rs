@@ -1,42 +1,61 @@
 //! Deletes objects whose deadline is over, so that their room comes back. Reads do not need it, as they look at the deadline.
 //!
-//! Only a store that is not shared needs it: what Redis has is let go when its segment is reclaimed.
+//! Only a store that is not shared needs it: what Redis has is let go when its segment is reclaimed. So is here what has expired in the
+//! oldest segment (`reclaim`); this is for all else.
 
 use super::expiry::Expiry;
-use crate::backend::Patience;
 use crate::error::Error;
 use crate::local::index::{Place, Shard};
-use crate::local::journal::Header;
+use crate::local::journal::{AppendError, Header, Lsn};
 use crate::local::read::Unreadable;
 use crate::local::tier::LocalTier;
 
 /// Shards that are gone through at a time by a thread that has other work as well.
 const SHARDS_AT_A_TIME: usize = 8;
 
-/// Records that are looked at under one lock of their shard.
-const RECORDS_AT_A_TIME: usize = 128;
+/// Places that are taken from a shard under one lock of it.
+const PLACES_AT_A_TIME: usize = 128;
 
 /// Where a thread is that goes through the index a few shards at a time.
 #[derive(Default)]
 pub(super) struct Sweep {
     next_shard: usize,
     under_way: bool,
+    /// Not everything could be read, or deleted.
+    has_failed: bool,
 }
 
 impl LocalTier {
-    /// Somebody wants room: deletes everything that is over. Whether that was anything, or is under way.
+    /// Somebody wants room: deletes what is over, as far as that is possible. Returns whether it was anything.
     pub(super) fn expire_now(&self) -> Result<bool, Error> {
         let Some(expiry) = &self.expiry else { return Ok(false) };
-        if !self.may_have_expired() {
+        if self.gate.is_closing() || !self.may_have_expired() {
             return Ok(false);
         }
-        if !expiry.begin() {
-            return Ok(true);
+        // Where another thread goes through the index as well, that one takes the notes.
+        let takes_notes = expiry.begin();
+        let (mut deleted, mut failed) = (false, None);
+        for shard in self.index().shards() {
+            match self.expire_in(expiry, shard) {
+                Ok(0) => {}
+                Ok(_) => {
+                    deleted = true;
+                    self.progress.freed();
+                }
+                Err(error) => {
+                    // There may be no room for more of these deletes before what they have freed is reclaimed.
+                    failed = Some(error);
+                    break;
+                }
+            }
         }
-        let before = self.work.expired.get();
-        let expired = self.index().shards().try_for_each(|shard| self.expire_in(expiry, shard));
-        expiry.end(expired.is_ok());
-        expired.map(|()| self.work.expired.get() > before)
+        if takes_notes {
+            expiry.end(failed.is_none());
+        }
+        match failed {
+            Some(error) if !deleted => Err(error),
+            _ => Ok(deleted),
+        }
     }
 
     /// Called again and again: deletes what is over, when that is due, some shards at a time.
@@ -44,51 +63,89 @@ impl LocalTier {
         let Some(expiry) = &self.expiry else { return Ok(()) };
         if !sweep.under_way {
             let is_begun = expiry.is_due(self.journal.time().passed_ms()) && expiry.begin();
-            *sweep = Sweep { next_shard: 0, under_way: is_begun };
+            *sweep = Sweep { under_way: is_begun, ..Sweep::default() };
         }
         if !sweep.under_way {
             return Ok(());
         }
-        let mut shards = self.index().shards().skip(sweep.next_shard).take(SHARDS_AT_A_TIME);
-        let expired = shards.try_for_each(|shard| self.expire_in(expiry, shard));
+        let mut failed = None;
+        for shard in self.index().shards().skip(sweep.next_shard).take(SHARDS_AT_A_TIME) {
+            // What fails in one shard keeps nothing in the others.
+            failed = self.expire_in(expiry, shard).err().or(failed);
+        }
         sweep.next_shard += SHARDS_AT_A_TIME;
-        if expired.is_err() || sweep.next_shard >= self.index().shards().count() {
+        sweep.has_failed |= failed.is_some();
+        if sweep.next_shard >= self.index().shards().count() {
             sweep.under_way = false;
-            expiry.end(expired.is_ok());
+            expiry.end(!sweep.has_failed);
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Deletes what is over in a shard; returns how many objects. What cannot be read keeps nothing else from being deleted: the error comes at
+    /// the end.
+    fn expire_in(&self, expiry: &Expiry, shard: &Shard) -> Result<usize, Error> {
+        let (mut deleted, mut unreadable) = (0, None);
+        let places = shard.table.read().places_behind(self.index().fingerprints(), None, usize::MAX);
+        for places in places.chunks(PLACES_AT_A_TIME) {
+            if self.gate.is_closing() {
+                return Err(Error::Closed);
+            }
+            for id in self.expired_of(expiry, shard, places, &mut unreadable) {
+                if self.delete_expired(&id)? {
+                    self.work.expired.add(1);
+                    deleted += 1;
+                }
+            }
+        }
+        unreadable.map_or(Ok(deleted), Err)
+    }
+
+    /// The ids of those that are over. The deadlines of the others are noted.
+    fn expired_of(
+        &self,
+        expiry: &Expiry,
+        shard: &Shard,
+        places: &[Place],
+        unreadable: &mut Option<Error>,
+    ) -> Vec<Vec<u8>> {
+        let mut expired = Vec::new();
+        let mut look = |lsn: Lsn| match self.record_at(lsn) {
+            Ok(record) if self.journal.is_over(&record.header) => {
+                expired.push(record.id().to_vec());
+                Ok(())
+            }
+            Ok(record) => {
+                expiry.note(record.header.deadline_ms);
+                Ok(())
+            }
+            Err(unreadable) => Err(unreadable),
+        };
+        // The records may have to come from the disk, for which nobody else is to wait.
+        let lsns: Vec<_> = {
+            let table = shard.table.read();
+            places.iter().map(|place| table.find_place(place)).collect()
+        };
+        for (place, lsn) in places.iter().zip(lsns) {
+            if lsn.is_none_or(|lsn| look(lsn).is_ok()) {
+                continue;
+            }
+            // It may have moved meanwhile. While the shard is locked, no segment that one of its places is in is removed.
+            let table = shard.table.read();
+            if let Some(Err(Unreadable::Failed(error))) = table.find_place(place).map(&mut look) {
+                *unreadable = Some(error);
+            }
+            // What is damaged is let go by the next get of it, or when its segment is reclaimed.
         }
         expired
     }
 
-    fn expire_in(&self, expiry: &Expiry, shard: &Shard) -> Result<(), Error> {
-        if self.gate.is_closing() {
-            return Err(Error::Closed);
+    /// Deletes the object if it is still over. Upkeep makes the room that this would wait for, so that it neither waits nor asks for any.
+    fn delete_expired(&self, id: &[u8]) -> Result<bool, Error> {
+        match self.append_delete(id, |header: &Header| self.journal.is_over(header)) {
+            Ok(deleted) => Ok(deleted.is_some()),
+            Err(AppendError::Failed(error)) | Err(AppendError::NoRoom(Some(error))) => Err(error),
+            Err(AppendError::NoRoom(None)) => Err(self.full(id, 0)),
         }
-        let places = shard.table.read().places_behind(self.index().fingerprints(), None, usize::MAX);
-        for places in places.chunks(RECORDS_AT_A_TIME) {
-            for id in self.expired_of(expiry, shard, places)? {
-                let is_over = |header: &Header| self.journal.is_over(header);
-                if self.append_delete(&id, Patience::Background, is_over)?.is_some() {
-                    self.work.expired.add(1);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The ids of those that are over. The deadlines of the others are noted.
-    fn expired_of(&self, expiry: &Expiry, shard: &Shard, places: &[Place]) -> Result<Vec<Vec<u8>>, Error> {
-        let mut expired = Vec::new();
-        // While the shard is locked, no segment that one of its places is in is removed.
-        let table = shard.table.read();
-        for lsn in places.iter().filter_map(|place| table.find_place(place)) {
-            match self.record_at(lsn) {
-                Ok(record) if self.journal.is_over(&record.header) => expired.push(record.id().to_vec()),
-                Ok(record) => expiry.note(record.header.deadline_ms),
-                Err(Unreadable::Failed(error)) => return Err(error),
-                // The next get of it, or the reclaiming of its segment, lets it go.
-                Err(Unreadable::Damaged(_)) => {}
-            }
-        }
-        Ok(expired)
     }
 }
