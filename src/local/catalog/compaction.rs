@@ -78,20 +78,18 @@ fn copy(from: &Database, path: &Path, is_pressed: impl Fn() -> bool) -> Result<b
     let is_whole = guarded(|| {
         for name in from.database.tree_names() {
             let (source, target) = (from.database.open_tree(&name)?, to.database.open_tree(&name)?);
-            let mut batch = (sled::Batch::default(), 0);
-            for entry in source.iter() {
-                let (key, value) = entry?;
-                if is_pressed() {
-                    return Ok(false);
+            let mut entries = source.iter().peekable();
+            while entries.peek().is_some() {
+                let mut batch = sled::Batch::default();
+                for entry in entries.by_ref().take(BATCH_ENTRIES_MAX) {
+                    let (key, value) = entry?;
+                    if is_pressed() {
+                        return Ok(false);
+                    }
+                    batch.insert(key, value);
                 }
-                batch.0.insert(key, value);
-                batch.1 += 1;
-                if batch.1 == BATCH_ENTRIES_MAX {
-                    target.apply_batch(std::mem::take(&mut batch.0))?;
-                    batch.1 = 0;
-                }
+                target.apply_batch(batch)?;
             }
-            target.apply_batch(batch.0)?;
         }
         to.flush()?;
         Ok(true)
@@ -272,6 +270,18 @@ mod tests {
         let before = file();
         catalog.compact(&space, || false).unwrap();
         assert_eq!(file(), before);
+    }
+
+    #[test]
+    fn a_catalog_is_small_by_what_its_new_file_is_expected_to_take() {
+        let directory = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(&directory.path().join("catalog"));
+        let is_small_with = |hint_bytes| {
+            catalog.state.lock().size.set(1, hint_bytes);
+            catalog.is_small()
+        };
+        assert!(is_small_with(0) && is_small_with(7 << 19), "twice that, and a MiB");
+        assert!(!is_small_with((7 << 19) + 1));
     }
 
     #[test]

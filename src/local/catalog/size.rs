@@ -119,6 +119,12 @@ mod tests {
         assert!(most(&size, SLACK_FACTOR * SLACK_BYTES_MAX));
         size.compacted(2 * SLACK_BYTES_MAX);
         assert!(most(&size, 4 * SLACK_BYTES_MAX));
+
+        let mut small = Size::default();
+        small.set_limit(SLACK_PART * 5000 + 3);
+        assert!(most(&small, 5000), "by the store's limit");
+        small.set_limit(SLACK_PART * SLACK_BYTES_MAX * 2);
+        assert!(most(&small, SLACK_BYTES_MAX));
     }
 
     #[test]
