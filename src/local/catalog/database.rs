@@ -7,6 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::io::retry_on_intr;
+
 use super::{CLOSING, CURSORS_KEY, key};
 use crate::fork;
 
@@ -157,12 +159,7 @@ impl Database {
     pub fn flush(&self) -> Result<(), sled::Error> {
         self.database.flush()?;
         // sled's own flush starts the write-back of the page cache, and does not wait for it.
-        loop {
-            match self.file.sync_data() {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result.map_err(sled::Error::Io),
-            }
-        }
+        retry_on_intr(|| rustix::fs::fdatasync(&self.file)).map_err(|error| sled::Error::Io(error.into()))
     }
 
     /// Stores the seed of the fingerprints. Hints that were made with another seed are removed.
@@ -267,5 +264,84 @@ mod tests {
         // sled lacks what it needs: the probe fails.
         std::fs::create_dir(path.join("probe")).unwrap();
         assert!(matches!(open(2), Err(Unopened::Failed(_))) && attempts.get() == 1);
+    }
+
+    fn inode(path: &Path) -> u64 {
+        std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap())
+    }
+
+    #[test]
+    fn a_lock_that_is_given_back_in_time_is_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(try_open(directory.path()).unwrap());
+        let before = inode(&directory.path().join("db"));
+        let is_free = std::cell::Cell::new(false);
+        let opened = open_by(directory.path(), || match is_free.replace(true) {
+            true => try_open(directory.path()),
+            false => Err(sled::Error::Io(io::ErrorKind::WouldBlock.into())),
+        });
+        assert!(opened.is_ok());
+        assert_eq!(inode(&directory.path().join("db")), before, "it is no copy");
+    }
+
+    // Invariant 13.
+    #[test]
+    fn an_error_is_damage_only_where_it_says_that_the_content_is_wrong() {
+        use io::ErrorKind::{InvalidData, InvalidInput, PermissionDenied, StorageFull, UnexpectedEof};
+        let of_the_system = |kind: io::ErrorKind| sled::Error::Io(kind.into());
+        for (error, is_damaged) in [
+            (of_the_system(UnexpectedEof), true),
+            (of_the_system(InvalidData), true),
+            (of_the_system(InvalidInput), true),
+            (of_the_system(StorageFull), false),
+            (of_the_system(PermissionDenied), false),
+            (sled::Error::Corruption { at: None, bt: () }, true),
+            (sled::Error::Unsupported("a later version's".to_owned()), true),
+        ] {
+            let attempts = std::cell::Cell::new(0);
+            let opened = open_by(Path::new("not there"), || {
+                attempts.set(attempts.get() + 1);
+                Err(error.clone())
+            });
+            let as_expected = match opened {
+                Err(Unopened::Damaged(_)) => is_damaged,
+                Err(Unopened::Failed(_)) => !is_damaged,
+                Ok(_) => false,
+            };
+            assert!(as_expected && attempts.get() == 1, "{error}, {} attempts", attempts.get());
+        }
+    }
+
+    #[test]
+    fn hints_of_another_seed_go_and_the_seed_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let (database, seed) = try_open(directory.path()).unwrap();
+        assert_eq!(seed, None);
+        for (seed, is_other) in [(7, true), (7, false), (8, true)] {
+            database.hints.insert(key(5, 0), b"hints").unwrap();
+            database.set_seed(seed).unwrap();
+            assert_eq!(database.segments().unwrap().is_empty(), is_other, "{seed}");
+        }
+        database.flush().unwrap();
+        drop(database);
+        assert_eq!(try_open(directory.path()).unwrap().1, Some(8));
+    }
+
+    #[test]
+    fn damaged_catalogs_are_set_aside_beside_each_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("catalog");
+        let aside: Vec<_> =
+            (1..=2u8).map(|number| directory.path().join(format!("catalog.damaged-{number}"))).collect();
+        for number in [0, 1] {
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::write(path.join("what"), [number]).unwrap();
+            let (database, seed) = replace(&path, "a test").unwrap();
+            assert!(database.segments().unwrap().is_empty() && seed.is_none());
+            drop(database);
+            std::fs::remove_dir_all(&path).unwrap();
+        }
+        let kept = |number: u8| std::fs::read(directory.path().join(format!("catalog.damaged-{number}/what"))).unwrap();
+        assert_eq!([kept(1), kept(2)], [[0], [1]]);
     }
 }
