@@ -331,8 +331,6 @@ mod tests {
     fn damaged_catalogs_are_set_aside_beside_each_other() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("catalog");
-        let aside: Vec<_> =
-            (1..=2u8).map(|number| directory.path().join(format!("catalog.damaged-{number}"))).collect();
         for number in [0, 1] {
             std::fs::create_dir_all(&path).unwrap();
             std::fs::write(path.join("what"), [number]).unwrap();
