@@ -312,6 +312,7 @@ impl Eviction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::upkeep::by_hand::{ByHand, outbox};
 
     const MIB: u64 = 1 << 20;
     const LIMIT: u64 = 64 * MIB;
@@ -447,6 +448,27 @@ mod tests {
         assert!(room.admits(most - 4 * MIB) && !room.admits(most - 4 * MIB + 1));
         // Live bytes may go.
         assert!(room.could_admit(most - MIB) && !room.could_admit(most - MIB + 1));
+    }
+
+    #[test]
+    fn an_object_is_too_large_that_has_no_room_in_an_empty_store() {
+        let (space, room) = room(false);
+        let most = percent(LIVE_PERCENT_MAX);
+        space.add_live(most);
+        assert_eq!(room.too_large(most), None);
+        assert_eq!(room.too_large(most + 1), Some(most));
+    }
+
+    // Invariant 14.
+    #[test]
+    fn deletes_that_redis_may_not_know_of_take_room_as_what_is_live_does() {
+        let store = ByHand::open(Some(outbox()));
+        store.put(b"id", 100);
+        assert!(store.tier.delete(b"id").unwrap());
+        let (space, owed_bytes) = (&store.tier.space, store.tier.index().owed().bytes());
+        assert!(owed_bytes > 0);
+        space.add_live(percent(LIVE_PERCENT_MAX) - owed_bytes - space.live_bytes() - space.catalog_bytes());
+        assert!(store.tier.room.admits(0) && !store.tier.room.admits(1));
     }
 
     #[test]

@@ -321,6 +321,30 @@ fn ahead_of_need_the_last_segment_is_sealed_only_where_it_alone_may_be_evicted_f
     assert!(!store.segment(store.place(b"clean").segment()).is_sealed(), "an older one comes first");
 }
 
+/// Both ahead of need and for one who waits.
+#[test]
+fn a_pass_ends_when_it_has_copied_much_and_the_next_goes_on() {
+    for is_wanted in [false, true] {
+        let (mut store, sealed) = with_clean_segments(3);
+        let segment = store.segment(sealed[0]);
+        let bytes = MERGED_BYTES_MAX - segment.live_bytes();
+        segment.add_live(bytes);
+        store.tier.space.add_live(bytes);
+        let lease = is_wanted.then(|| store.leave_room(0));
+        if !is_wanted {
+            store.tier.space.add_live(50 << 20);
+        }
+        for ids in [10..30, 30..30] {
+            match is_wanted {
+                true => assert_eq!(make_room(&mut store, RoomDemand { bytes: 2 << 20, ..WANTED }), Looked::Made),
+                false => store.sealer.reclaim().unwrap(),
+            }
+            assert_eq!(left(&store, 0..30), Vec::from_iter(ids), "is it wanted: {is_wanted}");
+        }
+        drop(lease);
+    }
+}
+
 #[test]
 fn a_wish_is_granted_step_by_step_and_once() {
     let (mut store, _) = with_clean_segments(4);
