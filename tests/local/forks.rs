@@ -1,6 +1,8 @@
 //! Processes that fork while bytes are handed out, and children that outlive their parents.
 
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -288,8 +290,8 @@ fn a_forked_child_that_lives_on_keeps_neither_directory_nor_catalog_from_its_par
             for (seed, length) in lengths() {
                 store.put(&seed.to_le_bytes(), &bytes(seed, length), b"").unwrap();
             }
-            let mut children = Vec::new();
-            let mut store = Some(store);
+            let catalog = || std::fs::metadata(directory.join("catalog/db")).unwrap().ino();
+            let (mut children, mut store, first) = (Vec::new(), Some(store), catalog());
             for _ in 0..3 {
                 children.push(fork(|from_parent, to_parent| {
                     let _ = to_parent.write_all(&[1]);
@@ -299,6 +301,7 @@ fn a_forked_child_that_lives_on_keeps_neither_directory_nor_catalog_from_its_par
                 store.take().unwrap().close().unwrap();
                 let again = open_at_once(directory).unwrap();
                 assert_eq!(set_aside(directory), Vec::<String>::new());
+                assert_eq!(catalog(), first, "no child had its lock, for which it would have been copied");
                 for (seed, length) in lengths() {
                     assert!(get(&again, &seed.to_le_bytes()) == object(&bytes(seed, length), b""));
                 }
@@ -311,6 +314,20 @@ fn a_forked_child_that_lives_on_keeps_neither_directory_nor_catalog_from_its_par
             }
         },
     );
+}
+
+/// A forked child closes an open store's descriptors. After the store is closed, others have their numbers.
+#[test]
+fn what_is_opened_after_a_store_was_closed_stays_open_in_a_forked_child() {
+    in_its_own("forks::what_is_opened_after_a_store_was_closed_stays_open_in_a_forked_child", |directory| {
+        open(directory).close().unwrap();
+        let files: Vec<_> = (0..100).map(|_| File::open("/dev/null").unwrap()).collect();
+        let mut child = fork(|_, to_parent| {
+            let open = files.iter().filter(|file| file.metadata().is_ok()).count();
+            let _ = to_parent.write_all(&[open as u8]);
+        });
+        assert_eq!(child.hear(), 100);
+    });
 }
 
 /// What a process says that was told to open a directory.
