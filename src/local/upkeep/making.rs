@@ -231,7 +231,7 @@ impl Sealer {
         let mut records: Vec<_> = segments.values().filter(|it| it.kind == SegmentKind::Records).collect();
         records.sort_by_key(|segment| segment.number);
         for segment in records {
-            let hints = match segment.number == end.segment() && !segment.is_sealed() {
+            let hints = match segment.number == end.segment() {
                 true => self.hints_of(segment, u64::from(end.offset()))?.0,
                 false => self.hints(segment)?,
             };

@@ -289,6 +289,27 @@ fn the_segment_that_is_appended_to_is_evicted_from_when_it_has_what_may_go() {
     }
 }
 
+// Invariant 3.
+#[test]
+fn what_may_go_is_found_in_a_full_segment_that_is_not_sealed_yet() {
+    let mut store = ByHand::open(Some(outbox()));
+    store.put(b"dirty", 60_000);
+    store.put(b"clean", 1000);
+    assert!(store.tier.journal.seal_active());
+    store.put(b"last", 100);
+    store.settle();
+    let ledger = &store.outbox().ledger;
+    for id in [b"dirty".as_slice(), b"last"] {
+        assert!(ledger.lose(store.place(id), id));
+    }
+    assert!(!store.segment(store.place(b"clean").segment()).is_sealed());
+    let _lease = store.leave_room(0);
+    assert_eq!(make_room(&mut store, WANTED), Looked::Made);
+    assert!(store.standing(b"clean").is_none());
+    store.check(b"dirty", 60_000);
+    store.check(b"last", 100);
+}
+
 #[test]
 fn what_is_dirty_is_not_copied_to_no_purpose_and_goes_when_redis_has_it() {
     let mut store = ByHand::open(Some(outbox()));
