@@ -264,6 +264,10 @@ mod tests {
         // sled lacks what it needs: the probe fails.
         std::fs::create_dir(path.join("probe")).unwrap();
         assert!(matches!(open(2), Err(Unopened::Failed(_))) && attempts.get() == 1);
+        std::fs::remove_dir(path.join("probe")).unwrap();
+        std::os::unix::fs::symlink("/dev/full", path.join("probe")).unwrap();
+        assert_eq!(probe(&path).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        probe(&path).unwrap(); // it is gone
     }
 
     fn inode(path: &Path) -> u64 {
