@@ -210,6 +210,11 @@ impl RedisTime {
         u64::try_from(ms).unwrap_or(0)
     }
 
+    /// Whether anything was read.
+    pub fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Acquire)
+    }
+
     /// Waits a little, right after the open, for Redis to tell the time.
     pub fn wait(&self) {
         if self.is_known.load(Ordering::Acquire) {

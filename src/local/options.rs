@@ -42,8 +42,8 @@ pub struct LocalOptions {
     pub max_size_mb: u64,
     /// When a write is acknowledged. Default: `process`.
     pub durability: Durability,
-    /// How long objects live after they were stored, in seconds, by this machine's clock. Where that is set meanwhile they live longer, never
-    /// shorter. With the `tiered` backend, [`RedisOptions::object_ttl_seconds`](crate::RedisOptions::object_ttl_seconds) says it instead.
+    /// How long objects live after they were stored, in seconds, by this machine's clock. Where that is set while the store is open, they live
+    /// longer, never shorter; the next open has nothing but the clock to tell what is over. With the `tiered` backend, [`RedisOptions::object_ttl_seconds`](crate::RedisOptions::object_ttl_seconds) says it instead.
     /// Default: 0, for ever.
     pub object_ttl_seconds: u64,
     /// How long to wait, in milliseconds, for another process to release the directory. Default: 10 000.

@@ -74,8 +74,9 @@ impl ObjectStore {
         self.unless_closed(found)
     }
 
-    /// As [`put`](Self::put), with the version that the object had in another store, and when it ends (milliseconds since 1970 on Redis's clock, 0
-    /// never): for copies. False, with nothing changed, where this version or a later one of the object stands.
+    /// As [`put`](Self::put), with the version that the object had in another store, and when it ends (milliseconds since 1970 on Redis's clock, on
+    /// this machine's where no Redis is; 0 never): for copies. False, with nothing changed, where this version or a later one of the object stands, or its
+    /// time is over.
     ///
     /// # Errors
     ///

@@ -12,7 +12,6 @@ mod damaged;
 mod disk;
 mod forks;
 mod hidden;
-mod lifetimes;
 mod numbers;
 mod power;
 mod process;

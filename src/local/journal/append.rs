@@ -306,7 +306,11 @@ impl Journal {
 
     /// Takes a reading of this machine's clock, in place of Redis's. Versions go on as they are.
     pub fn set_time_here(&self) {
-        self.time().set(Reading::of_this_machine());
+        let reading = Reading::of_this_machine();
+        // A clock that stands before 1970 says nothing of what has passed.
+        if reading.redis_ms > 0 || !self.time().is_known() {
+            self.time().set(reading);
+        }
     }
 
     /// Whether the deadline of this record's object has passed.

@@ -21,7 +21,7 @@ const PLACES_AT_A_TIME: usize = 128;
 pub(super) struct Sweep {
     next_shard: usize,
     under_way: bool,
-    /// Not everything could be read, or deleted.
+    /// Not everything could be read.
     has_failed: bool,
 }
 
@@ -34,27 +34,23 @@ impl LocalTier {
         }
         // Where another thread goes through the index as well, that one takes the notes.
         let takes_notes = expiry.begin();
-        let (mut deleted, mut failed) = (false, None);
-        for shard in self.index().shards() {
-            match self.expire_in(expiry, shard) {
-                Ok(0) => {}
-                Ok(_) => {
-                    deleted = true;
-                    self.progress.freed();
-                }
-                Err(error) => {
-                    // There may be no room for more of these deletes before what they have freed is reclaimed.
-                    failed = Some(error);
-                    break;
-                }
+        let before = self.work.expired.get();
+        let mut unreadable = None;
+        // There may be no room for all these deletes before what they have freed is reclaimed.
+        let failed = self.index().shards().try_for_each(|shard| {
+            let deleted = self.expire_in(expiry, shard, &mut unreadable)?;
+            if deleted > 0 {
+                self.progress.freed();
             }
-        }
+            Ok(())
+        });
+        let failed = failed.err().or(unreadable);
         if takes_notes {
             expiry.end(failed.is_none());
         }
         match failed {
-            Some(error) if !deleted => Err(error),
-            _ => Ok(deleted),
+            Some(error) if self.work.expired.get() == before => Err(error),
+            _ => Ok(self.work.expired.get() > before),
         }
     }
 
@@ -68,37 +64,34 @@ impl LocalTier {
         if !sweep.under_way {
             return Ok(());
         }
-        let mut failed = None;
-        for shard in self.index().shards().skip(sweep.next_shard).take(SHARDS_AT_A_TIME) {
-            // What fails in one shard keeps nothing in the others.
-            failed = self.expire_in(expiry, shard).err().or(failed);
-        }
+        let mut unreadable = None;
+        let mut shards = self.index().shards().skip(sweep.next_shard).take(SHARDS_AT_A_TIME);
+        let deleted = shards.try_for_each(|shard| self.expire_in(expiry, shard, &mut unreadable).map(drop));
         sweep.next_shard += SHARDS_AT_A_TIME;
-        sweep.has_failed |= failed.is_some();
-        if sweep.next_shard >= self.index().shards().count() {
+        sweep.has_failed |= unreadable.is_some();
+        if deleted.is_err() || sweep.next_shard >= self.index().shards().count() {
             sweep.under_way = false;
-            expiry.end(!sweep.has_failed);
+            expiry.end(deleted.is_ok() && !sweep.has_failed);
         }
-        failed.map_or(Ok(()), Err)
+        deleted.and(unreadable.map_or(Ok(()), Err))
     }
 
-    /// Deletes what is over in a shard; returns how many objects. What cannot be read keeps nothing else from being deleted: the error comes at
-    /// the end.
-    fn expire_in(&self, expiry: &Expiry, shard: &Shard) -> Result<usize, Error> {
-        let (mut deleted, mut unreadable) = (0, None);
+    /// Deletes what is over in a shard; returns how many objects. What cannot be read keeps nothing else from being deleted.
+    fn expire_in(&self, expiry: &Expiry, shard: &Shard, unreadable: &mut Option<Error>) -> Result<usize, Error> {
+        let mut deleted = 0;
         let places = shard.table.read().places_behind(self.index().fingerprints(), None, usize::MAX);
         for places in places.chunks(PLACES_AT_A_TIME) {
             if self.gate.is_closing() {
                 return Err(Error::Closed);
             }
-            for id in self.expired_of(expiry, shard, places, &mut unreadable) {
+            for id in self.expired_of(expiry, shard, places, unreadable) {
                 if self.delete_expired(&id)? {
                     self.work.expired.add(1);
                     deleted += 1;
                 }
             }
         }
-        unreadable.map_or(Ok(deleted), Err)
+        Ok(deleted)
     }
 
     /// The ids of those that are over. The deadlines of the others are noted.

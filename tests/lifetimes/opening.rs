@@ -58,20 +58,3 @@ fn a_store_that_is_opened_without_lifetimes_is_not_full_of_what_has_expired() {
     });
     assert!(fill(&store, 1 << 32) > count / 2, "no room though all has expired");
 }
-
-/// What has expired is deleted in the journal: a crash, or an open by a clock that is behind, brings nothing back whose room was used again.
-#[test]
-fn what_has_expired_stays_deleted_over_a_crash() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = open(directory.path(), LIFETIME);
-    for round in 0..4 {
-        fill(&store, round << 32);
-        until("it is deleted", || store.info().objects == 0);
-    }
-    store.put(b"id", &bytes(5, 100_000), b"").unwrap();
-    let crashed = tempfile::tempdir().unwrap();
-    crate::hidden::copy_all(directory.path(), crashed.path());
-    let store = open(crashed.path(), 3600 * LIFETIME);
-    let living = store.objects().map(Result::unwrap).filter(|object| object.id.as_bytes() != b"id").count();
-    assert_eq!((living, store.info().damaged_objects), (0, 0));
-}
