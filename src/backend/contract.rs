@@ -49,11 +49,9 @@ pub(crate) trait Backend: Send + Sync {
     /// The object, from wherever it is: this may wait for Redis.
     fn get(&self, id: &[u8]) -> Result<Option<Object>, Error>;
 
-    /// As `get`, with whether the object was here and had not to be fetched from Redis.
-    fn get_telling(&self, id: &[u8]) -> Result<(Option<Object>, bool), Error> {
-        let found = self.get(id)?;
-        let is_here = found.is_some();
-        Ok((found, is_here))
+    /// As `get`, where `get_here` has found nothing.
+    fn get_elsewhere(&self, id: &[u8]) -> Result<Option<Object>, Error> {
+        self.get(id)
     }
 
     /// The object, as far as it is known without waiting for Redis.

@@ -66,6 +66,7 @@ impl Objects {
         Objects { shards, expiring: Mutex::new(()) }
     }
 
+    #[inline]
     fn shard(&self, id: &[u8]) -> &Shard {
         #[expect(clippy::indexing_slicing, reason = "reduced modulo the length")]
         &self.shards[xxh3_64(id) as usize % SHARD_COUNT]

@@ -147,17 +147,22 @@ impl Backend for TieredBackend {
     }
 
     fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
-        self.get_telling(id).map(|(found, _)| found)
+        let found = self.get_here(id);
+        if !matches!(found, Ok(None)) {
+            return found;
+        }
+        let found = self.get_elsewhere(id)?;
+        if found.is_some() {
+            self.counters.fetched_gets.add(1);
+        }
+        Ok(found)
     }
 
-    fn get_telling(&self, id: &[u8]) -> Result<(Option<Object>, bool), Error> {
-        if let Some(object) = self.get_here(id)? {
-            return Ok((Some(object), true));
-        }
+    fn get_elsewhere(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         let (sender, receiver) = bounded(1);
         self.fetch(id, Some(Box::new(move |fetched| drop(sender.send(fetched)))));
         match interrupt::recv_timeout(&receiver, self.patience()) {
-            Ok(fetched) => Ok((fetched?, false)),
+            Ok(fetched) => Ok(fetched?),
             Err(RecvTimeoutError::Timeout) => Err(self.unanswered(NO_ANSWER).into()),
             Err(RecvTimeoutError::Disconnected) => Err(Error::Closed),
         }
@@ -256,6 +261,10 @@ impl Backend for TieredBackend {
     fn add_stats(&self, stats: &mut Stats) -> Result<(), Error> {
         stats.set_usage(self.usage());
         self.tier()?.add_stats(stats);
+        // What Redis had to be asked for is a miss.
+        let fetched = self.counters.fetched_gets.get();
+        stats.operations.hits = stats.operations.hits.saturating_sub(fetched);
+        stats.operations.misses += fetched;
         self.add_replication_stats(stats)
     }
 

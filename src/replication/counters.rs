@@ -17,6 +17,8 @@ pub(super) struct Counters {
     pub disconnects: Count,
     pub events: Count,
     pub fetches: Count,
+    /// Gets of the store that were answered with what Redis had.
+    pub fetched_gets: Count,
     pub fills: Count,
     pub last_event: Mutex<Option<Instant>>,
 }

@@ -131,7 +131,10 @@ impl ObjectStore {
         self.inner.id_bytes.check(id)?;
         match self.backend()?.get_at_once(id)? {
             Poll::Ready(found) => {
-                self.inner.operations.got(found.as_ref(), found.is_some());
+                match &found {
+                    Some(object) => self.inner.operations.hit(object.data.len() as u64),
+                    None => self.inner.operations.missed(),
+                }
                 self.unless_closed(found).map(Poll::Ready)
             }
             Poll::Pending => Ok(Poll::Pending),

@@ -208,14 +208,29 @@ impl ObjectStore {
     /// ```
     pub fn get(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         self.inner.id_bytes.check(id)?;
-        let (found, is_here) = self.backend()?.get_telling(id)?;
-        self.inner.operations.got(found.as_ref(), is_here);
-        self.unless_closed(found)
+        let found = self.backend()?.get(id);
+        self.counted(&found)?;
+        found
+    }
+
+    /// Counts a hit or a miss. The result stays where it is, as moving it would cost more than all of this. A miss is an error if the store was
+    /// closed meanwhile: closing may have taken the object away.
+    #[inline(always)]
+    fn counted(&self, found: &Result<Option<Object>, Error>) -> Result<(), Error> {
+        match found {
+            Ok(Some(object)) => self.inner.operations.hit(object.data.len() as u64),
+            Ok(None) => {
+                self.inner.operations.missed();
+                self.backend()?;
+            }
+            Err(_) => {}
+        }
+        Ok(())
     }
 
     /// As `get`, where `get_here` has found nothing: counted once.
     pub(crate) fn get_elsewhere(&self, id: &[u8]) -> Result<Option<Object>, Error> {
-        let found = self.backend()?.get(id)?;
+        let found = self.backend()?.get_elsewhere(id)?;
         self.unless_closed(found)
     }
 
@@ -227,9 +242,9 @@ impl ObjectStore {
     #[inline]
     pub fn get_here(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         self.inner.id_bytes.check(id)?;
-        let found = self.backend()?.get_here(id)?;
-        self.inner.operations.got(found.as_ref(), found.is_some());
-        self.unless_closed(found)
+        let found = self.backend()?.get_here(id);
+        self.counted(&found)?;
+        found
     }
 
     /// Whether the object exists.

@@ -6,7 +6,6 @@ use super::ObjectStore;
 use crate::backend::{KeeperStats, OperationStats, ProcessStats, Stats, WaitStats};
 use crate::counts::Counts;
 use crate::error::Error;
-use crate::object::Object;
 
 /// The numbers of `OperationCounts`.
 const HITS: usize = 0;
@@ -30,11 +29,15 @@ impl Default for OperationCounts {
 }
 
 impl OperationCounts {
-    /// A get that found this, here or (`is_here` is false) in Redis.
+    /// A get that found so many bytes. Those that Redis answered are taken off again where the numbers are read (`Backend::add_stats`).
     #[inline]
-    pub fn got(&self, found: Option<&Object>, is_here: bool) {
-        let bytes = found.map_or(0, |object| object.data.len() as u64);
-        self.counts.add([(if is_here { HITS } else { MISSES }, 1), (READ_BYTES, bytes)]);
+    pub fn hit(&self, bytes: u64) {
+        self.counts.add([(HITS, 1), (READ_BYTES, bytes)]);
+    }
+
+    #[inline]
+    pub fn missed(&self) {
+        self.counts.add([(MISSES, 1)]);
     }
 
     #[inline]
