@@ -21,23 +21,24 @@ fn records(directory: &std::path::Path) -> Vec<PathBuf> {
     files
 }
 
+fn open(directory: &std::path::Path, disk: &FaultyDisk, lifetime: Duration) -> ObjectStore {
+    let under = Underlying { disk: Arc::new(disk.clone()), ..Underlying::default() };
+    ObjectStore::builder().local(directory).max_size_mb(16).object_ttl(lifetime).under(under).open().unwrap()
+}
+
 /// One file that cannot be read now keeps no other object's room.
 #[test]
 fn what_cannot_be_read_keeps_nothing_else_from_being_deleted() {
     let directory = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::default();
-    let open = || {
-        let under = Underlying { disk: Arc::new(disk.clone()), ..Underlying::default() };
-        ObjectStore::builder().local(directory.path()).max_size_mb(16).under(under).open().unwrap()
-    };
-    let store = open();
+    let store = open(directory.path(), &disk, Duration::ZERO);
     let (version, deadline) = (version(), now_ms() + 5000);
     let mut count = 0_u64;
     while let Ok(true) = store.restore(&count.to_le_bytes(), &object(&bytes(count, 3000), b""), version, deadline) {
         count += 1
     }
     store.close().unwrap();
-    let store = open();
+    let store = open(directory.path(), &disk, Duration::ZERO);
     let last = records(directory.path()).pop().unwrap();
     let files = records(directory.path()).len();
     disk.set(move |attempt| (attempt.call == Call::Open && attempt.path == last).then_some(Fault::Refused(libc::EIO)));
@@ -59,14 +60,7 @@ fn a_disk_that_refuses_deletes_is_not_asked_fifty_times_a_second() {
     for error in [libc::EIO, libc::ENOSPC] {
         let directory = tempfile::tempdir().unwrap();
         let disk = FaultyDisk::default();
-        let under = Underlying { disk: Arc::new(disk.clone()), ..Underlying::default() };
-        let store = ObjectStore::builder()
-            .local(directory.path())
-            .max_size_mb(16)
-            .object_ttl(Duration::from_secs(1))
-            .under(under)
-            .open()
-            .unwrap();
+        let store = open(directory.path(), &disk, Duration::from_secs(1));
         (0..100_u64).for_each(|number| store.put(&number.to_le_bytes(), &bytes(number, 100), b"").unwrap());
         let writes = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&writes);
@@ -93,14 +87,7 @@ fn a_disk_that_refuses_deletes_is_not_asked_fifty_times_a_second() {
 fn asked(lifetime: Duration) -> u64 {
     let directory = tempfile::tempdir().unwrap();
     let disk = FaultyDisk::default();
-    let under = Underlying { disk: Arc::new(disk.clone()), ..Underlying::default() };
-    let store = ObjectStore::builder()
-        .local(directory.path())
-        .max_size_mb(16)
-        .object_ttl(lifetime)
-        .under(under)
-        .open()
-        .unwrap();
+    let store = open(directory.path(), &disk, lifetime);
     (0..100_u64).for_each(|number| store.put(&number.to_le_bytes(), &bytes(number, 100), b"").unwrap());
     let asked = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&asked);
