@@ -3,7 +3,7 @@
 //! Every deadline and every version is measured on Redis's clock, which all nodes share. This machine's clock may be wrong, and may be set
 //! at any moment, so it is looked at once, when a store is opened, and only for versions that are drawn before Redis has told the time.
 //! After that, time goes on with the monotonic clock alone. A store that is not shared has no other clock: this machine's stands in for
-//! Redis's, and is read as often.
+//! Redis's, and is read each second.
 //!
 //! Redis's clock may be set as well. What has to hold then decides which of its readings counts:
 //!
@@ -258,10 +258,11 @@ impl RedisTime {
         self.time(&self.for_setting, Instant::now()).saturating_add(lifetime_ms)
     }
 
-    /// As `deadline`, in a store that is not shared: as this machine's clock is now, since the next open has nothing else to tell what is over.
+    /// As `deadline` of a lifetime that ends, in a store that is not shared: as this machine's clock is now, since the next open has nothing else
+    /// to tell what is over.
     pub fn deadline_here(&self, lifetime_ms: u64) -> u64 {
         let now_ms = machine_ms().min(MS_MAX).max(self.passed_ms());
-        if lifetime_ms == 0 { 0 } else { now_ms.saturating_add(lifetime_ms.min(MS_MAX)) }
+        now_ms.saturating_add(lifetime_ms.min(MS_MAX))
     }
 
     /// A record's deadline, for whoever does not know this open: a lifetime that has not begun begins now, if Redis has told the time.

@@ -192,7 +192,8 @@ impl Backend for TieredBackend {
             return Ok(true);
         }
         if self.tier()?.known(id)? != Known::Nothing {
-            return Ok(self.get(id)?.is_some()); // the versions have to be compared
+            // The versions have to be compared. It is no get, and counts as none.
+            return Ok(self.get_elsewhere(id)?.is_some());
         }
         self.exists_elsewhere(id, false, self.patience()).ok_or_else(|| self.unanswered(NO_ANSWER).into())
     }

@@ -228,7 +228,7 @@ impl ObjectStore {
         Ok(())
     }
 
-    /// As `get`, where `get_here` has found nothing: counted once.
+    /// As `get`, where `get_here` has found nothing, and has counted that.
     pub(crate) fn get_elsewhere(&self, id: &[u8]) -> Result<Option<Object>, Error> {
         let found = self.backend()?.get_elsewhere(id)?;
         self.unless_closed(found)

@@ -61,6 +61,24 @@ fn what_other_nodes_have_is_fetched_filled_and_heard_of() {
     assert!(replication(&b).last_event_seconds.is_some());
 }
 
+/// Also where Redis has to be asked for the object itself, as this node knows of a delete that may be older.
+#[test]
+fn to_look_whether_an_object_exists_is_no_get() {
+    let world = World::new(2);
+    let [a, b] = [0, 1].map(|node| world.open(node));
+    a.put(b"kept", b"12345", b"").unwrap();
+    assert_eq!(get(&a, b"kept").data, "12345");
+    a.put(b"id", b"", b"").unwrap();
+    assert!(a.delete(b"id").unwrap());
+    // A put that was made before the delete was heard of may be the older one.
+    until("it exists", || {
+        b.put(b"id", b"again", b"").unwrap();
+        a.contains(b"id").unwrap()
+    });
+    let operations = a.stats().unwrap().operations;
+    assert_eq!((operations.hits, operations.misses), (1, 0));
+}
+
 #[test]
 fn what_redis_refuses_is_complained_of_with_its_reason() {
     let world = World::new(1);
