@@ -4,7 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::splitmix;
-use crate::specimen::{Specimen, copy_directory, examine, flip};
+use crate::specimen::{Specimen, builder, copy_directory, examine, flip, segments};
+
+/// Of a segment's header, the bytes before the seal's; and those without which nothing in the segment can be told from what was there before.
+const HEADER_BYTES: usize = 32;
+
+const NONCE: std::ops::Range<usize> = 24..32;
 
 fn assert_all_served(specimen: &Specimen, directory: &Path, what: &str) {
     let findings = examine(specimen, directory);
@@ -96,5 +101,34 @@ fn a_catalog_from_an_earlier_time_does_no_harm() {
         fs::remove_dir_all(copy.join("catalog")).unwrap();
         copy_directory(&earlier, &copy.join("catalog"));
         assert_all_served(&specimen, &copy, "an earlier catalog");
+    }
+}
+
+// Invariants 1 and 11.
+#[test]
+fn a_damaged_catalog_and_a_damaged_header_cost_at_most_the_segment_of_the_header() {
+    let mut specimen = Specimen::empty();
+    for number in 0..20_000 {
+        specimen.put(&format!("object {number}"), number, number as usize % 50);
+    }
+    specimen.close();
+    assert!(segments(&specimen.directory(), "records").len() > 1, "another segment has to be there");
+    let mut random = 11;
+    for round in 0..32 {
+        let copy = specimen.copy();
+        let database = copy.join("catalog/db");
+        let mut content = fs::read(&database).unwrap();
+        let start = splitmix(&mut random) as usize % content.len();
+        let end = (start + 16_384).min(content.len());
+        content[start..end].fill(0x55);
+        fs::write(&database, content).unwrap();
+        let position = round % HEADER_BYTES;
+        flip(&segments(&copy, "records")[0], position, (round % 8) as u8);
+        let store = builder(&copy).open().unwrap();
+        let is_nonce = NONCE.contains(&position);
+        let objects = store.info().objects;
+        assert!(objects == 20_000 || is_nonce && objects >= 10_000, "{objects}, round {round}, catalog at {start}");
+        let last = store.get(b"object 19999").unwrap();
+        assert_eq!(last, specimen.now(b"object 19999"), "round {round}");
     }
 }
