@@ -23,7 +23,7 @@ use measuring::{
 };
 use redis::{Commands, Connection};
 
-use scaler_object_storage::ObjectStore;
+use scaler_object_storage::{ObjectStore, ValueFormat};
 use tempfile::TempDir;
 
 const ROUNDS: usize = 5;
@@ -166,8 +166,12 @@ fn reads() {
 
 fn throughput() {
     let redis = RedisServer::start();
-    let mut table = Table::new(["data", "content", "replicated/s", "pipelined SET/s", "ratio", "target"]);
-    for content in [Content::Random, Content::Half] {
+    let mut table = Table::new(["data", "content", "values", "replicated/s", "pipelined SET/s", "ratio", "target"]);
+    for (content, format) in [
+        (Content::Random, ValueFormat::Tiered),
+        (Content::Half, ValueFormat::Tiered),
+        (Content::Random, ValueFormat::Python),
+    ] {
         for (size, count, target) in [(1 << 10, 100_000, "0.70x"), (64 << 10, 1500, "0.70x"), (4 << 20, 24, "-")] {
             let payloads: Vec<Vec<u8>> = (0..64).map(|seed| content.payload(seed, size)).collect();
             let data = |number: u64| {
@@ -178,17 +182,18 @@ fn throughput() {
             let objects: Vec<Vec<u8>> = (0..count).map(data).collect();
             let (mut ours, mut bare) = (Vec::new(), Vec::new());
             for _ in 0..ROUNDS {
-                ours.push(count as f64 / replicate(&redis, &objects));
+                ours.push(count as f64 / replicate(&redis, &objects, format));
                 bare.push(count as f64 / pipelined(&redis, &objects));
             }
             let ratios = ours.iter().zip(&bare).map(|(ours, bare)| ours / bare).collect();
             table.row([
                 show_bytes(size),
                 content.name().to_owned(),
+                format!("{format:?}").to_lowercase(),
                 format!("{:.0}", median(ours)),
                 format!("{:.0}", median(bare)),
                 show_ratio(median(ratios)),
-                target.to_owned(),
+                if format == ValueFormat::Tiered { target } else { "-" }.to_owned(),
             ]);
         }
     }
@@ -197,7 +202,7 @@ fn throughput() {
 }
 
 /// Seconds that the replicator takes for objects that are in the journal already: it is opened on a directory in which they are dirty.
-fn replicate(redis: &RedisServer, objects: &[Vec<u8>]) -> f64 {
+fn replicate(redis: &RedisServer, objects: &[Vec<u8>], format: ValueFormat) -> f64 {
     let directory = scratch();
     let local = ObjectStore::builder().local(directory.path()).max_size_mb(4096).open().unwrap();
     for (number, data) in (0..).zip(objects) {
@@ -207,7 +212,8 @@ fn replicate(redis: &RedisServer, objects: &[Vec<u8>]) -> f64 {
     measuring::settle(directory.path());
     let mut watcher = redis.connection();
     let start = Instant::now();
-    let store = ObjectStore::builder().tiered(directory.path(), redis.url()).max_size_mb(4096).open().unwrap();
+    let builder = ObjectStore::builder().tiered(directory.path(), redis.url()).max_size_mb(4096);
+    let store = builder.redis_options(|options| options.value_format = format).open().unwrap();
     let opened = start.elapsed();
     let node = Node { store, _directory: directory };
     drained(&mut watcher, &id(objects.len() as u64 - 1));

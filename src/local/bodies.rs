@@ -20,8 +20,11 @@ pub(crate) use reservation::Reservation;
 /// A body segment of its own grows by this much at a time, as the bytes arrive.
 const GROWTH_BYTES: u64 = 16 << 20;
 
-/// Body segments that are wholly free, kept for the next bodies.
-const EMPTY_SEGMENTS_KEPT: usize = 1;
+/// Body segments that are wholly free are kept for the next bodies, up to this part of the limit, or this much: to write to new files takes
+/// longer. With less room for puts than `PLENTY_PART` of the limit, one is kept.
+const EMPTY_PART: u64 = 8;
+const EMPTY_BYTES_MAX: u64 = 256 << 20;
+const PLENTY_PART: u64 = 4;
 
 /// A body that takes more than this part of a segment has a segment of its own: holes that are too small for the next body would
 /// add up to too much otherwise.
@@ -274,6 +277,7 @@ impl Bodies {
     /// thread at a time. Returns the bytes freed, and the result of removing the files that became empty.
     pub fn reap(&self, durable: Lsn) -> (u64, Result<(), Error>) {
         let mut emptied = std::mem::take(&mut *self.unremoved.lock());
+        let kept = self.empty_segments_kept();
         let mut freed = 0;
         {
             let mut stretches = self.stretches.lock();
@@ -289,11 +293,20 @@ impl Bodies {
                 if pinned {
                     self.space.remove_pinned(stretch.bytes);
                 }
-                emptied.extend(stretches.give_back(&stretch));
+                emptied.extend(stretches.give_back(&stretch, kept));
             }
         }
         let removed = emptied.iter().map(|segment| self.remove(segment)).fold(Ok(()), Result::and);
         (freed, removed)
+    }
+
+    /// How many body segments that are wholly free are kept for the next bodies.
+    fn empty_segments_kept(&self) -> usize {
+        let limit = self.space.limit_bytes();
+        if !self.space.has_ordinary_room(limit / PLENTY_PART) {
+            return 1;
+        }
+        ((limit / EMPTY_PART).min(EMPTY_BYTES_MAX) / self.space.segment_bytes_max()) as usize
     }
 
     /// Removes an empty body segment. One that cannot be removed now is tried again by the next `reap`.
@@ -304,11 +317,20 @@ impl Bodies {
 
     /// Removes the segments that are wholly free. Returns whether there were any.
     pub fn drop_empty(&self) -> Result<bool, Error> {
+        self.drop_empty_but(0)
+    }
+
+    /// Removes the segments that are wholly free and were kept while there was more room.
+    pub fn trim_empty(&self) -> Result<(), Error> {
+        self.drop_empty_but(self.empty_segments_kept()).map(drop)
+    }
+
+    fn drop_empty_but(&self, kept: usize) -> Result<bool, Error> {
         let mut is_freed = false;
         let segments: Vec<_> = self.segments.load().values().map(Arc::clone).collect();
         for segment in segments.iter().filter(|segment| segment.kind == SegmentKind::Bodies) {
             let mut stretches = self.stretches.lock();
-            if stretches.free.is_empty_segment(segment, 0) {
+            if stretches.free.is_empty_segment(segment, kept) {
                 stretches.free.remove_segment(segment.number);
                 drop(stretches);
                 self.remove(segment)?;
@@ -430,8 +452,8 @@ impl Bodies {
 }
 
 impl Stretches {
-    /// Makes the stretch free. Returns its segment if that is now empty and to be removed.
-    fn give_back(&mut self, stretch: &Stretch) -> Option<Arc<Segment>> {
+    /// Makes the stretch free. Returns its segment if that is now empty and to be removed, as `kept` others are.
+    fn give_back(&mut self, stretch: &Stretch, kept: usize) -> Option<Arc<Segment>> {
         let segment = &stretch.segment;
         segment.stretch_went();
         if segment.is_withheld() {
@@ -442,7 +464,7 @@ impl Stretches {
             return (!segment.has_stretches()).then(|| Arc::clone(segment));
         }
         self.free.insert(stretch.place.segment, stretch.place.offset, stretch.bytes);
-        if !self.free.is_empty_segment(segment, EMPTY_SEGMENTS_KEPT) {
+        if !self.free.is_empty_segment(segment, kept) {
             return None;
         }
         self.free.remove_segment(segment.number);

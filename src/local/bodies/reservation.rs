@@ -165,7 +165,8 @@ impl Drop for Reservation {
         self.set_blocks_waiters(false);
         let Some(stretch) = self.stretch.take() else { return };
         stretch.segment.body_went();
-        let emptied = self.bodies.stretches.lock().give_back(&stretch);
+        let kept = self.bodies.empty_segments_kept();
+        let emptied = self.bodies.stretches.lock().give_back(&stretch, kept);
         if let Some(segment) = emptied
             && let Err(error) = self.bodies.remove(&segment)
         {

@@ -199,22 +199,31 @@ fn dead_bodies_that_are_read_count_as_pinned() {
 }
 
 #[test]
-fn one_empty_segment_is_kept_for_the_next_bodies_until_room_is_wanted() {
+fn empty_segments_are_kept_for_the_next_bodies_until_room_is_wanted() {
     let place = tempfile::tempdir().unwrap();
     let bodies = bodies(place.path());
-    let all: Vec<_> = (0..25).map(|_| put(&bodies, lsn(64))).collect();
-    let numbers: BTreeSet<u32> = all.iter().map(|it| it.segment).collect();
-    assert_eq!(numbers.len(), 3);
-    assert!(!bodies.drop_empty().unwrap());
-    for body in all {
-        bodies.release(body, lsn(100).into());
-    }
-    bodies.reap(lsn(500)).1.unwrap();
-    assert_eq!(bodies.segments.load().len(), EMPTY_SEGMENTS_KEPT);
-    assert_eq!(bodies.hole_bytes(), bodies.segment_bytes - BODY_ALIGNMENT);
+    let empty = |count: usize| {
+        let mut all = Vec::new();
+        while bodies.segments.load().len() < count {
+            all.push(put(&bodies, lsn(64)));
+        }
+        assert!(!bodies.drop_empty().unwrap());
+        all.into_iter().for_each(|body| bodies.release(body, lsn(100).into()));
+        bodies.reap(lsn(500)).1.unwrap();
+        bodies.segments.load().len()
+    };
+    assert_eq!(empty(12), 8, "an eighth of the limit");
+    assert_eq!(bodies.hole_bytes(), 8 * (bodies.segment_bytes - BODY_ALIGNMENT));
     assert!(bodies.drop_empty().unwrap() && !bodies.drop_empty().unwrap());
     assert!(bodies.segments.load().is_empty());
     assert_eq!((bodies.hole_bytes(), bodies.space.physical_bytes()), (0, 0));
+    assert_eq!(empty(5), 5);
+    let others = bodies.space.lease_existing(bodies.space.ordinary_room() - (10 << 20));
+    bodies.trim_empty().unwrap();
+    assert_eq!(bodies.segments.load().len(), 1, "less than a quarter of the limit is left");
+    assert_eq!(empty(3), 1);
+    drop(others);
+    assert_eq!(empty(3), 3);
 }
 
 #[test]

@@ -24,6 +24,9 @@ const MOMENT: Duration = Duration::from_millis(2);
 impl Sealer {
     /// Reclaims the oldest segments while that is worth it, ahead of need.
     pub(super) fn reclaim(&mut self) -> Result<(), Error> {
+        if self.tier.room.wants_garbage() || self.tier.room.wants_eviction() {
+            self.tier.bodies.trim_empty()?;
+        }
         let end = self.tier.journal.end();
         let mut copied_bytes = 0;
         let mut is_merging = self.is_merging;

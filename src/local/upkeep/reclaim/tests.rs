@@ -415,6 +415,23 @@ fn nothing_is_evicted_from_a_segment_that_is_nearly_all_dirty_and_counts() {
     }
 }
 
+#[test]
+fn what_is_kept_for_the_next_bodies_goes_before_anything_is_evicted() {
+    let mut store = ByHand::open(Some(outbox()));
+    store.put(b"clean", 1000);
+    (0..60u8).for_each(|id| store.put(&[id], 100_000));
+    (0..60u8).for_each(|id| assert!(store.tier.delete(&[id]).unwrap()));
+    store.settle();
+    store.tier.reap_bodies().unwrap();
+    assert!(store.tier.bodies.hole_bytes() > 4 << 20);
+    let others = store.tier.space.lease_existing((56 << 20) - store.tier.space.physical_bytes());
+    assert!(store.tier.room.wants_eviction(), "the directory is full");
+    store.sealer.reclaim().unwrap();
+    assert!(!store.tier.room.wants_eviction());
+    store.check(b"clean", 1000);
+    drop(others);
+}
+
 // Invariant 1: what still refers to a segment would find another there, or nothing.
 #[test]
 fn what_no_hint_names_is_lost_with_its_segment() {
