@@ -6,7 +6,7 @@ use std::time::Duration;
 use scaler_object_storage::{Error, ObjectStore};
 
 use crate::common::{get, until};
-use crate::place::{Place, is_alive, signal, stop};
+use crate::place::{BODY_SEGMENTS_IDLE_MAX, Place, is_alive, signal, stop};
 use crate::worker::{Setup, Worker, content, seed_and_len};
 
 /// So small that room is used again soon.
@@ -63,7 +63,7 @@ fn comes_back(place: &Place, store: &ObjectStore, before: u64) {
         delete_others(store, count);
         count + 10 >= before
     });
-    until("no segment is kept for those who hold nothing", || place.body_segments() <= 3);
+    until("no segment is kept for those who hold nothing", || place.body_segments() <= BODY_SEGMENTS_IDLE_MAX);
 }
 
 /// A worker that holds objects which nobody else can get any more.

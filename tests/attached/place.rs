@@ -15,6 +15,9 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_scaler_object_storage_server");
 /// Where a test does not ask for less.
 pub const SIZE_MB: u64 = 256;
 
+/// Most segments of large objects while there is no object: an eighth of the limit is kept for the next ones, and a few may still be freed.
+pub const BODY_SEGMENTS_IDLE_MAX: usize = 8 + 2;
+
 pub struct Place {
     directory: tempfile::TempDir,
     name: String,

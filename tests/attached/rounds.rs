@@ -14,7 +14,7 @@ use scaler_object_storage::{Error, Object, ObjectStore, Waited};
 use crate::common::{splitmix, until};
 use crate::contents::Content;
 use crate::history::{History, State};
-use crate::place::{Place, is_alive, signal};
+use crate::place::{BODY_SEGMENTS_IDLE_MAX, Place, is_alive, signal};
 use crate::report::{Event, Report};
 
 /// Rounds where `ROUNDS` does not say.
@@ -336,7 +336,9 @@ impl Rounds {
                 fill(&store) + 8 >= self.room
             });
             store.clear().unwrap();
-            until("no segment is kept for those who have ended", || self.place.body_segments() <= 3);
+            until("no segment is kept for those who have ended", || {
+                self.place.body_segments() <= BODY_SEGMENTS_IDLE_MAX
+            });
             self.states = vec![None; usize::from(IDS)];
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use scaler_object_storage::{Durability, Error, ObjectStore, ObjectStoreBuilder, Underlying};
 use tempfile::TempDir;
@@ -258,11 +258,12 @@ impl World {
         }
     }
 
-    /// Waits until the store changes nothing in its directory any more by itself.
+    /// Waits until the store changes nothing in its directory any more by itself. A copy that is taken while the catalog is written to is nothing
+    /// that a killed process could leave.
     pub fn settle(&self) {
-        let (mut before, mut quiet) = (Vec::new(), 0);
+        let (mut before, mut quiet) = Default::default();
         soon("the directory rests", || {
-            let now = listing(&self.directory.join("journal"));
+            let now = (listing(&self.directory.join("journal")), changes(&self.directory.join("catalog")));
             quiet = if now == before { quiet + 1 } else { 0 };
             before = now;
             std::thread::sleep(Duration::from_millis(10));
@@ -287,6 +288,15 @@ pub fn listing(directory: &Path) -> Vec<(PathBuf, u64)> {
     let mut listing: Vec<_> = entries.filter_map(|path| Some((path.clone(), fs::metadata(path).ok()?.len()))).collect();
     listing.sort();
     listing
+}
+
+/// Names, and when each was written to.
+fn changes(directory: &Path) -> Vec<(PathBuf, SystemTime)> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let changed = |path: &PathBuf| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let mut changes: Vec<_> = entries.filter_map(|path| Some((path.clone(), changed(&path)?))).collect();
+    changes.sort();
+    changes
 }
 
 pub fn copy_directory(from: &Path, to: &Path) {

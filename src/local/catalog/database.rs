@@ -28,6 +28,9 @@ const PROBED_DESCRIPTORS: usize = 4;
 
 const SEED_KEY: &[u8] = b"fingerprint_seed";
 
+/// How the file of a snapshot begins and ends until sled has written all of it.
+const SNAPSHOT: (&str, &str) = ("snap.", ".generating");
+
 /// An open sled database with its trees.
 pub(super) struct Database {
     pub database: sled::Db,
@@ -112,7 +115,26 @@ fn open_by(
     }
 }
 
+/// Removes a snapshot that sled could not finish, because it was killed or had no room. sled 0.34 would take it for its newest one, and for damage.
+fn remove_unfinished_snapshots(path: &Path) -> io::Result<()> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        // Sled makes the directory, or says what is wrong with what is there.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(SNAPSHOT.0) && name.ends_with(SNAPSHOT.1) {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
 fn try_open(path: &Path) -> Result<(Database, Option<u64>), sled::Error> {
+    remove_unfinished_snapshots(path).map_err(sled::Error::Io)?;
     let before = descriptors_of(&path.join("db"));
     let database = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None).open()?;
     let hints = database.open_tree("hints")?;
@@ -268,6 +290,21 @@ mod tests {
         std::os::unix::fs::symlink("/dev/full", path.join("probe")).unwrap();
         assert_eq!(probe(&path).unwrap_err().kind(), io::ErrorKind::StorageFull);
         probe(&path).unwrap(); // it is gone
+    }
+
+    // Invariant 13.
+    #[test]
+    fn a_snapshot_that_sled_could_not_finish_is_no_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        for written in [&b""[..], b"the beginning of a snapshot, and no more"] {
+            let (database, _) = try_open(directory.path()).unwrap_or_else(|error| panic!("{error}"));
+            database.hints.insert(key(5, 0), written).unwrap();
+            database.flush().unwrap();
+            drop(database);
+            std::fs::write(directory.path().join("snap.0000000000FFFFFF.generating"), written).unwrap();
+            let Ok((database, _)) = open_database(directory.path()) else { panic!("it does not open") };
+            assert_eq!(database.hints.get(key(5, 0)).unwrap().as_deref(), Some(written));
+        }
     }
 
     fn inode(path: &Path) -> u64 {
