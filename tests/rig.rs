@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::process::Command;
 use std::time::Duration;
 
 use common::redis::{Authority, Cluster, Mode, Proxy, RedisServer, Sentinel, valkey_is_there};
@@ -74,6 +75,23 @@ fn sentinel_fails_over_and_back() {
     assert_ne!(rig.master().port(), first);
     rig.revive();
     rig.exchange();
+    assert_eq!(rig.master().port(), first);
+}
+
+#[test]
+fn sentinel_fails_over_once_more_while_a_server_is_revived() {
+    let mut rig = Sentinel::start();
+    let first = rig.master().port();
+    rig.kill_master();
+    let second = rig.master().info("process_id");
+    let signal = move |name: &str| assert!(Command::new("kill").args([name, &second]).status().unwrap().success());
+    signal("-STOP");
+    let resumed = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(4));
+        signal("-CONT");
+    });
+    rig.revive();
+    resumed.join().unwrap();
     assert_eq!(rig.master().port(), first);
 }
 

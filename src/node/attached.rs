@@ -233,7 +233,7 @@ impl Attached {
             self.ask_for_slots(&session)?;
             let slot = take_slot(&session.holding);
             let request = build(slot.as_ref().map_or(0, |slot| slot.ticket));
-            match self.ask(&session, call, &request, slot.as_ref())? {
+            match self.ask_once(&session, call, &request, slot.as_ref())? {
                 Some(answered) => return Ok(Called { session, slot, answered }),
                 None if Instant::now() >= keeper_limit => return Err(self.detached("its keeper cannot take the call")),
                 None => self.rest(SLICE / 10)?,
@@ -244,7 +244,7 @@ impl Attached {
     /// Asks for slots, every now and then, where there was no room for them. Where there is none still, this process goes on without.
     pub(super) fn ask_for_slots(&self, session: &Arc<Session>) -> Result<(), Error> {
         if session.is_to_ask_for_slots()
-            && let Some(answered) = self.ask(session, &Call::new("attach"), &Request::Slots, None)?
+            && let Some(answered) = self.ask_once(session, &Call::new("attach"), &Request::Slots, None)?
             && let Err(error) = session.take_slots(answered)
         {
             tracing::debug!("{}: {error}; slots are asked for again", self.directory.display());
@@ -253,7 +253,7 @@ impl Attached {
     }
 
     /// One question to one keeper; None where it is to be asked again, or the next one.
-    pub(super) fn ask(
+    pub(super) fn ask_once(
         &self,
         session: &Arc<Session>,
         call: &Call<'_>,
@@ -316,7 +316,7 @@ impl Attached {
     }
 
     /// One question to this keeper and no other, again while it cannot take it; None where it is gone.
-    pub(super) fn ask_this(
+    pub(super) fn ask_while_current(
         &self,
         session: &Arc<Session>,
         call: &Call<'_>,
@@ -325,7 +325,7 @@ impl Attached {
     ) -> Result<Option<Answered>, Error> {
         let limit = self.keeper_limit();
         loop {
-            match self.ask(session, call, request, slot)? {
+            match self.ask_once(session, call, request, slot)? {
                 Some(answered) => return Ok(Some(answered)),
                 None if !session.is_current() => return Ok(None),
                 None if Instant::now() >= limit => return Err(self.detached("its keeper cannot take the call")),
@@ -417,7 +417,7 @@ impl Attached {
 
     fn claim_in(&self, session: &Arc<Session>, names: &[u64], slot: Option<Slot>) -> Result<Taken, Error> {
         let request = Request::Claim { ticket: slot.as_ref().map_or(0, |slot| slot.ticket), names: names.to_vec() };
-        let asked = self.ask_this(session, &Call::new("claim"), &request, slot.as_ref())?;
+        let asked = self.ask_while_current(session, &Call::new("claim"), &request, slot.as_ref())?;
         // Another one knows nothing of it.
         let answered = asked.ok_or_else(|| self.detached("the keeper that had it is gone"))?;
         self.object("claim", Called { session: Arc::clone(session), slot, answered }, None)

@@ -183,6 +183,6 @@ impl Attached {
         let current = self.current.load_full();
         let Some(session) = current.filter(|session| session.is_current()) else { return Ok(()) };
         let call = Call { wait: self.options.drain_limit, ..Call::new("close") };
-        self.ask(&session, &call, &Request::Drain { limit_ms }, None).map(drop)
+        self.ask_once(&session, &call, &Request::Drain { limit_ms }, None).map(drop)
     }
 }

@@ -50,7 +50,7 @@ impl Attached {
     fn register(&self, session: &Arc<Session>, name: u64, id: &[u8]) -> Result<(), Error> {
         // Before it is sent: the answer may come before this thread goes on.
         self.waits.register(name, session.id);
-        let asked = self.ask(session, &Call::new("wait"), &Request::Wait { name, id }, None);
+        let asked = self.ask_once(session, &Call::new("wait"), &Request::Wait { name, id }, None);
         let answered = match asked {
             Ok(Some(answered)) => answered,
             Ok(None) => {
@@ -176,7 +176,7 @@ fn look_after(attached: &Attached, session: &Arc<Session>) {
     }
     for name in idle {
         // A keeper that is gone knows of none.
-        if let Err(error) = attached.ask(session, &Call::new("wait"), &Request::Forget { name }, None) {
+        if let Err(error) = attached.ask_once(session, &Call::new("wait"), &Request::Forget { name }, None) {
             tracing::debug!("{}: {error}", attached.directory.display());
         }
     }

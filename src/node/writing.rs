@@ -72,7 +72,7 @@ impl Attached {
             let begun = match session.holding.slot_to_write() {
                 Some(slot) => {
                     let request = Request::Reserve { ticket: slot.ticket, id, data_bytes, metadata_bytes };
-                    let asked = self.ask(&session, &call, &request, Some(&slot))?;
+                    let asked = self.ask_once(&session, &call, &request, Some(&slot))?;
                     asked
                         .map(|answered| self.room(Called { session, slot: Some(slot), answered }, action, id))
                         .transpose()?
@@ -107,7 +107,7 @@ impl Attached {
         self.announce(&room.id);
         let call = Call { is_repeatable: false, wait: ROOM_WAIT_MAX, ..Call::new(action) };
         let request = Request::Commit { body_hash };
-        let asked = self.ask_this(&session, &call, &request, Some(&room.slot))?;
+        let asked = self.ask_while_current(&session, &call, &request, Some(&room.slot))?;
         let Some(answered) = asked else { return Ok(false) };
         self.done(action, Called { session, slot: Some(room.slot), answered }, stored)
     }

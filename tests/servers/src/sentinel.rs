@@ -57,7 +57,8 @@ impl Sentinel {
         self.until_agreed();
     }
 
-    /// Starts the server that was killed, as a replica, which the sentinels would make it after a while; returns when it follows.
+    /// Starts the server that was killed, as a replica, which the sentinels would make it after a while; returns when one follows the other. That is
+    /// the other way round where the new master was not heard of for a moment, so that the sentinels have failed over once more.
     pub fn revive(&mut self) {
         let number = 1 - self.master_number();
         let follow = format!("replicaof 127.0.0.1 {}", self.master().port());
@@ -65,10 +66,14 @@ impl Sentinel {
         lines.retain(|line| !line.starts_with("replicaof"));
         lines.push(follow);
         self.servers[number].restart();
-        let revived = &self.servers[number];
-        until("it follows the new master", || {
-            revived.info("role") == "slave" && revived.info("master_link_status") == "up"
+        until("one server follows the other", || {
+            let master = self.master_number();
+            let replica = &self.servers[1 - master];
+            self.servers[master].info("role") == "master"
+                && replica.info("role") == "slave"
+                && replica.info("master_link_status") == "up"
         });
+        self.until_agreed();
     }
 
     /// Exchanges master and replica while both live.
