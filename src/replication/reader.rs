@@ -88,11 +88,6 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
             backend.tier()?.suspect_all();
             cursor = begin(backend, &mut link)?;
             backend.tier()?.suspect_all();
-            // What Redis has, but may yet lose, is no suspect. Whether it was overruled unheard is found out by pushing it again.
-            if !backend.is_unversioned() {
-                outbox.ledger.push_again();
-                backend.wake_replicator();
-            }
             continue;
         }
         let mut events = std::mem::take(&mut unheeded);

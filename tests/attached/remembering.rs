@@ -177,37 +177,6 @@ fn what_redis_has_as_well_is_remembered() {
     keeper.close();
 }
 
-// Invariants 4 and 5, across nodes.
-#[test]
-fn what_another_node_does_is_seen_in_spite_of_what_is_remembered() {
-    let (redis, place) = (RedisServer::start(), tempfile::tempdir().unwrap());
-    let builder = |name| ObjectStore::builder().tiered(place.path().join(name), redis.url()).max_size_mb(64);
-    let (kept, other) = (builder("kept").open().unwrap(), builder("other").open().unwrap());
-    let keeper = Keeper::listen(&kept, builder("kept").config(), KeeperOptions::default()).unwrap();
-    let reader = builder("kept").attach().unwrap();
-    for number in 0..60_u64 {
-        let data = bytes(number, [10, 40_000, 1 << 20][number as usize % 3]);
-        match number % 4 {
-            0 => reader.put(b"id", &data, b"").unwrap(),
-            _ => other.put(b"id", &data, b"").unwrap(),
-        }
-        until("the newest is read", || reader.get(b"id").unwrap().is_some_and(|object| object.data == data));
-        // It is remembered from here on.
-        (0..3).for_each(|_| assert!(get(&reader, b"id").data == data));
-        if number % 5 == 0 {
-            // Lost events: everything is checked.
-            let _: u64 = redis.command(&["XTRIM", "scaler:obj:_events", "MAXLEN", "0"]);
-        }
-        if number % 7 == 0 {
-            until("the other node has it", || other.get(b"id").unwrap().is_some_and(|object| object.data == data));
-            assert!(other.delete(b"id").unwrap());
-            until("the delete is seen", || reader.get(b"id").unwrap().is_none());
-        }
-    }
-    drop(reader);
-    keeper.close();
-}
-
 // Invariant 5, of what the node could not keep.
 #[test]
 fn what_found_no_room_on_the_node_is_not_remembered_5() {

@@ -35,25 +35,6 @@ fn outlive_tombstones() {
     std::thread::sleep(Duration::from_millis(1500));
 }
 
-/// Invariant 6: what Redis has, but may lose with its next failover, is no suspect, and is not what it has for that.
-#[test]
-fn what_was_overwritten_unheard_before_it_settled_is_found_out() {
-    let world = World::new(1);
-    let store = world.builder(0).redis_options(|options| options.settle_ms = 3_600_000).open().unwrap();
-    let elsewhere = ObjectStore::builder().redis(world.redis.url());
-    let elsewhere = elsewhere.redis_options(|options| options.key_prefix = "elsewhere:".into()).open().unwrap();
-    for length in [10, 5000] {
-        store.put(b"id", &bytes(1, length), b"").unwrap();
-        world.until_announced("id");
-        // Another node's write of which no event tells.
-        elsewhere.put(b"id", &bytes(2, length), b"").unwrap();
-        world.redis.cli(&["RENAME", "elsewhere:6964", KEY]);
-        assert_eq!(get(&store, b"id").data, bytes(1, length), "nobody can know");
-        lose_the_past(&world, &store);
-        until("the newest is read", || get(&store, b"id").data == bytes(2, length));
-    }
-}
-
 /// What Redis refuses to say is not that it has nothing.
 #[test]
 fn a_suspect_that_redis_does_not_let_look_up_is_kept() {
