@@ -157,26 +157,6 @@ fn what_is_read_only_from_memory_is_not_evicted_as_unread() {
     keeper.close();
 }
 
-#[test]
-fn what_redis_has_as_well_is_remembered() {
-    let (redis, place) = (RedisServer::start(), tempfile::tempdir().unwrap());
-    let builder = || ObjectStore::builder().tiered(place.path().join("kept"), redis.url()).max_size_mb(64);
-    let kept = builder().open().unwrap();
-    let keeper = Keeper::listen(&kept, builder().config(), KeeperOptions::default()).unwrap();
-    let reader = builder().attach().unwrap();
-    reader.put(b"first", b"data", b"").unwrap();
-    until("the node hears", || redis.keys().iter().any(|key| key.ends_with(b"6669727374")));
-    reader.put(b"id", b"data", b"").unwrap();
-    until("a get does not reach the keeper", || {
-        get(&reader, b"id");
-        let before = kept.stats().unwrap().operations.hits;
-        get(&reader, b"id");
-        kept.stats().unwrap().operations.hits == before
-    });
-    drop(reader);
-    keeper.close();
-}
-
 // Invariant 5, of what the node could not keep.
 #[test]
 fn what_found_no_room_on_the_node_is_not_remembered_5() {

@@ -1,6 +1,8 @@
 //! What the local tier does because of other nodes: fills from Redis, drops because of their events, deletes that are to reach them, and
 //! which clean objects are suspect.
 
+use std::sync::Arc;
+
 use crate::backend::{OnStored, Patience, Stored};
 use crate::clock::events_ms;
 use crate::error::Error;
@@ -323,12 +325,8 @@ impl LocalTier {
 
     /// Whether the record at `lsn` is suspect. `is_clean` is the record's own flag.
     pub(in crate::local) fn is_suspect(&self, outbox: &Outbox, lsn: Lsn, is_clean: bool) -> bool {
-        outbox.is_suspect(lsn) && (outbox.is_deaf() || !self.is_trusted(lsn)) && !outbox.is_dirty(lsn, is_clean)
-    }
-
-    /// Whether the record at `lsn` was what Redis had when it was asked, and no event was missed since.
-    pub(in crate::local) fn is_trusted(&self, lsn: Lsn) -> bool {
-        self.segments.get(lsn.segment()).is_some_and(|segment| segment.is_trusted(lsn.offset()))
+        let is_trusted = || self.segments.get(lsn.segment()).is_some_and(|segment| segment.is_trusted(lsn.offset()));
+        outbox.is_suspect(lsn) && (outbox.is_deaf() || !is_trusted()) && !outbox.is_dirty(lsn, is_clean)
     }
 
     /// Notes that the object at `lsn` is what Redis had when it was asked, if `is_current` says that no event was missed since.
@@ -338,8 +336,6 @@ impl LocalTier {
             // Set first, then checked: what is missed from now on takes the trust away by itself.
             if !is_current() {
                 segment.set_trusted(lsn.offset(), false);
-                // Attached processes may remember it from the moment between.
-                self.index().changes().raise_epoch();
             }
         }
     }
@@ -348,17 +344,15 @@ impl LocalTier {
     pub fn suspect_all(&self) {
         let Some(outbox) = &self.outbox else { return };
         outbox.count_loss();
-        let is_unchecked = |lsn: Lsn| outbox.is_suspect(lsn) && !self.is_trusted(lsn);
+        let is_unchecked = |lsn: Lsn| {
+            let is_trusted = |segment: Arc<crate::local::journal::Segment>| segment.is_trusted(lsn.offset());
+            outbox.is_suspect(lsn) && !self.segments.get(lsn.segment()).is_some_and(is_trusted)
+        };
         if outbox.has_suspects() && !self.index().lsns().any(is_unchecked) {
             outbox.suspect_none();
         }
-        // A copy that is being kept meanwhile becomes suspect by itself.
-        if self.index().lsns().next().is_some() {
-            outbox.suspect_below(self.journal.end());
-        }
+        outbox.suspect_below(self.journal.end());
         self.segments.load().values().for_each(|segment| segment.trust_none());
-        // Attached processes may remember what was trusted until now.
-        self.index().changes().raise_epoch();
     }
 
     /// Forgets tombstones that have expired and are not needed.

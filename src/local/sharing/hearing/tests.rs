@@ -10,7 +10,6 @@ use crate::backend::Backend;
 use crate::clock::Reading;
 use crate::local::LocalBackend;
 use crate::local::LocalOptions;
-use crate::local::files::counters::Counters;
 use crate::local::sharing::ledger::Lane;
 use crate::local::sharing::outbox::OutboxOptions;
 
@@ -89,49 +88,6 @@ fn a_copy_that_is_kept_while_events_are_missed_is_suspect() {
         assert!(tier.fill(id, &object, 0, &fill, &mut |_| {}).unwrap());
         assert_eq!(tier.suspect(id).unwrap().is_some(), is_missed);
     }
-    backend.close().unwrap();
-}
-
-// Invariant 16.
-#[test]
-fn attached_processes_remember_only_what_no_missed_event_can_be_about() {
-    let place = tempfile::tempdir().unwrap();
-    let backend = open(place.path(), 0, HOUR_MS);
-    let tier = backend.tier().unwrap();
-    let outbox = tier.outbox.as_ref().unwrap();
-    tier.index().changes().share(Counters::open(place.path()).unwrap().0);
-    let epoch = || tier.index().changes().now(0).unwrap().0;
-    let raised = |by: &dyn Fn()| {
-        let before = epoch();
-        by();
-        epoch() - before
-    };
-    assert_eq!(raised(&|| tier.suspect_all()), 1);
-    assert!(!outbox.has_suspects(), "there is nothing to suspect");
-
-    tier.put(b"clean", b"data", b"", &mut |_| {}).unwrap();
-    settle(outbox, tier.journal.end());
-    tier.put(b"dirty", b"data", b"", &mut |_| {}).unwrap();
-    assert!(tier.may_remember(b"clean") && tier.may_remember(b"dirty"));
-    assert_eq!(raised(&|| tier.suspect_all()), 2, "before the checks are forgotten, and after");
-    assert!(tier.suspect(b"clean").unwrap().is_some() && tier.suspect(b"dirty").unwrap().is_none());
-    assert!(!tier.may_remember(b"clean") && !tier.may_remember(b"dirty"), "it will be suspect");
-    tier.put(b"new", b"data", b"", &mut |_| {}).unwrap();
-    assert!(tier.may_remember(b"new"));
-
-    let (lsn, _) = tier.suspect(b"clean").unwrap().unwrap();
-    let void = || {
-        tier.trust(lsn, || {
-            assert!(tier.may_remember(b"clean"));
-            false
-        });
-    };
-    assert_eq!(raised(&void), 1, "what was remembered in between");
-    assert!(!tier.may_remember(b"clean"));
-    assert_eq!(raised(&|| tier.trust(lsn, || true)), 0);
-    assert!(tier.may_remember(b"clean") && !tier.may_remember(b"absent"));
-    assert_eq!(raised(&|| outbox.set_deaf(true)), 1);
-    assert!(!tier.may_remember(b"clean") && !tier.may_remember(b"new"));
     backend.close().unwrap();
 }
 
