@@ -50,17 +50,18 @@ impl LocalTier {
         Ok(Some(Placed { segment: segment.number, offset, file_bytes: segment.bytes(), file }))
     }
 
-    /// Whether an attached process may remember what it is told of an object: not while clean objects are suspect, nor if it has a lifetime.
+    /// Whether an attached process may remember what it is told of an object: not if it has a lifetime, nor while this node does not hear, nor if
+    /// events about it may have been missed since it was last the newest for certain. False also if that cannot be read.
+    ///
+    /// A dirty object of which events may have been missed is not suspect, but will be once Redis has it, and no counter tells of that.
     pub fn may_remember(&self, id: &[u8]) -> bool {
-        !self.journal.has_lifetimes()
-            && self.outbox.as_ref().is_none_or(|outbox| !outbox.has_suspects())
-            && self.lives_for_ever(id)
-    }
-
-    /// Whether the id's object has no deadline. False also if that cannot be read.
-    fn lives_for_ever(&self, id: &[u8]) -> bool {
+        if self.journal.has_lifetimes() {
+            return false;
+        }
         let Ok(_inside) = self.gate.enter() else { return false };
-        matches!(self.locate_unread(id), Ok(Some(found)) if found.header.deadline_ms == 0)
+        let Ok(Some(found)) = self.locate_unread(id) else { return false };
+        let is_doubtful = |outbox| self.is_doubtful(outbox, found.header.lsn);
+        found.header.deadline_ms == 0 && !self.outbox.as_ref().is_some_and(is_doubtful)
     }
 
     /// Reserves a stretch for a body of these lengths.

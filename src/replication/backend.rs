@@ -24,7 +24,7 @@ use crate::interrupt;
 use crate::local::{Known, LocalBackend, LocalOptions, OutboxOptions, Underlying};
 use crate::long_work::LongWork;
 use crate::object::{IdBytes, Object};
-use crate::redis::{Keys, RedisOptions, Target, listing, server};
+use crate::redis::{Keys, RedisOptions, Target, ValueFormat, listing, server};
 use crate::version::Version;
 
 /// How long a delete of an id that is not held here waits for Redis to say whether it existed.
@@ -341,6 +341,7 @@ fn outbox_options(options: &RedisOptions, wake: Sender<()>) -> OutboxOptions {
         prefix: options.key_prefix.clone(),
         object_ttl_ms: options.object_ttl_seconds.saturating_mul(1000),
         tombstone_ttl_ms: options.tombstone_ttl_seconds.saturating_mul(1000),
+        has_versions: options.value_format != ValueFormat::Python,
         wake,
     }
 }

@@ -384,7 +384,9 @@ impl TieredBackend {
             Some(StoredValue::Python { .. }) if self.is_unversioned() => tier.drop_at(id, lsn, version)?,
             // Without versions a delete leaves no tombstone: that it was deleted is likelier than that Redis has lost this one value.
             None if self.is_unversioned() => tier.drop_at(id, lsn, version)?,
-            None if !tier.would_have_tombstone(outbox, version) => tier.drop_at(id, lsn, version)?,
+            None if !outbox.ledger.is_settling(lsn) && !tier.would_have_tombstone(outbox, version) => {
+                tier.drop_at(id, lsn, version)?
+            }
             // Redis has lost it: it is dirty until it is pushed again.
             None | Some(_) => {
                 // If too many records stand apart, it stays a suspect and is checked again at its next get.

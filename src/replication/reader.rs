@@ -1,5 +1,5 @@
 //! The event reader, the thread that reads the event stream and acts upon what other nodes did: drops what is older here, notes deletes,
-//! fetches what somebody waits for, and makes clean objects suspect when events may have been missed.
+//! fetches what somebody waits for, and makes objects suspect when events may have been missed.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 //! shortest way there.
 
 use crate::checking::check;
-use crate::properties::{AGREED, DELETED, FILLS, KEPT, READABLE};
+use crate::properties::{AGREED, AGREED_EARLY, DELETED, FILLS, KEPT, READABLE};
 use crate::rules::{Rule, Rules};
 use crate::scope::{NONE, Scope, Writers};
 use crate::state::Budget;
@@ -89,6 +89,7 @@ broken! {
     a_lost_past_unnoticed: [LostPastNoticed] => AGREED, two_nodes(Budget { seeks: 1, trims: 1, ..PUT_DELETE });
     no_cursor_to_notice_it_by: [Hello] => AGREED, two_nodes(Budget { seeks: 1, trims: 1, ..PUT_DELETE });
     only_clean_ones_suspected: [UnsettledSuspects] => AGREED, two_nodes(Budget { trims: 1, ..PUT_DELETE });
+    trusted_until_it_settles: [SettlingSuspects] => AGREED_EARLY, two_nodes(Budget { trims: 1, ..PUT_DELETE });
     suspicions_that_a_restart_forgets: [SuspectsPersist] => AGREED,
         two_nodes(Budget { trims: 1, restarts: 1, ..PUT_DELETE });
     a_lost_suspect_dropped: [LostSuspectKept] => KEPT, two_nodes(Budget { trims: 1, lost_values: 1, gets: 1, seeks: 1, ..PUT });

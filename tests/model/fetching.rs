@@ -14,7 +14,10 @@ impl Protocol {
     /// Whether a record has to be checked before it is served.
     pub fn is_suspect(&self, node: usize, record: &Record) -> bool {
         let is_deaf = self.scope.deaf == Some(node as u8) && self.has(Rule::DeafSuspects);
-        record.is_clean() && (record.suspect != Suspect::No || is_deaf)
+        let is_settling = matches!(record.progress, Progress::Acknowledged | Progress::Ripe)
+            && !self.scope.is_python()
+            && self.has(Rule::SettlingSuspects);
+        (record.is_clean() || is_settling) && (record.suspect != Suspect::No || is_deaf)
     }
 
     pub fn get(&self, state: &mut State, node: usize, id: usize) {
@@ -165,6 +168,8 @@ impl Protocol {
         let suspect = state.held(node, id).filter(|record| self.is_suspect(node, record));
         let Some(record) = suspect else { return false };
         let is_dropped = match value {
+            // Redis has lost what was pushed a moment ago.
+            value if !record.is_clean() && (value == 0 || self.is_versionless(state, value)) => false,
             0 if record.suspect == Suspect::Long => self.has(Rule::LongLostSuspectDropped),
             0 => !self.has(Rule::LostSuspectKept),
             value if self.is_versionless(state, value) => true,

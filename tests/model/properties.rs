@@ -3,13 +3,14 @@
 
 use stateright::Property;
 
-use crate::protocol::Protocol;
+use crate::protocol::{Protocol, Step};
 use crate::state::{FOREIGN, Ordinal, State};
 
 pub const KEPT: &str = "3: what Redis may lack is neither evicted nor forgotten";
 pub const READABLE: &str = "4: an acknowledged put is readable, and who waits is answered";
 pub const DELETED: &str = "5: after a delete has reached a node, it does not return the object";
 pub const AGREED: &str = "6: when it is quiet, nodes and Redis agree";
+pub const AGREED_EARLY: &str = "6: also before what was acknowledged has settled";
 pub const FILLS: &str = "8: a fill never replaces a newer write";
 
 /// All, or the one that is asked for.
@@ -23,6 +24,7 @@ fn all() -> Vec<Property<Protocol>> {
         Property::always(READABLE, |model, state| is_readable(model, state) || !is_quiet(model, state)),
         Property::always(DELETED, is_deleted),
         Property::always(AGREED, |model, state| is_agreed(model, state) || !is_quiet(model, state)),
+        Property::always(AGREED_EARLY, |model, state| is_agreed(model, state) || !is_calm(model, state)),
         Property::always(FILLS, |_, state: &State| state.broken != 8),
     ]
 }
@@ -31,6 +33,14 @@ pub fn is_quiet(model: &Protocol, state: &State) -> bool {
     let mut steps = Vec::new();
     model.own_steps(state, &mut steps);
     steps.is_empty()
+}
+
+/// Whether there is nothing to do but to wait until what was acknowledged has settled. Not for values without versions: until they have settled
+/// Redis cannot tell whether they were overruled.
+fn is_calm(model: &Protocol, state: &State) -> bool {
+    let mut steps = Vec::new();
+    model.own_steps(state, &mut steps);
+    !model.scope.is_python() && steps.iter().all(|step| matches!(step, Step::Settle { .. } | Step::Replicate))
 }
 
 fn ids(model: &Protocol) -> std::ops::Range<usize> {

@@ -71,6 +71,8 @@ rules! {
     Hello,
     /// What was dirty when the past was lost is suspect too, once it has settled.
     UnsettledSuspects,
+    /// What was pushed and has not settled is checked like what is clean.
+    SettlingSuspects,
     /// Suspects are persisted no later than the cursor that made them.
     SuspectsPersist,
     /// A suspect that Redis lost is kept and pushed.

@@ -40,6 +40,22 @@ fn a_node_that_may_not_read_the_stream_serves_nothing_that_was_deleted_and_says_
     until("it is served from here again", || b.get_here(b"changed").unwrap().is_some());
 }
 
+/// Invariant 5: what it wrote itself a moment ago, too.
+#[test]
+fn a_node_that_may_not_read_the_stream_checks_what_it_wrote_before_it_settles() {
+    let world = World::new(2);
+    let redis = with_user();
+    let [a, b] = [0, 1].map(|node| world.open(node, &redis.url(), |options| options.settle_ms = 3_600_000));
+    b.put(b"id", b"old", b"").unwrap();
+    until("the other one has it", || a.get(b"id").unwrap().is_some());
+    redis.cli(&["ACL", "SETUSER", "node", "-xread"]);
+    until("both say so", || log::count(Level::WARN, &["not heard", "xread", &redis.port().to_string()]) == 2);
+    assert_eq!(get(&b, b"id").data, "old");
+    a.put(b"id", b"new", b"").unwrap();
+    until("it is pushed", || a.stats().unwrap().replication.is_some_and(|replication| replication.dirty_records == 0));
+    assert_eq!(get(&b, b"id").data, "new");
+}
+
 #[test]
 fn a_node_whose_redis_is_a_replica_says_that_nothing_is_pushed() {
     let world = World::new(1);

@@ -35,6 +35,41 @@ fn outlive_tombstones() {
     std::thread::sleep(Duration::from_millis(1500));
 }
 
+/// Invariant 5: until it settles, what this node wrote is dirty. It is checked all the same.
+#[test]
+fn what_was_overwritten_unheard_before_it_settled_is_found_out() {
+    let world = World::new(1);
+    let store = world.builder(0).redis_options(|options| options.settle_ms = 3_600_000).open().unwrap();
+    let elsewhere = ObjectStore::builder().redis(world.redis.url());
+    let elsewhere = elsewhere.redis_options(|options| options.key_prefix = "elsewhere:".into()).open().unwrap();
+    for length in [10, 5000] {
+        store.put(b"id", &bytes(1, length), b"").unwrap();
+        world.until_announced("id");
+        // Another node's write of which no event tells, and which is newer for certain, as that node has seen this one.
+        world.redis.cli(&["COPY", KEY, "elsewhere:6964"]);
+        elsewhere.put(b"id", &bytes(2, length), b"").unwrap();
+        world.redis.cli(&["RENAME", "elsewhere:6964", KEY]);
+        assert_eq!(get(&store, b"id").data, bytes(1, length), "nobody can know");
+        lose_the_past(&world, &store);
+        until("the newest is read", || get(&store, b"id").data == bytes(2, length));
+    }
+}
+
+/// Invariant 3: nobody has deleted what Redis had a moment ago and lacks now, however long tombstones last.
+#[test]
+fn what_redis_has_lost_before_it_settled_is_pushed_again() {
+    let world = World::new(1);
+    let unsettled = |options: &mut RedisOptions| (options.settle_ms, options.tombstone_ttl_seconds) = (3_600_000, 1);
+    let store = node_with(&world, &["id"], unsettled, Underlying::default());
+    lose_the_past(&world, &store);
+    outlive_tombstones();
+    world.redis.cli(&["DEL", KEY]);
+    until("it is pushed", || {
+        assert_eq!(get(&store, b"id").data, "id");
+        world.redis.cli(&["EXISTS", KEY]) == "1"
+    });
+}
+
 /// What Redis refuses to say is not that it has nothing.
 #[test]
 fn a_suspect_that_redis_does_not_let_look_up_is_kept() {

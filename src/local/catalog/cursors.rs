@@ -4,7 +4,7 @@
 //!  0  checksum        u64   xxh3-64 of the rest
 //!  8  replicated      u64   lsn: everything below has reached Redis for good
 //! 16  in step         u64   when the event reader was last in step, in milliseconds since 1970 on Redis's clock
-//! 24  suspect below   u64   lsn: clean objects below it are checked before they are served
+//! 24  suspect below   u64   lsn: objects below it may have to be checked before they are served
 //! 32  suspect since   u64   when the event reader was in step before they came to be suspect
 //! 40  events length   u16
 //! 42  prefix length   u16

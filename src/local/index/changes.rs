@@ -29,7 +29,7 @@ impl Changes {
         }
     }
 
-    /// For changes that no entry of the index shows, such as clean objects becoming suspect.
+    /// For changes that no entry of the index shows, such as objects becoming suspect.
     pub fn raise_epoch(&self) {
         if let Some(counters) = self.0.get() {
             counters.raise_epoch();

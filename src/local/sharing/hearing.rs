@@ -1,7 +1,5 @@
 //! What the local tier does because of other nodes: fills from Redis, drops because of their events, deletes that are to reach them, and
-//! which clean objects are suspect.
-
-use std::sync::Arc;
+//! which objects are suspect.
 
 use crate::backend::{OnStored, Patience, Stored};
 use crate::clock::events_ms;
@@ -309,24 +307,35 @@ impl LocalTier {
         })
     }
 
-    /// The place and version of the object held here, if it is suspect: clean, and events about it may have been missed.
+    /// The place and version of the object held here, if it is suspect (`is_suspect`).
     pub fn suspect(&self, id: &[u8]) -> Result<Option<(Lsn, Version)>, Error> {
         let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.has_suspects()) else { return Ok(None) };
         let fingerprint = self.index().fingerprint(id);
         let table = self.index().shard(fingerprint).table.read();
         let lsns = [table.find_fingerprint(fingerprint), table.find_collision(id)];
         drop(table);
-        if !lsns.into_iter().flatten().any(|lsn| outbox.is_suspect(lsn)) {
+        if !lsns.into_iter().flatten().any(|lsn| self.is_doubtful(outbox, lsn)) {
             return Ok(None);
         }
         let Known::Held { version, lsn, is_clean } = self.known(id)? else { return Ok(None) };
         Ok(self.is_suspect(outbox, lsn, is_clean).then_some((lsn, version)))
     }
 
-    /// Whether the record at `lsn` is suspect. `is_clean` is the record's own flag.
+    /// Whether the record at `lsn` is suspect: events about it may have been missed, and Redis can tell. `is_clean` is the record's own flag.
     pub(in crate::local) fn is_suspect(&self, outbox: &Outbox, lsn: Lsn, is_clean: bool) -> bool {
-        let is_trusted = || self.segments.get(lsn.segment()).is_some_and(|segment| segment.is_trusted(lsn.offset()));
-        outbox.is_suspect(lsn) && (outbox.is_deaf() || !is_trusted()) && !outbox.is_dirty(lsn, is_clean)
+        // What was pushed may be overruled before it settles. Without versions Redis cannot tell which write its value is from.
+        let was_pushed = || outbox.options.has_versions && outbox.ledger.is_settling(lsn);
+        self.is_doubtful(outbox, lsn) && (!outbox.is_dirty(lsn, is_clean) || was_pushed())
+    }
+
+    /// Whether events about the record at `lsn` may have been missed since it was last the newest for certain.
+    pub(in crate::local) fn is_doubtful(&self, outbox: &Outbox, lsn: Lsn) -> bool {
+        outbox.is_suspect(lsn) && (outbox.is_deaf() || !self.is_trusted(lsn))
+    }
+
+    /// Whether the record at `lsn` was what Redis had when it was asked, and no event was missed since.
+    fn is_trusted(&self, lsn: Lsn) -> bool {
+        self.segments.get(lsn.segment()).is_some_and(|segment| segment.is_trusted(lsn.offset()))
     }
 
     /// Notes that the object at `lsn` is what Redis had when it was asked, if `is_current` says that no event was missed since.
@@ -336,23 +345,27 @@ impl LocalTier {
             // Set first, then checked: what is missed from now on takes the trust away by itself.
             if !is_current() {
                 segment.set_trusted(lsn.offset(), false);
+                // Attached processes may remember it from the moment between.
+                self.index().changes().raise_epoch();
             }
         }
     }
 
-    /// Events may have been missed: every clean object becomes suspect, also those that were checked before.
+    /// Events may have been missed: every object that Redis has had becomes suspect, also those that were checked before.
     pub fn suspect_all(&self) {
         let Some(outbox) = &self.outbox else { return };
         outbox.count_loss();
-        let is_unchecked = |lsn: Lsn| {
-            let is_trusted = |segment: Arc<crate::local::journal::Segment>| segment.is_trusted(lsn.offset());
-            outbox.is_suspect(lsn) && !self.segments.get(lsn.segment()).is_some_and(is_trusted)
-        };
+        let is_unchecked = |lsn: Lsn| outbox.is_suspect(lsn) && !self.is_trusted(lsn);
         if outbox.has_suspects() && !self.index().lsns().any(is_unchecked) {
             outbox.suspect_none();
         }
-        outbox.suspect_below(self.journal.end());
+        // A copy that is being kept meanwhile becomes suspect by itself.
+        if self.index().lsns().next().is_some() {
+            outbox.suspect_below(self.journal.end());
+        }
         self.segments.load().values().for_each(|segment| segment.trust_none());
+        // Attached processes may remember what was trusted until now.
+        self.index().changes().raise_epoch();
     }
 
     /// Forgets tombstones that have expired and are not needed.

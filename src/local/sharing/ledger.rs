@@ -390,6 +390,16 @@ impl Ledger {
         }
     }
 
+    /// Whether this record was pushed, and has not settled.
+    pub fn is_settling(&self, lsn: Lsn) -> bool {
+        let state = self.0.lock();
+        match (state.apart.get(&lsn), &state.backlog) {
+            (Some(apart), _) => apart.is_pushed(),
+            (None, Some((range, walk))) if range.contains(&lsn) => lsn < walk.position,
+            (None, _) => (state.settled..state.tail.position).contains(&lsn),
+        }
+    }
+
     /// What was not pushed yet: stretches of the journal, each with whether it is the backlog, and the records that stand apart in front of them.
     pub fn unpushed(&self, end: Lsn) -> (Vec<(Lsn, Lsn, bool)>, Vec<Lsn>) {
         let state = self.0.lock();

@@ -22,6 +22,8 @@ pub(crate) struct OutboxOptions {
     pub object_ttl_ms: u64,
     /// How long tombstones are kept.
     pub tombstone_ttl_ms: u64,
+    /// Whether Redis tells of a value which version it is.
+    pub has_versions: bool,
     /// Wakes the replicator; has room for one message.
     pub wake: Sender<()>,
 }
@@ -41,11 +43,11 @@ pub(crate) struct Outbox {
     has_heard_past: AtomicBool,
     /// ... and the stream was complete.
     is_history_complete: AtomicBool,
-    /// Clean objects below this lsn may have changed unheard: see `is_suspect`.
+    /// Objects below this lsn may have changed unheard: see `is_suspect`.
     suspect_below: AtomicU64,
     /// How often events may have been missed.
     losses: AtomicU64,
-    /// No events are heard though Redis answers: every clean object is suspect.
+    /// No events are heard though Redis answers: every object that Redis has had is suspect.
     deaf: AtomicBool,
     /// Since when Redis has not taken everything that it was sent.
     stuck: Mutex<Option<Instant>>,
@@ -174,7 +176,7 @@ impl Outbox {
         Some(Cursors { replicated: self.ledger.replicated(), ..state.cursors.clone() })
     }
 
-    /// Whether no events are heard: then every clean object is suspect.
+    /// Whether no events are heard: then every object that Redis has had is suspect.
     #[inline]
     pub fn is_deaf(&self) -> bool {
         self.deaf.load(Ordering::Acquire)
@@ -187,7 +189,7 @@ impl Outbox {
         }
     }
 
-    /// Events below `end` may have been missed: clean objects below it become suspect.
+    /// Events about records below `end` may have been missed: they become doubtful, and suspect once Redis has had them.
     pub fn suspect_below(&self, end: Lsn) {
         let mut state = self.hearing.lock();
         let cursors = &mut state.cursors;

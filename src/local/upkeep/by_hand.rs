@@ -46,7 +46,7 @@ pub enum Left {
 /// Options of a store whose objects are shared with other nodes and live for ever.
 pub fn outbox() -> OutboxOptions {
     let (wake, _) = bounded(1);
-    OutboxOptions { prefix: "t:".into(), object_ttl_ms: 0, tombstone_ttl_ms: 60_000, wake }
+    OutboxOptions { prefix: "t:".into(), object_ttl_ms: 0, tombstone_ttl_ms: 60_000, has_versions: true, wake }
 }
 
 impl ByHand {

@@ -128,7 +128,8 @@ fn is_free(tier: &LocalTier, lsn: BodyPlace) -> bool {
 fn a_body_that_is_evicted_while_others_are_freed_stays_until_its_record_is_gone() {
     let (place, disk) = (tempfile::tempdir().unwrap(), Slow::default());
     let (wake, _woken) = bounded(1);
-    let outbox = OutboxOptions { prefix: "t:".into(), object_ttl_ms: 300, tombstone_ttl_ms: 1000, wake };
+    let outbox =
+        OutboxOptions { prefix: "t:".into(), object_ttl_ms: 300, tombstone_ttl_ms: 1000, has_versions: true, wake };
     let backend = open(place.path(), &disk, Durability::Process, Some(outbox));
     let tier = Arc::clone(backend.tier().unwrap());
     tier.journal.set_time(Reading { redis_ms: 1 << 40, at: Instant::now(), give_or_take: Duration::ZERO });

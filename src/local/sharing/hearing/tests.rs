@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
-
 use super::*;
 use crate::backend::Backend;
 use crate::clock::Reading;
 use crate::local::LocalBackend;
 use crate::local::LocalOptions;
+use crate::local::files::counters::Counters;
 use crate::local::sharing::ledger::Lane;
 use crate::local::sharing::outbox::OutboxOptions;
+use crate::local::upkeep::by_hand::outbox;
 
 const TTL_MS: u64 = 1000;
 const HOUR_MS: u64 = 3_600_000;
@@ -19,10 +19,13 @@ const HOUR_MS: u64 = 3_600_000;
 const TODAY: u64 = 1_700_000_000_000;
 
 fn open(path: &Path, object_ttl_ms: u64, tombstone_ttl_ms: u64) -> LocalBackend {
+    open_with(path, |outbox| (outbox.object_ttl_ms, outbox.tombstone_ttl_ms) = (object_ttl_ms, tombstone_ttl_ms))
+}
+
+fn open_with(path: &Path, change: impl FnOnce(&mut OutboxOptions)) -> LocalBackend {
     let options = LocalOptions { path: path.into(), max_size_mb: 64, ..LocalOptions::default() };
-    let (wake, _woken) = bounded(1);
-    let prefix = "t:".into();
-    let outbox = OutboxOptions { prefix, object_ttl_ms, tombstone_ttl_ms, wake };
+    let mut outbox = outbox();
+    change(&mut outbox);
     LocalBackend::open_with(&options, Default::default(), Some(outbox)).unwrap()
 }
 
@@ -68,6 +71,26 @@ fn a_suspect_that_was_checked_was_in_step_until_the_next_lost_past() {
     assert!(tier.suspect(b"a").unwrap().is_some() && tier.suspect(b"b").unwrap().is_some());
     backend.close().unwrap();
 }
+
+/// Hearing 5.
+#[test]
+fn what_was_pushed_and_has_not_settled_is_suspect_where_redis_can_tell() {
+    for has_versions in [true, false] {
+        let place = tempfile::tempdir().unwrap();
+        let backend = open_with(place.path(), |outbox| outbox.has_versions = has_versions);
+        let tier = backend.tier().unwrap();
+        let outbox = tier.outbox.as_ref().unwrap();
+        tier.put(b"id", b"data", b"", &mut |_| {}).unwrap();
+        outbox.set_deaf(true);
+        assert_eq!(tier.suspect(b"id").unwrap(), None, "Redis does not have it yet");
+        outbox.ledger.advance(outbox.ledger.epoch(), Lane::Tail, tier.journal.end());
+        assert_eq!(tier.suspect(b"id").unwrap().is_some(), has_versions);
+        settle(outbox, tier.journal.end());
+        assert!(tier.suspect(b"id").unwrap().is_some());
+        backend.close().unwrap();
+    }
+}
+
 /// Hearing 4: a fill that was found to be current, and is written above the lsn below which everything became suspect meanwhile.
 #[test]
 fn a_copy_that_is_kept_while_events_are_missed_is_suspect() {
@@ -88,6 +111,49 @@ fn a_copy_that_is_kept_while_events_are_missed_is_suspect() {
         assert!(tier.fill(id, &object, 0, &fill, &mut |_| {}).unwrap());
         assert_eq!(tier.suspect(id).unwrap().is_some(), is_missed);
     }
+    backend.close().unwrap();
+}
+
+// Invariant 16.
+#[test]
+fn attached_processes_remember_only_what_no_missed_event_can_be_about() {
+    let place = tempfile::tempdir().unwrap();
+    let backend = open(place.path(), 0, HOUR_MS);
+    let tier = backend.tier().unwrap();
+    let outbox = tier.outbox.as_ref().unwrap();
+    tier.index().changes().share(Counters::open(place.path()).unwrap().0);
+    let epoch = || tier.index().changes().now(0).unwrap().0;
+    let raised = |by: &dyn Fn()| {
+        let before = epoch();
+        by();
+        epoch() - before
+    };
+    assert_eq!(raised(&|| tier.suspect_all()), 1);
+    assert!(!outbox.has_suspects(), "there is nothing to suspect");
+
+    tier.put(b"clean", b"data", b"", &mut |_| {}).unwrap();
+    settle(outbox, tier.journal.end());
+    tier.put(b"dirty", b"data", b"", &mut |_| {}).unwrap();
+    assert!(tier.may_remember(b"clean") && tier.may_remember(b"dirty"));
+    assert_eq!(raised(&|| tier.suspect_all()), 2, "before the checks are forgotten, and after");
+    assert!(tier.suspect(b"clean").unwrap().is_some() && tier.suspect(b"dirty").unwrap().is_none());
+    assert!(!tier.may_remember(b"clean") && !tier.may_remember(b"dirty"), "it will be suspect");
+    tier.put(b"new", b"data", b"", &mut |_| {}).unwrap();
+    assert!(tier.may_remember(b"new"));
+
+    let (lsn, _) = tier.suspect(b"clean").unwrap().unwrap();
+    let void = || {
+        tier.trust(lsn, || {
+            assert!(tier.may_remember(b"clean"));
+            false
+        });
+    };
+    assert_eq!(raised(&void), 1, "what was remembered in between");
+    assert!(!tier.may_remember(b"clean"));
+    assert_eq!(raised(&|| tier.trust(lsn, || true)), 0);
+    assert!(tier.may_remember(b"clean") && !tier.may_remember(b"absent"));
+    assert_eq!(raised(&|| outbox.set_deaf(true)), 1);
+    assert!(!tier.may_remember(b"clean") && !tier.may_remember(b"new"));
     backend.close().unwrap();
 }
 

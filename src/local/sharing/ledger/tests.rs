@@ -164,3 +164,28 @@ fn what_redis_has_answered_to_may_have_stood_there_unless_it_was_refused() {
     let earlier = Ledger::new(Some(at(60)), at(100));
     assert!(earlier.may_have_stood(at(99)) && !earlier.may_have_stood(at(100)), "an earlier life may have sent it");
 }
+
+#[test]
+fn what_was_pushed_is_settling_until_it_has_settled() {
+    let (ledger, epoch) = ledger();
+    let start = Instant::now();
+    let settling = |ledger: &Ledger| [0, 100, 150, 200].map(|offset| ledger.is_settling(at(offset)));
+    pass(&ledger, epoch, 100, start);
+    ledger.hold(epoch, at(150), b"refused", Obstacle::Refused);
+    pass(&ledger, epoch, 200, second(start, 10));
+    assert_eq!(settling(&ledger), [true, true, false, false], "one is held, and the last is yet to be pushed");
+    ledger.settle(epoch, second(start, 31), SETTLE);
+    assert_eq!(settling(&ledger), [false, true, false, false]);
+    ledger.pushed(epoch, at(150), b"refused", second(start, 11));
+    assert_eq!(settling(&ledger), [false, true, true, false]);
+    let epoch = ledger.push_again();
+    assert_eq!(settling(&ledger), [false; 4], "they are about to be pushed again");
+
+    ledger.lose_everything(at(200));
+    assert_eq!(settling(&ledger), [false; 4]);
+    let epoch_after = ledger.epoch();
+    ledger.advance(epoch, Lane::Backlog, at(150));
+    assert_eq!(settling(&ledger), [false; 4], "of an epoch that is over");
+    ledger.advance(epoch_after, Lane::Backlog, at(150));
+    assert_eq!(settling(&ledger), [true, true, false, false]);
+}
