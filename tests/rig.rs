@@ -3,10 +3,12 @@
 
 mod common;
 
+use std::cell::RefCell;
 use std::process::Command;
 use std::time::Duration;
 
 use common::redis::{Authority, Cluster, Mode, Proxy, RedisServer, Sentinel, valkey_is_there};
+use common::until;
 use redis::{Client, ClientTlsConfig, TlsCertificates};
 
 fn ping(client: redis::RedisResult<Client>) -> Result<String, String> {
@@ -86,13 +88,19 @@ fn sentinel_fails_over_once_more_while_a_server_is_revived() {
     let second = rig.master().info("process_id");
     let signal = move |name: &str| assert!(Command::new("kill").args([name, &second]).status().unwrap().success());
     signal("-STOP");
+    let sentinel = rig.url().replace("redis+sentinel://", "redis://").split(',').next().unwrap().to_owned();
     let resumed = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_secs(4));
+        let sentinel = RefCell::new(Client::open(sentinel).unwrap().get_connection().unwrap());
+        let mut asked = redis::cmd("SENTINEL");
+        asked.arg("GET-MASTER-ADDR-BY-NAME").arg("objects");
+        let named = || asked.query::<(String, u16)>(&mut *sentinel.borrow_mut()).unwrap().1;
+        until("the sentinels fail over", || named() == first);
         signal("-CONT");
     });
     rig.revive();
     resumed.join().unwrap();
-    assert_eq!(rig.master().port(), first);
+    let master = rig.master();
+    assert_eq!((master.port(), master.info("connected_slaves").as_str()), (first, "1"));
 }
 
 #[test]

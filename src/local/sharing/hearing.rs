@@ -323,9 +323,7 @@ impl LocalTier {
 
     /// Whether the record at `lsn` is suspect: events about it may have been missed, and Redis can tell. `is_clean` is the record's own flag.
     pub(in crate::local) fn is_suspect(&self, outbox: &Outbox, lsn: Lsn, is_clean: bool) -> bool {
-        // What was pushed may be overruled before it settles. Without versions Redis cannot tell which write its value is from.
-        let was_pushed = || outbox.options.has_versions && outbox.ledger.is_settling(lsn);
-        self.is_doubtful(outbox, lsn) && (!outbox.is_dirty(lsn, is_clean) || was_pushed())
+        self.is_doubtful(outbox, lsn) && (!outbox.is_dirty(lsn, is_clean) || outbox.was_pushed_before_loss(lsn))
     }
 
     /// Whether events about the record at `lsn` may have been missed since it was last the newest for certain.
@@ -353,6 +351,14 @@ impl LocalTier {
 
     /// Events may have been missed: every object that Redis has had becomes suspect, also those that were checked before.
     pub fn suspect_all(&self) {
+        if let Some(outbox) = &self.outbox {
+            outbox.doubt_settling_below(self.journal.end());
+        }
+        self.suspect_clean();
+    }
+
+    /// The same, where nothing has been pushed yet, or everything will be pushed again, which shows what was overruled.
+    pub fn suspect_clean(&self) {
         let Some(outbox) = &self.outbox else { return };
         outbox.count_loss();
         let is_unchecked = |lsn: Lsn| outbox.is_suspect(lsn) && !self.is_trusted(lsn);

@@ -45,6 +45,8 @@ pub(crate) struct Outbox {
     is_history_complete: AtomicBool,
     /// Objects below this lsn may have changed unheard: see `is_suspect`.
     suspect_below: AtomicU64,
+    /// Of what has not settled, what is below this lsn may have been pushed before events were missed.
+    settling_below: AtomicU64,
     /// How often events may have been missed.
     losses: AtomicU64,
     /// No events are heard though Redis answers: every object that Redis has had is suspect.
@@ -82,6 +84,7 @@ impl Outbox {
             has_heard_past: AtomicBool::new(false),
             is_history_complete: AtomicBool::new(false),
             suspect_below,
+            settling_below: AtomicU64::new(Lsn::NONE.to_u64()),
             losses: AtomicU64::new(0),
             deaf: AtomicBool::new(false),
             stuck: Mutex::new(None),
@@ -199,6 +202,18 @@ impl Outbox {
         cursors.suspect_below = cursors.suspect_below.max(end);
         self.suspect_below.store(cursors.suspect_below.to_u64(), Ordering::Release);
         self.changes.raise_epoch();
+    }
+
+    /// Records below `end` may have been pushed before events were missed.
+    pub fn doubt_settling_below(&self, end: Lsn) {
+        self.settling_below.fetch_max(end.to_u64(), Ordering::AcqRel);
+    }
+
+    /// Whether the record at `lsn`, which may be dirty, was pushed before events were missed. Not where values have no versions: then Redis cannot
+    /// tell whether it has a later one.
+    pub fn was_pushed_before_loss(&self, lsn: Lsn) -> bool {
+        let is_early = || self.is_deaf() || lsn.to_u64() < self.settling_below.load(Ordering::Acquire);
+        self.options.has_versions && is_early() && self.ledger.is_settling(lsn)
     }
 
     /// How often events may have been missed. Whoever keeps a fetched copy reads this before it asks whether the copy is current, and again

@@ -80,13 +80,21 @@ fn what_was_pushed_and_has_not_settled_is_suspect_where_redis_can_tell() {
         let backend = open_with(place.path(), |outbox| outbox.has_versions = has_versions);
         let tier = backend.tier().unwrap();
         let outbox = tier.outbox.as_ref().unwrap();
+        let is_suspect = || tier.suspect(b"id").unwrap().is_some();
         tier.put(b"id", b"data", b"", &mut |_| {}).unwrap();
-        outbox.set_deaf(true);
-        assert_eq!(tier.suspect(b"id").unwrap(), None, "Redis does not have it yet");
+        tier.suspect_clean();
         outbox.ledger.advance(outbox.ledger.epoch(), Lane::Tail, tier.journal.end());
-        assert_eq!(tier.suspect(b"id").unwrap().is_some(), has_versions);
+        assert!(!is_suspect(), "it was pushed after the loss, and had not been overruled");
+        outbox.set_deaf(true);
+        assert_eq!(is_suspect(), has_versions);
+        outbox.set_deaf(false);
+
+        tier.suspect_all();
+        assert_eq!(is_suspect(), has_versions, "it may have been overruled unheard");
+        outbox.ledger.push_again();
+        assert!(!is_suspect(), "pushing it again will tell");
         settle(outbox, tier.journal.end());
-        assert!(tier.suspect(b"id").unwrap().is_some());
+        assert!(is_suspect());
         backend.close().unwrap();
     }
 }
