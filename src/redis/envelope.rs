@@ -303,6 +303,8 @@ pub(crate) struct Encoder {
     compress: bool,
     joined: Vec<u8>,
     compressed: Vec<u8>,
+    /// Of the chunk that was prepared: how many bytes of `compressed` it has shrunk to.
+    shrunk_bytes: Option<usize>,
     tables: Tables,
 }
 
@@ -324,23 +326,13 @@ const COMPRESSED_BYTES_MIN: usize = 64;
 impl Encoder {
     pub fn new(compress: bool) -> Encoder {
         let tables = Tables { small: CompressTable::small(), large: CompressTable::large() };
-        Encoder { compress, joined: Vec::new(), compressed: Vec::new(), tables }
+        Encoder { compress, joined: Vec::new(), compressed: Vec::new(), shrunk_bytes: None, tables }
     }
 
     /// Hands the pieces of a value with its body to `write`.
     pub fn object<'a>(&mut self, mut head: Head, body: impl Into<Raw<'a>>, mut write: impl FnMut(&[u8])) {
-        let Raw { metadata, data } = body.into();
-        let compressed = if !self.compress {
-            None
-        } else if metadata.is_empty() {
-            compress(data, &mut self.tables, &mut self.compressed)
-        } else {
-            self.joined.clear();
-            self.joined.extend_from_slice(metadata);
-            self.joined.extend_from_slice(data);
-            compress(&self.joined, &mut self.tables, &mut self.compressed)
-        };
-        match compressed {
+        let raw = body.into();
+        match self.compress(raw) {
             Some(compressed) => {
                 head.codec = Codec::Lz4;
                 write(&head.encode());
@@ -348,31 +340,46 @@ impl Encoder {
             }
             None => {
                 write(&head.encode());
-                write(metadata);
-                write(data);
+                write(raw.metadata);
+                write(raw.data);
             }
         }
     }
 
+    /// What the body shrinks to; None if it does not.
+    fn compress(&mut self, Raw { metadata, data }: Raw<'_>) -> Option<&[u8]> {
+        if !self.compress {
+            return None;
+        }
+        if metadata.is_empty() {
+            return compress(data, &mut self.tables, &mut self.compressed);
+        }
+        self.joined.clear();
+        self.joined.extend_from_slice(metadata);
+        self.joined.extend_from_slice(data);
+        compress(&self.joined, &mut self.tables, &mut self.compressed)
+    }
+
     /// A chunk's value; it is compressed only if `tries`.
     pub fn chunk<'a>(&'a mut self, raw: Raw<'a>, tries: bool) -> Chunk<'a> {
-        let Raw { metadata, data } = raw;
-        let compressed = if !(tries && self.compress) {
-            None
-        } else if metadata.is_empty() {
-            compress(data, &mut self.tables, &mut self.compressed)
-        } else {
-            self.joined.clear();
-            self.joined.extend_from_slice(metadata);
-            self.joined.extend_from_slice(data);
-            compress(&self.joined, &mut self.tables, &mut self.compressed)
-        };
+        self.prepare(raw, tries);
+        self.prepared(raw)
+    }
+
+    /// The first half of `chunk`, which is what takes time.
+    pub fn prepare(&mut self, raw: Raw<'_>, tries: bool) {
+        self.shrunk_bytes = if tries { self.compress(raw).map(<[u8]>::len) } else { None };
+    }
+
+    /// The value of the chunk that was prepared last, which is this one.
+    pub fn prepared<'a>(&'a self, raw: Raw<'a>) -> Chunk<'a> {
+        let compressed = self.shrunk_bytes.and_then(|bytes| self.compressed.get(..bytes));
         let codec = if compressed.is_some() { Codec::Lz4 } else { Codec::None };
         let [a, b, c, d] = (raw.len() as u32).to_le_bytes();
         Chunk {
             head: [codec as u8, 0, 0, 0, a, b, c, d],
             has_shrunk: compressed.is_some(),
-            body: compressed.map_or([metadata, data], |compressed| [compressed, &[]]),
+            body: compressed.map_or([raw.metadata, raw.data], |compressed| [compressed, &[]]),
         }
     }
 }

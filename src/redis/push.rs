@@ -5,6 +5,7 @@ mod counters;
 mod outcomes;
 mod outgoing;
 mod python;
+mod second_encoder;
 mod watched;
 
 use std::io::Write as _;

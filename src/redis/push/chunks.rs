@@ -1,12 +1,14 @@
 //! Pushing objects in chunks. A crash at any point leaves neither half an object nor chunks that stay for ever: until their manifest
 //! stands, chunks have an expiry.
 
+use std::{mem, thread};
+
 use redis::{Cmd, Value};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::second_encoder::SecondEncoder;
 use super::{How, Outcomes, Outgoing, Pushed, Pusher, What};
 use crate::error::Error;
-use crate::redis::body::Raw;
 use crate::redis::envelope::{Head, Kind, chunk_of};
 use crate::redis::fetch::{looked, looking};
 use crate::redis::link::Link;
@@ -77,25 +79,40 @@ impl Pusher {
             return Ok(Ok(()));
         };
         let mut hasher = body_hash.get().is_none().then(Xxh3::new);
-        let mut shrinks = true;
-        for chunk in 0..head.chunk_count {
-            let raw = chunk_of(object.raw(), chunk);
-            if let Some(hasher) = &mut hasher {
-                raw.add_to(hasher);
+        let refusal = thread::scope(|scope| -> Result<Option<String>, Error> {
+            let mut second = None;
+            let (mut shrinks, mut is_begun) = (true, false);
+            for chunk in 0..head.chunk_count {
+                let raw = chunk_of(object.raw(), chunk);
+                let was_begun = mem::take(&mut is_begun);
+                if !was_begun && shrinks && chunk > 0 && chunk + 1 < head.chunk_count {
+                    second = second.or_else(|| SecondEncoder::start(scope));
+                    let next = chunk_of(object.raw(), chunk + 1);
+                    is_begun = second.as_mut().is_some_and(|second| second.begin(next));
+                }
+                if let Some(hasher) = &mut hasher {
+                    raw.add_to(hasher);
+                }
+                let set = set(self.keys.chunk(&write.id, head.version, chunk), Stay::Waiting, also_same);
+                let prepared = second.as_mut().filter(|_| was_begun).and_then(SecondEncoder::finish);
+                let value = match prepared {
+                    Some(encoder) => encoder.prepared(raw),
+                    None => self.encoder.chunk(raw, shrinks || chunk.is_multiple_of(SHRINKING_TRIED_EVERY)),
+                };
+                link.send_lent_ahead(&set, VALUE_OF_SET, &value.pieces())?;
+                shrinks = value.has_shrunk;
+                let answers = link.receive_ahead(CHUNKS_AHEAD_MAX)?;
+                if let Some(refusal) = answers.into_iter().find_map(Reply::err) {
+                    link.run(&[])?; // receives the answers that are still to come
+                    return Ok(Some(refusal));
+                }
             }
-            let tries = shrinks || chunk.is_multiple_of(SHRINKING_TRIED_EVERY);
-            let key = self.keys.chunk(&write.id, head.version, chunk);
-            shrinks = self.send_chunk(link, key, raw, tries, Stay::Waiting, also_same)?;
-            let answers = link.receive_ahead(CHUNKS_AHEAD_MAX)?;
-            if let Some(refusal) = answers.into_iter().find_map(Reply::err) {
-                link.run(&[])?; // receives the answers that are still to come
-                return Ok(Err(refusal));
-            }
-        }
-        if let Some(hasher) = hasher {
+            Ok(link.run(&[])?.into_iter().find_map(Reply::err))
+        })?;
+        if let Some(hasher) = hasher.filter(|_| refusal.is_none()) {
             body_hash.get_or_init(|| hasher.digest128());
         }
-        Ok(link.run(&[])?.into_iter().find_map(Reply::err).map_or(Ok(()), Err))
+        Ok(refusal.map_or(Ok(()), Err))
     }
 
     /// Removes the chunks' expiry, or sets the object's deadline as theirs. Chunks that are gone are sent again.
@@ -113,8 +130,9 @@ impl Pusher {
                     // The chunk is gone, or has no expiry already: PERSIST does not tell which.
                     Ok(Value::Int(0)) => match link.run_one(length(self.keys.chunk(id, head.version, chunk)))? {
                         Ok(Value::Int(0)) => {
-                            let (key, raw) = (self.keys.chunk(id, head.version, chunk), chunk_of(object.raw(), chunk));
-                            self.send_chunk(link, key, raw, true, stay, false)?;
+                            let set = set(self.keys.chunk(id, head.version, chunk), stay, false);
+                            let value = self.encoder.chunk(chunk_of(object.raw(), chunk), true);
+                            link.send_lent_ahead(&set, VALUE_OF_SET, &value.pieces())?;
                             link.run(&[])?.pop().unwrap_or_else(|| Err("no answer".into()))
                         }
                         stands => stands,
@@ -133,31 +151,6 @@ impl Pusher {
             self.expire_chunks(link, id, &head)?;
         }
         Ok(Ok(()))
-    }
-
-    /// Sends one chunk ahead. Returns whether it has shrunk.
-    fn send_chunk(
-        &mut self,
-        link: &mut Link,
-        key: String,
-        raw: Raw<'_>,
-        tries: bool,
-        stay: Stay,
-        also_same: bool,
-    ) -> Result<bool, Error> {
-        let mut set = redis::cmd("SET");
-        set.arg(key).arg("");
-        if !also_same {
-            set.arg("NX");
-        }
-        match stay {
-            Stay::Waiting => drop(set.arg("EX").arg(WAITING_SECONDS)),
-            Stay::Until(0) => {}
-            Stay::Until(deadline_ms) => drop(set.arg("PXAT").arg(deadline_ms)),
-        }
-        let chunk = self.encoder.chunk(raw, tries);
-        link.send_lent_ahead(&set, VALUE_OF_SET, &chunk.pieces())?;
-        Ok(chunk.has_shrunk)
     }
 
     /// Sets the chunks of a replaced manifest to expire after `READING_SECONDS`, so that readers can finish.
@@ -180,6 +173,21 @@ impl Pusher {
         }
         Ok(())
     }
+}
+
+/// Sets a chunk, but for its value.
+fn set(key: String, stay: Stay, also_same: bool) -> Cmd {
+    let mut set = redis::cmd("SET");
+    set.arg(key).arg("");
+    if !also_same {
+        set.arg("NX");
+    }
+    match stay {
+        Stay::Waiting => drop(set.arg("EX").arg(WAITING_SECONDS)),
+        Stay::Until(0) => {}
+        Stay::Until(deadline_ms) => drop(set.arg("PXAT").arg(deadline_ms)),
+    }
+    set
 }
 
 fn length(key: String) -> Cmd {

@@ -10,6 +10,12 @@ fn large(fill: u8) -> Object {
     object(vec![fill; 2 * CHUNK_BYTES + 77])
 }
 
+/// What does not shrink.
+fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let word = |number: u64| xxhash_rust::xxh3::xxh3_64_with_seed(&number.to_le_bytes(), seed).to_le_bytes();
+    (0..bytes as u64 / 8).flat_map(word).collect()
+}
+
 fn ttls(world: &mut World) -> Vec<i64> {
     let keys = world.chunk_keys();
     keys.iter().map(|key| number(call(&mut world.link, &["TTL", key]))).collect()
@@ -146,10 +152,7 @@ fn object_and_chunks_end_with_the_deadline() {
 #[test]
 fn a_large_object_is_lent_hashed_while_it_is_sent_and_compressed_where_that_helps() {
     let mut world = world();
-    let noise = |bytes: usize| -> Vec<u8> {
-        (0..bytes as u64 / 8).flat_map(|word| xxhash_rust::xxh3::xxh3_64(&word.to_le_bytes()).to_le_bytes()).collect()
-    };
-    let data = [noise(3 << 20), vec![0; 20 << 20], noise(1 << 20)].concat();
+    let data = [noise(0, 3 << 20), vec![0; 20 << 20], noise(0, 1 << 20)].concat();
     for (clock, metadata) in [(1, &b"metadata"[..]), (2, b"")] {
         let what =
             What::Put { object: Body::Lent(Raw { metadata, data: &data }), body_hash: OnceCell::new(), deadline_ms: 0 };
@@ -183,4 +186,27 @@ fn an_object_with_a_refused_chunk_is_refused_and_the_connection_goes_on() {
     let mut get = redis::cmd("GET");
     get.arg("other");
     assert_eq!(world.link.run_one(get).unwrap(), Ok(Value::BulkString(b"value".to_vec())));
+}
+
+/// Chunks are compressed on two threads as long as they shrink.
+#[test]
+fn chunks_come_in_their_order_whichever_of_them_shrink() {
+    let mut world = world();
+    for (clock, shrinking) in (1..).zip(["11", "111", "1111111", "1011011", "1101110", "0111", "1110", "1001"]) {
+        let chunks = shrinking.bytes().zip(1_u64..).map(|(shrinks, number)| match shrinks {
+            b'1' => number.to_le_bytes().repeat(CHUNK_BYTES / 8),
+            _ => noise(number, CHUNK_BYTES),
+        });
+        // A little shorter, so that metadata and data make as many chunks.
+        let mut data = chunks.collect::<Vec<_>>().concat();
+        data.truncate(data.len() - 1000);
+        let object = Object { data: data.into(), metadata: vec![5; 500].into() };
+        let pushed = world.push_one(put("id", clock, &object));
+        assert!(matches!(pushed, Ok(Pushed::Applied { .. })), "{pushed:?}");
+        assert!(world.object("id") == Some(object), "{shrinking}");
+        let mut length = redis::cmd("STRLEN");
+        length.arg(keys().chunk(b"id", version(clock), 1));
+        let is_short = matches!(world.link.run_one(length).unwrap(), Ok(Value::Int(..100_000)));
+        assert_eq!(is_short, shrinking.starts_with("11"), "{shrinking}");
+    }
 }
