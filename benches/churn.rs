@@ -62,10 +62,13 @@ fn main() {
     let scratch = scratch.path();
     for limit_mb in limits_mb(&STEADY_LIMITS_MB) {
         for profile in PROFILES {
-            let label = format!("steady/{}/{}", profile.0, show_mb(limit_mb));
+            let (name, size_min, size_max) = profile;
+            let label = format!("steady/{name}/{}", show_mb(limit_mb));
             if wanted(&label) {
+                let bare = bare(scratch, size_max, |state| any_size(state, size_min, size_max));
+                settle(scratch);
                 let measured = in_store(scratch, limit_mb, |store| steady(store, limit_mb, profile));
-                report(&label, &[("store", measured)], None);
+                report(&label, &[("store", measured)], Some(&bare));
             }
         }
     }
@@ -76,7 +79,7 @@ fn main() {
         if !limits_mb.iter().any(|limit_mb| wanted(&label(*limit_mb)) || wanted(&tcp_label(*limit_mb))) {
             continue;
         }
-        let bare = bare(scratch, size);
+        let bare = bare(scratch, size, |_| size);
         settle(scratch);
         for &limit_mb in &limits_mb {
             if wanted(&label(limit_mb)) {
@@ -257,13 +260,16 @@ fn footprint(size: usize) -> usize {
     RECORD_BYTES + if size > INLINE_BYTES_MAX { size.next_multiple_of(BODY_ALIGNMENT) } else { size }
 }
 
+/// Each order of magnitude is as frequent as another.
+fn any_size(state: &mut u64, size_min: usize, size_max: usize) -> usize {
+    let uniform = random(state) as f64 / u64::MAX as f64;
+    (size_min as f64 * (size_max as f64 / size_min as f64).powf(uniform)) as usize
+}
+
 fn steady(store: &ObjectStore, limit_mb: u64, (_, size_min, size_max): (&str, usize, usize)) -> Measured {
     let pool = &pool(size_max)[..];
     let budget = (limit_mb << 20) / 100 * LIVE_PERCENT / number("THREADS", THREADS_DEFAULT);
-    let size = |state: &mut u64| {
-        let uniform = random(state) as f64 / u64::MAX as f64;
-        (size_min as f64 * (size_max as f64 / size_min as f64).powf(uniform)) as usize
-    };
+    let size = |state: &mut u64| any_size(state, size_min, size_max);
     let put_new = |churner: &mut Churner, measured: &mut Measured| {
         let (id, size) = (new_id(), size(&mut churner.random));
         let data = cut(pool, &mut churner.random, size);
@@ -342,9 +348,9 @@ fn scaler(store: &ObjectStore, size: usize) -> Measured {
 }
 
 /// The same writes without a store.
-fn bare(scratch: &Path, size: usize) -> Measured {
-    let pool = &pool(size)[..];
-    eprintln!("measuring bare writes of {} ...", show_bytes(size));
+fn bare(scratch: &Path, size_max: usize, size: impl Fn(&mut u64) -> usize + Sync) -> Measured {
+    let pool = &pool(size_max)[..];
+    eprintln!("measuring bare writes of up to {} ...", show_bytes(size_max));
     let measured = on_threads(
         |thread| {
             let path = scratch.join(format!("bare {thread}"));
@@ -353,10 +359,11 @@ fn bare(scratch: &Path, size: usize) -> Measured {
             (file, thread, 0)
         },
         |(file, state, offset), measured| {
+            let size = size(state);
             let data = cut(pool, state, size);
             measured.time(Operation::Put, size, || file.write_all_at(data, *offset as u64));
-            *offset += size.next_multiple_of(BODY_ALIGNMENT);
-            *offset = if *offset + size > BARE_FILE_BYTES { 0 } else { *offset };
+            *offset += if size > INLINE_BYTES_MAX { size.next_multiple_of(BODY_ALIGNMENT) } else { size };
+            *offset = if *offset + size_max > BARE_FILE_BYTES { 0 } else { *offset };
         },
     );
     for thread in 0..number("THREADS", THREADS_DEFAULT) {
