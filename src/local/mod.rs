@@ -57,7 +57,7 @@ pub(crate) use opening::place::make_directory;
 pub use opening::report::Report;
 pub use options::{Durability, LocalOptions};
 pub(crate) use shared::{Placed, Reserved, UNSHARED_BYTES_MAX};
-pub(crate) use sharing::hearing::{DeleteRetry, Known};
+pub(crate) use sharing::hearing::{DeleteRetry, Known, Suspect};
 pub(crate) use sharing::ledger::{self, Lane, Next, Obstacle};
 pub(crate) use sharing::outbox::{Outbox, OutboxOptions};
 pub(crate) use sharing::tail::{Budget, Dirty, DirtyRecords, RecordFilter};

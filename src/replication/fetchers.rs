@@ -10,7 +10,7 @@ use super::jobs::{Job, Question, reason_of};
 use crate::backend::{Backend, Patience, answer_early, waking};
 use crate::error::Error;
 use crate::id::ObjectId;
-use crate::local::{DeleteRetry, Fill, Known};
+use crate::local::{DeleteRetry, Fill, Known, Suspect};
 use crate::object::Object;
 use crate::redis::{self, Link, Notice, StoredValue, VersionedObject, fetch, heads, publish};
 use crate::version::Version;
@@ -279,9 +279,10 @@ impl TieredBackend {
         }
         let mut is_newest = Vec::new();
         if !suspects.is_empty() {
+            let losses = tier.outbox().as_ref().map_or(0, |outbox| outbox.losses());
             let standings = heads(link, &self.keys, &suspects)?;
             for (id, standing) in suspects.iter().zip(standings) {
-                match standing.map(|standing| self.resolve(id, standing.as_ref())) {
+                match standing.map(|standing| self.resolve(id, standing.as_ref(), losses)) {
                     Ok(Ok(Resolved::Newest)) => is_newest.push(*id),
                     Ok(Ok(Resolved::Other)) => {}
                     Ok(Err(error)) => tracing::warn!("object {}: {error}; it stays to be checked", ObjectId::new(id)),
@@ -366,15 +367,17 @@ impl TieredBackend {
         answer(Some(standing.is_some()));
     }
 
-    /// Acts upon what Redis has of a suspect: it is trusted, dropped, or dirty because Redis has lost it.
-    pub(super) fn resolve(&self, id: &[u8], standing: Option<&StoredValue>) -> Result<Resolved, Error> {
+    /// Acts upon what Redis has of a suspect: it is trusted, dropped, or dirty because Redis has lost it. `losses`: as they were before Redis was
+    /// asked (`Outbox::losses`).
+    pub(super) fn resolve(&self, id: &[u8], standing: Option<&StoredValue>, losses: u64) -> Result<Resolved, Error> {
         let tier = self.tier()?;
-        let (Some((lsn, version)), Some(outbox)) = (tier.suspect(id)?, tier.outbox()) else {
+        let (Some(Suspect { lsn, version, is_dirty }), Some(outbox)) = (tier.suspect(id)?, tier.outbox()) else {
             return Ok(Resolved::Other);
         };
+        let is_current = || outbox.losses() == losses && self.flights.is_current(id, version);
         match standing {
             Some(StoredValue::Ours(head)) if head.version == version => {
-                tier.trust(lsn, || self.flights.is_current(id, version));
+                tier.trust(lsn, is_current);
                 return Ok(Resolved::Newest);
             }
             Some(StoredValue::Ours(head)) if head.version > version => {
@@ -384,17 +387,8 @@ impl TieredBackend {
             Some(StoredValue::Python { .. }) if self.is_unversioned() => tier.drop_at(id, lsn, version)?,
             // Without versions a delete leaves no tombstone: that it was deleted is likelier than that Redis has lost this one value.
             None if self.is_unversioned() => tier.drop_at(id, lsn, version)?,
-            None if !outbox.ledger.is_settling(lsn) && !tier.would_have_tombstone(outbox, version) => {
-                tier.drop_at(id, lsn, version)?
-            }
-            // Redis has lost it: it is dirty until it is pushed again.
-            None | Some(_) => {
-                // If too many records stand apart, it stays a suspect and is checked again at its next get.
-                if outbox.ledger.lose(lsn, id) {
-                    tier.trust(lsn, || self.flights.is_current(id, version));
-                    outbox.wake();
-                }
-            }
+            None if !is_dirty && !tier.would_have_tombstone(outbox, version) => tier.drop_at(id, lsn, version)?,
+            None | Some(_) => tier.lose_at(id, lsn, is_current)?,
         }
         Ok(Resolved::Other)
     }

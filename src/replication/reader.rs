@@ -152,7 +152,7 @@ impl TieredBackend {
             let cursor = begin(self, link)?;
             tier.set_heard(cursor);
             // Copies that were fetched before hearing began, and what earlier opens left.
-            tier.suspect_clean();
+            tier.suspect_earlier();
         }
         // Without versions: what an earlier open wrote may have reached Redis and been overruled there. That open may have heard of it already,
         // so the events in front of the cursor matter too.

@@ -1,6 +1,6 @@
 //! A node that silently stops taking part.
 
-use scaler_object_storage::Error;
+use scaler_object_storage::{Error, ObjectStore};
 use tracing::Level;
 
 use crate::common::redis::RedisServer;
@@ -53,6 +53,25 @@ fn a_node_that_may_not_read_the_stream_checks_what_it_wrote_before_it_settles() 
     assert_eq!(get(&b, b"id").data, "old");
     a.put(b"id", b"new", b"").unwrap();
     until("it is pushed", || a.stats().unwrap().replication.is_some_and(|replication| replication.dirty_records == 0));
+    assert_eq!(get(&b, b"id").data, "new");
+}
+
+/// Invariant 5: also while what was pushed is about to be pushed again, over a new connection.
+#[test]
+fn a_node_that_may_not_read_the_stream_checks_what_it_is_about_to_push_again() {
+    let world = World::new(2);
+    let redis = with_user();
+    let [a, b] = [0, 1].map(|node| world.open(node, &redis.url(), |options| options.settle_ms = 3_600_000));
+    b.put(b"id", b"old", b"").unwrap();
+    until("the other one has it", || a.get(b"id").unwrap().is_some());
+    redis.cli(&["ACL", "SETUSER", "node", "-xread"]);
+    until("both say so", || log::count(Level::WARN, &["not heard", "xread", &redis.port().to_string()]) == 2);
+    a.put(b"id", b"new", b"").unwrap();
+    let unpushed = |store: &ObjectStore| store.stats().unwrap().replication.unwrap().dirty_records;
+    until("it is pushed", || unpushed(&a) == 0);
+    redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    b.put(b"other", b"data", b"").unwrap();
+    until("it is about to be pushed again", || unpushed(&b) > 1);
     assert_eq!(get(&b, b"id").data, "new");
 }
 

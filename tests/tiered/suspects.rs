@@ -55,6 +55,58 @@ fn what_was_overwritten_unheard_before_it_settled_is_found_out() {
     }
 }
 
+/// A node's own write that has been pushed and does not settle, has been overwritten by another node unheard, and is known to be doubtful.
+/// It is `old` here and `new` in Redis.
+fn overwritten_unheard(world: &World) -> ObjectStore {
+    let builder = world.builder(0).redis_options(|options| options.settle_ms = 3_600_000);
+    let store = builder.max_size_mb(CAPACITY_MB_MIN).open().unwrap();
+    let elsewhere = ObjectStore::builder().redis(world.redis.url());
+    let elsewhere = elsewhere.redis_options(|options| options.key_prefix = "elsewhere:".into()).open().unwrap();
+    store.put(b"id", b"old", b"").unwrap();
+    world.until_announced("id");
+    world.redis.cli(&["COPY", KEY, "elsewhere:6964"]);
+    elsewhere.put(b"id", b"new", b"").unwrap();
+    world.redis.cli(&["RENAME", "elsewhere:6964", KEY]);
+    lose_the_past(world, &store);
+    store
+}
+
+/// Redis takes no object any more, and the node knows.
+fn fill_redis(world: &World, store: &ObjectStore) {
+    world.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    store.put(b"refused", b"data", b"").unwrap();
+    until("Redis refuses it", || world.redis.info("errorstat_OOM").starts_with("count="));
+}
+
+/// Invariant 5: what was pushed is to be pushed again over a new connection, which a full Redis does not let happen.
+#[test]
+fn what_was_overwritten_unheard_is_found_out_though_it_is_to_be_pushed_again() {
+    let world = World::new(1);
+    let store = overwritten_unheard(&world);
+    fill_redis(&world, &store);
+    world.redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    until("it is to be pushed again", || store.stats().unwrap().replication.unwrap().dirty_records > 1);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(get(&store, b"id").data, "new");
+}
+
+/// Invariant 5: the copy that was made to make room is to be pushed, and what it is of was pushed.
+#[test]
+fn what_was_overwritten_unheard_is_found_out_though_it_was_copied_to_make_room() {
+    let world = World::new(1);
+    let store = overwritten_unheard(&world);
+    fill_redis(&world, &store);
+    let files = world.directory(0).join("journal").read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let oldest = files.filter(|path| path.extension().is_some_and(|it| it == "records")).min().unwrap();
+    let number = Cell::new(0);
+    until("the segment that it is in is reclaimed", || {
+        number.set(number.get() + 1);
+        store.put(b"other", &bytes(number.get(), 50_000), b"").unwrap();
+        !oldest.exists()
+    });
+    assert_eq!(get(&store, b"id").data, "new");
+}
+
 /// Invariant 3: nobody has deleted what Redis had a moment ago and lacks now, however long tombstones last.
 #[test]
 fn what_redis_has_lost_before_it_settled_is_pushed_again() {

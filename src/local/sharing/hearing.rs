@@ -29,6 +29,15 @@ pub(crate) enum Known {
     Deleted(Tombstone),
 }
 
+/// An object that has to be checked before it is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Suspect {
+    pub lsn: Lsn,
+    pub version: Version,
+    /// Redis may lack it.
+    pub is_dirty: bool,
+}
+
 /// Why a delete is made again, above a version that stands in Redis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DeleteRetry {
@@ -202,15 +211,41 @@ impl LocalTier {
         }
     }
 
-    /// Drops the object at `lsn`, if it still stands, because Redis has something newer, or has it no more.
+    /// Drops the object at `lsn`, if it still stands and is clean, because Redis has something else, or has it no more.
     pub fn drop_at(&self, id: &[u8], lsn: Lsn, version: Version) -> Result<(), Error> {
         let _inside = self.gate.enter()?;
         let fingerprint = self.index().fingerprint(id);
         let _writing = self.index().shard(fingerprint).writing.lock();
         match self.standing(fingerprint, id)? {
-            Some(standing) if standing.lsn == lsn => self.drop_locked(fingerprint, id, &standing, version),
+            Some(standing) if standing.lsn == lsn && !self.is_dirty(&standing) => {
+                self.drop_locked(fingerprint, id, &standing, version)
+            }
             _ => Ok(()),
         }
+    }
+
+    fn is_dirty(&self, standing: &Standing) -> bool {
+        let is_clean = standing.header.flags.has(Flags::CLEAN);
+        self.outbox.as_ref().is_some_and(|outbox| outbox.is_dirty(standing.lsn, is_clean))
+    }
+
+    /// Redis has lost the object at `lsn`: if it still stands, it is dirty until it is pushed again, and is trusted if `is_current` says that no event
+    /// was missed meanwhile. If too many records stand apart, it stays a suspect and is checked again at its next get.
+    pub fn lose_at(&self, id: &[u8], lsn: Lsn, is_current: impl FnOnce() -> bool) -> Result<(), Error> {
+        let Some(outbox) = &self.outbox else { return Ok(()) };
+        let _inside = self.gate.enter()?;
+        let fingerprint = self.index().fingerprint(id);
+        // While the id is held its record is not copied: a copy that was begun before would count as clean.
+        let _writing = self.index().shard(fingerprint).writing.lock();
+        let Some(standing) = self.standing(fingerprint, id)?.filter(|standing| standing.lsn == lsn) else {
+            return Ok(());
+        };
+        let is_to_be_pushed = self.is_dirty(&standing) && !outbox.ledger.is_settling(lsn);
+        if is_to_be_pushed || outbox.ledger.lose(lsn, id) {
+            self.trust(lsn, is_current);
+            outbox.wake();
+        }
+        Ok(())
     }
 
     /// Drops the id's object. If the journal does not take the record, the object is hidden, and the drop is noted later. The caller holds
@@ -307,8 +342,8 @@ impl LocalTier {
         })
     }
 
-    /// The place and version of the object held here, if it is suspect (`is_suspect`).
-    pub fn suspect(&self, id: &[u8]) -> Result<Option<(Lsn, Version)>, Error> {
+    /// The object held here, if it is suspect (`is_suspect`).
+    pub fn suspect(&self, id: &[u8]) -> Result<Option<Suspect>, Error> {
         let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.has_suspects()) else { return Ok(None) };
         let fingerprint = self.index().fingerprint(id);
         let table = self.index().shard(fingerprint).table.read();
@@ -318,12 +353,13 @@ impl LocalTier {
             return Ok(None);
         }
         let Known::Held { version, lsn, is_clean } = self.known(id)? else { return Ok(None) };
-        Ok(self.is_suspect(outbox, lsn, is_clean).then_some((lsn, version)))
+        let is_dirty = outbox.is_dirty(lsn, is_clean);
+        Ok(self.is_suspect(outbox, lsn, is_clean).then_some(Suspect { lsn, version, is_dirty }))
     }
 
     /// Whether the record at `lsn` is suspect: events about it may have been missed, and Redis can tell. `is_clean` is the record's own flag.
     pub(in crate::local) fn is_suspect(&self, outbox: &Outbox, lsn: Lsn, is_clean: bool) -> bool {
-        self.is_doubtful(outbox, lsn) && (!outbox.is_dirty(lsn, is_clean) || outbox.was_pushed_before_loss(lsn))
+        self.is_doubtful(outbox, lsn) && (!outbox.is_dirty(lsn, is_clean) || outbox.was_sent_before_loss(lsn))
     }
 
     /// Whether events about the record at `lsn` may have been missed since it was last the newest for certain.
@@ -351,16 +387,21 @@ impl LocalTier {
 
     /// Events may have been missed: every object that Redis has had becomes suspect, also those that were checked before.
     pub fn suspect_all(&self) {
-        if let Some(outbox) = &self.outbox {
-            outbox.doubt_settling_below(self.journal.end());
-        }
-        self.suspect_clean();
+        self.suspect_sent(self.journal.end());
     }
 
-    /// The same, where nothing has been pushed yet, or everything will be pushed again, which shows what was overruled.
-    pub fn suspect_clean(&self) {
+    /// The same, where this open has sent nothing yet, or will send everything again, which shows what was overruled.
+    pub fn suspect_earlier(&self) {
+        if let Some(outbox) = &self.outbox {
+            self.suspect_sent(outbox.opened_at);
+        }
+    }
+
+    /// `sent_below`: what is dirty and below may have been sent.
+    fn suspect_sent(&self, sent_below: Lsn) {
         let Some(outbox) = &self.outbox else { return };
         outbox.count_loss();
+        outbox.doubt_sent_below(sent_below);
         let is_unchecked = |lsn: Lsn| outbox.is_suspect(lsn) && !self.is_trusted(lsn);
         if outbox.has_suspects() && !self.index().lsns().any(is_unchecked) {
             outbox.suspect_none();

@@ -53,6 +53,9 @@ pub(crate) enum Obstacle {
 struct Apart {
     id: Vec<u8>,
     fate: Fate,
+    /// Redis has had it and has lost it. It may say of itself that it is clean, so that the walks pass over it: it stands apart until it has
+    /// settled.
+    was_lost: bool,
 }
 
 /// What has become of a record that stands apart.
@@ -283,7 +286,12 @@ impl Ledger {
     /// Notes that this record was pushed.
     pub fn pushed(&self, epoch: Epoch, lsn: Lsn, id: &[u8], now: Instant) {
         self.within(epoch, |state| {
-            let was_apart = state.apart.remove(&lsn).is_some();
+            let apart = state.apart.remove(&lsn);
+            let (was_apart, was_lost) = (apart.is_some(), apart.is_some_and(|apart| apart.was_lost));
+            if was_lost {
+                state.apart.insert(lsn, Apart { id: id.to_vec(), fate: Fate::Pushed { at: now }, was_lost });
+                return;
+            }
             let is_unsettled = lsn >= state.settled;
             let walk = if is_unsettled { Some(&mut state.tail) } else { state.backlog_of(lsn) };
             match walk {
@@ -293,7 +301,8 @@ impl Ledger {
                 // The walks have settled what is around it: the record is kept apart until it is settled itself.
                 None => {
                     if was_apart || state.apart.len() < APART_MAX {
-                        state.apart.insert(lsn, Apart { id: id.to_vec(), fate: Fate::Pushed { at: now } });
+                        let fate = Fate::Pushed { at: now };
+                        state.apart.insert(lsn, Apart { id: id.to_vec(), fate, was_lost: false });
                     }
                 }
             }
@@ -309,14 +318,16 @@ impl Ledger {
     pub fn hold(&self, epoch: Epoch, lsn: Lsn, id: &[u8], why: Obstacle) {
         self.within(epoch, |state| {
             let longest = if why == Obstacle::SetAside { SET_ASIDE_RETRY_MAX } else { REFUSED_RETRY_MAX };
-            let mut backoff = match state.apart.remove(&lsn) {
+            let apart = state.apart.remove(&lsn);
+            let was_lost = apart.as_ref().is_some_and(|apart| apart.was_lost);
+            let mut backoff = match apart {
                 Some(Apart { fate: Fate::Held { why: before, backoff, .. }, .. }) if before == why => backoff,
                 _ => Backoff::up_to(longest),
             };
             let wait = backoff.failed();
             let wait = if why == Obstacle::SetAside { wait.max(SET_ASIDE_RETRY_MIN) } else { wait };
             let fate = Fate::Held { why, due: Instant::now() + wait, backoff };
-            state.apart.insert(lsn, Apart { id: id.to_vec(), fate });
+            state.apart.insert(lsn, Apart { id: id.to_vec(), fate, was_lost });
         });
     }
 
@@ -324,7 +335,8 @@ impl Ledger {
     pub fn postpone(&self, epoch: Epoch, lsn: Lsn, id: &[u8], wait: Duration) {
         self.within(epoch, |state| {
             let fate = Fate::Postponed { due: Instant::now() + wait };
-            state.apart.insert(lsn, Apart { id: id.to_vec(), fate });
+            let was_lost = state.apart.get(&lsn).is_some_and(|apart| apart.was_lost);
+            state.apart.insert(lsn, Apart { id: id.to_vec(), fate, was_lost });
         });
     }
 
@@ -334,11 +346,12 @@ impl Ledger {
         if state.apart.len() >= APART_MAX && !state.apart.contains_key(&lsn) {
             return false;
         }
-        let lost = || Apart { id: id.to_vec(), fate: Fate::Lost };
+        let lost = || Apart { id: id.to_vec(), fate: Fate::Lost, was_lost: true };
         let apart = state.apart.entry(lsn).or_insert_with(lost);
         if apart.is_pushed() {
-            *apart = lost();
+            apart.fate = Fate::Lost;
         }
+        apart.was_lost = true;
         true
     }
 
@@ -388,6 +401,14 @@ impl Ledger {
             Some(Apart { fate: Fate::Lost | Fate::Pushed { .. }, .. }) => true,
             None => in_backlog || lsn < state.tail.sent_below,
         }
+    }
+
+    /// Whether this record was sent before, in this open or an earlier one, whatever Redis has said to that.
+    pub fn may_have_been_sent(&self, lsn: Lsn) -> bool {
+        let state = self.0.lock();
+        let in_backlog = state.backlog.as_ref().is_some_and(|(range, _)| range.contains(&lsn));
+        let was_lost = state.apart.get(&lsn).is_some_and(|apart| apart.was_lost || apart.is_pushed());
+        was_lost || in_backlog || lsn < state.tail.sent_below.max(state.tail.position)
     }
 
     /// Whether this record was pushed, and has not settled.

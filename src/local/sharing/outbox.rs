@@ -45,8 +45,8 @@ pub(crate) struct Outbox {
     is_history_complete: AtomicBool,
     /// Objects below this lsn may have changed unheard: see `is_suspect`.
     suspect_below: AtomicU64,
-    /// Of what has not settled, what is below this lsn may have been pushed before events were missed.
-    settling_below: AtomicU64,
+    /// Of what is dirty, what is below this lsn may have been sent before events were missed.
+    sent_below: AtomicU64,
     /// How often events may have been missed.
     losses: AtomicU64,
     /// No events are heard though Redis answers: every object that Redis has had is suspect.
@@ -74,7 +74,7 @@ impl Outbox {
         let ledger = Ledger::new(found.as_ref().map(|found| found.replicated), end);
         let prefix = options.prefix.clone();
         let cursors = Cursors { prefix, ..found.unwrap_or_default() };
-        let suspect_below = AtomicU64::new(cursors.suspect_below.to_u64());
+        let [suspect_below, sent_below] = [(); 2].map(|()| AtomicU64::new(cursors.suspect_below.to_u64()));
         let hearing = Mutex::new(Hearing { cursors, is_evicting: false });
         Outbox {
             options,
@@ -84,7 +84,7 @@ impl Outbox {
             has_heard_past: AtomicBool::new(false),
             is_history_complete: AtomicBool::new(false),
             suspect_below,
-            settling_below: AtomicU64::new(Lsn::NONE.to_u64()),
+            sent_below,
             losses: AtomicU64::new(0),
             deaf: AtomicBool::new(false),
             stuck: Mutex::new(None),
@@ -204,16 +204,16 @@ impl Outbox {
         self.changes.raise_epoch();
     }
 
-    /// Records below `end` may have been pushed before events were missed.
-    pub fn doubt_settling_below(&self, end: Lsn) {
-        self.settling_below.fetch_max(end.to_u64(), Ordering::AcqRel);
+    /// Records below `end` may have been sent before events were missed.
+    pub fn doubt_sent_below(&self, end: Lsn) {
+        self.sent_below.fetch_max(end.to_u64(), Ordering::AcqRel);
     }
 
-    /// Whether the record at `lsn`, which may be dirty, was pushed before events were missed. Not where values have no versions: then Redis cannot
-    /// tell whether it has a later one.
-    pub fn was_pushed_before_loss(&self, lsn: Lsn) -> bool {
-        let is_early = || self.is_deaf() || lsn.to_u64() < self.settling_below.load(Ordering::Acquire);
-        self.options.has_versions && is_early() && self.ledger.is_settling(lsn)
+    /// Whether the record at `lsn`, which is dirty, may have been sent, and overruled, before events were missed. Not where values have no versions:
+    /// then Redis cannot tell whether it has a later one.
+    pub fn was_sent_before_loss(&self, lsn: Lsn) -> bool {
+        let is_early = || self.is_deaf() || lsn.to_u64() < self.sent_below.load(Ordering::Acquire);
+        self.options.has_versions && is_early() && self.ledger.may_have_been_sent(lsn)
     }
 
     /// How often events may have been missed. Whoever keeps a fetched copy reads this before it asks whether the copy is current, and again
@@ -234,9 +234,13 @@ impl Outbox {
         self.suspect_below.store(Lsn::NONE.to_u64(), Ordering::Release);
     }
 
-    /// A suspect's record was copied to `lsn`: the copy is suspect too.
-    pub fn suspect_moved(&self, lsn: Lsn) {
-        self.suspect_below(Lsn::new(lsn.segment(), lsn.offset() + 1));
+    /// A suspect's record was copied to `lsn`: the copy is suspect too. A dirty one is pushed apart, as one that was sent before.
+    pub fn suspect_moved(&self, lsn: Lsn, id: &[u8], is_dirty: bool) {
+        let end = Lsn::new(lsn.segment(), lsn.offset() + 1);
+        if is_dirty && self.ledger.lose(lsn, id) {
+            self.doubt_sent_below(end);
+        }
+        self.suspect_below(end);
     }
 
     /// Whether Redis would still have a tombstone, had a suspect been deleted unheard. The delete would be later than the write, which was

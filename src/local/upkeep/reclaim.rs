@@ -366,8 +366,9 @@ impl LocalTier {
             }
             // Before the copy is entered, so that nobody finds it there unmarked.
             if let Some(outbox) = &self.outbox {
-                if self.is_suspect(outbox, lsn, record.header.flags.has(Flags::CLEAN)) {
-                    outbox.suspect_moved(to);
+                let is_clean = record.header.flags.has(Flags::CLEAN);
+                if self.is_suspect(outbox, lsn, is_clean) {
+                    outbox.suspect_moved(to, record.id(), outbox.is_dirty(lsn, is_clean));
                 }
                 outbox.hidden.moved(lsn, to);
                 self.keep_announced(outbox, &record.header, to);

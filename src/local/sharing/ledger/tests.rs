@@ -189,3 +189,21 @@ fn what_was_pushed_is_settling_until_it_has_settled() {
     ledger.advance(epoch_after, Lane::Backlog, at(150));
     assert_eq!(settling(&ledger), [true, true, false, false]);
 }
+
+/// Invariant 3: a failover may forget it once more, and the walks pass over what says of itself that it is clean.
+#[test]
+fn what_redis_has_lost_is_dirty_until_it_has_settled_though_it_says_that_it_is_clean() {
+    for is_refused in [false, true] {
+        let (ledger, epoch) = ledger();
+        let start = Instant::now();
+        pass(&ledger, epoch, 200, start);
+        assert!(ledger.lose(at(150), b"lost"));
+        if is_refused {
+            ledger.hold(epoch, at(150), b"lost", Obstacle::Refused);
+        }
+        ledger.pushed(epoch, at(150), b"lost", second(start, 1));
+        assert!(ledger.is_dirty(at(150), true), "it was acknowledged a moment ago");
+        let again = ledger.push_again();
+        assert_eq!(ledger.due(again, second(start, 2), 9).records.len(), 1);
+    }
+}
