@@ -55,11 +55,17 @@ impl ByHand {
     }
 
     pub fn open_on(under: Underlying, outbox: Option<OutboxOptions>) -> Self {
-        Self::open_in(tempfile::tempdir().unwrap(), under, outbox)
+        Self::open_in(tempfile::tempdir().unwrap(), under, outbox, 0)
     }
 
-    fn open_in(place: TempDir, under: Underlying, outbox: Option<OutboxOptions>) -> Self {
-        let options = LocalOptions { path: place.path().into(), max_size_mb: MAX_SIZE_MB, ..LocalOptions::default() };
+    /// A store that is not shared, whose objects live for so long; 0 for ever.
+    pub fn open_living(object_ttl_seconds: u64) -> Self {
+        Self::open_in(tempfile::tempdir().unwrap(), Underlying::default(), None, object_ttl_seconds)
+    }
+
+    fn open_in(place: TempDir, under: Underlying, outbox: Option<OutboxOptions>, object_ttl_seconds: u64) -> Self {
+        let path = place.path().into();
+        let options = LocalOptions { path, max_size_mb: MAX_SIZE_MB, object_ttl_seconds, ..LocalOptions::default() };
         let RecoveredTier { tier, parts, .. } = RecoveredTier::open(&options, under, outbox).unwrap();
         let sealer = Sealer::new(Arc::clone(&tier), parts);
         assert_eq!(tier.space.segment_bytes_max(), SEGMENT_BYTES);
@@ -130,6 +136,17 @@ impl ByHand {
 
     /// Opens again what a process that is killed now would leave, with hints of the sealed segments.
     pub fn reopen(self, left: Left, under: Underlying, outbox: Option<OutboxOptions>) -> Self {
+        self.reopen_living(left, under, outbox, 0)
+    }
+
+    /// As `reopen`, with another lifetime of what is stored from then on.
+    pub fn reopen_living(
+        self,
+        left: Left,
+        under: Underlying,
+        outbox: Option<OutboxOptions>,
+        object_ttl_seconds: u64,
+    ) -> Self {
         let ByHand { tier, sealer, place } = self;
         sealer.catalog.flush().unwrap();
         sealer.catalog.close();
@@ -137,7 +154,7 @@ impl ByHand {
         if left == Left::Journal {
             std::fs::remove_dir_all(place.path().join("catalog")).unwrap();
         }
-        Self::open_in(place, under, outbox)
+        Self::open_in(place, under, outbox, object_ttl_seconds)
     }
 
     pub fn catalog(&self) -> &Catalog {

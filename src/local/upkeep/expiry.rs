@@ -98,7 +98,32 @@ mod tests {
         assert!(expiry.is_possible(4001));
         assert!(expiry.begin());
         expiry.end(true);
-        assert!(!expiry.is_possible(u64::MAX - 1), "nothing is left that expires");
+        assert!(!expiry.is_possible(u64::MAX) && !expiry.is_due(u64::MAX), "nothing is left that expires");
+    }
+
+    #[test]
+    fn of_several_deadlines_the_earliest_counts() {
+        let expiry = Expiry::new(1);
+        assert!(expiry.is_due(1) && expiry.begin());
+        [6000, 5000, 7000].into_iter().for_each(|deadline_ms| expiry.note(deadline_ms));
+        assert!(!expiry.begin(), "and nothing is forgotten by who comes second");
+        expiry.end(true);
+        assert!(!expiry.is_possible(5000) && expiry.is_possible(5001));
+        [4500, 8000].into_iter().for_each(|deadline_ms| expiry.note(deadline_ms));
+        assert!(!expiry.is_possible(4500) && expiry.is_possible(4501));
+    }
+
+    #[test]
+    fn only_deadlines_are_noted() {
+        let expiry = Expiry::new(1000);
+        assert!(expiry.begin());
+        [0, MS_MAX + 1, u64::MAX - 1].into_iter().for_each(|deadline_ms| expiry.note(deadline_ms));
+        expiry.end(true);
+        assert!(!expiry.is_possible(u64::MAX), "no lifetime has begun");
+        for deadline_ms in [MS_MAX, 1] {
+            expiry.note(deadline_ms);
+            assert!(!expiry.is_possible(deadline_ms) && expiry.is_possible(deadline_ms + 1));
+        }
     }
 
     #[test]

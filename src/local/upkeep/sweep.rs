@@ -142,3 +142,6 @@ impl LocalTier {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
