@@ -114,7 +114,7 @@ impl TieredBackend {
         self.begin_hearing(link)?;
         if known != epoch && !known.is_empty() {
             // Other nodes may have noticed earlier and pushed, also deletes: their events are heard before anything is pushed here.
-            self.hear_gathered(link)?;
+            self.hear_gathered(link, None)?;
         }
         if known == epoch {
             return Ok(());

@@ -86,7 +86,7 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
             // Before `begin`, which moves the cursor, and again after it: what was filled until then may have been fetched before the entry from
             // which reading goes on.
             backend.tier()?.suspect_all();
-            cursor = begin(backend, &mut link)?;
+            cursor = begin(backend, &mut link, Some(cursor))?;
             backend.tier()?.suspect_all();
             continue;
         }
@@ -120,11 +120,16 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
     Ok(())
 }
 
-/// Begins to hear from now on, at an entry of its own. What happened before may have been missed. Returns the cursor.
-fn begin(backend: &TieredBackend, link: &mut Link) -> Result<String, Error> {
+/// Begins to hear from now on, at an entry of its own. What happened before may have been missed, but for what the stream still has behind `heard`.
+/// Returns the cursor.
+fn begin(backend: &TieredBackend, link: &mut Link, heard: Option<String>) -> Result<String, Error> {
     let tier = backend.tier()?;
     let cursor = publish(link, &backend.keys, tier.node(), &[Notice::hello()])?;
     backend.flights.doubt_all();
+    // Without versions only events tell what others have overruled. Before the cursor moves: what may have been pushed before is pushed again then.
+    if backend.is_unversioned() && heard.is_some() {
+        backend.hear_gathered(link, heard)?;
+    }
     if let Some(outbox) = tier.outbox() {
         let in_step_ms = outbox.heard().1;
         outbox.set_heard(cursor.clone(), in_step_ms);
@@ -149,7 +154,7 @@ impl TieredBackend {
         let tier = self.tier()?;
         let Some(outbox) = tier.outbox() else { return Ok(()) };
         if outbox.heard().0.is_empty() {
-            let cursor = begin(self, link)?;
+            let cursor = begin(self, link, None)?;
             tier.set_heard(cursor);
             // Copies that were fetched before hearing began, and what earlier opens left.
             tier.suspect_earlier();
@@ -181,9 +186,9 @@ impl TieredBackend {
         }
     }
 
-    /// Acts upon all events in a new stream, which hearing may have begun to read behind its beginning.
-    pub(super) fn hear_gathered(&self, link: &mut Link) -> Result<(), Error> {
-        let mut behind = None::<String>;
+    /// Acts upon all events in the stream behind an entry; None: all that there are, of a new stream, which hearing may have begun to read behind its
+    /// beginning.
+    pub(super) fn hear_gathered(&self, link: &mut Link, mut behind: Option<String>) -> Result<(), Error> {
         for _ in 0..GATHERED_READS_MAX {
             let read = gathered(link, &self.keys, behind.as_deref(), ENTRIES_MAX)?;
             let mut awaited = Vec::new();

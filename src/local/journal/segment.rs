@@ -105,6 +105,8 @@ pub(crate) struct Segment {
     read: Marks,
     /// Suspects that were found to be what Redis has: see `LocalTier::trust`.
     trusted: Marks,
+    /// Where values have no versions: records whose own events were heard.
+    announced: Marks,
 }
 
 impl Segment {
@@ -150,6 +152,7 @@ impl Segment {
             verified: Some(Marks::default()),
             read: Marks::default(),
             trusted: Marks::default(),
+            announced: Marks::default(),
         }
     }
 
@@ -332,6 +335,14 @@ impl Segment {
         } else {
             self.trusted.unset(offset, self.bytes());
         }
+    }
+
+    pub fn is_announced(&self, offset: u32) -> bool {
+        self.announced.has(offset, self.bytes())
+    }
+
+    pub fn set_announced(&self, offset: u32) {
+        self.announced.set(offset, self.bytes());
     }
 
     /// All suspects in the segment have to be checked again.

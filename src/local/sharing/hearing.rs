@@ -368,7 +368,7 @@ impl LocalTier {
     }
 
     /// Whether the record at `lsn` was what Redis had when it was asked, and no event was missed since.
-    fn is_trusted(&self, lsn: Lsn) -> bool {
+    pub(in crate::local) fn is_trusted(&self, lsn: Lsn) -> bool {
         self.segments.get(lsn.segment()).is_some_and(|segment| segment.is_trusted(lsn.offset()))
     }
 

@@ -17,7 +17,7 @@ impl LocalTier {
         let shard = self.index().shard(fingerprint);
         let _writing = shard.writing.lock();
         match self.known_locked(fingerprint, id)? {
-            Known::Held { version: here, lsn, .. } if here == version => self.trust(lsn, || true),
+            Known::Held { version: here, lsn, .. } if here == version => self.set_announced(lsn),
             Known::Deleted(_) => shard.table.write().tombstones.announced(id, version),
             _ => {}
         }
@@ -36,7 +36,7 @@ impl LocalTier {
         let _writing = shard.writing.lock();
         let standing = self.standing(fingerprint, id)?;
         match standing {
-            Some(old) if old.header.version == version => self.trust(old.lsn, || true),
+            Some(old) if old.header.version == version => self.set_announced(old.lsn),
             Some(old) => {
                 let is_known_older = outbox.may_be_overruled(old.lsn) && old.header.version < version;
                 if is_known_older || !self.is_on_its_way(outbox, old.lsn, old.header.flags.has(Flags::CLEAN)) {
@@ -76,10 +76,22 @@ impl LocalTier {
 
     /// A record was copied: if the record's event was heard, others' later events overrule the copy too.
     pub(in crate::local) fn keep_announced(&self, outbox: &Outbox, header: &Header, copy: Lsn) {
-        let is_announced = || self.is_announced(header.lsn);
-        if outbox.is_dirty(header.lsn, header.flags.has(Flags::CLEAN)) && is_announced() {
-            self.trust(copy, is_announced);
+        if outbox.is_dirty(header.lsn, header.flags.has(Flags::CLEAN)) && self.is_announced(header.lsn) {
+            if let Some(segment) = self.segments.get(copy.segment()) {
+                segment.set_announced(copy.offset());
+            }
+            if self.is_trusted(header.lsn) {
+                self.trust(copy, || self.is_trusted(header.lsn));
+            }
         }
+    }
+
+    /// The record's own event was heard: what others write from here on is later, whatever events are missed meanwhile.
+    fn set_announced(&self, lsn: Lsn) {
+        if let Some(segment) = self.segments.get(lsn.segment()) {
+            segment.set_announced(lsn.offset());
+        }
+        self.trust(lsn, || true);
     }
 
     fn is_on_its_way(&self, outbox: &Outbox, lsn: Lsn, is_clean: bool) -> bool {
@@ -87,6 +99,6 @@ impl LocalTier {
     }
 
     fn is_announced(&self, lsn: Lsn) -> bool {
-        self.segments.get(lsn.segment()).is_some_and(|segment| segment.is_trusted(lsn.offset()))
+        self.segments.get(lsn.segment()).is_some_and(|segment| segment.is_announced(lsn.offset()))
     }
 }

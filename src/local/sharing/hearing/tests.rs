@@ -99,6 +99,26 @@ fn what_was_pushed_and_has_not_settled_is_suspect_where_redis_can_tell() {
     }
 }
 
+/// Without versions: what others write once this node's event was heard is later, whatever events are missed in between.
+#[test]
+fn what_was_announced_is_not_on_its_way_again_when_events_are_missed() {
+    let place = tempfile::tempdir().unwrap();
+    let backend = open_with(place.path(), |outbox| outbox.has_versions = false);
+    let tier = backend.tier().unwrap();
+    let others = Version { clock: 1, node: 2 };
+    for (id, is_announced) in [(&b"announced"[..], true), (b"on its way", false)] {
+        tier.put(id, b"data", b"", &mut |_| {}).unwrap();
+        let Known::Held { version, .. } = tier.known(id).unwrap() else { panic!("it was put") };
+        if is_announced {
+            tier.apply_own_event(id, version).unwrap();
+        }
+        tier.suspect_all();
+        tier.apply_others_event(id, others).unwrap();
+        assert_eq!(tier.known(id).unwrap() == Known::Nothing, is_announced);
+    }
+    backend.close().unwrap();
+}
+
 /// Hearing 4: a fill that was found to be current, and is written above the lsn below which everything became suspect meanwhile.
 #[test]
 fn a_copy_that_is_kept_while_events_are_missed_is_suspect() {
