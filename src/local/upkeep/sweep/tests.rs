@@ -202,7 +202,7 @@ fn without_anybody_who_wants_room_it_goes_step_by_step() {
     let of_first = ids(count).iter().filter(is_in_first).count() as u64;
     assert!(sweep.under_way && 0 < of_first && of_first < count);
     assert_eq!(has_expired(&store), of_first, "of some shards");
-    assert_eq!(steps(&store, &mut sweep), (SHARD_COUNT / SHARDS_AT_A_TIME - 1, 0));
+    assert_eq!(steps(&store, &mut sweep), (SHARD_COUNT.div_ceil(SHARDS_AT_A_TIME) - 1, 0));
     assert_eq!((has_expired(&store), objects(&store)), (count, 1));
     assert!(!expiry(&store).is_possible(deadline_ms) && expiry(&store).is_possible(deadline_ms + 1));
     assert!(!expiry(&store).is_due(deadline_ms) && expiry(&store).is_due(u64::MAX), "it does not rest");
