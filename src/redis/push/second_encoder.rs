@@ -44,6 +44,7 @@ impl<'a> SecondEncoder<'a> {
 
     /// The encoder that has the chunk with which it began; None if it did not.
     pub fn finish(&mut self) -> Option<&Encoder> {
+        // None only where that thread is gone: then the chunk is compressed by who asks.
         self.idle = self.prepared.recv().ok();
         self.idle.as_ref()
     }
