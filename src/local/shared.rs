@@ -53,7 +53,7 @@ impl LocalTier {
     /// Whether an attached process may remember what it is told of an object: not if it has a lifetime, nor while this node does not hear, nor if
     /// events about it may have been missed since it was last the newest for certain. False also if that cannot be read.
     ///
-    /// A dirty object of which events may have been missed is not suspect, but will be once Redis has it, and no counter tells of that.
+    /// A dirty object of which events may have been missed becomes suspect when it has been sent, and no counter tells of that.
     pub fn may_remember(&self, id: &[u8]) -> bool {
         if self.journal.has_lifetimes() {
             return false;

@@ -53,8 +53,8 @@ pub(crate) enum Obstacle {
 struct Apart {
     id: Vec<u8>,
     fate: Fate,
-    /// Redis has had it and has lost it. It may say of itself that it is clean, so that the walks pass over it: it stands apart until it has
-    /// settled.
+    /// Redis has lost it, or it is the copy of a dirty record that was sent. It may say of itself that it is clean, so that the walks pass over it:
+    /// it stands apart until it has settled.
     was_lost: bool,
 }
 
