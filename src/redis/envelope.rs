@@ -360,6 +360,12 @@ impl Encoder {
         compress(&self.joined, &mut self.tables, &mut self.compressed)
     }
 
+    /// Whether compressing the body may be worth its time, as far as samples of its data tell.
+    pub fn seems_to_shrink(&mut self, raw: Raw<'_>) -> bool {
+        make_room(&mut self.compressed, SAMPLE_BYTES);
+        self.compress && seems_to_shrink(raw.data, &mut self.tables.large, &mut self.compressed)
+    }
+
     /// A chunk's value; it is compressed only if `tries`.
     pub fn chunk<'a>(&'a mut self, raw: Raw<'a>, tries: bool) -> Chunk<'a> {
         self.prepare(raw, tries);
@@ -403,16 +409,26 @@ fn compress<'a>(raw: &[u8], tables: &mut Tables, out: &'a mut Vec<u8>) -> Option
     if raw.len() < COMPRESSED_BYTES_MIN {
         return None;
     }
-    let bytes_max = lz4_flex::block::get_maximum_output_size(raw.len());
-    if out.len() < bytes_max {
-        out.resize(bytes_max, 0);
-    }
+    make_room(out, raw.len());
     let table = if raw.len() < SMALL_TABLE_BYTES_MAX { &mut tables.small } else { &mut tables.large };
-    if raw.len() >= 4 * SAMPLE_BYTES && !samples(raw).any(|sample| shrinks(sample, table, out)) {
+    if !seems_to_shrink(raw, table, out) {
         return None;
     }
     let bytes = lz4_flex::block::compress_into_with_table(raw, out, table).ok()?;
     out.get(..bytes).filter(|compressed| compressed.len() < raw.len())
+}
+
+/// Makes `out` large enough for what so many bytes are compressed to.
+fn make_room(out: &mut Vec<u8>, raw_bytes: usize) {
+    let bytes_max = lz4_flex::block::get_maximum_output_size(raw_bytes);
+    if out.len() < bytes_max {
+        *out = vec![0; bytes_max]; // not `resize`: zeros from the system take no time before they are overwritten
+    }
+}
+
+/// Whether one of a long body's samples shrinks; a short body is not worth the samples.
+fn seems_to_shrink(raw: &[u8], table: &mut CompressTable, out: &mut [u8]) -> bool {
+    raw.len() < 4 * SAMPLE_BYTES || samples(raw).any(|sample| shrinks(sample, table, out))
 }
 
 fn samples(raw: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -1,7 +1,7 @@
 //! Pushing objects in chunks. A crash at any point leaves neither half an object nor chunks that stay for ever: until their manifest
 //! stands, chunks have an expiry.
 
-use std::{mem, thread};
+use std::thread;
 
 use redis::{Cmd, Value};
 use xxhash_rust::xxh3::Xxh3;
@@ -81,21 +81,18 @@ impl Pusher {
         let mut hasher = body_hash.get().is_none().then(Xxh3::new);
         let refusal = thread::scope(|scope| -> Result<Option<String>, Error> {
             let mut second = None;
-            let (mut shrinks, mut is_begun) = (true, false);
+            let mut shrinks = self.encoder.seems_to_shrink(chunk_of(object.raw(), 0));
             for chunk in 0..head.chunk_count {
                 let raw = chunk_of(object.raw(), chunk);
-                let was_begun = mem::take(&mut is_begun);
-                if !was_begun && shrinks && chunk > 0 && chunk + 1 < head.chunk_count {
+                if shrinks {
                     second = second.or_else(|| SecondEncoder::start(scope));
-                    let next = chunk_of(object.raw(), chunk + 1);
-                    is_begun = second.as_mut().is_some_and(|second| second.begin(next));
+                    second.iter_mut().for_each(|second| second.keep_busy(object.raw(), chunk, head.chunk_count));
                 }
                 if let Some(hasher) = &mut hasher {
                     raw.add_to(hasher);
                 }
                 let set = set(self.keys.chunk(&write.id, head.version, chunk), Stay::Waiting, also_same);
-                let prepared = second.as_mut().filter(|_| was_begun).and_then(SecondEncoder::finish);
-                let value = match prepared {
+                let value = match second.as_mut().and_then(|second| second.finish(chunk)) {
                     Some(encoder) => encoder.prepared(raw),
                     None => self.encoder.chunk(raw, shrinks || chunk.is_multiple_of(SHRINKING_TRIED_EVERY)),
                 };

@@ -1,25 +1,32 @@
 //! An encoder on a thread of its own: compressing takes longer than sending, so the chunks of an object that shrinks are shared out.
 
+use std::collections::VecDeque;
 use std::thread::{Builder, Scope};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::redis::body::Raw;
-use crate::redis::envelope::Encoder;
+use crate::redis::envelope::{Encoder, chunk_of};
 
-/// Lives as long as the sending of one object.
+/// The chunk that it compresses, and the one behind it: who sends is often busy when a chunk is finished, and so the thread need not wait.
+const CHUNKS_MAX: usize = 2;
+
+/// Compresses every other chunk. Lives as long as the sending of one object.
 pub(super) struct SecondEncoder<'a> {
     chunks: Sender<(Encoder, Raw<'a>)>,
     prepared: Receiver<Encoder>,
-    /// Absent while it is at work.
-    idle: Option<Encoder>,
+    /// What it was given and has not been asked for, in order.
+    begun: VecDeque<u32>,
+    /// The chunks before this one are given away, or passed over.
+    next: u32,
+    idle: Vec<Encoder>,
 }
 
 impl<'a> SecondEncoder<'a> {
     /// None if there can be no more threads now.
     pub fn start<'scope>(scope: &'scope Scope<'scope, 'a>) -> Option<Self> {
-        let (chunks, to_prepare) = bounded::<(Encoder, Raw<'a>)>(1);
-        let (to_send, prepared) = bounded(1);
+        let (chunks, to_prepare) = bounded::<(Encoder, Raw<'a>)>(CHUNKS_MAX);
+        let (to_send, prepared) = bounded(CHUNKS_MAX);
         let run = move || {
             for (mut encoder, raw) in to_prepare {
                 encoder.prepare(raw, true);
@@ -29,7 +36,10 @@ impl<'a> SecondEncoder<'a> {
             }
         };
         match Builder::new().name("second encoder".into()).spawn_scoped(scope, run) {
-            Ok(_) => Some(SecondEncoder { chunks, prepared, idle: Some(Encoder::new(true)) }),
+            Ok(_) => {
+                let idle = (0..CHUNKS_MAX).map(|_| Encoder::new(true)).collect();
+                Some(SecondEncoder { chunks, prepared, begun: VecDeque::new(), next: 0, idle })
+            }
             Err(error) => {
                 tracing::debug!("compressing on one thread alone: {error}");
                 None
@@ -37,15 +47,23 @@ impl<'a> SecondEncoder<'a> {
         }
     }
 
-    /// Begins to compress a chunk. False if it cannot.
-    pub fn begin(&mut self, raw: Raw<'a>) -> bool {
-        self.idle.take().is_some_and(|encoder| self.chunks.send((encoder, raw)).is_ok())
+    /// Gives it chunks behind `chunk`, which is about to be sent.
+    pub fn keep_busy(&mut self, body: Raw<'a>, chunk: u32, chunk_count: u32) {
+        self.next = self.next.max(chunk + 1);
+        while self.next < chunk_count
+            && let Some(encoder) = self.idle.pop()
+            && self.chunks.send((encoder, chunk_of(body, self.next))).is_ok()
+        {
+            self.begun.push_back(self.next);
+            self.next += 2;
+        }
     }
 
-    /// The encoder that has the chunk with which it began; None if it did not.
-    pub fn finish(&mut self) -> Option<&Encoder> {
+    /// The encoder that has prepared this chunk; None if it was not given to it.
+    pub fn finish(&mut self, chunk: u32) -> Option<&Encoder> {
+        self.begun.pop_front_if(|begun| *begun == chunk)?;
         // None only where that thread is gone: then the chunk is compressed by who asks.
-        self.idle = self.prepared.recv().ok();
-        self.idle.as_ref()
+        self.idle.push(self.prepared.recv().ok()?);
+        self.idle.last()
     }
 }
