@@ -4,7 +4,9 @@
 //! lost all its data. What a walk has passed is pushed, except for the records that stand *apart*, each for a reason. What was pushed stays
 //! dirty until it is *settled*, since a failover may undo what Redis has just acknowledged.
 
-use std::collections::{BTreeMap, VecDeque};
+mod pass;
+
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -12,13 +14,11 @@ use parking_lot::Mutex;
 
 use crate::backoff::Backoff;
 use crate::local::journal::Lsn;
+use pass::Pass;
 
 /// Most records that stand apart. With so many, only deletes are pushed, which may make room: any other record could come to stand apart
 /// too.
 pub(crate) const APART_MAX: usize = 4096;
-
-/// Acknowledgements within this time are settled together.
-const BUCKET: Duration = Duration::from_millis(100);
 
 /// The longest pause between tries of a record that Redis refuses, ...
 const REFUSED_RETRY_MAX: Duration = Duration::from_secs(60);
@@ -77,23 +77,6 @@ enum Fate {
     },
 }
 
-/// Everything that a walk passed `below` a place was acknowledged before `until`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Acknowledged {
-    until: Instant,
-    below: Lsn,
-}
-
-/// How far a walk through the journal has come, and when what it passed was acknowledged.
-#[derive(Debug)]
-struct Pass {
-    /// Everything below was pushed, was overtaken, or stands apart.
-    position: Lsn,
-    acknowledged: VecDeque<Acknowledged>,
-    /// What is below may have been sent before, so that it may stand in Redis already.
-    sent_below: Lsn,
-}
-
 /// The state under the ledger's lock.
 struct State {
     epoch: Epoch,
@@ -124,47 +107,6 @@ pub(crate) struct Due {
     pub records: Vec<(Lsn, Vec<u8>)>,
     /// It is a single record that breaks connections: to be sent alone.
     pub is_set_aside: bool,
-}
-
-impl Pass {
-    /// `sent_below`: how far earlier opens may have sent.
-    fn at(position: Lsn, sent_below: Lsn) -> Self {
-        Pass { position, acknowledged: VecDeque::new(), sent_below }
-    }
-
-    /// Goes back to `from`, below which everything is settled: what was pushed since may be lost.
-    fn restart(&mut self, from: Lsn) {
-        self.sent_below = self.sent_below.max(self.position);
-        self.position = from;
-        self.acknowledged.clear();
-    }
-
-    fn acknowledge(&mut self, now: Instant) {
-        match self.acknowledged.back_mut() {
-            Some(last) if now <= last.until => last.below = self.position,
-            Some(last) if last.below == self.position => {}
-            _ => self.acknowledged.push_back(Acknowledged { until: now + BUCKET, below: self.position }),
-        }
-    }
-
-    /// A record that the walk had passed was pushed only now, so that earlier acknowledgements do not cover it.
-    fn pushed_late(&mut self, lsn: Lsn, now: Instant) {
-        let earlier = self.acknowledged.iter_mut().filter(|it| it.until < now);
-        earlier.for_each(|it| it.below = it.below.min(lsn));
-        self.acknowledge(now);
-    }
-
-    /// Takes off the acknowledgements from before that moment. Returns up to where they reach.
-    fn settled(&mut self, before: Instant) -> Option<Lsn> {
-        let mut settled = None;
-        while let Some(first) = self.acknowledged.front()
-            && first.until <= before
-        {
-            settled = Some(first.below);
-            self.acknowledged.pop_front();
-        }
-        settled
-    }
 }
 
 impl Apart {
@@ -470,7 +412,7 @@ impl Ledger {
     pub fn next_settled(&self, settle: Duration) -> Option<Instant> {
         let state = self.0.lock();
         let walks = [Some(&state.tail), state.backlog.as_ref().map(|(_, walk)| walk)];
-        let walks = walks.into_iter().flatten().filter_map(|walk| walk.acknowledged.front().map(|it| it.until));
+        let walks = walks.into_iter().flatten().filter_map(Pass::unsettled_since);
         let apart = state.apart.values().filter_map(|apart| match apart.fate {
             Fate::Pushed { at } => Some(at),
             _ => None,
