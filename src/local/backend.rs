@@ -439,7 +439,6 @@ impl Backend for LocalBackend {
             tracing::error!("the reaper of {} panicked; the next open frees what it left", self.directory.display());
         }
         let flushed = self.tier.flush().map(drop);
-        self.tier.journal.close();
         // A sealer that panicked does not hear this; it shows below.
         let _ = tasks.send(Task::Stop);
         if sealer.join().is_err() {

@@ -82,7 +82,7 @@ pub(crate) struct LocalTier {
 pub(crate) enum Task {
     /// Somebody waits for room.
     MakeRoom,
-    /// Seal what is pending, and end.
+    /// Close the journal, seal what is pending, and end.
     Stop,
 }
 

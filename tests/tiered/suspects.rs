@@ -122,6 +122,32 @@ fn what_redis_has_lost_before_it_settled_is_pushed_again() {
     });
 }
 
+/// Invariant 3: what a full Redis does not take back is dirty in the next open too, after tombstones have expired.
+#[test]
+fn what_redis_has_lost_and_refuses_is_kept_by_the_next_open() {
+    let world = World::new(1);
+    let short = |options: &mut RedisOptions| {
+        (options.settle_ms, options.tombstone_ttl_seconds, options.drain_timeout_ms) = (50, 3, 500);
+    };
+    let writer = ObjectStore::builder().redis(world.redis.url()).open().unwrap();
+    writer.put(b"id", b"data", b"").unwrap();
+    let open = || world.builder(0).redis_options(short).max_size_mb(CAPACITY_MB_MIN).open().unwrap();
+    let store = open();
+    assert_eq!(get(&store, b"id").data, "data");
+    lose_the_past(&world, &store);
+    fill_redis(&world, &store);
+    world.redis.cli(&["DEL", KEY]);
+    assert_eq!(get(&store, b"id").data, "data", "it was in step a moment ago");
+    let dirty = |store: &ObjectStore| store.stats().unwrap().replication.unwrap().dirty_records;
+    until("it is dirty", || dirty(&store) == 2);
+    store.close().unwrap();
+    std::thread::sleep(Duration::from_millis(3500));
+    let store = open();
+    assert_eq!(get(&store, b"id").data, "data", "it stands nowhere else");
+    world.redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    until("Redis has it again", || world.redis.cli(&["EXISTS", KEY]) == "1");
+}
+
 /// What Redis refuses to say is not that it has nothing.
 #[test]
 fn a_suspect_that_redis_does_not_let_look_up_is_kept() {

@@ -6,7 +6,7 @@
 
 mod pass;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -86,6 +86,8 @@ struct State {
     /// After a total loss of Redis: the records in this range are dirty again, whatever their flags say. What is new is pushed before them.
     backlog: Option<(Range<Lsn>, Pass)>,
     apart: BTreeMap<Lsn, Apart>,
+    /// Of the records apart that Redis has lost, those that may still say of themselves that they are clean.
+    unnoted: BTreeSet<Lsn>,
 }
 
 /// Which records are dirty, and which are settled. One lock; every call that reports on a push names the epoch of that push.
@@ -150,7 +152,14 @@ impl Ledger {
             None => (end, everything.map(|range| (range, Pass::at(Lsn::NONE, Lsn::NONE)))),
         };
         let tail = Pass::at(settled, end);
-        Ledger(Mutex::new(State { epoch: Epoch::default(), settled, tail, backlog, apart: BTreeMap::new() }))
+        Ledger(Mutex::new(State {
+            epoch: Epoch::default(),
+            settled,
+            tail,
+            backlog,
+            apart: BTreeMap::new(),
+            unnoted: BTreeSet::new(),
+        }))
     }
 
     /// Calls `act` if `epoch` is the present one, and does nothing otherwise.
@@ -294,7 +303,22 @@ impl Ledger {
             apart.fate = Fate::Lost;
         }
         apart.was_lost = true;
+        state.unnoted.insert(lsn);
         true
+    }
+
+    /// Records that Redis has lost, of which the journal has yet to note it (`noted`). `also_pushed`: also those that Redis has taken back,
+    /// and that have not settled.
+    pub fn unnoted(&self, also_pushed: bool) -> Vec<(Lsn, Vec<u8>)> {
+        let State { apart, unnoted, .. } = &mut *self.0.lock();
+        unnoted.retain(|lsn| apart.get(lsn).is_some_and(|apart| apart.was_lost));
+        let standing = unnoted.iter().filter_map(|lsn| apart.get(lsn).map(|apart| (*lsn, apart)));
+        standing.filter(|(_, it)| also_pushed || !it.is_pushed()).map(|(lsn, it)| (lsn, it.id.clone())).collect()
+    }
+
+    /// The journal says of the record at `lsn` that Redis may lack it, or the record does not stand there any more.
+    pub fn noted(&self, lsn: Lsn) {
+        self.0.lock().unnoted.remove(&lsn);
     }
 
     /// The records apart that are due, oldest first.

@@ -3,6 +3,7 @@
 #[cfg(test)]
 pub(super) mod by_hand;
 pub(super) mod expiry;
+mod lost;
 mod making;
 pub(crate) mod pace;
 pub(crate) mod progress;

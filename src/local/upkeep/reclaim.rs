@@ -57,7 +57,7 @@ pub(crate) enum Reason {
 }
 
 /// Why a record was not copied.
-enum NotCopied {
+pub(super) enum NotCopied {
     NoRoom,
     Failed(Error),
     Damaged(&'static str),
@@ -179,7 +179,7 @@ impl LocalTier {
         self.journal.sync_names().map_err(NotCopied::Failed)?;
         let new_place = reservation.place();
         let fingerprint = self.index().fingerprint(record.id());
-        match self.copy_forward(&record, fingerprint, Some(reservation))? {
+        match self.copy_forward(&record, fingerprint, Some(reservation), Purpose::Copy)? {
             Relocated::Moved(to) => self.bodies.release(header.body_place, to.into()),
             // Nobody refers to the copy's body.
             Relocated::DiedMeanwhile(to) => self.bodies.release(new_place, to.into()),
@@ -283,7 +283,7 @@ impl LocalTier {
         }
         let to = if outbox.is_dirty(lsn, false) {
             let copying = Copying { flags: record.header.flags, payload: Lsn::NONE };
-            self.append_copy(&record, copying, None)?
+            self.append_copy(&record, copying, None, Purpose::Copy)?
         } else {
             Lsn::NONE
         };
@@ -300,7 +300,7 @@ impl LocalTier {
             Err(unreadable) => return Err(unreadable.into()),
         };
         self.evict(&record, hint, eviction);
-        self.copy_forward(&record, hint.fingerprint, None).map(drop)
+        self.copy_forward(&record, hint.fingerprint, None, Purpose::Copy).map(drop)
     }
 
     /// Whether something may refer to the record, as far as can be said without its id.
@@ -346,11 +346,12 @@ impl LocalTier {
     }
 
     /// Copies one record forward if it counts, with its version and flags; with the new place of its body, if that was moved.
-    fn copy_forward(
+    pub(super) fn copy_forward(
         &self,
         record: &RecordAt,
         fingerprint: u64,
         body: Option<Reservation>,
+        purpose: Purpose,
     ) -> Result<Relocated, NotCopied> {
         if let Some(segment) = &record.unverified
             && self.counts(record, fingerprint)
@@ -360,7 +361,7 @@ impl LocalTier {
         let lsn = record.lsn;
         let body_place = body.as_ref().map(Reservation::place);
         let copy = |copying| -> Result<Lsn, AppendError> {
-            let to = self.append_copy(record, copying, body_place)?;
+            let to = self.append_copy(record, copying, body_place, purpose)?;
             if let Some(body) = body {
                 body.keep(to);
             }
@@ -388,6 +389,7 @@ impl LocalTier {
         record: &RecordAt,
         Copying { flags, payload }: Copying,
         body: Option<BodyPlace>,
+        purpose: Purpose,
     ) -> Result<Lsn, AppendError> {
         let Header { lsn, version, deadline_ms, body_hash, data_bytes, metadata_bytes, kind, body_place, .. } =
             record.header;
@@ -411,7 +413,7 @@ impl LocalTier {
             metadata,
             data,
         };
-        Ok(self.journal.append(&copy, Purpose::Copy)?.lsn)
+        Ok(self.journal.append(&copy, purpose)?.lsn)
     }
 
     /// Lets go a damaged record in the segment that is being reclaimed, with what it took. No drop is needed, as nothing older could come back.

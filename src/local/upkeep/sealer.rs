@@ -97,6 +97,8 @@ impl Sealer {
                 default(TICK) => {}
             }
         }
+        self.report("noting what Redis has lost", |sealer| sealer.tier.note_lost(true));
+        self.tier.journal.close();
         self.report("sealing at close", Self::seal_pending);
         self.report("noting how far replication has come", Self::store_cursors);
         self.report("closing the catalog", |sealer| sealer.catalog.flush());
@@ -110,6 +112,7 @@ impl Sealer {
         self.report("storing hints anew", Self::store_missing_hints);
         self.report("letting damaged records go", |sealer| sealer.tier.release_lost(|lsn| sealer.hint_at(lsn)));
         self.report("noting what other nodes deleted", |sealer| sealer.tier.note_hidden());
+        self.report("noting what Redis has lost", |sealer| sealer.tier.note_lost(false));
         if let Some(outbox) = &self.tier.outbox {
             self.tier.index().owed().settle_below(outbox.ledger.replicated().segment());
         }
@@ -265,7 +268,7 @@ impl Sealer {
     }
 
     /// Stores the cursors if they have changed, after making the journal durable with the drops that they imply.
-    fn store_cursors(&mut self) -> Result<(), Error> {
+    pub(super) fn store_cursors(&mut self) -> Result<(), Error> {
         let Some(outbox) = &self.tier.outbox else { return Ok(()) };
         let cursors = outbox.cursors();
         let is_due = match &cursors {
