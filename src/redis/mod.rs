@@ -42,6 +42,8 @@ pub use options::{Compression, RedisOptions, ValueFormat};
 pub(crate) use backend::RedisBackend;
 pub(crate) use body::Body;
 pub(crate) use claims::claim;
+#[cfg(test)]
+pub(crate) use envelope::Head;
 pub(crate) use events::{EntryId, Event, Notice, Op, gathered, is_whole, last, publish, read};
 pub(crate) use fetch::{Fetched, VersionedObject, fetch, heads};
 pub(crate) use keys::Keys;

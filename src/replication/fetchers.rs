@@ -377,8 +377,8 @@ impl TieredBackend {
         let is_current = || outbox.losses() == losses && self.flights.is_current(id, version);
         match standing {
             Some(StoredValue::Ours(head)) if head.version == version => {
-                tier.trust(lsn, is_current);
-                return Ok(Resolved::Newest);
+                // Otherwise Redis is asked again: who asks now may have come after what was missed.
+                return Ok(if tier.trust(lsn, is_current) { Resolved::Newest } else { Resolved::Other });
             }
             Some(StoredValue::Ours(head)) if head.version > version => {
                 self.apply_version(id, head.version, !standing.is_some_and(StoredValue::is_object))?;
@@ -402,3 +402,6 @@ pub(super) enum Resolved {
     /// It was dropped, or is not suspect any more, or could not be resolved.
     Other,
 }
+
+#[cfg(test)]
+mod tests;

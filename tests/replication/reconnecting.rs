@@ -106,6 +106,30 @@ fn a_reconnect_undoes_nothing_that_others_did_meanwhile_with_values_without_vers
     }
 }
 
+/// The entry of the cursor is gone, and the node hears what the stream still has behind it: else it would serve what it wrote itself until that
+/// has settled.
+#[test]
+fn what_the_stream_has_behind_a_lost_cursor_is_heard_with_values_without_versions() {
+    let world = World::new(2);
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(&redis);
+    let a = world.open(0, &redis.url_at(proxy.port()), unversioned);
+    let b = world.open(1, &redis.url(), unversioned);
+    share(&a, &b);
+    until_all_is_heard_by(&a, &redis);
+    proxy.set(Mode::Refuse);
+    let before: Vec<Entry> = redis.command(&["XRANGE", "scaler:obj:_events", "-", "+"]);
+    overrule(&b, &redis);
+    for (entry, _) in before {
+        redis.cli(&["XDEL", "scaler:obj:_events", &entry]);
+    }
+    proxy.set(Mode::Normal);
+    for number in 0..COUNT {
+        until("a has heard of it", || a.get(id(number).as_bytes()).unwrap().is_none_or(|it| it.data == "of b"));
+        overruled(number, "a", &a);
+    }
+}
+
 /// The same for a node that was killed before it noted how far it had heard.
 #[test]
 fn what_a_killed_node_left_undoes_nothing_that_others_did_since_with_values_without_versions() {

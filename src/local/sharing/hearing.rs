@@ -372,17 +372,19 @@ impl LocalTier {
         self.segments.get(lsn.segment()).is_some_and(|segment| segment.is_trusted(lsn.offset()))
     }
 
-    /// Notes that the object at `lsn` is what Redis had when it was asked, if `is_current` says that no event was missed since.
-    pub fn trust(&self, lsn: Lsn, is_current: impl FnOnce() -> bool) {
-        if let Some(segment) = self.segments.get(lsn.segment()) {
-            segment.set_trusted(lsn.offset(), true);
-            // Set first, then checked: what is missed from now on takes the trust away by itself.
-            if !is_current() {
-                segment.set_trusted(lsn.offset(), false);
-                // Attached processes may remember it from the moment between.
-                self.index().changes().raise_epoch();
-            }
+    /// Notes that the object at `lsn` is what Redis had when it was asked, if `is_current` says that no event was missed since. Returns whether it
+    /// does.
+    pub fn trust(&self, lsn: Lsn, is_current: impl FnOnce() -> bool) -> bool {
+        let Some(segment) = self.segments.get(lsn.segment()) else { return false };
+        segment.set_trusted(lsn.offset(), true);
+        // Set first, then checked: what is missed from now on takes the trust away by itself.
+        let is_current = is_current();
+        if !is_current {
+            segment.set_trusted(lsn.offset(), false);
+            // Attached processes may remember it from the moment between.
+            self.index().changes().raise_epoch();
         }
+        is_current
     }
 
     /// Events may have been missed: every object that Redis has had becomes suspect, also those that were checked before.

@@ -1,0 +1,71 @@
+//! Tests of what a fetcher does about a suspect, without a Redis.
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::local::LocalOptions;
+use crate::redis::{Head, RedisOptions};
+
+const THEIRS: Version = Version { clock: 5, node: 7 };
+
+/// A node without a Redis that holds a copy of what another node wrote.
+struct World {
+    backend: Arc<TieredBackend>,
+    _place: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let local = LocalOptions { path: place.path().into(), max_size_mb: 64, ..LocalOptions::default() };
+        // Nobody listens there.
+        let redis = RedisOptions { url: "redis://127.0.0.1:1".into(), drain_timeout_ms: 0, ..RedisOptions::default() };
+        let backend = TieredBackend::open(&local, &redis, Default::default(), Arc::default()).unwrap();
+        let object = Object { data: "data".into(), metadata: Default::default() };
+        let fill = Fill { version: THEIRS, deadline_ms: 0, is_current: &|| true };
+        assert!(backend.tier().unwrap().fill(b"id", &object, 0, &fill, &mut |_| {}).unwrap());
+        World { backend, _place: place }
+    }
+
+    fn losses(&self) -> u64 {
+        self.backend.tier().unwrap().outbox().as_ref().unwrap().losses()
+    }
+
+    fn is_suspect(&self) -> bool {
+        self.backend.tier().unwrap().suspect(b"id").unwrap().is_some()
+    }
+}
+
+/// Invariant 5: who asks after a loss was noticed is not answered by what Redis had before it.
+#[test]
+fn a_check_during_which_events_were_missed_answers_nobody() {
+    let world = World::new();
+    let tier = world.backend.tier().unwrap();
+    tier.suspect_all();
+    let standing = StoredValue::Ours(Head::put(THEIRS, &Object::default(), 0, 0));
+    let before = world.losses();
+    tier.suspect_all();
+    assert_eq!(world.backend.resolve(b"id", Some(&standing), before).unwrap(), Resolved::Other);
+    assert!(world.is_suspect());
+    assert_eq!(world.backend.resolve(b"id", Some(&standing), world.losses()).unwrap(), Resolved::Newest);
+    assert!(!world.is_suspect());
+}
+
+/// Invariant 3: Redis lacks what it has lost; that a loss was noticed meanwhile does not make it a copy.
+#[test]
+fn what_redis_lacks_is_dirty_and_still_suspect_if_events_were_missed_meanwhile() {
+    let world = World::new();
+    let tier = world.backend.tier().unwrap();
+    let outbox = tier.outbox().unwrap();
+    outbox.set_heard("1-1".into(), u64::MAX); // in step until now
+    tier.suspect_all();
+    let before = world.losses();
+    tier.suspect_all();
+    let Known::Held { lsn, .. } = tier.known(b"id").unwrap() else { panic!("it is gone") };
+    world.backend.resolve(b"id", None, before).unwrap();
+    assert!(outbox.is_dirty(lsn, true) && world.is_suspect());
+    world.backend.resolve(b"id", None, world.losses()).unwrap();
+    assert!(outbox.is_dirty(lsn, true) && !world.is_suspect());
+}
