@@ -85,7 +85,9 @@ impl ByHand {
     pub fn settle(&self) {
         let (ledger, now) = (&self.outbox().ledger, Instant::now());
         let epoch = ledger.epoch();
-        [Lane::Tail, Lane::Backlog].map(|lane| ledger.advance(epoch, lane, self.tier.journal.end()));
+        for lane in [Lane::Tail, Lane::Backlog] {
+            ledger.advance(epoch, lane, self.tier.journal.end());
+        }
         ledger.acknowledge(epoch, now);
         ledger.settle(epoch, now + Duration::from_secs(1), Duration::ZERO);
     }
