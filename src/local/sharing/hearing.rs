@@ -399,15 +399,21 @@ impl LocalTier {
         }
     }
 
+    /// Notes that there are no suspects any more, if all are checked or gone. Looks at every object until it finds a suspect.
+    pub fn end_suspicion(&self) {
+        let Some(outbox) = self.outbox.as_ref().filter(|outbox| outbox.has_suspects()) else { return };
+        let then = outbox.suspicion();
+        if !self.index().lsns().any(|lsn| outbox.is_suspect(lsn) && !self.is_trusted(lsn)) {
+            outbox.suspect_none(then);
+        }
+    }
+
     /// `sent_below`: what is dirty and below may have been sent.
     fn suspect_sent(&self, sent_below: Lsn) {
         let Some(outbox) = &self.outbox else { return };
         outbox.count_loss();
         outbox.doubt_sent_below(sent_below);
-        let is_unchecked = |lsn: Lsn| outbox.is_suspect(lsn) && !self.is_trusted(lsn);
-        if outbox.has_suspects() && !self.index().lsns().any(is_unchecked) {
-            outbox.suspect_none();
-        }
+        self.end_suspicion();
         // A copy that is being kept meanwhile becomes suspect by itself.
         if self.index().lsns().next().is_some() {
             outbox.suspect_below(self.journal.end());

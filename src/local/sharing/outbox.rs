@@ -59,6 +59,13 @@ pub(crate) struct Outbox {
     changes: Arc<Changes>,
 }
 
+/// What was suspect at some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Suspicion {
+    losses: u64,
+    below: Lsn,
+}
+
 /// How far events were heard, under one lock.
 struct Hearing {
     /// As loaded at open; updated here, persisted by the sealer.
@@ -227,11 +234,19 @@ impl Outbox {
         self.losses.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// All suspects are checked or gone. Those of a later gap were in step until then.
-    pub fn suspect_none(&self) {
+    /// What is suspect at this moment.
+    pub fn suspicion(&self) -> Suspicion {
+        Suspicion { losses: self.losses(), below: self.hearing.lock().cursors.suspect_below }
+    }
+
+    /// All that was suspect `then` was found to be checked or gone: there are no suspects, unless some came meanwhile. Those of a later gap were
+    /// in step until then.
+    pub fn suspect_none(&self, then: Suspicion) {
         let mut state = self.hearing.lock();
-        state.cursors.suspect_below = Lsn::NONE;
-        self.suspect_below.store(Lsn::NONE.to_u64(), Ordering::Release);
+        if then.losses == self.losses() && then.below == state.cursors.suspect_below {
+            state.cursors.suspect_below = Lsn::NONE;
+            self.suspect_below.store(Lsn::NONE.to_u64(), Ordering::Release);
+        }
     }
 
     /// A suspect's record was copied to `lsn`: the copy is suspect too. A dirty one is pushed apart, as one that was sent before.

@@ -139,6 +139,7 @@ impl Sealer {
         if self.cursors_stored.elapsed() > CURSORS_AGE_MAX {
             self.cursors_stored = Instant::now();
             self.tier.expire_tombstones();
+            self.tier.end_suspicion();
             self.report("noting how far replication has come", Self::store_cursors);
         }
         self.tier.segments.sweep();

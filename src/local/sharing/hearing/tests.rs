@@ -99,6 +99,42 @@ fn what_was_pushed_and_has_not_settled_is_suspect_where_redis_can_tell() {
     }
 }
 
+/// Invariant 5: once all are checked none is looked for, until events are missed again.
+#[test]
+fn when_all_suspects_are_checked_there_are_none() {
+    let place = tempfile::tempdir().unwrap();
+    let backend = open(place.path(), 0, TTL_MS);
+    let tier = backend.tier().unwrap();
+    let outbox = tier.outbox.as_ref().unwrap();
+    let put = |id: &[u8]| tier.put(id, b"data", b"", &mut |_| {}).unwrap();
+    let is_suspect = |id: &[u8]| tier.suspect(id).unwrap().is_some();
+    let check = |id: &[u8]| assert!(tier.trust(tier.suspect(id).unwrap().unwrap().lsn, || true));
+    put(b"a");
+    put(b"b");
+    settle(outbox, tier.journal.end());
+    tier.suspect_all();
+    check(b"a");
+    tier.end_suspicion();
+    assert!(outbox.has_suspects() && is_suspect(b"b"));
+    check(b"b");
+    let all_checked = outbox.suspicion();
+    tier.end_suspicion();
+    assert!(!outbox.has_suspects());
+
+    tier.suspect_all();
+    outbox.suspect_none(all_checked);
+    assert!(is_suspect(b"a") && is_suspect(b"b"), "events were missed since");
+    check(b"a");
+    check(b"b");
+    let all_checked = outbox.suspicion();
+    put(b"copied");
+    let Known::Held { lsn, .. } = tier.known(b"copied").unwrap() else { panic!("it is gone") };
+    outbox.suspect_moved(lsn, b"copied", false);
+    outbox.suspect_none(all_checked);
+    assert!(outbox.is_suspect(lsn), "one was copied since");
+    backend.close().unwrap();
+}
+
 /// Invariant 3: between a look at Redis and what follows from it, the object may have been written anew.
 #[test]
 fn what_redis_says_of_a_copy_does_nothing_to_what_was_written_since() {
