@@ -181,7 +181,8 @@ impl Protocol {
         }
         let is_same = value == record.write;
         if !is_same {
-            let record = Record::new(record.write); // Redis has lost it
+            // Redis has lost it; how long it has been dirty, if it was, stays as it is.
+            let record = Record { is_overdue: record.is_overdue, ..Record::new(record.write) };
             state.place_mut(node, id).record = Some(record);
         } else if is_current && let Some(record) = &mut state.place_mut(node, id).record {
             record.suspect = Suspect::No;
