@@ -40,16 +40,22 @@ fn a_node_that_may_not_read_the_stream_serves_nothing_that_was_deleted_and_says_
     until("it is served from here again", || b.get_here(b"changed").unwrap().is_some());
 }
 
-/// Invariant 5: what it wrote itself a moment ago, too.
-#[test]
-fn a_node_that_may_not_read_the_stream_checks_what_it_wrote_before_it_settles() {
-    let world = World::new(2);
+/// Two nodes on which nothing settles; the second one has written `id`, and now neither may read the stream.
+fn deaf_nodes(world: &World) -> (RedisServer, [ObjectStore; 2]) {
     let redis = with_user();
     let [a, b] = [0, 1].map(|node| world.open(node, &redis.url(), |options| options.settle_ms = 3_600_000));
     b.put(b"id", b"old", b"").unwrap();
     until("the other one has it", || a.get(b"id").unwrap().is_some());
     redis.cli(&["ACL", "SETUSER", "node", "-xread"]);
     until("both say so", || log::count(Level::WARN, &["not heard", "xread", &redis.port().to_string()]) == 2);
+    (redis, [a, b])
+}
+
+/// Invariant 5: what it wrote itself a moment ago, too.
+#[test]
+fn a_node_that_may_not_read_the_stream_checks_what_it_wrote_before_it_settles() {
+    let world = World::new(2);
+    let (_redis, [a, b]) = deaf_nodes(&world);
     assert_eq!(get(&b, b"id").data, "old");
     a.put(b"id", b"new", b"").unwrap();
     until("it is pushed", || a.stats().unwrap().replication.is_some_and(|replication| replication.dirty_records == 0));
@@ -60,12 +66,7 @@ fn a_node_that_may_not_read_the_stream_checks_what_it_wrote_before_it_settles() 
 #[test]
 fn a_node_that_may_not_read_the_stream_checks_what_it_is_about_to_push_again() {
     let world = World::new(2);
-    let redis = with_user();
-    let [a, b] = [0, 1].map(|node| world.open(node, &redis.url(), |options| options.settle_ms = 3_600_000));
-    b.put(b"id", b"old", b"").unwrap();
-    until("the other one has it", || a.get(b"id").unwrap().is_some());
-    redis.cli(&["ACL", "SETUSER", "node", "-xread"]);
-    until("both say so", || log::count(Level::WARN, &["not heard", "xread", &redis.port().to_string()]) == 2);
+    let (redis, [a, b]) = deaf_nodes(&world);
     a.put(b"id", b"new", b"").unwrap();
     let unpushed = |store: &ObjectStore| store.stats().unwrap().replication.unwrap().dirty_records;
     until("it is pushed", || unpushed(&a) == 0);

@@ -71,6 +71,18 @@ fn overwritten_unheard(world: &World) -> ObjectStore {
     store
 }
 
+/// Until the oldest segment is reclaimed: what counts in it is copied.
+fn reclaim_oldest(world: &World, store: &ObjectStore) {
+    let files = world.directory(0).join("journal").read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let oldest = files.filter(|path| path.extension().is_some_and(|it| it == "records")).min().unwrap();
+    let number = Cell::new(0);
+    until("it is reclaimed", || {
+        number.set(number.get() + 1);
+        store.put(b"other", &bytes(number.get(), 50_000), b"").unwrap();
+        !oldest.exists()
+    });
+}
+
 /// Redis takes no object any more, and the node knows.
 fn fill_redis(world: &World, store: &ObjectStore) {
     world.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
@@ -96,14 +108,7 @@ fn what_was_overwritten_unheard_is_found_out_though_it_was_copied_to_make_room()
     let world = World::new(1);
     let store = overwritten_unheard(&world);
     fill_redis(&world, &store);
-    let files = world.directory(0).join("journal").read_dir().unwrap().map(|entry| entry.unwrap().path());
-    let oldest = files.filter(|path| path.extension().is_some_and(|it| it == "records")).min().unwrap();
-    let number = Cell::new(0);
-    until("the segment that it is in is reclaimed", || {
-        number.set(number.get() + 1);
-        store.put(b"other", &bytes(number.get(), 50_000), b"").unwrap();
-        !oldest.exists()
-    });
+    reclaim_oldest(&world, &store);
     assert_eq!(get(&store, b"id").data, "new");
 }
 
@@ -210,17 +215,9 @@ fn what_was_trusted_is_checked_again_when_more_is_missed() {
 fn a_suspect_that_was_copied_to_make_room_is_still_one() {
     let world = World::new(1);
     let store = node_with(&world, &["id"], |options| options.tombstone_ttl_seconds = 1, Underlying::default());
-    let directory = world.directory(0);
     assert_eq!(get(&store, b"id").data, "id"); // what was read is not evicted
     lose_the_past(&world, &store);
-    let files = directory.join("journal").read_dir().unwrap().map(|entry| entry.unwrap().path());
-    let oldest = files.filter(|path| path.extension().is_some_and(|it| it == "records")).min().unwrap();
-    let number = Cell::new(0);
-    until("the segment that it is in is reclaimed", || {
-        number.set(number.get() + 1);
-        store.put(b"other", &bytes(number.get(), 50_000), b"").unwrap();
-        !oldest.exists()
-    });
+    reclaim_oldest(&world, &store);
     outlive_tombstones();
     world.redis.cli(&["DEL", KEY]);
     until("it is checked", || store.get(b"id").unwrap().is_none());
