@@ -61,7 +61,10 @@ impl<'a> SecondEncoder<'a> {
 
     /// The encoder that has prepared this chunk; None if it was not given to it.
     pub fn finish(&mut self, chunk: u32) -> Option<&Encoder> {
-        self.begun.pop_front_if(|begun| *begun == chunk)?;
+        if self.begun.front() != Some(&chunk) {
+            return None;
+        }
+        self.begun.pop_front();
         // None only where that thread is gone: then the chunk is compressed by who asks.
         self.idle.push(self.prepared.recv().ok()?);
         self.idle.last()
