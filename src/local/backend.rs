@@ -443,6 +443,7 @@ impl Backend for LocalBackend {
         let _ = tasks.send(Task::Stop);
         if sealer.join().is_err() {
             tracing::error!("the sealer of {} panicked; the next open repairs what it left", self.directory.display());
+            self.tier.journal.close();
         }
         // Releases what is held for attached processes: nothing is written here any more, and the next open reads their slots.
         drop(std::mem::take(&mut *self.tier.before_reaping.lock()));
