@@ -4,7 +4,7 @@ const FIRST: Duration = Duration::from_millis(20);
 const MAX: Duration = Duration::from_secs(2);
 
 /// When to try again what failed: after twice the time, with jitter, so that many do not come at once.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     failures: u32,
     next: Option<Instant>,

@@ -6,7 +6,9 @@ use std::time::Duration;
 use scaler_object_storage::{ObjectStore, RedisOptions, Underlying};
 
 use crate::common::{CAPACITY_MB_MIN, bytes, get, until};
-use crate::nodes::World;
+use crate::nodes::{World, operation};
+
+const WANT: u8 = 3;
 
 const KEY: &str = "scaler:obj:6964"; // of "id"
 
@@ -151,6 +153,28 @@ fn what_redis_has_lost_and_refuses_is_kept_by_the_next_open() {
     assert_eq!(get(&store, b"id").data, "data", "it stands nowhere else");
     world.redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     until("Redis has it again", || world.redis.cli(&["EXISTS", KEY]) == "1");
+}
+
+/// Invariant 3: the same for a copy that nobody had to check, as no event was missed.
+#[test]
+fn what_somebody_wanted_and_redis_refused_is_pushed_by_the_next_open() {
+    let world = World::new(1);
+    let writer = ObjectStore::builder().redis(world.redis.url()).open().unwrap();
+    let short = |options: &mut RedisOptions| (options.settle_ms, options.drain_timeout_ms) = (50, 500);
+    let open = || world.builder(0).redis_options(short).max_size_mb(CAPACITY_MB_MIN).open().unwrap();
+    let store = open();
+    world.until_all_is_heard_by(&store);
+    writer.put(b"id", b"data", b"").unwrap();
+    assert_eq!(get(&store, b"id").data, "data");
+    world.redis.cli(&["DEL", KEY]);
+    world.redis.cli(&["RPUSH", KEY, "a list"]);
+    world.announce(&[operation(WANT, b"id", 0)]);
+    until("it is refused", || store.stats().unwrap().replication.unwrap().refusals > 0);
+    store.close().unwrap();
+    world.redis.cli(&["DEL", KEY]);
+    let store = open();
+    until("Redis has it again", || world.redis.cli(&["EXISTS", KEY]) == "1");
+    assert_eq!(get(&store, b"id").data, "data");
 }
 
 /// What Redis refuses to say is not that it has nothing.

@@ -389,13 +389,13 @@ impl LocalTier {
 
     /// Events may have been missed: every object that Redis has had becomes suspect, also those that were checked before.
     pub fn suspect_all(&self) {
-        self.suspect_sent(self.journal.end());
+        self.suspect_sent(|| self.journal.end());
     }
 
     /// The same, where this open has sent nothing yet, or will send everything again, which shows what was overruled.
     pub fn suspect_earlier(&self) {
         if let Some(outbox) = &self.outbox {
-            self.suspect_sent(outbox.opened_at);
+            self.suspect_sent(|| outbox.opened_at);
         }
     }
 
@@ -409,16 +409,21 @@ impl LocalTier {
     }
 
     /// `sent_below`: what is dirty and below may have been sent.
-    fn suspect_sent(&self, sent_below: Lsn) {
+    fn suspect_sent(&self, sent_below: impl Fn() -> Lsn) {
         let Some(outbox) = &self.outbox else { return };
         outbox.count_loss();
-        outbox.doubt_sent_below(sent_below);
         self.end_suspicion();
-        // A copy that is being kept meanwhile becomes suspect by itself.
-        if self.index().lsns().next().is_some() {
-            outbox.suspect_below(self.journal.end());
-        }
+        // A copy of what Redis has that is being kept meanwhile becomes suspect by itself.
+        let doubt = || {
+            outbox.doubt_sent_below(sent_below());
+            if self.index().lsns().next().is_some() {
+                outbox.suspect_below(self.journal.end());
+            }
+        };
+        doubt();
         self.segments.load().values().for_each(|segment| segment.trust_none());
+        // A record that was copied until now passed for trusted, and its copy may stand above where the doubt ended.
+        doubt();
         // Attached processes may remember what was trusted until now.
         self.index().changes().raise_epoch();
     }

@@ -6,7 +6,7 @@
 
 mod pass;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -86,8 +86,9 @@ struct State {
     /// After a total loss of Redis: the records in this range are dirty again, whatever their flags say. What is new is pushed before them.
     backlog: Option<(Range<Lsn>, Pass)>,
     apart: BTreeMap<Lsn, Apart>,
-    /// Of the records apart that Redis has lost, those that may still say of themselves that they are clean.
-    unnoted: BTreeSet<Lsn>,
+    /// Of the records apart, those that the next open may take for clean: whether it has to, as everything around was settled when they came to stand
+    /// apart, or has to if the records say so.
+    unnoted: BTreeMap<Lsn, bool>,
 }
 
 /// Which records are dirty, and which are settled. One lock; every call that reports on a push names the epoch of that push.
@@ -101,6 +102,15 @@ pub(crate) struct Next {
     pub until: Lsn,
     /// What is below may stand in Redis already.
     pub sent_below: Lsn,
+}
+
+/// A record apart that the next open may take for clean.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unnoted {
+    pub lsn: Lsn,
+    pub id: Vec<u8>,
+    /// The next open takes it for clean whatever the record says of itself.
+    pub was_settled: bool,
 }
 
 /// Records apart whose time has come.
@@ -137,6 +147,15 @@ impl Apart {
 }
 
 impl State {
+    /// Has a record stand apart; `before`: as it stood apart until now.
+    fn set_apart(&mut self, lsn: Lsn, id: &[u8], fate: Fate, before: Option<&Apart>) {
+        if before.is_none() {
+            self.unnoted.insert(lsn, lsn < self.settled);
+        }
+        let was_lost = before.is_some_and(|before| before.was_lost);
+        self.apart.insert(lsn, Apart { id: id.to_vec(), fate, was_lost });
+    }
+
     /// The backlog's walk, if `lsn` is in the backlog.
     fn backlog_of(&mut self, lsn: Lsn) -> Option<&mut Pass> {
         self.backlog.as_mut().filter(|(range, _)| range.contains(&lsn)).map(|(_, walk)| walk)
@@ -158,7 +177,7 @@ impl Ledger {
             tail,
             backlog,
             apart: BTreeMap::new(),
-            unnoted: BTreeSet::new(),
+            unnoted: BTreeMap::new(),
         }))
     }
 
@@ -200,6 +219,7 @@ impl Ledger {
         state.settled = state.settled.max(end);
         state.tail = Pass::at(state.settled, state.tail.sent_below);
         state.apart.clear();
+        state.unnoted.clear();
     }
 
     /// Where the next batch is read, the tail before the backlog. None if both walks are at their ends.
@@ -238,11 +258,10 @@ impl Ledger {
     pub fn pushed(&self, epoch: Epoch, lsn: Lsn, id: &[u8], now: Instant) {
         self.within(epoch, |state| {
             let apart = state.apart.remove(&lsn);
-            let (was_apart, was_lost) = (apart.is_some(), apart.is_some_and(|apart| apart.was_lost));
-            if was_lost {
-                state.apart.insert(lsn, Apart { id: id.to_vec(), fate: Fate::Pushed { at: now }, was_lost });
-                return;
+            if apart.as_ref().is_some_and(|apart| apart.was_lost) {
+                return state.set_apart(lsn, id, Fate::Pushed { at: now }, apart.as_ref());
             }
+            let was_apart = apart.is_some();
             let is_unsettled = lsn >= state.settled;
             let walk = if is_unsettled { Some(&mut state.tail) } else { state.backlog_of(lsn) };
             match walk {
@@ -252,8 +271,7 @@ impl Ledger {
                 // The walks have settled what is around it: the record is kept apart until it is settled itself.
                 None => {
                     if was_apart || state.apart.len() < APART_MAX {
-                        let fate = Fate::Pushed { at: now };
-                        state.apart.insert(lsn, Apart { id: id.to_vec(), fate, was_lost: false });
+                        state.set_apart(lsn, id, Fate::Pushed { at: now }, apart.as_ref());
                     }
                 }
             }
@@ -270,15 +288,14 @@ impl Ledger {
         self.within(epoch, |state| {
             let longest = if why == Obstacle::SetAside { SET_ASIDE_RETRY_MAX } else { REFUSED_RETRY_MAX };
             let apart = state.apart.remove(&lsn);
-            let was_lost = apart.as_ref().is_some_and(|apart| apart.was_lost);
-            let mut backoff = match apart {
-                Some(Apart { fate: Fate::Held { why: before, backoff, .. }, .. }) if before == why => backoff,
+            let mut backoff = match &apart {
+                Some(Apart { fate: Fate::Held { why: before, backoff, .. }, .. }) if *before == why => backoff.clone(),
                 _ => Backoff::up_to(longest),
             };
             let wait = backoff.failed();
             let wait = if why == Obstacle::SetAside { wait.max(SET_ASIDE_RETRY_MIN) } else { wait };
             let fate = Fate::Held { why, due: Instant::now() + wait, backoff };
-            state.apart.insert(lsn, Apart { id: id.to_vec(), fate, was_lost });
+            state.set_apart(lsn, id, fate, apart.as_ref());
         });
     }
 
@@ -286,8 +303,8 @@ impl Ledger {
     pub fn postpone(&self, epoch: Epoch, lsn: Lsn, id: &[u8], wait: Duration) {
         self.within(epoch, |state| {
             let fate = Fate::Postponed { due: Instant::now() + wait };
-            let was_lost = state.apart.get(&lsn).is_some_and(|apart| apart.was_lost);
-            state.apart.insert(lsn, Apart { id: id.to_vec(), fate, was_lost });
+            let apart = state.apart.remove(&lsn);
+            state.set_apart(lsn, id, fate, apart.as_ref());
         });
     }
 
@@ -297,26 +314,38 @@ impl Ledger {
         if state.apart.len() >= APART_MAX && !state.apart.contains_key(&lsn) {
             return false;
         }
-        let lost = || Apart { id: id.to_vec(), fate: Fate::Lost, was_lost: true };
-        let apart = state.apart.entry(lsn).or_insert_with(lost);
-        if apart.is_pushed() {
-            apart.fate = Fate::Lost;
+        if !state.apart.contains_key(&lsn) {
+            state.set_apart(lsn, id, Fate::Lost, None);
         }
-        apart.was_lost = true;
-        state.unnoted.insert(lsn);
+        if let Some(apart) = state.apart.get_mut(&lsn) {
+            if apart.is_pushed() {
+                apart.fate = Fate::Lost;
+            }
+            apart.was_lost = true;
+        }
         true
     }
 
-    /// Records that Redis has lost, of which the journal has yet to note it (`noted`). `also_pushed`: also those that Redis has taken back,
-    /// and that have not settled.
-    pub fn unnoted(&self, also_pushed: bool) -> Vec<(Lsn, Vec<u8>)> {
-        let State { apart, unnoted, .. } = &mut *self.0.lock();
-        unnoted.retain(|lsn| apart.get(lsn).is_some_and(|apart| apart.was_lost));
-        let standing = unnoted.iter().filter_map(|lsn| apart.get(lsn).map(|apart| (*lsn, apart)));
-        standing.filter(|(_, it)| also_pushed || !it.is_pushed()).map(|(lsn, it)| (lsn, it.id.clone())).collect()
+    /// A record was copied: if it stands apart, its copy does. The copy says of itself that it is dirty, and nothing around it has settled.
+    pub fn moved(&self, from: Lsn, to: Lsn) {
+        let mut state = self.0.lock();
+        if let Some(mut apart) = state.apart.remove(&from) {
+            apart.was_lost |= state.apart.get(&to).is_some_and(|copy| copy.was_lost);
+            state.apart.insert(to, apart);
+            state.unnoted.remove(&from);
+        }
     }
 
-    /// The journal says of the record at `lsn` that Redis may lack it, or the record does not stand there any more.
+    /// The records apart that the next open may take for clean (`noted`). `also_pushed`: also those that Redis has, and that have not settled.
+    pub fn unnoted(&self, also_pushed: bool) -> Vec<Unnoted> {
+        let State { apart, unnoted, .. } = &mut *self.0.lock();
+        unnoted.retain(|lsn, _| apart.contains_key(lsn));
+        let standing = unnoted.iter().filter_map(|(lsn, settled)| apart.get(lsn).map(|apart| (*lsn, *settled, apart)));
+        let wanted = standing.filter(|(_, _, apart)| also_pushed || !apart.is_pushed());
+        wanted.map(|(lsn, was_settled, apart)| Unnoted { lsn, id: apart.id.clone(), was_settled }).collect()
+    }
+
+    /// The next open will not take the record at `lsn` for clean, or it does not stand there any more.
     pub fn noted(&self, lsn: Lsn) {
         self.0.lock().unnoted.remove(&lsn);
     }
@@ -363,6 +392,7 @@ impl Ledger {
         let state = self.0.lock();
         let in_backlog = state.backlog.as_ref().is_some_and(|(range, _)| range.contains(&lsn));
         match state.apart.get(&lsn) {
+            Some(Apart { was_lost: true, .. }) => true,
             Some(Apart { fate: Fate::Held { .. } | Fate::Postponed { .. }, .. }) => false,
             Some(Apart { fate: Fate::Lost | Fate::Pushed { .. }, .. }) => true,
             None => in_backlog || lsn < state.tail.sent_below,

@@ -1,42 +1,43 @@
-//! Noting in the journal what Redis has lost.
+//! Noting in the journal what Redis lacks although the next open would take it for a copy of what Redis has.
 
 use crate::error::Error;
 use crate::local::index::liveness::Relocated;
 use crate::local::journal::{Lsn, Purpose};
 use crate::local::sharing::hearing::Known;
+use crate::local::sharing::ledger::Unnoted;
 use crate::local::tier::LocalTier;
 use crate::local::upkeep::reclaim::NotCopied;
 
 impl LocalTier {
-    /// Writes anew what Redis has lost and has not taken back yet; `also_pushed`: and what has not settled since. The record of a fill says of
-    /// itself that it is clean, and that it is not is known in memory alone: the next open, if it came later than tombstones last, would take the object
-    /// for deleted. The copy says that it is dirty. It takes ordinary room: without any, the record stands until the next call.
-    pub(super) fn note_lost(&self, also_pushed: bool) -> Result<(), Error> {
-        let Some(outbox) = &self.outbox else { return Ok(()) };
-        for (lsn, id) in outbox.ledger.unnoted(also_pushed) {
-            // The segment stays, as it is this thread that removes segments.
-            if let Known::Held { lsn: at, is_clean: true, .. } = self.known(&id)?
-                && at == lsn
-            {
-                match self.copy_lost(&id, lsn) {
-                    Ok(Relocated::Moved(_)) => outbox.ledger.overtaken(outbox.ledger.epoch(), lsn),
-                    // What is damaged is left to whoever reads it next.
-                    Ok(_) | Err(NotCopied::Damaged(_)) => {}
-                    Err(NotCopied::NoRoom) => return Ok(()),
-                    Err(NotCopied::Failed(error)) => return Err(error),
-                }
+    /// Writes anew what Redis has lost, or refuses to have again; `also_pushed`: and what it has taken back, and has not settled since. The record of
+    /// a fill says of itself that it is clean, the cursors say so of what had settled, and what is known better is known in memory alone: the next
+    /// open would evict the object, or take it for deleted. The copy says that it is dirty.
+    ///
+    /// Takes room as a put does. Returns whether nothing is left that could not be written.
+    pub(super) fn note_lost(&self, also_pushed: bool) -> Result<bool, Error> {
+        let Some(outbox) = &self.outbox else { return Ok(true) };
+        let mut outcome = Ok(true);
+        for Unnoted { lsn, id, was_settled } in outbox.ledger.unnoted(also_pushed) {
+            match self.note(&id, lsn, was_settled) {
+                // What is damaged is left to whoever reads it next.
+                Ok(()) | Err(NotCopied::Damaged(_)) => outbox.ledger.noted(lsn),
+                Err(NotCopied::NoRoom) => outcome = outcome.and(Ok(false)),
+                Err(NotCopied::Failed(error)) => outcome = outcome.and(Err(error)),
             }
-            outbox.ledger.noted(lsn);
         }
-        Ok(())
+        outcome
     }
 
-    fn copy_lost(&self, id: &[u8], lsn: Lsn) -> Result<Relocated, NotCopied> {
-        let record = self.record_at(lsn)?;
-        if !self.room.admits(record.header.stride()) {
-            return Err(NotCopied::NoRoom);
+    fn note(&self, id: &[u8], lsn: Lsn, was_settled: bool) -> Result<(), NotCopied> {
+        // The segment stays, as it is this thread that removes segments.
+        match self.known(id).map_err(NotCopied::Failed)? {
+            Known::Held { lsn: at, is_clean, .. } if at == lsn && (is_clean || was_settled) => {
+                let record = self.record_at(lsn)?;
+                let _: Relocated = self.copy_forward(&record, self.index().fingerprint(id), None, Purpose::Put)?;
+            }
+            _ => {}
         }
-        self.copy_forward(&record, self.index().fingerprint(id), None, Purpose::Put)
+        Ok(())
     }
 }
 
@@ -50,12 +51,18 @@ mod tests {
     use crate::object::Object;
     use crate::version::Version;
 
+    /// Keeps a copy of what Redis has. False if there is no room.
+    fn fill(store: &ByHand, id: &[u8], data: &'static [u8]) -> bool {
+        let object = Object { data: data.into(), metadata: Default::default() };
+        let version = Version { clock: u64::from(store.tier.journal.end().offset()) + 1, node: 2 };
+        let fill = Fill { version, deadline_ms: 0, is_current: &|| true };
+        store.tier.fill(id, &object, xxhash_rust::xxh3::xxh3_128(data), &fill, &mut |_| {}).unwrap()
+    }
+
     /// A store with a settled object, which is a copy of what Redis had.
     fn filled(data: &'static [u8]) -> ByHand {
         let store = ByHand::open(Some(outbox()));
-        let object = Object { data: data.into(), metadata: Default::default() };
-        let fill = Fill { version: Version { clock: 1, node: 2 }, deadline_ms: 0, is_current: &|| true };
-        assert!(store.tier.fill(b"id", &object, xxhash_rust::xxh3::xxh3_128(data), &fill, &mut |_| {}).unwrap());
+        assert!(fill(&store, b"id", data));
         store.settle();
         store
     }
@@ -63,6 +70,7 @@ mod tests {
     /// As the next open, after a kill, finds the object.
     fn is_dirty_after_a_kill(mut store: ByHand) -> bool {
         store.outbox().set_epoch("epoch".into());
+        store.sealer.note_lost(false);
         store.seal();
         store.sealer.store_cursors().unwrap();
         let store = store.reopen(Left::All, Underlying::default(), Some(outbox()));
@@ -70,22 +78,61 @@ mod tests {
         store.outbox().is_dirty(lsn, is_clean)
     }
 
+    fn refuse(store: &ByHand, id: &[u8]) {
+        store.outbox().ledger.hold(store.outbox().ledger.epoch(), store.place(id), id, Obstacle::Refused);
+    }
+
+    fn note(store: &ByHand) -> bool {
+        store.tier.note_lost(false).unwrap()
+    }
+
     /// Invariant 3: what is known to be nowhere else is not taken for a copy, though the process is killed.
     #[test]
     fn what_redis_has_lost_and_refuses_is_dirty_after_a_kill() {
         for data in [&[7; 100][..], &[7; 200_000]] {
-            for is_lost in [false, true] {
+            for (is_found_lost, is_refused) in [(false, false), (true, false), (false, true), (true, true)] {
                 let store = filled(data);
                 let lsn = store.place(b"id");
-                if is_lost {
+                if is_found_lost {
                     assert!(store.outbox().ledger.lose(lsn, b"id"));
-                    store.outbox().ledger.hold(store.outbox().ledger.epoch(), lsn, b"id", Obstacle::Refused);
                 }
-                store.tier.note_lost(false).unwrap();
-                assert!(!store.outbox().ledger.is_apart(lsn), "the copy is pushed, if there is one");
+                if is_refused {
+                    refuse(&store, b"id"); // it was wanted, or belongs to a backlog
+                }
+                assert!(note(&store));
+                let is_dirty = is_found_lost || is_refused;
+                let copy = store.place(b"id");
+                assert_eq!((copy > lsn, store.outbox().ledger.is_apart(copy)), (is_dirty, is_dirty));
                 assert_eq!(store.tier.get(b"id").unwrap().unwrap().data, data);
-                assert_eq!(is_dirty_after_a_kill(store), is_lost, "{} bytes", data.len());
+                assert!(note(&store) && store.place(b"id") == copy, "once is enough");
+                assert_eq!(is_dirty_after_a_kill(store), is_dirty, "{} bytes", data.len());
             }
+        }
+    }
+
+    /// The cursors may have to stay where they are, above what Redis has lost since.
+    #[test]
+    fn what_a_node_wrote_itself_is_dirty_after_a_kill_whatever_becomes_of_the_cursors() {
+        let mut store = ByHand::open(Some(outbox()));
+        store.put(b"id", 100);
+        store.settle();
+        store.outbox().set_epoch("epoch".into());
+        store.seal();
+        store.sealer.store_cursors().unwrap();
+        store.outbox().set_evicting(true);
+        assert!(store.outbox().ledger.lose(store.place(b"id"), b"id"));
+        assert!(is_dirty_after_a_kill(store));
+    }
+
+    #[test]
+    fn what_is_dirty_by_itself_is_not_written_anew() {
+        let store = ByHand::open(Some(outbox()));
+        store.put(b"id", 100);
+        let lsn = store.place(b"id");
+        for _ in 0..3 {
+            refuse(&store, b"id");
+            assert!(note(&store) && store.place(b"id") == lsn);
+            store.settle(); // what is around it
         }
     }
 
@@ -95,26 +142,48 @@ mod tests {
         let (lsn, ledger) = (store.place(b"id"), &store.outbox().ledger);
         assert!(ledger.lose(lsn, b"id"));
         ledger.pushed(ledger.epoch(), lsn, b"id", std::time::Instant::now());
-        store.tier.note_lost(false).unwrap();
+        assert!(note(&store));
         assert_eq!(store.place(b"id"), lsn);
-        store.tier.note_lost(true).unwrap();
+        assert!(store.tier.note_lost(true).unwrap());
         assert!(store.place(b"id") > lsn);
         assert!(is_dirty_after_a_kill(store));
     }
 
-    /// Invariant 3: it stays dirty where it stands, and is written anew once there is room.
+    /// Invariant 3: a failover loses what was pushed for somebody who wanted it.
     #[test]
-    fn without_room_what_redis_has_lost_is_noted_later() {
+    fn what_was_pushed_again_and_lost_is_written_anew() {
+        let store = filled(b"data");
+        let (lsn, ledger) = (store.place(b"id"), &store.outbox().ledger);
+        ledger.pushed(ledger.epoch(), lsn, b"id", std::time::Instant::now());
+        assert!(note(&store) && store.place(b"id") == lsn);
+        ledger.push_again();
+        assert!(note(&store) && store.place(b"id") > lsn);
+        assert!(is_dirty_after_a_kill(store));
+    }
+
+    /// Invariant 3: a node whose Redis is full is full itself.
+    #[test]
+    fn a_store_that_takes_no_puts_notes_what_redis_has_lost() {
         let store = filled(&[7; 60_000]);
-        let lsn = store.place(b"id");
-        assert!(store.outbox().ledger.lose(lsn, b"id"));
         let too_much = (1..).map(|part| part * 30_000).find(|bytes| !store.tier.room.admits(*bytes)).unwrap();
         store.put(b"other", too_much as usize - 30_000);
-        store.tier.note_lost(false).unwrap();
-        assert!(store.place(b"id") == lsn && store.outbox().is_dirty(lsn, true));
-        store.tier.delete(b"other").unwrap();
-        store.tier.note_lost(false).unwrap();
-        assert!(store.place(b"id") > lsn);
-        assert!(store.outbox().ledger.unnoted(true).is_empty(), "once is enough");
+        refuse(&store, b"id");
+        assert!(note(&store));
+        assert!(is_dirty_after_a_kill(store));
+    }
+
+    /// Invariant 3: where there is no room for the copy, the next open knows that it knows nothing.
+    #[test]
+    fn without_room_everything_is_dirty_in_the_next_open() {
+        let mut store = filled(&[7; 60_000]);
+        store.outbox().set_epoch("epoch".into());
+        store.sealer.store_cursors().unwrap();
+        let lsn = store.place(b"id");
+        let taken = store.leave_room(0);
+        while fill(&store, b"other", &[7; 60_000]) {}
+        assert!(store.outbox().ledger.lose(lsn, b"id"));
+        assert!(!note(&store) && store.place(b"id") == lsn);
+        assert!(is_dirty_after_a_kill(store));
+        drop(taken);
     }
 }

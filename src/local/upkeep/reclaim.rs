@@ -373,6 +373,7 @@ impl LocalTier {
                 }
                 outbox.hidden.moved(lsn, to);
                 self.keep_announced(outbox, &record.header, to);
+                outbox.ledger.moved(lsn, to);
             }
             Ok(to)
         };

@@ -47,6 +47,8 @@ pub(in crate::local) struct Sealer {
     pub(super) is_merging: bool,
     /// The state in which nothing could be evicted: the journal's end and `Ledger::moment`.
     pub(super) barren_at: Option<(Lsn, (Lsn, Lsn, usize))>,
+    /// There are records that the next open would take for clean, and that could not be written anew.
+    has_unnoted: bool,
 }
 
 /// What the sealer is made of.
@@ -74,6 +76,7 @@ impl Sealer {
             told: None,
             is_merging: false,
             barren_at: None,
+            has_unnoted: false,
         }
     }
 
@@ -97,7 +100,7 @@ impl Sealer {
                 default(TICK) => {}
             }
         }
-        self.report("noting what Redis has lost", |sealer| sealer.tier.note_lost(true));
+        self.note_lost(true);
         self.tier.journal.close();
         self.report("sealing at close", Self::seal_pending);
         self.report("noting how far replication has come", Self::store_cursors);
@@ -112,7 +115,7 @@ impl Sealer {
         self.report("storing hints anew", Self::store_missing_hints);
         self.report("letting damaged records go", |sealer| sealer.tier.release_lost(|lsn| sealer.hint_at(lsn)));
         self.report("noting what other nodes deleted", |sealer| sealer.tier.note_hidden());
-        self.report("noting what Redis has lost", |sealer| sealer.tier.note_lost(false));
+        self.note_lost(false);
         if let Some(outbox) = &self.tier.outbox {
             self.tier.index().owed().settle_below(outbox.ledger.replicated().segment());
         }
@@ -136,15 +139,23 @@ impl Sealer {
             }
         };
         self.tier.progress.done(looked);
-        if self.cursors_stored.elapsed() > CURSORS_AGE_MAX {
+        let is_time = self.cursors_stored.elapsed() > CURSORS_AGE_MAX;
+        if is_time {
             self.cursors_stored = Instant::now();
             self.tier.expire_tombstones();
             self.tier.end_suspicion();
+        }
+        if is_time || self.has_unnoted {
             self.report("noting how far replication has come", Self::store_cursors);
         }
         self.tier.segments.sweep();
         self.tier.readers.sweep();
         self.report("looking after readers", Self::end_foreign);
+    }
+
+    pub(super) fn note_lost(&mut self, also_pushed: bool) {
+        let noted = self.report("noting what Redis has lost", |sealer| sealer.tier.note_lost(also_pushed));
+        self.has_unnoted = noted != Some(true);
     }
 
     /// Runs a step and logs its failure. The next pass, or the next open, tries again: nothing is lost by waiting.
@@ -271,11 +282,12 @@ impl Sealer {
     /// Stores the cursors if they have changed, after making the journal durable with the drops that they imply.
     pub(super) fn store_cursors(&mut self) -> Result<(), Error> {
         let Some(outbox) = &self.tier.outbox else { return Ok(()) };
-        let cursors = outbox.cursors();
+        let cursors = outbox.cursors().filter(|_| !self.has_unnoted);
         let is_due = match &cursors {
             Some(_) => cursors != self.cursors,
-            // While there is a backlog, the stored cursors are wrong and are removed; in the other cases they are merely old.
-            None => outbox.ledger.has_backlog() && self.catalog.cursors()?.is_some(),
+            // While there is a backlog, or something that could not be noted, the stored cursors are wrong and are removed: without them the next
+            // open takes everything for dirty. In the other cases they are merely old.
+            None => (outbox.ledger.has_backlog() || self.has_unnoted) && self.catalog.cursors()?.is_some(),
         };
         if !is_due {
             return Ok(());

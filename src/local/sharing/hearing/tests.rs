@@ -226,7 +226,7 @@ fn attached_processes_remember_only_what_no_missed_event_can_be_about() {
     settle(outbox, tier.journal.end());
     tier.put(b"dirty", b"data", b"", &mut |_| {}).unwrap();
     assert!(tier.may_remember(b"clean") && tier.may_remember(b"dirty"));
-    assert_eq!(raised(&|| tier.suspect_all()), 2, "before the checks are forgotten, and after");
+    assert_eq!(raised(&|| tier.suspect_all()), 3, "before the checks are forgotten, and after");
     assert!(tier.suspect(b"clean").unwrap().is_some() && tier.suspect(b"dirty").unwrap().is_none());
     assert!(!tier.may_remember(b"clean") && !tier.may_remember(b"dirty"), "it will be suspect");
     tier.put(b"new", b"data", b"", &mut |_| {}).unwrap();
