@@ -197,7 +197,8 @@ impl Protocol {
         let is_live = |write: Ordinal| state.version(write) > state.version(place.tombstone);
         let could_answer = |other: usize| {
             let it = state.place(other, id);
-            let is_pushed = it.record.is_some_and(|record| record.progress == Progress::New) || it.again;
+            let is_new = |record: Record| matches!(record.progress, Progress::New | Progress::Named);
+            let is_pushed = it.record.is_some_and(is_new) || it.again;
             let unread = state.redis.stream.iter().skip(usize::from(state.nodes[other].cursor));
             let is_asked =
                 unread.into_iter().any(|event| matches!(event, Event::Want { id: of, .. } if usize::from(*of) == id));
