@@ -22,6 +22,8 @@ impl LocalTier {
                 // What is damaged is left to whoever reads it next.
                 Ok(()) | Err(NotCopied::Damaged(_)) => outbox.ledger.noted(lsn),
                 Err(NotCopied::NoRoom) => outcome = outcome.and(Ok(false)),
+                // Most of these say of themselves that they are dirty. Why it cannot be read the replicator has logged; it is read again in the next pass.
+                Err(NotCopied::Failed(_)) if !was_settled => {}
                 Err(NotCopied::Failed(error)) => outcome = outcome.and(Err(error)),
             }
         }
@@ -185,5 +187,28 @@ mod tests {
         assert!(!note(&store) && store.place(b"id") == lsn);
         assert!(is_dirty_after_a_kill(store));
         drop(taken);
+    }
+
+    #[test]
+    fn what_cannot_be_read_now_is_noted_later() {
+        for had_settled in [false, true] {
+            let mut store = ByHand::open(Some(outbox()));
+            store.put(b"id", 100);
+            if had_settled {
+                store.settle();
+            }
+            let segment = store.seal();
+            refuse(&store, b"id");
+            let segment = store.segment(segment);
+            let hidden = segment.path().with_extension("hidden");
+            std::fs::rename(segment.path(), &hidden).unwrap();
+            segment.close_file();
+            segment.unmap();
+            // What had not settled is dirty by itself.
+            assert_eq!(store.tier.note_lost(false).is_err(), had_settled);
+            std::fs::rename(&hidden, segment.path()).unwrap();
+            assert!(note(&store));
+            assert_eq!(store.place(b"id").segment() > segment.number, had_settled);
+        }
     }
 }
