@@ -357,7 +357,13 @@ impl Journal {
     fn make_way_for_put(&self, append: &mut Append, stride: u32) -> Result<(), AppendError> {
         match &append.active {
             Active::Ordinary(appender) if appender.fits(stride) => Ok(()),
-            _ => Ok(self.roll_ordinary(append)?),
+            _ => {
+                // What deletes and copies may need comes first when a disk that was full has room again.
+                if !self.reserve.lock().is_whole() {
+                    self.make_reserve_whole(append.next_bytes).map_err(|error| AppendError::NoRoom(Some(error)))?;
+                }
+                Ok(self.roll_ordinary(append)?)
+            }
         }
     }
 
@@ -474,9 +480,13 @@ impl Journal {
 
     /// Makes the reserve whole. Files that cannot be made now are tried again later.
     pub fn refill_reserve(&self) -> Result<(), Error> {
-        let bytes = file_bytes(self.append.lock().next_bytes);
+        let next_bytes = self.append.lock().next_bytes;
+        self.make_reserve_whole(next_bytes)
+    }
+
+    fn make_reserve_whole(&self, next_bytes: u64) -> Result<(), Error> {
         // Large enough for the copies out of any one segment.
-        let bytes = bytes.max(self.segments.largest_live_bytes(self.options.segment_bytes_max));
+        let bytes = file_bytes(next_bytes).max(self.segments.largest_live_bytes(self.options.segment_bytes_max));
         self.reserve.lock().refill(&self.segments, bytes)
     }
 

@@ -69,7 +69,7 @@ impl Reserve {
         self.account(segments);
     }
 
-    fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         self.spares.len() >= RESERVE_SEGMENTS
     }
 

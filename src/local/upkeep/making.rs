@@ -70,6 +70,8 @@ impl Sealer {
             tracing::debug!("the hints of segment {} go later: {error}", segment.number);
         }
         self.tier.segments.remove(segment)?;
+        // At once, before others can fill the disk with what the segment took: deletes may need it.
+        let refilled = self.tier.journal.refill_reserve();
         self.tier.work.reclaimed_segments.add(1);
         // Damaged records whose length is unknown counted as live until now.
         self.tier.space.remove_live(segment.live_bytes());
@@ -82,6 +84,7 @@ impl Sealer {
             outbox.set_evicting(false);
             outbox.hidden.segment_gone(segment.number);
         }
+        refilled?;
         self.tier.refill_spares()?;
         Ok(true)
     }
