@@ -69,6 +69,7 @@ impl Reserve {
         self.account(segments);
     }
 
+    /// Whether it has all its files.
     pub fn is_whole(&self) -> bool {
         self.spares.len() >= RESERVE_SEGMENTS
     }

@@ -375,6 +375,7 @@ impl LocalTier {
     /// Notes that the object at `lsn` is what Redis had when it was asked, if `is_current` says that no event was missed since. Returns whether it
     /// does.
     pub fn trust(&self, lsn: Lsn, is_current: impl FnOnce() -> bool) -> bool {
+        // A segment that is gone: its records were copied or dropped, so nothing stands there that could be trusted.
         let Some(segment) = self.segments.get(lsn.segment()) else { return false };
         segment.set_trusted(lsn.offset(), true);
         // Set first, then checked: what is missed from now on takes the trust away by itself.

@@ -15,31 +15,39 @@ impl LocalTier {
     ///
     /// Takes room as a put does. Returns whether nothing is left that could not be written.
     pub(super) fn note_lost(&self, also_pushed: bool) -> Result<bool, Error> {
-        let Some(outbox) = &self.outbox else { return Ok(true) };
+        let Some(outbox) = &self.outbox else { return Ok(true) }; // what is not shared cannot be lost by Redis
         let mut outcome = Ok(true);
         for Unnoted { lsn, id, was_settled } in outbox.ledger.unnoted(also_pushed) {
             match self.note(&id, lsn, was_settled) {
                 // What is damaged is left to whoever reads it next.
-                Ok(()) | Err(NotCopied::Damaged(_)) => outbox.ledger.noted(lsn),
+                Ok(true) | Err(NotCopied::Damaged(_)) => outbox.ledger.noted(lsn),
+                Ok(false) => {}
                 Err(NotCopied::NoRoom) => outcome = outcome.and(Ok(false)),
-                // Most of these say of themselves that they are dirty. Why it cannot be read the replicator has logged; it is read again in the next pass.
-                Err(NotCopied::Failed(_)) if !was_settled => {}
                 Err(NotCopied::Failed(error)) => outcome = outcome.and(Err(error)),
             }
         }
         outcome
     }
 
-    fn note(&self, id: &[u8], lsn: Lsn, was_settled: bool) -> Result<(), NotCopied> {
+    /// False if it has to be looked at again, though nothing is wrong if it never is.
+    fn note(&self, id: &[u8], lsn: Lsn, was_settled: bool) -> Result<bool, NotCopied> {
+        let known = match self.known(id) {
+            Err(error) if !was_settled => {
+                // Nearly all of these say of themselves that they are dirty.
+                tracing::debug!("{error}; whether the record at {lsn} says that it is dirty is looked at later");
+                return Ok(false);
+            }
+            known => known.map_err(NotCopied::Failed)?,
+        };
         // The segment stays, as it is this thread that removes segments.
-        match self.known(id).map_err(NotCopied::Failed)? {
+        match known {
             Known::Held { lsn: at, is_clean, .. } if at == lsn && (is_clean || was_settled) => {
                 let record = self.record_at(lsn)?;
                 let _: Relocated = self.copy_forward(&record, self.index().fingerprint(id), None, Purpose::Put)?;
             }
             _ => {}
         }
-        Ok(())
+        Ok(true)
     }
 }
 
