@@ -23,6 +23,9 @@ const WORLDS_PER_CORE: u64 = 4;
 /// Worlds side by side where it asks for nothing: other tests run meanwhile.
 const WORLDS_FEW: u64 = 2;
 
+/// After so many worlds the tally is told, so that a long run shows how far it is, and one that is ended how far it came.
+const TALLY_EVERY: u64 = 20;
+
 /// What a round does.
 pub struct Plan {
     pub number: u64,
@@ -35,6 +38,7 @@ pub struct Plan {
 #[derive(Debug, Default)]
 pub struct Tally {
     pub worlds: u64,
+    pub rounds: u64,
     pub acknowledged: usize,
     pub reads: usize,
     pub faults: usize,
@@ -106,7 +110,7 @@ impl Work {
             let world = thread::Builder::new().name(name).spawn(move || live(test, seed, rounds)).unwrap();
             let result = world.join().unwrap_or_else(|panic| Err(text(&*panic)));
             match result {
-                Ok(tally) => self.tally.lock().add(&tally),
+                Ok(tally) => self.count(&tally),
                 Err(problem) => {
                     let faults = std::env::var(FAULTS).map_or(String::new(), |faults| format!("{FAULTS}={faults} "));
                     let problem = format!("{problem}\nrepeat with {faults}SEED={seed} ROUNDS={WORLD_ROUNDS}");
@@ -115,6 +119,14 @@ impl Work {
                     self.problems.lock().push(problem);
                 }
             }
+        }
+    }
+
+    fn count(&self, world: &Tally) {
+        let mut tally = self.tally.lock();
+        tally.add(world);
+        if tally.worlds.is_multiple_of(TALLY_EVERY) {
+            eprintln!("{} so far: {tally:?}", self.test);
         }
     }
 
@@ -134,7 +146,7 @@ impl Work {
 /// The life of a world.
 fn live(test: &'static str, seed: u64, rounds: u64) -> Result<Tally, String> {
     let mut random = seed;
-    let mut tally = Tally { worlds: 1, ..Tally::default() };
+    let mut tally = Tally { worlds: 1, rounds, ..Tally::default() };
     let mut world = World::open(test, seed, Settings::choose(&mut random));
     for number in 0..rounds {
         let plan = Plan::choose(&world.settings, number, &mut random);
@@ -156,6 +168,7 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
 impl Tally {
     fn add(&mut self, other: &Tally) {
         self.worlds += other.worlds;
+        self.rounds += other.rounds;
         self.acknowledged += other.acknowledged;
         self.reads += other.reads;
         self.faults += other.faults;
