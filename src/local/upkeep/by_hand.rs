@@ -22,7 +22,10 @@ use crate::local::journal::{Flags, Lsn, Segment};
 use crate::local::sharing::ledger::Lane;
 use crate::local::sharing::outbox::{Outbox, OutboxOptions};
 use crate::local::tier::LocalTier;
+use crate::local::write::Fill;
 use crate::local::{LocalOptions, Underlying};
+use crate::object::Object;
+use crate::version::Version;
 
 /// In a store of this size, segments have 1 MiB.
 const MAX_SIZE_MB: u64 = 64;
@@ -96,6 +99,14 @@ impl ByHand {
     pub fn put(&self, id: &[u8], data_bytes: usize) {
         let data: Vec<u8> = id.iter().copied().cycle().take(data_bytes).collect();
         self.tier.put(id, &data, b"", &mut |_| {}).unwrap();
+    }
+
+    /// Keeps a copy of what Redis has. False if there is no room.
+    pub fn fill(&self, id: &[u8], data: &'static [u8]) -> bool {
+        let object = Object { data: data.into(), metadata: Default::default() };
+        let version = Version { clock: u64::from(self.tier.journal.end().offset()) + 1, node: 2 };
+        let fill = Fill { version, deadline_ms: 0, is_current: &|| true };
+        self.tier.fill(id, &object, xxhash_rust::xxh3::xxh3_128(data), &fill, &mut |_| {}).unwrap()
     }
 
     #[track_caller]

@@ -57,22 +57,11 @@ mod tests {
     use crate::local::Underlying;
     use crate::local::sharing::ledger::Obstacle;
     use crate::local::upkeep::by_hand::{ByHand, Left, outbox};
-    use crate::local::write::Fill;
-    use crate::object::Object;
-    use crate::version::Version;
-
-    /// Keeps a copy of what Redis has. False if there is no room.
-    fn fill(store: &ByHand, id: &[u8], data: &'static [u8]) -> bool {
-        let object = Object { data: data.into(), metadata: Default::default() };
-        let version = Version { clock: u64::from(store.tier.journal.end().offset()) + 1, node: 2 };
-        let fill = Fill { version, deadline_ms: 0, is_current: &|| true };
-        store.tier.fill(id, &object, xxhash_rust::xxh3::xxh3_128(data), &fill, &mut |_| {}).unwrap()
-    }
 
     /// A store with a settled object, which is a copy of what Redis had.
     fn filled(data: &'static [u8]) -> ByHand {
         let store = ByHand::open(Some(outbox()));
-        assert!(fill(&store, b"id", data));
+        assert!(store.fill(b"id", data));
         store.settle();
         store
     }
@@ -83,6 +72,10 @@ mod tests {
         store.sealer.note_lost(false);
         store.seal();
         store.sealer.store_cursors().unwrap();
+        is_dirty_in_the_next_open(store)
+    }
+
+    fn is_dirty_in_the_next_open(store: ByHand) -> bool {
         let store = store.reopen(Left::All, Underlying::default(), Some(outbox()));
         let Known::Held { lsn, is_clean, .. } = store.tier.known(b"id").unwrap() else { panic!("it is gone") };
         store.outbox().is_dirty(lsn, is_clean)
@@ -190,11 +183,31 @@ mod tests {
         store.sealer.store_cursors().unwrap();
         let lsn = store.place(b"id");
         let taken = store.leave_room(0);
-        while fill(&store, b"other", &[7; 60_000]) {}
+        while store.fill(b"other", &[7; 60_000]) {}
         assert!(store.outbox().ledger.lose(lsn, b"id"));
         assert!(!note(&store) && store.place(b"id") == lsn);
         assert!(is_dirty_after_a_kill(store));
         drop(taken);
+    }
+
+    /// Invariant 3: nor where the disk takes nothing any more.
+    #[test]
+    fn what_cannot_be_written_makes_everything_dirty_in_the_next_open() {
+        for had_settled in [false, true] {
+            let mut store = ByHand::open(Some(outbox()));
+            assert!(store.fill(b"id", b"data"));
+            if had_settled {
+                store.settle();
+            }
+            store.outbox().set_epoch("epoch".into());
+            store.sealer.store_cursors().unwrap();
+            refuse(&store, b"id");
+            store.tier.journal.fail(Error::Config("the disk has failed".into()));
+            assert!(store.tier.note_lost(false).is_err());
+            store.sealer.note_lost(false);
+            store.sealer.store_cursors().unwrap();
+            assert!(is_dirty_in_the_next_open(store), "had settled: {had_settled}");
+        }
     }
 
     #[test]

@@ -292,7 +292,10 @@ impl Sealer {
         if !is_due {
             return Ok(());
         }
-        self.tier.flush()?;
+        // To remove them is right whatever becomes of the journal, also when it takes no writes any more.
+        if cursors.is_some() {
+            self.tier.flush()?;
+        }
         self.catalog.store_cursors(cursors.as_ref())?;
         self.catalog.flush()?;
         self.cursors = cursors;
