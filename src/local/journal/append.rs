@@ -1,6 +1,7 @@
-//! Appending records: the active segment, the files that are prepared for the next ones, the clock that gives versions, and (`syncing`)
-//! group commit.
+//! Appending records: the active segment (`active`), the files that are prepared for the next ones, the clock that gives versions, and
+//! (`syncing`) group commit.
 
+mod active;
 mod syncing;
 
 use std::io::{self, IoSlice};
@@ -10,12 +11,13 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 use parking_lot::{Mutex, RwLock};
 
+use self::active::{Active, Appender};
 use super::Lsn;
 use super::new_record::{NewRecord, Purpose};
 use super::record::{ALIGNMENT, Header, RECORD_BYTES_MAX};
-use super::reserve::{Reserve, ReservedSpare};
+use super::reserve::Reserve;
 use super::segment::Segment;
-use super::segment_header::{SEGMENT_HEADER_BYTES, Seal, SegmentKind};
+use super::segment_header::Seal;
 use super::segments::{NoFile, Segments, Spare};
 use crate::clock::{Past, Reading, RedisTime};
 use crate::error::Error;
@@ -137,45 +139,6 @@ struct Torn {
     segment: Arc<Segment>,
     file: Arc<dyn DiskFile>,
     end: u64,
-}
-
-/// The segment that records are appended to.
-enum Active {
-    None,
-    Ordinary(Appender),
-    /// A segment of the reserve, to which puts may not append: a put begins a new one.
-    Reserved(Appender),
-}
-
-/// The segment that is appended to, with its end and capacity.
-struct Appender {
-    segment: Arc<Segment>,
-    file: Arc<dyn DiskFile>,
-    end: u32,
-    capacity: u32,
-    record_count: u64,
-}
-
-impl Active {
-    fn any(&self) -> Option<&Appender> {
-        match self {
-            Active::None => None,
-            Active::Ordinary(appender) | Active::Reserved(appender) => Some(appender),
-        }
-    }
-
-    fn any_mut(&mut self) -> Option<&mut Appender> {
-        match self {
-            Active::None => None,
-            Active::Ordinary(appender) | Active::Reserved(appender) => Some(appender),
-        }
-    }
-}
-
-impl Appender {
-    fn fits(&self, stride: u32) -> bool {
-        self.capacity - self.end >= stride
-    }
 }
 
 impl Journal {
@@ -353,99 +316,6 @@ impl Journal {
         self.clock.node()
     }
 
-    /// Makes an ordinary segment with room for the record the active one.
-    fn make_way_for_put(&self, append: &mut Append, stride: u32) -> Result<(), AppendError> {
-        match &append.active {
-            Active::Ordinary(appender) if appender.fits(stride) => Ok(()),
-            _ => {
-                // What deletes and copies may need comes first when a disk that was full has room again.
-                if !self.reserve.lock().is_whole() {
-                    self.make_reserve_whole(append.next_bytes).map_err(|error| AppendError::NoRoom(Some(error)))?;
-                }
-                Ok(self.roll_ordinary(append)?)
-            }
-        }
-    }
-
-    /// Makes any segment with room for the record the active one. In the reserve, deletes must leave what copies need.
-    fn make_way_for_delete(&self, append: &mut Append, stride: u32) -> Result<(), AppendError> {
-        match &append.active {
-            Active::Ordinary(appender) if appender.fits(stride) => return Ok(()),
-            Active::Reserved(appender) if appender.fits(stride) => {
-                if self.reserve.lock().admit_delete(u64::from(stride)) {
-                    return Ok(());
-                }
-                return Err(AppendError::NoRoom(None));
-            }
-            _ => {}
-        }
-        let refused = match self.roll_ordinary(append) {
-            Ok(()) => return Ok(()),
-            Err(refused) => refused,
-        };
-        let spare = {
-            let mut reserve = self.reserve.lock();
-            if !reserve.admit_delete(u64::from(stride)) {
-                return Err(refused.into());
-            }
-            reserve.take_for_delete(&self.segments)
-        };
-        match spare {
-            Some(spare) => Ok(self.roll_reserved(append, spare)?),
-            None => Err(refused.into()),
-        }
-    }
-
-    /// Makes any segment with room for the record the active one, beyond the reserve and the limit if need be.
-    fn make_way_for_copy(&self, append: &mut Append, stride: u32) -> Result<(), AppendError> {
-        if append.active.any().is_some_and(|appender| appender.fits(stride)) || self.roll_ordinary(append).is_ok() {
-            return Ok(());
-        }
-        let spare = self.reserve.lock().take_for_copy(&self.segments, file_bytes(append.next_bytes))?;
-        Ok(self.roll_reserved(append, spare)?)
-    }
-
-    /// Seals the active segment and begins the next, for records of all kinds.
-    fn roll_ordinary(&self, append: &mut Append) -> Result<(), NoFile> {
-        let prepared = self.prepared.lock().pop();
-        let spare = match prepared {
-            Some(spare) => spare,
-            None => self.segments.create_spare(file_bytes(append.next_bytes))?,
-        };
-        let appender = self.roll(append, spare)?;
-        append.active = Active::Ordinary(appender);
-        Ok(())
-    }
-
-    /// As `roll_ordinary`, with a segment for deletes, copies and marks alone.
-    fn roll_reserved(&self, append: &mut Append, spare: ReservedSpare) -> Result<(), NoFile> {
-        let appender = self.roll(append, spare.into_spare())?;
-        append.active = Active::Reserved(appender);
-        Ok(())
-    }
-
-    fn roll(&self, append: &mut Append, spare: Spare) -> Result<Appender, NoFile> {
-        let segment = self.segments.activate(spare, SegmentKind::Records).map_err(NoFile::Failed)?;
-        let file = segment.file().map_err(Error::io("open", segment.path())).map_err(NoFile::Failed)?;
-        if self.options.syncs_each
-            && let Err(error) = self.sync_names()
-        {
-            // It is empty and takes no records: the sealer removes it.
-            let empty = Appender { segment, file, end: SEGMENT_HEADER_BYTES as u32, capacity: 0, record_count: 0 };
-            self.hand_over(empty);
-            return Err(NoFile::Failed(error));
-        }
-        self.seal(append);
-        append.next_bytes = (append.next_bytes * 2).min(self.options.segment_bytes_max);
-        Ok(Appender {
-            capacity: segment.bytes().min(u64::from(u32::MAX)) as u32,
-            end: SEGMENT_HEADER_BYTES as u32,
-            record_count: 0,
-            segment,
-            file,
-        })
-    }
-
     /// Ends the active segment though it is not full, so that what is in it can be reclaimed. False if it has no records.
     pub fn seal_active(&self) -> bool {
         let mut append = self.append.lock();
@@ -541,3 +411,6 @@ pub(crate) const FILE_BYTES_MIN: u64 = RECORD_BYTES_MAX as u64 * 2;
 fn file_bytes(bytes: u64) -> u64 {
     bytes.max(FILE_BYTES_MIN)
 }
+
+#[cfg(test)]
+mod tests;

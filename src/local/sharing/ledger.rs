@@ -4,6 +4,7 @@
 //! lost all its data. What a walk has passed is pushed, except for the records that stand *apart*, each for a reason. What was pushed stays
 //! dirty until it is *settled*, since a failover may undo what Redis has just acknowledged.
 
+mod apart;
 mod pass;
 
 use std::collections::BTreeMap;
@@ -12,20 +13,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::backoff::Backoff;
 use crate::local::journal::Lsn;
+pub(crate) use apart::Obstacle;
+use apart::{Apart, Fate};
 use pass::Pass;
 
 /// Most records that stand apart. With so many, only deletes are pushed, which may make room: any other record could come to stand apart
 /// too.
 pub(crate) const APART_MAX: usize = 4096;
-
-/// The longest pause between tries of a record that Redis refuses, ...
-const REFUSED_RETRY_MAX: Duration = Duration::from_secs(60);
-
-/// ... and of one that breaks the connection each time, for which all others must wait for a new connection.
-const SET_ASIDE_RETRY_MAX: Duration = Duration::from_secs(600);
-const SET_ASIDE_RETRY_MIN: Duration = Duration::from_secs(1);
 
 /// Numbers the times that pushing began anew, after a loss or on a new connection. What a push of an earlier epoch reports is ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,45 +31,6 @@ pub(crate) struct Epoch(u64);
 pub(crate) enum Lane {
     Tail,
     Backlog,
-}
-
-/// Why a record stands apart that was not pushed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Obstacle {
-    /// Redis refuses it, though it takes others.
-    Refused,
-    /// The journal cannot be read there now.
-    Unreadable,
-    /// The connection breaks each time it is sent.
-    SetAside,
-}
-
-/// A record that stands apart.
-struct Apart {
-    id: Vec<u8>,
-    fate: Fate,
-    /// Redis has lost it, or it is the copy of a dirty record that was sent. It may say of itself that it is clean, so that the walks pass over it:
-    /// it stands apart until it has settled.
-    was_lost: bool,
-}
-
-/// What has become of a record that stands apart.
-enum Fate {
-    Held {
-        why: Obstacle,
-        due: Instant,
-        backoff: Backoff,
-    },
-    /// Something else has to happen first. Not a failure.
-    Postponed {
-        due: Instant,
-    },
-    /// Redis has lost this one record: it is pushed again.
-    Lost,
-    /// Pushed at this time, after the walk had settled what is around it: settled on its own.
-    Pushed {
-        at: Instant,
-    },
 }
 
 /// The state under the ledger's lock.
@@ -119,31 +75,6 @@ pub(crate) struct Due {
     pub records: Vec<(Lsn, Vec<u8>)>,
     /// It is a single record that breaks connections: to be sent alone.
     pub is_set_aside: bool,
-}
-
-impl Apart {
-    fn due(&self) -> Option<Instant> {
-        match self.fate {
-            Fate::Held { due, .. } | Fate::Postponed { due } => Some(due),
-            Fate::Lost | Fate::Pushed { .. } => None,
-        }
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        matches!(self.fate, Fate::Lost) || self.due().is_some_and(|due| due <= now)
-    }
-
-    fn is_held(&self) -> bool {
-        matches!(self.fate, Fate::Held { .. })
-    }
-
-    fn is_pushed(&self) -> bool {
-        matches!(self.fate, Fate::Pushed { .. })
-    }
-
-    fn is_set_aside(&self) -> bool {
-        matches!(self.fate, Fate::Held { why: Obstacle::SetAside, .. })
-    }
 }
 
 impl State {
@@ -286,15 +217,8 @@ impl Ledger {
     /// Sets a record apart that could not be pushed, to be tried again later.
     pub fn hold(&self, epoch: Epoch, lsn: Lsn, id: &[u8], why: Obstacle) {
         self.within(epoch, |state| {
-            let longest = if why == Obstacle::SetAside { SET_ASIDE_RETRY_MAX } else { REFUSED_RETRY_MAX };
             let apart = state.apart.remove(&lsn);
-            let mut backoff = match &apart {
-                Some(Apart { fate: Fate::Held { why: before, backoff, .. }, .. }) if *before == why => backoff.clone(),
-                _ => Backoff::up_to(longest),
-            };
-            let wait = backoff.failed();
-            let wait = if why == Obstacle::SetAside { wait.max(SET_ASIDE_RETRY_MIN) } else { wait };
-            let fate = Fate::Held { why, due: Instant::now() + wait, backoff };
+            let fate = Fate::held(why, apart.as_ref());
             state.set_apart(lsn, id, fate, apart.as_ref());
         });
     }

@@ -1,5 +1,6 @@
 //! Tests of what the ledger takes for dirty, due and settled.
 
+use super::apart::SET_ASIDE_RETRY_MIN;
 use super::*;
 
 const SETTLE: Duration = Duration::from_secs(30);
@@ -161,6 +162,8 @@ fn what_redis_has_answered_to_may_have_stood_there_unless_it_was_refused() {
     ledger.postpone(epoch, at(4), b"id", Duration::ZERO);
     assert!(!ledger.may_have_stood(at(3)) && !ledger.may_have_stood(at(4)));
     assert!(ledger.lose(at(1), b"id") && ledger.may_have_stood(at(1)));
+    ledger.hold(epoch, at(1), b"id", Obstacle::Refused);
+    assert!(ledger.may_have_stood(at(1)), "it stood there before it was lost");
     let earlier = Ledger::new(Some(at(60)), at(100));
     assert!(earlier.may_have_stood(at(99)) && !earlier.may_have_stood(at(100)), "an earlier life may have sent it");
 }

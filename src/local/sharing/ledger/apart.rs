@@ -1,0 +1,92 @@
+//! The records that stand apart from the ledger's walks, and what has become of each.
+
+use std::time::{Duration, Instant};
+
+use crate::backoff::Backoff;
+
+/// The longest pause between tries of a record that Redis refuses, ...
+const REFUSED_RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// ... and of one that breaks the connection each time, for which all others must wait for a new connection.
+const SET_ASIDE_RETRY_MAX: Duration = Duration::from_secs(600);
+pub(super) const SET_ASIDE_RETRY_MIN: Duration = Duration::from_secs(1);
+
+/// Why a record stands apart that was not pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// Redis refuses it, though it takes others.
+    Refused,
+    /// The journal cannot be read there now.
+    Unreadable,
+    /// The connection breaks each time it is sent.
+    SetAside,
+}
+
+/// A record that stands apart.
+pub(super) struct Apart {
+    pub id: Vec<u8>,
+    pub fate: Fate,
+    /// Redis has lost it, or it is the copy of a dirty record that was sent. It may say of itself that it is clean, so that the walks pass over it:
+    /// it stands apart until it has settled.
+    pub was_lost: bool,
+}
+
+/// What has become of a record that stands apart.
+pub(super) enum Fate {
+    Held {
+        why: Obstacle,
+        due: Instant,
+        backoff: Backoff,
+    },
+    /// Something else has to happen first. Not a failure.
+    Postponed {
+        due: Instant,
+    },
+    /// Redis has lost this one record: it is pushed again.
+    Lost,
+    /// Pushed at this time, after the walk had settled what is around it: settled on its own.
+    Pushed {
+        at: Instant,
+    },
+}
+
+impl Fate {
+    /// Held, for longer than the time before if it stood apart for the same reason.
+    pub fn held(why: Obstacle, before: Option<&Apart>) -> Self {
+        let (shortest, longest) = match why {
+            Obstacle::SetAside => (SET_ASIDE_RETRY_MIN, SET_ASIDE_RETRY_MAX),
+            Obstacle::Refused | Obstacle::Unreadable => (Duration::ZERO, REFUSED_RETRY_MAX),
+        };
+        let mut backoff = match before {
+            Some(Apart { fate: Fate::Held { why: earlier, backoff, .. }, .. }) if *earlier == why => backoff.clone(),
+            _ => Backoff::up_to(longest),
+        };
+        let wait = backoff.failed().max(shortest);
+        Fate::Held { why, due: Instant::now() + wait, backoff }
+    }
+}
+
+impl Apart {
+    pub fn due(&self) -> Option<Instant> {
+        match self.fate {
+            Fate::Held { due, .. } | Fate::Postponed { due } => Some(due),
+            Fate::Lost | Fate::Pushed { .. } => None,
+        }
+    }
+
+    pub fn is_due(&self, now: Instant) -> bool {
+        matches!(self.fate, Fate::Lost) || self.due().is_some_and(|due| due <= now)
+    }
+
+    pub fn is_held(&self) -> bool {
+        matches!(self.fate, Fate::Held { .. })
+    }
+
+    pub fn is_pushed(&self) -> bool {
+        matches!(self.fate, Fate::Pushed { .. })
+    }
+
+    pub fn is_set_aside(&self) -> bool {
+        matches!(self.fate, Fate::Held { why: Obstacle::SetAside, .. })
+    }
+}
