@@ -82,6 +82,8 @@ pub(crate) struct Read {
     pub cursor: String,
     /// The entry that the cursor named is gone: events may have been missed, and the cursor is of no use any more.
     pub lost_past: bool,
+    /// An entry was not understood: what it tells of is missed.
+    pub has_unknown: bool,
     /// How many entries were read, understood or not.
     pub entry_count: usize,
 }
@@ -166,13 +168,16 @@ pub(super) fn announce(link: &mut Link, keys: &Keys, node: u64, notices: &[Notic
     Ok(replies)
 }
 
+/// Why an answer of another shape than Redis gives is an error.
+const UNKNOWN_ANSWER: &str = "its answer is not known";
+
 /// Publishes, and returns the id of the last entry: a cursor from which a reader can begin.
 pub(crate) fn publish(link: &mut Link, keys: &Keys, node: u64, notices: &[Notice<'_>]) -> Result<String, Error> {
     let mut last = String::new();
     for reply in announce(link, keys, node, notices)? {
         last = match reply {
             Ok(Value::BulkString(id)) => String::from_utf8_lossy(&id).into_owned(),
-            Ok(_) => return Err(refused(link, "its answer is not known")),
+            Ok(_) => return Err(refused(link, UNKNOWN_ANSWER)),
             Err(refusal) => return Err(refused(link, &refusal)),
         };
     }
@@ -182,7 +187,7 @@ pub(crate) fn publish(link: &mut Link, keys: &Keys, node: u64, notices: &[Notice
 /// The id of the stream's last entry; None if there is none.
 pub(crate) fn last(link: &mut Link, keys: &Keys) -> Result<Option<EntryId>, Error> {
     match link.run_one(asking_last(keys))? {
-        Ok(entries) => Ok(last_of(&entries)),
+        Ok(entries) => last_of(&entries).ok_or_else(|| refused(link, UNKNOWN_ANSWER)),
         Err(refusal) => Err(refused(link, &refusal)),
     }
 }
@@ -194,10 +199,15 @@ pub(super) fn asking_last(keys: &Keys) -> Cmd {
     last
 }
 
-/// Reads the answer to `asking_last`.
-pub(super) fn last_of(entries: &Value) -> Option<EntryId> {
-    match entries.as_sequence()?.first()?.as_sequence()?.first()? {
-        Value::BulkString(id) => EntryId::parse(&String::from_utf8_lossy(id)),
+/// Reads the answer to `asking_last`: the last entry's id, if there is one; None for anything else.
+pub(super) fn last_of(entries: &Value) -> Option<Option<EntryId>> {
+    let entry = match entries.as_sequence()? {
+        [] => return Some(None),
+        [entry] => entry,
+        _ => return None,
+    };
+    match entry.as_sequence()?.first()? {
+        Value::BulkString(id) => EntryId::parse(&String::from_utf8_lossy(id)).map(Some),
         _ => None,
     }
 }
@@ -234,13 +244,10 @@ pub(crate) fn gathered(link: &mut Link, keys: &Keys, behind: Option<&str>, entri
     };
     range.arg("+").arg("COUNT").arg(entries_max.max(1));
     let entries = link.run_one(range)?.map_err(|refusal| refused(link, &refusal))?;
-    let entries = entries.as_sequence().unwrap_or_default();
+    let entries = entries.as_sequence().ok_or_else(|| refused(link, UNKNOWN_ANSWER))?;
+    // Without a cursor or an entry, nothing is behind what was read.
     let cursor = behind.unwrap_or_default().to_owned();
-    let mut read = Read { events: Vec::new(), cursor, lost_past: false, entry_count: entries.len() };
-    for entry in entries {
-        read.take(entry);
-    }
-    Ok(read)
+    Ok(Read::of(entries, cursor, false))
 }
 
 /// Waits up to `block` for entries after `cursor`; the link's response timeout has to be longer.
@@ -265,26 +272,33 @@ pub(crate) fn read(
         (Some(Err(refusal)), _) | (_, Some(Err(refusal))) => return Err(refused(link, &refusal)),
         _ => return Err(refused(link, "no answer")),
     };
-    let lost_past = past.as_sequence().is_none_or(<[Value]>::is_empty);
-    let entries = stream_entries(&entries);
-    let mut read = Read { events: Vec::new(), cursor: cursor.to_owned(), lost_past, entry_count: entries.len() };
-    for entry in entries {
-        read.take(entry);
-    }
-    Ok(read)
+    let (Some(entries), Some(past)) = (stream_entries(&entries), past.as_sequence()) else {
+        return Err(refused(link, UNKNOWN_ANSWER));
+    };
+    Ok(Read::of(entries, cursor.to_owned(), past.is_empty()))
 }
 
-/// The entries in XREAD's answer: nothing, or `[[key, [entry, ...]]]`.
-fn stream_entries(answer: &Value) -> &[Value] {
-    let stream = answer.as_sequence().and_then(|streams| streams.first()).and_then(Value::as_sequence);
-    stream.and_then(|parts| parts.get(1)).and_then(Value::as_sequence).unwrap_or_default()
+/// The entries in XREAD's answer: nothing, or `[[key, [entry, ...]]]`; None for anything else.
+fn stream_entries(answer: &Value) -> Option<&[Value]> {
+    match answer {
+        Value::Nil => Some(&[]),
+        streams => streams.as_sequence()?.first()?.as_sequence()?.get(1)?.as_sequence(),
+    }
 }
 
 impl Read {
+    fn of(entries: &[Value], cursor: String, lost_past: bool) -> Self {
+        let entry_count = entries.len();
+        let mut read = Read { events: Vec::new(), cursor, lost_past, has_unknown: false, entry_count };
+        entries.iter().for_each(|entry| read.take(entry));
+        read
+    }
+
     /// Adds an entry: `[id, [name, value, ...]]`.
     fn take(&mut self, entry: &Value) {
-        let [Value::BulkString(id), fields] = entry.as_sequence().unwrap_or_default() else {
-            tracing::warn!("an entry in the event stream cannot be read; it is skipped");
+        let Some([Value::BulkString(id), fields]) = entry.as_sequence() else {
+            tracing::warn!("an entry in the event stream cannot be read; what it tells of is missed");
+            self.has_unknown = true;
             return;
         };
         self.cursor = String::from_utf8_lossy(id).into_owned();
@@ -300,7 +314,8 @@ impl Read {
             _ => false,
         };
         if !understood {
-            tracing::warn!("entry {} in the event stream cannot be read; it is skipped", self.cursor);
+            tracing::warn!("entry {} in the event stream cannot be read; what it tells of is missed", self.cursor);
+            self.has_unknown = true;
         }
     }
 }

@@ -10,7 +10,7 @@ use super::wants::Why;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::id::ObjectId;
-use crate::local::Known;
+use crate::local::{Known, Outbox};
 use crate::object::IdBytes;
 use crate::redis::{Event, Link, Notice, Op, StoredValue, gathered, heads, is_whole, publish, read};
 use crate::version::Version;
@@ -90,6 +90,10 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
             backend.tier()?.suspect_all();
             continue;
         }
+        if read.has_unknown {
+            backend.tier()?.suspect_all();
+            backend.flights.doubt_all();
+        }
         let mut events = std::mem::take(&mut unheeded);
         events.extend(read.events);
         let mut awaited = Vec::new();
@@ -163,17 +167,20 @@ impl TieredBackend {
         // so the events in front of the cursor matter too.
         if self.is_unversioned() && outbox.needs_history() {
             outbox.begin_history_replay(is_whole(link, &self.keys)?);
-            self.replay_history(link)?;
+            self.replay_history(outbox, link)?;
             outbox.finish_history_replay();
         }
         Ok(())
     }
 
     /// Acts upon all events in the stream, as far as they concern dirty records of earlier opens.
-    fn replay_history(&self, link: &mut Link) -> Result<(), Error> {
+    fn replay_history(&self, outbox: &Outbox, link: &mut Link) -> Result<(), Error> {
         let mut behind = None::<String>;
         loop {
             let read = gathered(link, &self.keys, behind.as_deref(), ENTRIES_MAX)?;
+            if read.has_unknown {
+                outbox.miss_history();
+            }
             for event in read.events.iter().filter(|event| matches!(event.op, Op::Put | Op::Delete)) {
                 if IdBytes::ORDINARY.allow(&event.id) && self.tier()?.is_owed(&event.id)? {
                     self.tier()?.apply_others_event(&event.id, event.version)?;

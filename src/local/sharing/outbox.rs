@@ -122,6 +122,11 @@ impl Outbox {
         self.is_history_complete.store(is_whole, Ordering::Release);
     }
 
+    /// An entry of the stream was not understood.
+    pub fn miss_history(&self) {
+        self.is_history_complete.store(false, Ordering::Release);
+    }
+
     /// The stream was read up to its end, as `begin_history_replay` announced.
     pub fn finish_history_replay(&self) {
         self.has_heard_past.store(true, Ordering::Release);

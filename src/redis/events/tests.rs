@@ -75,7 +75,8 @@ fn a_reader_hears_what_is_published_in_its_order() {
     assert!(!first.lost_past && !second.lost_past);
     let heard: Vec<Event> = first.events.into_iter().chain(second.events).collect();
     assert_eq!(heard, ids.iter().map(|id| event(Op::Put, id, 7)).collect::<Vec<_>>());
-    let silence = Read { events: Vec::new(), cursor: last.clone(), lost_past: false, entry_count: 0 };
+    let silence =
+        Read { events: Vec::new(), cursor: last.clone(), lost_past: false, has_unknown: false, entry_count: 0 };
     assert_eq!(read(&mut link, &keys(), &last, SHORT, 100).unwrap(), silence);
 }
 
@@ -140,17 +141,36 @@ fn a_flush_while_the_reader_blocks_is_reported() {
 
 // Invariant 11.
 #[test]
-fn entries_that_cannot_be_read_are_skipped() {
+fn entries_that_cannot_be_read_are_missed() {
     let server = Server::start();
     let mut link = server.link();
-    let cursor = publish(&mut link, &keys(), NODE, &[hello()]).unwrap();
     for fields in [&["n", "short", "b", ""][..], &["x", "y"], &["b", "only"], &["n", "12345678", "b", "nonsense"]] {
+        let cursor = publish(&mut link, &keys(), NODE, &[hello()]).unwrap();
         let words = [&["XADD", "t:_events", "*"], fields].concat();
         call(&mut link, &words).unwrap();
+        let last = publish(&mut link, &keys(), NODE, &[put(b"id", 1)]).unwrap();
+        let heard = read(&mut link, &keys(), &cursor, SHORT, 100).unwrap();
+        assert_eq!((heard.events, heard.has_unknown), (vec![event(Op::Put, b"id", 1)], true), "{fields:?}");
+        let gathered = gathered(&mut link, &keys(), Some(&cursor), 100).unwrap();
+        assert_eq!((gathered.cursor, gathered.has_unknown), (last.clone(), true));
+        assert!(!read(&mut link, &keys(), &last, SHORT, 100).unwrap().has_unknown);
     }
-    publish(&mut link, &keys(), NODE, &[put(b"id", 1)]).unwrap();
-    let read = read(&mut link, &keys(), &cursor, SHORT, 100).unwrap();
-    assert_eq!(read.events, [event(Op::Put, b"id", 1)]);
+}
+
+#[test]
+fn an_answer_of_another_shape_is_not_silence() {
+    let entry = || Value::Array(vec![Value::BulkString(b"1-1".into()), Value::Array(Vec::new())]);
+    let stream = |entries| Value::Array(vec![Value::Array(vec![Value::BulkString(b"t:_events".into()), entries])]);
+    assert_eq!(stream_entries(&Value::Nil), Some(&[][..]));
+    assert_eq!(stream_entries(&stream(Value::Array(vec![entry()]))), Some(&[entry()][..]));
+    for answer in [Value::Okay, Value::Int(0), Value::Array(Vec::new()), stream(Value::Okay), stream(Value::Int(1))] {
+        assert_eq!(stream_entries(&answer), None, "{answer:?}");
+    }
+    assert_eq!(last_of(&Value::Array(Vec::new())), Some(None));
+    assert_eq!(last_of(&Value::Array(vec![entry()])), Some(EntryId::parse("1-1")));
+    for answer in [Value::Okay, Value::Array(vec![Value::Int(1)]), Value::Array(vec![entry(), entry()])] {
+        assert_eq!(last_of(&answer), None, "{answer:?}");
+    }
 }
 
 #[test]

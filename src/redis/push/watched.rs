@@ -145,7 +145,10 @@ impl<'a> Watch<'a> {
             return Ok(());
         }
         let has_heard = match answers.last() {
-            Some(Ok(last)) if !self.is_deaf => last_of(last).is_none_or(|last| hearing.has_heard(last)),
+            Some(Ok(entries)) if !self.is_deaf => match last_of(entries) {
+                Some(last) => last.is_none_or(|last| hearing.has_heard(last)),
+                None => false, // nobody can tell
+            },
             _ => false,
         };
         if !has_heard {
