@@ -178,10 +178,12 @@ impl RecoveredTier {
             damaged_objects: AtomicU64::new(outcome.damaged_objects + set_aside),
         };
         let changes = Arc::clone(index.changes());
+        let outbox = outbox.map(|options| Outbox::new(options, cursors, end, changes));
+        let continuity = outbox.as_ref().map(|outbox| Arc::clone(&outbox.continuity));
         let tier = Arc::new(LocalTier {
             journal: Journal::new(Arc::clone(&segments), journal_options, sealing),
             segments,
-            room: Room::new(Arc::clone(&space), Arc::clone(index.owed()), outbox.is_some()),
+            room: Room::new(Arc::clone(&space), Arc::clone(index.owed()), continuity),
             space,
             bodies,
             liveness: Liveness::new(index, payloads, tally),
@@ -193,7 +195,7 @@ impl RecoveredTier {
             gate: Gate::default(),
             durability: options.durability,
             expiry: (outbox.is_none() && !is_read).then(|| Expiry::new(object_ttl_ms)),
-            outbox: outbox.map(|options| Outbox::new(options, cursors, end, changes)),
+            outbox,
             wake: tasks.clone(),
             lost: Mutex::default(),
             before_reaping: Mutex::default(),

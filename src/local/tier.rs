@@ -300,9 +300,10 @@ impl LocalTier {
         }
     }
 
-    /// Whether dirty objects may soon be evictable, because Redis takes what it is sent.
+    /// Whether more may soon be evictable, because Redis takes what it is sent, or is being asked whether it is the one that it was.
     fn is_being_emptied(&self) -> bool {
-        self.outbox.as_ref().is_some_and(|outbox| outbox.is_draining(self.journal.end()))
+        let is_draining = || self.outbox.as_ref().is_some_and(|outbox| outbox.is_draining(self.journal.end()));
+        self.room.may_evict_soon() || is_draining()
     }
 
     /// Whether the record at `lsn` was overruled by another node and its drop is not in the journal yet: it must not be served.

@@ -79,12 +79,11 @@ pub(crate) fn fetch(
     Ok(all)
 }
 
+/// What stands under an id, or why Redis does not say.
+pub(crate) type Looked = Result<Option<StoredValue>, String>;
+
 /// Reads what stands under each id: its head and its length only.
-pub(crate) fn heads(
-    link: &mut Link,
-    keys: &Keys,
-    ids: &[impl AsRef<[u8]>],
-) -> Result<Vec<Result<Option<StoredValue>, String>>, Error> {
+pub(crate) fn heads(link: &mut Link, keys: &Keys, ids: &[impl AsRef<[u8]>]) -> Result<Vec<Looked>, Error> {
     let asked: Vec<Cmd> = ids.iter().flat_map(|id| looking(&keys.object(id.as_ref()))).collect();
     let replies = link.run_at_master(keys, asked)?;
     let (pairs, _) = replies.as_chunks::<2>();

@@ -45,7 +45,7 @@ pub(crate) use claims::claim;
 #[cfg(test)]
 pub(crate) use envelope::Head;
 pub(crate) use events::{EntryId, Event, Notice, Op, gathered, is_whole, last, publish, read};
-pub(crate) use fetch::{Fetched, VersionedObject, fetch, heads};
+pub(crate) use fetch::{Fetched, Looked, VersionedObject, fetch, heads};
 pub(crate) use keys::Keys;
 pub(crate) use link::Link;
 pub(crate) use masters::{Masters, masters};

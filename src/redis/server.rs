@@ -22,8 +22,20 @@ const SCAN_KEYS: usize = 1000;
 /// Most objects that `count` looks at in one round.
 const COUNTED_IDS_MAX: usize = 512;
 
-/// The epoch, by which this content of Redis is recognized: drawn by the first node, and lost when Redis is emptied.
-pub(crate) fn epoch(link: &mut Link, keys: &Keys) -> Result<String, Error> {
+/// The epoch, by which this content of Redis is recognized: drawn by the first node, and lost when Redis is emptied. None if there is none.
+pub(crate) fn epoch(link: &mut Link, keys: &Keys) -> Result<Option<String>, Error> {
+    let mut get = redis::cmd("GET");
+    get.arg(keys.epoch());
+    match link.run_one(get)? {
+        Ok(Value::BulkString(epoch)) => Ok(Some(String::from_utf8_lossy(&epoch).into_owned())),
+        Ok(Value::Nil) => Ok(None),
+        Ok(_) => Err(unreachable(link, format!("{} cannot be read", keys.epoch()))),
+        Err(refusal) => Err(unreachable(link, format!("it refuses {}: {refusal}", keys.epoch()))),
+    }
+}
+
+/// Draws an epoch for a Redis that has none. Returns the one that stands there then, which another node may have drawn.
+pub(crate) fn begin_epoch(link: &mut Link, keys: &Keys) -> Result<String, Error> {
     let mut set = redis::cmd("SET");
     set.arg(keys.epoch()).arg(format!("{:032x}", random_u128())).arg("NX");
     let mut get = redis::cmd("GET");

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::id::ObjectId;
 use crate::local::{DeleteRetry, Fill, Known, Suspect};
 use crate::object::Object;
-use crate::redis::{self, Link, Notice, StoredValue, VersionedObject, fetch, heads, publish};
+use crate::redis::{self, Link, Looked, Notice, StoredValue, VersionedObject, fetch, heads, publish};
 use crate::version::Version;
 
 /// Most ids that a fetcher reads in one go, each of up to a MiB.
@@ -277,14 +277,16 @@ impl TieredBackend {
                 Err(error) => tracing::debug!("object {}: {error}", ObjectId::new(id)),
             }
         }
-        let mut is_newest = Vec::new();
+        let (mut is_newest, mut is_unknown) = (Vec::new(), Vec::new());
         if !suspects.is_empty() {
             let losses = tier.outbox().as_ref().map_or(0, |outbox| outbox.losses());
             let standings = heads(link, &self.keys, &suspects)?;
+            let absence = self.absence(link, &standings)?;
             for (id, standing) in suspects.iter().zip(standings) {
-                match standing.map(|standing| self.resolve(id, standing.as_ref(), losses)) {
+                match standing.map(|standing| self.resolve(id, standing.as_ref(), absence, losses)) {
                     Ok(Ok(Resolved::Newest)) => is_newest.push(*id),
                     Ok(Ok(Resolved::Other)) => {}
+                    Ok(Ok(Resolved::Unknown)) => is_unknown.push(*id),
                     Ok(Err(error)) => tracing::warn!("object {}: {error}; it stays to be checked", ObjectId::new(id)),
                     Err(refusal) => tracing::debug!("object {}: {refusal}; it stays to be checked", ObjectId::new(id)),
                 }
@@ -293,6 +295,10 @@ impl TieredBackend {
         // An object that is trusted again, or was put meanwhile, needs no fetch.
         let mut missing = Vec::with_capacity(ids.len());
         for id in ids {
+            if is_unknown.contains(&id) {
+                self.serve_unchecked(id, "it is not the Redis that it was".to_owned());
+                continue;
+            }
             let handed_out = match self.get_here(id) {
                 Ok(Some(_)) => self.finish_with_local(id),
                 Ok(None) if is_newest.contains(&id) => self.finish_with_local(id),
@@ -367,9 +373,21 @@ impl TieredBackend {
         answer(Some(standing.is_some()));
     }
 
+    /// What it says of a suspect that Redis has nothing of it. To be called behind the question, with the answers.
+    pub(super) fn absence(&self, link: &mut Link, standings: &[Looked]) -> Result<Absence, Error> {
+        let is_any_absent = standings.iter().any(|standing| matches!(standing, Ok(None)));
+        Ok(if !is_any_absent || self.is_absence_telling(link)? { Absence::Deleted } else { Absence::Unknown })
+    }
+
     /// Acts upon what Redis has of a suspect: it is trusted, dropped, or dirty because Redis has lost it. `losses`: as they were before Redis was
     /// asked (`Outbox::losses`).
-    pub(super) fn resolve(&self, id: &[u8], standing: Option<&StoredValue>, losses: u64) -> Result<Resolved, Error> {
+    pub(super) fn resolve(
+        &self,
+        id: &[u8],
+        standing: Option<&StoredValue>,
+        absence: Absence,
+        losses: u64,
+    ) -> Result<Resolved, Error> {
         let tier = self.tier()?;
         let (Some(Suspect { lsn, version, is_dirty }), Some(outbox)) = (tier.suspect(id)?, tier.outbox()) else {
             return Ok(Resolved::Other);
@@ -385,6 +403,7 @@ impl TieredBackend {
             }
             // It cannot be told whether Redis has this one.
             Some(StoredValue::Python { .. }) if self.is_unversioned() => tier.drop_at(id, lsn, version)?,
+            None if absence == Absence::Unknown => return Ok(Resolved::Unknown),
             // Without versions a delete leaves no tombstone: that it was deleted is likelier than that Redis has lost this one value.
             None if self.is_unversioned() => tier.drop_at(id, lsn, version)?,
             None if !is_dirty && !tier.would_have_tombstone(outbox, version) => tier.drop_at(id, lsn, version)?,
@@ -394,6 +413,15 @@ impl TieredBackend {
     }
 }
 
+/// What it says that Redis has nothing of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Absence {
+    /// It was deleted, or Redis has lost this one.
+    Deleted,
+    /// Nothing: Redis has lost everything, or is another one, which is about to be noticed.
+    Unknown,
+}
+
 /// What has become of a suspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Resolved {
@@ -401,6 +429,8 @@ pub(super) enum Resolved {
     Newest,
     /// It was dropped, or is not suspect any more, or could not be resolved.
     Other,
+    /// Nobody can say: what is held here stays as it is.
+    Unknown,
 }
 
 #[cfg(test)]

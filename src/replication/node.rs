@@ -92,6 +92,10 @@ impl TieredBackend {
                 self.health.set_away(Some(error));
             }
         }
+        if let Some(outbox) = &self.tier()?.outbox() {
+            // It may have been emptied while it was away.
+            if link.is_ok() { outbox.continuity.ask() } else { outbox.continuity.away() }
+        }
         link
     }
 
@@ -105,30 +109,55 @@ impl TieredBackend {
             });
         };
         let Some(outbox) = &self.tier()?.outbox() else { return Ok(()) };
-        let epoch = server::epoch(link, &self.keys)?;
-        let known = outbox.epoch();
-        if known != epoch && !known.is_empty() {
+        outbox.continuity.ask();
+        let (known, found) = (outbox.epoch(), server::epoch(link, &self.keys)?);
+        if known.is_empty() {
+            let epoch = self.drawn(link, found)?;
+            self.begin_hearing(link)?;
+            outbox.set_epoch(epoch);
+        } else if found.as_ref() == Some(&known) {
+            self.begin_hearing(link)?;
+            outbox.continuity.confirm();
+            return Ok(());
+        } else {
+            // From now on, whatever fails below: nothing that is clean may be evicted, and the next open takes everything for dirty.
+            if outbox.continuity.lose() {
+                tracing::warn!(
+                    "Redis at {} has lost everything, or is another one: every object held here is pushed again",
+                    self.target.address()
+                );
+            }
+            let epoch = self.drawn(link, found)?;
             // The stream is gone with the rest: hearing begins anew, before anything is pushed.
             outbox.set_heard(String::new(), outbox.heard().1);
-        }
-        self.begin_hearing(link)?;
-        if known != epoch && !known.is_empty() {
+            self.begin_hearing(link)?;
             // Other nodes may have noticed earlier and pushed, also deletes: their events are heard before anything is pushed here.
             self.hear_gathered(link, None)?;
-        }
-        if known == epoch {
-            return Ok(());
-        }
-        if !known.is_empty() {
-            tracing::warn!(
-                "Redis at {} has lost everything, or is another one: every object held here is pushed again",
-                self.target.address()
-            );
             outbox.ledger.lose_everything(self.tier()?.end());
+            outbox.set_epoch(epoch);
         }
-        outbox.set_epoch(epoch);
         outbox.wake();
         Ok(())
+    }
+
+    /// Whether what Redis lacks was deleted, as far as its epoch tells: one that was emptied, or another one, has never had it. To be called behind
+    /// the question for it.
+    pub(super) fn is_absence_telling(&self, link: &mut Link) -> Result<bool, Error> {
+        let Some(outbox) = &self.tier()?.outbox() else { return Ok(false) };
+        let known = outbox.epoch();
+        match server::epoch(link, &self.keys) {
+            Ok(found) => Ok(!known.is_empty() && found == Some(known)),
+            // If the connection is broken, that is found out by whatever comes next.
+            Err(error) => {
+                tracing::debug!("what Redis lacks may be lost, or deleted: {error}");
+                Ok(false)
+            }
+        }
+    }
+
+    /// The epoch that was found; a new one if there was none.
+    fn drawn(&self, link: &mut Link, found: Option<String>) -> Result<String, Error> {
+        found.map_or_else(|| server::begin_epoch(link, &self.keys), Ok)
     }
 
     /// Whether values in Redis have no version (`value_format = "python"`): the last to reach it wins, in the order of the event stream.

@@ -77,6 +77,7 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
                 "events of other nodes may have been missed in the stream {}: what is held here is checked before it is served",
                 backend.keys.events()
             );
+            backend.tier()?.suspect_all();
             backend.check_epoch(&mut link)?;
             let begun = outbox.heard().0;
             if begun != cursor {
@@ -90,6 +91,8 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
             backend.tier()?.suspect_all();
             continue;
         }
+        // The entry of the cursor is still there, so nothing was emptied.
+        outbox.continuity.confirm_again();
         if read.has_unknown {
             backend.tier()?.suspect_all();
             backend.flights.doubt_all();

@@ -7,6 +7,7 @@ mod common;
 #[path = "../faults/disk.rs"]
 #[allow(dead_code, reason = "the tests of faults use all of it")]
 mod disk;
+mod emptied;
 mod health;
 mod log;
 mod once;

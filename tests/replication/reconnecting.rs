@@ -1,6 +1,5 @@
 //! What happens when a node comes back to a Redis that others have used meanwhile.
 
-use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +9,7 @@ use tracing::Level;
 use crate::common::redis::{Mode, Proxy, RedisServer};
 use crate::common::{bytes, get, until};
 use crate::log;
-use crate::world::{World, number, stands};
+use crate::world::{World, copy, number, stands};
 
 /// An entry of a stream: its id, and its fields with their values.
 type Entry = (String, Vec<(String, Vec<u8>)>);
@@ -333,19 +332,6 @@ fn a_node_that_is_opened_again_pushes_what_it_owes_though_its_versions_are_lower
     until("a has pushed what is new", || stands(&redis, "late"));
     close(a);
     assert_eq!(get(&python, b"id").data, "of a");
-}
-
-/// What a process leaves that is killed now.
-fn copy(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir(&to).unwrap();
-            copy(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), to).unwrap();
-        }
-    }
 }
 
 /// Everything unsettled goes again after a cut; what stands there already is not sent once more.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
+use super::continuity::Continuity;
 use super::hidden::Hidden;
 use crate::local::catalog::cursors::Cursors;
 use crate::local::index::changes::Changes;
@@ -36,6 +37,8 @@ const STUCK_MIN: Duration = Duration::from_secs(2);
 pub(crate) struct Outbox {
     pub options: OutboxOptions,
     pub ledger: Ledger,
+    /// Whether Redis is the one for which the cursors hold.
+    pub continuity: Arc<Continuity>,
     /// Records below are from before this open.
     pub opened_at: Lsn,
     hearing: Mutex<Hearing>,
@@ -87,6 +90,7 @@ impl Outbox {
             options,
             opened_at: end,
             ledger,
+            continuity: Arc::new(Continuity::new()),
             hearing,
             has_heard_past: AtomicBool::new(false),
             is_history_complete: AtomicBool::new(false),
@@ -159,8 +163,10 @@ impl Outbox {
         self.hearing.lock().cursors.epoch.clone()
     }
 
+    /// Notes that this is the epoch of the Redis for which the cursors hold.
     pub fn set_epoch(&self, epoch: String) {
         self.hearing.lock().cursors.epoch = epoch;
+        self.continuity.confirm();
     }
 
     /// The last event acted upon (empty: none), and when the event reader was last in step.
@@ -185,10 +191,16 @@ impl Outbox {
     /// The cursors to store in the catalog once the journal is durable. None while the older ones must stay there.
     pub fn cursors(&self) -> Option<Cursors> {
         let state = self.hearing.lock();
-        if state.is_evicting || !self.hidden.is_empty() || self.ledger.has_backlog() || state.cursors.epoch.is_empty() {
+        if state.is_evicting || !self.hidden.is_empty() || self.are_cursors_wrong() || state.cursors.epoch.is_empty() {
             return None;
         }
         Some(Cursors { replicated: self.ledger.replicated(), ..state.cursors.clone() })
+    }
+
+    /// Whether what the stored cursors say is clean may be missing in Redis: they are removed, and without them the next open takes everything for
+    /// dirty.
+    pub fn are_cursors_wrong(&self) -> bool {
+        self.ledger.has_backlog() || self.continuity.is_lost()
     }
 
     /// Whether no events are heard: then every object that Redis has had is suspect.

@@ -70,6 +70,9 @@ impl ByHand {
         let path = place.path().into();
         let options = LocalOptions { path, max_size_mb: MAX_SIZE_MB, object_ttl_seconds, ..LocalOptions::default() };
         let RecoveredTier { tier, parts, .. } = RecoveredTier::open(&options, under, outbox).unwrap();
+        if let Some(outbox) = &tier.outbox {
+            outbox.continuity.confirm_for_long();
+        }
         let sealer = Sealer::new(Arc::clone(&tier), parts);
         assert_eq!(tier.space.segment_bytes_max(), SEGMENT_BYTES);
         ByHand { tier, sealer, place }

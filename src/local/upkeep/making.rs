@@ -227,7 +227,9 @@ impl Sealer {
     /// Whether anything in the journal may be evicted; what stands in front of it is copied forward then. If there is nothing, that is
     /// remembered until something is written or settles.
     fn has_evictable(&mut self) -> Result<bool, Error> {
-        let Some(outbox) = &self.tier.outbox else { return Ok(false) };
+        let Some(outbox) = self.tier.outbox.as_ref().filter(|_| self.tier.room.may_evict(true)) else {
+            return Ok(false);
+        };
         let end = self.tier.journal.end();
         let moment = (end, outbox.ledger.moment());
         if self.barren_at == Some(moment) {

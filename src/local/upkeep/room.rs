@@ -21,6 +21,7 @@ use super::progress::{RoomDemand, WaitOutcome};
 use crate::backend::Patience;
 use crate::local::files::space::Space;
 use crate::local::index::owed::Owed;
+use crate::local::sharing::continuity::Continuity;
 
 /// Above this share of the limit in live bytes, puts are refused. Reclaiming works with the rest: the fuller the store, the more live
 /// bytes it copies for each dead one that it frees.
@@ -126,8 +127,8 @@ pub(crate) struct Room {
     space: Arc<Space>,
     /// Record bytes of deletes that Redis may not know of.
     owed: Arc<Owed>,
-    /// Redis is behind the store, so that clean objects can be evicted.
-    is_shared: bool,
+    /// Of the Redis behind the store, which lets clean objects be evicted.
+    continuity: Option<Arc<Continuity>>,
     /// What threads wanted that found no room and did not wait.
     wish: Mutex<Option<RoomDemand>>,
     /// How many callers keep losing their room to others.
@@ -144,15 +145,15 @@ impl Drop for Contest<'_> {
 }
 
 impl Room {
-    pub fn new(space: Arc<Space>, owed: Arc<Owed>, is_shared: bool) -> Self {
-        Room { space, owed, is_shared, wish: Mutex::default(), contests: AtomicUsize::new(0) }
+    pub fn new(space: Arc<Space>, owed: Arc<Owed>, continuity: Option<Arc<Continuity>>) -> Self {
+        Room { space, owed, continuity, wish: Mutex::default(), contests: AtomicUsize::new(0) }
     }
 
     /// The verdict on one who tried and found no room. `may_expire`: objects may have expired that still take room.
     pub fn ask(&self, wanted: RoomDemand, asking: &Asking, may_expire: bool) -> Verdict {
         decide(Case {
             has_room: wanted.is_live && self.admits(wanted.bytes),
-            could_fit: !wanted.is_live || ((self.is_shared || may_expire) && self.could_admit(wanted.bytes)),
+            could_fit: !wanted.is_live || ((self.continuity.is_some() || may_expire) && self.could_admit(wanted.bytes)),
             patience: asking.patience,
             found: asking.found,
             is_overdue: Instant::now() >= asking.deadline(),
@@ -196,9 +197,19 @@ impl Room {
 
     /// Whether objects are to be evicted ahead of need.
     pub fn wants_eviction(&self) -> bool {
-        self.is_shared
+        self.may_evict(false)
             && (self.used_bytes() > self.percent(EVICTION_LIVE_PERCENT)
                 || self.space.physical_bytes() > self.percent(EVICTION_PHYSICAL_PERCENT))
+    }
+
+    /// Whether clean objects may be evicted now, ahead of need or because somebody needs the room.
+    pub fn may_evict(&self, is_needed: bool) -> bool {
+        self.continuity.as_ref().is_some_and(|redis| redis.may_evict(is_needed))
+    }
+
+    /// Whether that may change in a moment.
+    pub fn may_evict_soon(&self) -> bool {
+        self.continuity.as_ref().is_some_and(|redis| redis.is_being_asked())
     }
 
     /// How much to evict so that no more need be, and a segment's worth beyond.
@@ -279,7 +290,7 @@ impl Eviction {
 
     /// Whether a clean object is evicted. `frees`: evicting it frees room at once (a large body); otherwise its room comes free with its segment.
     pub fn takes(&self, room: &Room, frees: bool, was_read: impl FnOnce() -> bool) -> bool {
-        let is_asked = self.is_needed() || room.wants_eviction();
+        let is_asked = if self.is_needed() { room.may_evict(true) } else { room.wants_eviction() };
         // An inline object goes even if enough is evicted: its segment is removed as a whole, so it would have to be copied.
         is_asked && (!frees || !self.is_enough()) && (self.victims == Victims::All || !was_read())
     }

@@ -145,7 +145,8 @@ impl Sealer {
             self.tier.expire_tombstones();
             self.tier.end_suspicion();
         }
-        if is_time || self.has_unnoted {
+        let is_lost = self.tier.outbox.as_ref().is_some_and(|outbox| outbox.continuity.is_lost());
+        if is_time || self.has_unnoted || is_lost {
             self.report("noting how far replication has come", Self::store_cursors);
         }
         self.tier.segments.sweep();
@@ -285,9 +286,8 @@ impl Sealer {
         let cursors = outbox.cursors().filter(|_| !self.has_unnoted);
         let is_due = match &cursors {
             Some(_) => cursors != self.cursors,
-            // While there is a backlog, or something that could not be noted, the stored cursors are wrong and are removed: without them the next
-            // open takes everything for dirty. In the other cases they are merely old.
-            None => (outbox.ledger.has_backlog() || self.has_unnoted) && self.catalog.cursors()?.is_some(),
+            // In the other cases they are merely old.
+            None => (outbox.are_cursors_wrong() || self.has_unnoted) && self.catalog.cursors()?.is_some(),
         };
         if !is_due {
             return Ok(());

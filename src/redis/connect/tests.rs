@@ -64,7 +64,7 @@ fn everything_works(link: &mut Link) {
         heard += read.events.len();
         cursor = read.cursor;
     }
-    assert_eq!(server::epoch(link, &keys()).unwrap().len(), 32);
+    assert_eq!(server::begin_epoch(link, &keys()).unwrap().len(), 32);
     assert!(server::time(link, &keys()).unwrap().redis_ms > 1_500_000_000_000);
     assert!(server::memory(link).unwrap().is_some());
     let mut scanned = Vec::new();

@@ -7,12 +7,19 @@ use crate::redis::testing::*;
 fn the_epoch_lasts_until_redis_is_emptied() {
     let server = Server::start();
     let (mut one, mut other) = (server.link(), server.link());
-    let first = epoch(&mut one, &keys()).unwrap();
-    assert_eq!(epoch(&mut other, &keys()).unwrap(), first);
+    assert_eq!(epoch(&mut one, &keys()).unwrap(), None);
+    let first = begin_epoch(&mut one, &keys()).unwrap();
+    assert_eq!(begin_epoch(&mut other, &keys()).unwrap(), first);
+    assert_eq!(epoch(&mut other, &keys()).unwrap().as_ref(), Some(&first));
     assert_eq!(first.len(), 32);
-    assert_ne!(epoch(&mut other, &Keys::new("other:")).unwrap(), first);
+    assert_ne!(begin_epoch(&mut other, &Keys::new("other:")).unwrap(), first);
     call(&mut one, &["FLUSHALL"]).unwrap();
-    assert_ne!(epoch(&mut one, &keys()).unwrap(), first);
+    // Who may not draw one can tell all the same that it is gone.
+    call(&mut one, &["CONFIG", "SET", "maxmemory", "1"]).unwrap();
+    assert_eq!(epoch(&mut one, &keys()).unwrap(), None);
+    assert!(begin_epoch(&mut one, &keys()).is_err());
+    call(&mut one, &["CONFIG", "SET", "maxmemory", "0"]).unwrap();
+    assert_ne!(begin_epoch(&mut one, &keys()).unwrap(), first);
 }
 
 #[test]

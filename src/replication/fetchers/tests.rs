@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::local::LocalOptions;
-use crate::redis::{Head, RedisOptions};
+use crate::redis::{Head, RedisOptions, ValueFormat};
 
 const THEIRS: Version = Version { clock: 5, node: 7 };
 
@@ -18,10 +18,15 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::of(ValueFormat::default())
+    }
+
+    fn of(value_format: ValueFormat) -> Self {
         let place = tempfile::tempdir().unwrap();
         let local = LocalOptions { path: place.path().into(), max_size_mb: 64, ..LocalOptions::default() };
         // Nobody listens there.
-        let redis = RedisOptions { url: "redis://127.0.0.1:1".into(), drain_timeout_ms: 0, ..RedisOptions::default() };
+        let url = "redis://127.0.0.1:1".into();
+        let redis = RedisOptions { url, value_format, drain_timeout_ms: 0, ..RedisOptions::default() };
         let backend = TieredBackend::open(&local, &redis, Default::default(), Arc::default()).unwrap();
         let object = Object { data: "data".into(), metadata: Default::default() };
         let fill = Fill { version: THEIRS, deadline_ms: 0, is_current: &|| true };
@@ -47,9 +52,12 @@ fn a_check_during_which_events_were_missed_answers_nobody() {
     let standing = StoredValue::Ours(Head::put(THEIRS, &Object::default(), 0, 0));
     let before = world.losses();
     tier.suspect_all();
-    assert_eq!(world.backend.resolve(b"id", Some(&standing), before).unwrap(), Resolved::Other);
+    assert_eq!(world.backend.resolve(b"id", Some(&standing), Absence::Deleted, before).unwrap(), Resolved::Other);
     assert!(world.is_suspect());
-    assert_eq!(world.backend.resolve(b"id", Some(&standing), world.losses()).unwrap(), Resolved::Newest);
+    assert_eq!(
+        world.backend.resolve(b"id", Some(&standing), Absence::Deleted, world.losses()).unwrap(),
+        Resolved::Newest
+    );
     assert!(!world.is_suspect());
 }
 
@@ -64,8 +72,25 @@ fn what_redis_lacks_is_dirty_and_still_suspect_if_events_were_missed_meanwhile()
     let before = world.losses();
     tier.suspect_all();
     let Known::Held { lsn, .. } = tier.known(b"id").unwrap() else { panic!("it is gone") };
-    world.backend.resolve(b"id", None, before).unwrap();
+    world.backend.resolve(b"id", None, Absence::Deleted, before).unwrap();
     assert!(outbox.is_dirty(lsn, true) && world.is_suspect());
-    world.backend.resolve(b"id", None, world.losses()).unwrap();
+    world.backend.resolve(b"id", None, Absence::Deleted, world.losses()).unwrap();
     assert!(outbox.is_dirty(lsn, true) && !world.is_suspect());
+}
+
+/// Invariant 3: what a Redis lacks that has lost everything, which is about to be noticed, was not deleted.
+#[test]
+fn what_a_redis_lacks_that_may_be_another_one_stays_as_it_is() {
+    for format in [ValueFormat::Tiered, ValueFormat::Python] {
+        let world = World::of(format);
+        let tier = world.backend.tier().unwrap();
+        tier.suspect_all();
+        let resolve = |absence| world.backend.resolve(b"id", None, absence, world.losses()).unwrap();
+        assert_eq!(resolve(Absence::Unknown), Resolved::Unknown);
+        assert!(world.is_suspect() && matches!(tier.known(b"id").unwrap(), Known::Held { is_clean: true, .. }));
+        assert_eq!(resolve(Absence::Deleted), Resolved::Other);
+        let known = tier.known(b"id").unwrap();
+        let is_lost = matches!(known, Known::Held { lsn, .. } if tier.outbox().unwrap().is_dirty(lsn, true));
+        assert!(known == Known::Nothing || is_lost, "{known:?}");
+    }
 }

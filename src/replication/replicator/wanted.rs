@@ -32,12 +32,13 @@ impl Replicator<'_> {
         let ids: Vec<_> = wants.iter().map(|(id, _)| id).collect();
         let losses = self.outbox.losses();
         let standings = heads(link, &self.backend.keys, &ids)?;
+        let absence = self.backend.absence(link, &standings)?;
         let mut lacking = Vec::new();
         for ((id, why), standing) in wants.iter().zip(standings) {
             let tier = self.backend.tier()?;
             // A suspect may have been deleted unheard, so it is resolved first. If Redis has lost it, that makes it dirty, and it is pushed.
             if let (Ok(Some(_)), Ok(standing)) = (tier.suspect(id), &standing) {
-                if let Err(error) = self.backend.resolve(id, standing.as_ref(), losses) {
+                if let Err(error) = self.backend.resolve(id, standing.as_ref(), absence, losses) {
                     tracing::debug!("object {}: {error}", ObjectId::new(id));
                 }
                 continue;

@@ -10,9 +10,12 @@ fn percent(share: u64) -> u64 {
     LIMIT / 100 * share
 }
 
+/// `is_shared`: with a Redis behind it that has just been confirmed.
 fn room(is_shared: bool) -> (Arc<Space>, Room) {
     let space = Space::new(LIMIT);
-    (Arc::clone(&space), Room::new(space, Arc::default(), is_shared))
+    let continuity = Arc::new(Continuity::new());
+    continuity.confirm_for_long();
+    (Arc::clone(&space), Room::new(space, Arc::default(), is_shared.then_some(continuity)))
 }
 
 fn wanted(bytes: u64, is_live: bool) -> RoomDemand {
