@@ -103,7 +103,7 @@ fn unconfirmed(reason: &str) -> String {
 fn not_heard(reason: &str) -> String {
     format!(
         "what other nodes write and delete is not heard: {reason}; until that works again, each read of an object that is held here asks Redis \
-         whether it is still the newest"
+         whether it is still the newest, and is served as it is if Redis does not say"
     )
 }
 

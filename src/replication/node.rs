@@ -92,9 +92,18 @@ impl TieredBackend {
                 self.health.set_away(Some(error));
             }
         }
+        link
+    }
+
+    /// As `connect`, for a thread that then checks the epoch: until it has, nothing is evicted.
+    pub(super) fn connect_anew(&self, longer: Duration) -> Result<Link, Error> {
+        let link = self.connect(longer);
         if let Some(outbox) = &self.tier()?.outbox() {
-            // It may have been emptied while it was away.
-            if link.is_ok() { outbox.continuity.ask() } else { outbox.continuity.away() }
+            match &link {
+                // It may have been emptied while it was away, and one that does not let this node in says nothing of that.
+                Ok(_) | Err(Error::Denied { .. }) => outbox.continuity.ask(),
+                Err(_) => outbox.continuity.away(),
+            }
         }
         link
     }

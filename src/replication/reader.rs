@@ -36,7 +36,7 @@ const UNHEEDED_MAX: usize = 4096;
 pub(super) fn run(backend: &TieredBackend) {
     let mut backoff = Backoff::default();
     while !backend.is_closing() {
-        let ended = match backend.connect(BLOCK) {
+        let ended = match backend.connect_anew(BLOCK) {
             Ok(link) => listen(backend, link, &mut backoff).map_err(|error| (error, true)),
             Err(error) => Err((error, false)),
         };
@@ -91,7 +91,7 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
             backend.tier()?.suspect_all();
             continue;
         }
-        // The entry of the cursor is still there, so nothing was emptied.
+        // The entry of the cursor is still there, so this is still the Redis that was asked for its epoch.
         outbox.continuity.confirm_again();
         if read.has_unknown {
             backend.tier()?.suspect_all();

@@ -210,7 +210,7 @@ impl<'a> Replicator<'a> {
     }
 
     fn open_link(&mut self) -> Result<Link, Error> {
-        let mut link = self.backend.connect(Duration::ZERO)?;
+        let mut link = self.backend.connect_anew(Duration::ZERO)?;
         // The clock first: the first writes of a store that was just opened wait for it.
         if let Some(last) = last(&mut link, &self.backend.keys)? {
             self.backend.tier()?.set_time_floor(last.ms);

@@ -63,10 +63,11 @@ impl Continuity {
         *self.0.lock() = State::Confirmed { at: Instant::now() + Duration::from_secs(3600) };
     }
 
-    /// It is still the one that was confirmed, if one was.
+    /// A connection over which it was confirmed shows that it still is, whatever others have come to meanwhile, unless they found it lost.
     pub fn confirm_again(&self) {
-        if let State::Confirmed { at } = &mut *self.0.lock() {
-            *at = Instant::now();
+        let mut state = self.0.lock();
+        if *state != State::Lost {
+            *state = State::Confirmed { at: Instant::now() };
         }
     }
 
@@ -145,8 +146,9 @@ mod tests {
         assert!(!continuity.may_evict(true) && !continuity.is_being_asked());
         for change in [Continuity::ask, Continuity::away] {
             change(&continuity);
+            assert!(!continuity.may_evict(false));
             continuity.confirm_again();
-            assert!(!continuity.may_evict(false), "it has to be asked for its epoch");
+            assert!(continuity.may_evict(false));
         }
     }
 }
