@@ -15,6 +15,9 @@ use crate::error::Error;
 /// Slots of a cluster, as Redis fixes it.
 const SLOTS: usize = 16384;
 
+/// Stretches of slots of which each has one of `keys_all_over`.
+const STRETCHES: usize = 64;
+
 /// How often a command follows a redirect or is tried again, in about half a second with the waits between. What lasts longer is a
 /// failover, after which the caller connects anew.
 const ATTEMPTS_MAX: u32 = 6;
@@ -86,6 +89,19 @@ impl Cluster {
             }
         }
         keys.into_iter().collect()
+    }
+
+    /// See [`Link::keys_all_over`](super::link::Link::keys_all_over).
+    pub fn keys_all_over(name: impl Fn(u32) -> String) -> Vec<String> {
+        let mut keys = BTreeMap::new();
+        for number in 0..STRETCHES as u32 * 64 {
+            let key = name(number);
+            keys.entry(usize::from(slot_of(key.as_bytes())) * STRETCHES / SLOTS).or_insert(key);
+            if keys.len() == STRETCHES {
+                break;
+            }
+        }
+        keys.into_values().collect()
     }
 
     pub fn take_redirected(&mut self) -> bool {
@@ -320,6 +336,15 @@ mod tests {
         assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
         assert_ne!(slot_of(b"foo{}{bar}"), slot_of(b"bar"));
         assert_ne!(slot_of(b"foo{bar"), slot_of(b"bar"));
+    }
+
+    #[test]
+    fn keys_all_over_are_in_all_stretches_of_slots_unless_they_share_a_slot() {
+        let keys = Cluster::keys_all_over(|number| format!("scaler:obj:_epoch:{number}"));
+        let stretches: Vec<_> =
+            keys.iter().map(|key| usize::from(slot_of(key.as_bytes())) * STRETCHES / SLOTS).collect();
+        assert_eq!(stretches, (0..STRETCHES).collect::<Vec<_>>());
+        assert_eq!(Cluster::keys_all_over(|number| format!("{{tag}}:{number}")), ["{tag}:0"]);
     }
 
     #[test]

@@ -31,9 +31,13 @@ impl Keys {
         format!("{}_events", self.prefix)
     }
 
-    /// The epoch key. Its value is random and written once: another value means another Redis, or an emptied one.
-    pub fn epoch(&self) -> String {
-        format!("{}_epoch", self.prefix)
+    /// An epoch key. Its value is random and written once: another value means another Redis, or an emptied one. Those of number 1 and above are for
+    /// the masters of a cluster.
+    pub fn epoch(&self, number: u32) -> String {
+        match number {
+            0 => format!("{}_epoch", self.prefix),
+            _ => format!("{}_epoch:{number}", self.prefix),
+        }
     }
 
     /// A key that never exists, so that deleting it is a write that changes nothing. In a cluster, different numbers may be on different
@@ -110,7 +114,7 @@ mod tests {
         assert_eq!(keys.object(b"\x00\xabz"), "scaler:obj:00ab7a");
         assert_eq!(keys.chunk(b"\x01", version, 12), "scaler:obj:01:000000000000010200000000000000ff:12");
         assert_eq!(keys.events(), "scaler:obj:_events");
-        assert_eq!(keys.epoch(), "scaler:obj:_epoch");
+        assert_eq!([0, 7].map(|number| keys.epoch(number)), ["scaler:obj:_epoch", "scaler:obj:_epoch:7"]);
         assert_eq!(keys.object_count(), "scaler:obj:_meta:object_count");
         assert_eq!(keys.total_size(), "scaler:obj:_meta:total_size");
         assert_eq!(Keys::new("a*[b]").pattern(), r"a\*\[b\]*");
@@ -126,7 +130,8 @@ mod tests {
             keys.chunk(b"x", version, 0),
             keys.chunk(b"", version, 0),
             keys.events(),
-            keys.epoch(),
+            keys.epoch(0),
+            keys.epoch(12),
             keys.object_count(),
             keys.total_size(),
         ];

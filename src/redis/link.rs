@@ -173,6 +173,15 @@ impl Link {
         }
     }
 
+    /// Names made by `name`, the same ones whoever asks: in a cluster one in each 64th of the slots, so that every master has one that holds twice as
+    /// many in a row; otherwise a single one. Fewer if all names are in few slots, as those with a hash tag are.
+    pub fn keys_all_over(&self, name: impl Fn(u32) -> String) -> Vec<String> {
+        match &self.nodes {
+            Nodes::One(_) => vec![name(0)],
+            Nodes::Cluster(_) => Cluster::keys_all_over(name),
+        }
+    }
+
     /// Runs one command.
     pub fn run_one(&mut self, command: Cmd) -> Result<Reply, Error> {
         let replies = self.run(&[command])?;

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use redis::Value;
+use redis::{Cmd, Value};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::fetch::heads;
 use super::keys::Keys;
@@ -22,33 +23,53 @@ const SCAN_KEYS: usize = 1000;
 /// Most objects that `count` looks at in one round.
 const COUNTED_IDS_MAX: usize = 512;
 
-/// The epoch, by which this content of Redis is recognized: drawn by the first node, and lost when Redis is emptied. None if there is none.
+/// The epoch, by which this content of Redis is recognized: drawn by the first node, and lost when Redis, or a master of the cluster, is emptied. None
+/// if there is none, or not all of it.
 pub(crate) fn epoch(link: &mut Link, keys: &Keys) -> Result<Option<String>, Error> {
-    let mut get = redis::cmd("GET");
-    get.arg(keys.epoch());
-    match link.run_one(get)? {
-        Ok(Value::BulkString(epoch)) => Ok(Some(String::from_utf8_lossy(&epoch).into_owned())),
-        Ok(Value::Nil) => Ok(None),
-        Ok(_) => Err(unreachable(link, format!("{} cannot be read", keys.epoch()))),
-        Err(refusal) => Err(unreachable(link, format!("it refuses {}: {refusal}", keys.epoch()))),
+    let names = link.keys_all_over(|number| keys.epoch(number));
+    let gets: Vec<Cmd> = names.iter().map(|name| get(name)).collect();
+    let mut parts = Vec::with_capacity(names.len());
+    for (name, reply) in names.iter().zip(link.run(&gets)?) {
+        match reply {
+            Ok(Value::BulkString(part)) => parts.push(part),
+            Ok(Value::Nil) => return Ok(None),
+            Ok(_) => return Err(unreachable(link, format!("{name} cannot be read"))),
+            Err(refusal) => return Err(unreachable(link, format!("it refuses {name}: {refusal}"))),
+        }
     }
+    Ok(Some(match parts.as_slice() {
+        [epoch] => String::from_utf8_lossy(epoch).into_owned(),
+        parts => format!("{:032x}", xxh3_128(&parts.concat())),
+    }))
 }
 
-/// Draws an epoch for a Redis that has none. Returns the one that stands there then, which another node may have drawn.
+/// Draws what is missing of the epoch. Returns the one that stands there then, which other nodes may have drawn.
 pub(crate) fn begin_epoch(link: &mut Link, keys: &Keys) -> Result<String, Error> {
-    let mut set = redis::cmd("SET");
-    set.arg(keys.epoch()).arg(format!("{:032x}", random_u128())).arg("NX");
-    let mut get = redis::cmd("GET");
-    get.arg(keys.epoch());
-    let replies = link.run(&[set, get])?;
-    match replies.as_slice() {
-        [_, Ok(Value::BulkString(epoch))] => Ok(String::from_utf8_lossy(epoch).into_owned()),
-        [Err(refusal), ..] | [_, Err(refusal)] => {
-            let reason = format!("it refuses {}: {refusal}", keys.epoch());
-            Err(unreachable(link, reason))
-        }
-        _ => Err(unreachable(link, format!("{} cannot be read", keys.epoch()))),
+    let names = link.keys_all_over(|number| keys.epoch(number));
+    let set = |name: &String| {
+        let mut set = redis::cmd("SET");
+        set.arg(name).arg(format!("{:032x}", random_u128())).arg("NX");
+        set
+    };
+    let sets: Vec<Cmd> = names.iter().map(set).collect();
+    let replies = link.run(&sets)?;
+    if let Some(epoch) = epoch(link, keys)? {
+        return Ok(epoch);
     }
+    let refused = names.iter().zip(replies).find_map(|(name, reply)| Some((name, reply.err()?)));
+    Err(unreachable(
+        link,
+        match refused {
+            Some((name, refusal)) => format!("it refuses {name}: {refusal}"),
+            None => format!("{} is gone again", keys.epoch(0)),
+        },
+    ))
+}
+
+fn get(key: &str) -> Cmd {
+    let mut get = redis::cmd("GET");
+    get.arg(key);
+    get
 }
 
 /// Reads Redis's clock: that of the server that holds the event stream.

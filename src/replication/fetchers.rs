@@ -376,7 +376,11 @@ impl TieredBackend {
     /// What it says of a suspect that Redis has nothing of it. To be called behind the question, with the answers.
     pub(super) fn absence(&self, link: &mut Link, standings: &[Looked]) -> Result<Absence, Error> {
         let is_any_absent = standings.iter().any(|standing| matches!(standing, Ok(None)));
-        Ok(if !is_any_absent || self.is_absence_telling(link)? { Absence::Deleted } else { Absence::Unknown })
+        Ok(if !is_any_absent || self.has_known_epoch(link)? == Some(true) {
+            Absence::Deleted
+        } else {
+            Absence::Unknown
+        })
     }
 
     /// Acts upon what Redis has of a suspect: it is trusted, dropped, or dirty because Redis has lost it. `losses`: as they were before Redis was

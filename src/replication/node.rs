@@ -149,17 +149,17 @@ impl TieredBackend {
         Ok(())
     }
 
-    /// Whether what Redis lacks was deleted, as far as its epoch tells: one that was emptied, or another one, has never had it. To be called behind
-    /// the question for it.
-    pub(super) fn is_absence_telling(&self, link: &mut Link) -> Result<bool, Error> {
-        let Some(outbox) = &self.tier()?.outbox() else { return Ok(false) };
+    /// Whether Redis's epoch is the known one; None if it does not say. If it is, what Redis has just lacked was deleted, or lost by itself: one that was
+    /// emptied, or another one, lacks everything.
+    pub(super) fn has_known_epoch(&self, link: &mut Link) -> Result<Option<bool>, Error> {
+        let Some(outbox) = &self.tier()?.outbox() else { return Ok(None) };
         let known = outbox.epoch();
         match server::epoch(link, &self.keys) {
-            Ok(found) => Ok(!known.is_empty() && found == Some(known)),
+            Ok(found) => Ok(Some(!known.is_empty() && found == Some(known))),
             // If the connection is broken, that is found out by whatever comes next.
             Err(error) => {
-                tracing::debug!("what Redis lacks may be lost, or deleted: {error}");
-                Ok(false)
+                tracing::debug!("whether Redis has lost everything: {error}");
+                Ok(None)
             }
         }
     }

@@ -21,6 +21,9 @@ const BLOCK: Duration = Duration::from_millis(250);
 /// How often gathered events are read while nobody waits for anything here: each read costs Redis as much as many events.
 const GATHER: Duration = Duration::from_millis(25);
 
+/// How often the masters of a cluster are asked for the epoch.
+const CONFIRM_EVERY: Duration = Duration::from_secs(1);
+
 /// Most ids that this thread fetches at a time; more are left to the fetchers.
 const AWAITED_MAX: usize = 16;
 
@@ -70,6 +73,7 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
     // Events that could not be acted upon, because something here cannot be read or written now. They are tried again with each read. Until
     // then the cursor stays in front of them, so that a later open reads them again.
     let mut unheeded = Vec::new();
+    let mut confirmed = Instant::now();
     while !backend.is_closing() {
         let read = read(&mut link, &backend.keys, &cursor, BLOCK, ENTRIES_MAX)?;
         if read.lost_past {
@@ -91,8 +95,24 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
             backend.tier()?.suspect_all();
             continue;
         }
-        // The entry of the cursor is still there, so this is still the Redis that was asked for its epoch.
-        outbox.continuity.confirm_again();
+        if !link.is_cluster() {
+            // The entry of the cursor is still there, so this is still the Redis that was asked for its epoch.
+            outbox.continuity.confirm_again();
+        } else if confirmed.elapsed() > CONFIRM_EVERY {
+            // The entry tells of one master alone.
+            match backend.has_known_epoch(&mut link)? {
+                Some(true) => outbox.continuity.confirm_again(),
+                Some(false) => {
+                    backend.tier()?.suspect_all();
+                    backend.check_epoch(&mut link)?;
+                    // Hearing has begun anew, so what was just read is read again.
+                    cursor = outbox.heard().0;
+                    continue;
+                }
+                None => {}
+            }
+            confirmed = Instant::now();
+        }
         if read.has_unknown {
             backend.tier()?.suspect_all();
             backend.flights.doubt_all();

@@ -6,10 +6,10 @@ use std::time::Duration;
 use scaler_object_storage::{ObjectStore, ValueFormat};
 use tracing::Level;
 
-use crate::common::redis::RedisServer;
+use crate::common::redis::{Cluster, RedisServer};
 use crate::common::{bytes, get, until};
 use crate::log;
-use crate::world::{World, copy, stands};
+use crate::world::{World, copy, key, stands};
 
 /// Of the objects that fill a node.
 const BYTES: usize = 400_000;
@@ -117,4 +117,25 @@ fn reads_drop_nothing_while_redis_does_not_say_that_it_is_the_one_that_it_was() 
             assert!(stores.iter().all(|store| get(store, b"id").data == "data"));
         }
     }
+}
+
+/// Invariant 4: it is not the one that has the event stream.
+#[test]
+fn what_a_master_of_a_cluster_has_lost_is_pushed_again_though_nobody_asks() {
+    let (world, mut cluster) = (World::new(1), Cluster::start());
+    let store = world.open(0, &cluster.url(), |options| options.settle_ms = 50);
+    let ids: Vec<_> = (0..30).map(|number| format!("id {number}")).collect();
+    ids.iter().for_each(|id| store.put(id.as_bytes(), b"data", b"").unwrap());
+    until("all is settled", || all_settled(&store));
+    let events = cluster.node_of(cluster.slot(b"scaler:obj:_events"));
+    let emptied = (events + 1) % 3;
+    let objects = |cluster: &Cluster| {
+        let keys = cluster.nodes()[emptied].keys();
+        keys.iter().filter(|name| ids.iter().any(|id| **name == key(id).as_bytes())).count()
+    };
+    let before = objects(&cluster);
+    assert!(before > 0);
+    cluster.restart_node(emptied, || {});
+    until("it has them again", || objects(&cluster) == before);
+    assert!(log::has(Level::WARN, &["has lost everything", &cluster.nodes()[0].port().to_string()]));
 }

@@ -86,7 +86,7 @@ impl Cluster {
         }
     }
 
-    /// Kills a node and starts it again after `meanwhile`; returns when all see each other.
+    /// Kills a node and starts it again after `meanwhile`, with what it had if it is persistent; returns when all see each other.
     pub fn restart_node(&mut self, number: usize, meanwhile: impl FnOnce()) {
         self.nodes[number].kill();
         meanwhile();
