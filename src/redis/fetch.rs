@@ -6,7 +6,7 @@ use redis::{Cmd, Value};
 use super::envelope::{self, CHUNK_BYTES, CHUNK_HEAD_BYTES, HEAD_BYTES, Head, Kind};
 use super::keys::Keys;
 use super::link::Link;
-use super::pipeline::Reply;
+use super::pipeline::{Reply, code};
 use super::python;
 use super::stored_value::StoredValue;
 use crate::error::Error;
@@ -202,7 +202,8 @@ fn whole(
                 Ok(object) => return Ok(Ok(found(&head, Ok(object)))),
                 Err(reason) => reason,
             },
-            Err(reason) => reason,
+            Err(NoBody::Damaged(reason)) => reason,
+            Err(NoBody::Refused(refusal)) => return Ok(Err(refusal)),
         };
         // A chunk is missing or wrong: either the object was replaced meanwhile, or it is damaged.
         beginning = match bytes(link.run_one(range(&key, 0, HEAD_BYTES + CHUNK_BYTES))?) {
@@ -218,8 +219,16 @@ fn whole(
     Ok(Err("it was replaced again and again while it was read".into()))
 }
 
+/// Why a manifest's body could not be read.
+enum NoBody {
+    /// A chunk is missing or wrong.
+    Damaged(String),
+    /// Redis refuses to tell.
+    Refused(String),
+}
+
 /// Reads the body of a manifest from its chunks. Memory grows with what arrives, whatever the manifest claims.
-fn body(link: &mut Link, keys: &Keys, id: &[u8], head: &Head) -> Result<Result<Bytes, String>, Error> {
+fn body(link: &mut Link, keys: &Keys, id: &[u8], head: &Head) -> Result<Result<Bytes, NoBody>, Error> {
     let mut body = Vec::new();
     for first in (0..head.chunk_count).step_by(CHUNKS_MAX as usize) {
         let chunks = first..head.chunk_count.min(first + CHUNKS_MAX);
@@ -228,13 +237,15 @@ fn body(link: &mut Link, keys: &Keys, id: &[u8], head: &Head) -> Result<Result<B
             .map(|chunk| range(&keys.chunk(id, head.version, chunk), 0, CHUNK_HEAD_BYTES + CHUNK_BYTES))
             .collect();
         for (chunk, reply) in chunks.zip(link.run(&asked)?) {
-            let piece = bytes(reply).and_then(|value| match value.is_empty() {
-                true => Err(format!("chunk {chunk} of {} is missing", head.chunk_count)),
-                false => envelope::decode_chunk(value, head.chunk_bytes(chunk)),
-            });
+            let piece = match bytes(reply) {
+                Ok(value) if value.is_empty() => Err(format!("chunk {chunk} of {} is missing", head.chunk_count)),
+                Ok(value) => envelope::decode_chunk(value, head.chunk_bytes(chunk)),
+                Err(refusal) if code(&refusal) == "WRONGTYPE" => Err(refusal),
+                Err(refusal) => return Ok(Err(NoBody::Refused(refusal))),
+            };
             match piece {
                 Ok(piece) => body.extend_from_slice(&piece),
-                Err(reason) => return Ok(Err(reason)),
+                Err(reason) => return Ok(Err(NoBody::Damaged(reason))),
             }
         }
     }

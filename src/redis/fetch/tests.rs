@@ -117,6 +117,23 @@ fn a_chunk_that_is_missing_cut_flipped_or_anothers_is_damage() {
     assert!(matches!(world.fetch(), Fetched::Object(found) if found.object == large));
 }
 
+/// Invariant 13: rights may be taken away and given back between a chunk and the second look at the manifest.
+#[test]
+fn a_chunk_that_redis_refuses_to_read_is_no_damage() {
+    let mut world = world();
+    let large = object(vec![7; (2 << 20) + 9]);
+    world.push(put("id", 5, &large));
+    call(&mut world.link, &["ACL", "SETUSER", "default", "resetkeys", "~t:6964", "~t:_*"]).unwrap();
+    assert!(world.fetch_up_to(0).is_err_and(|refusal| refusal.starts_with("NOPERM")));
+    call(&mut world.link, &["ACL", "SETUSER", "default", "~*"]).unwrap();
+    assert!(matches!(world.fetch(), Fetched::Object(found) if found.object == large));
+    // What is no string is no chunk.
+    let chunk = keys().chunk(b"id", version(5), 1);
+    call(&mut world.link, &["DEL", &chunk]).unwrap();
+    call(&mut world.link, &["LPUSH", &chunk, "x"]).unwrap();
+    assert!(is_damaged(&world.fetch(), Some(version(5))));
+}
+
 // Invariant 11: what a manifest claims costs nothing until it arrives.
 #[test]
 fn a_huge_claimed_length_costs_nothing() {
