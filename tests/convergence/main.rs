@@ -14,6 +14,7 @@ mod faults;
 mod hardship;
 mod history;
 mod life;
+mod log;
 mod node;
 mod report;
 mod rounds;

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::clock::nanoseconds;
 use crate::common::splitmix;
 use crate::faults::{Schedule, schedule};
+use crate::log;
 use crate::node::{self, ID_EVERY, Order};
 use crate::settings::{FAULTS, Settings};
 use crate::world::World;
@@ -61,6 +62,7 @@ struct Next {
 
 /// Runs the rounds; in a child, what the child is for.
 pub fn run(test: &'static str, rounds: u64) {
+    log::tell_errors();
     if let Some(order) = Order::received() {
         be_node(&order);
     }
