@@ -81,8 +81,7 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
                 "events of other nodes may have been missed in the stream {}: what is held here is checked before it is served",
                 backend.keys.events()
             );
-            backend.tier()?.suspect_all();
-            backend.check_epoch(&mut link)?;
+            check_epoch_or_suspect(backend, &mut link)?;
             let begun = outbox.heard().0;
             if begun != cursor {
                 cursor = begun; // hearing has begun anew already
@@ -103,8 +102,7 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
             match backend.has_known_epoch(&mut link)? {
                 Some(true) => outbox.continuity.confirm_again(),
                 Some(false) => {
-                    backend.tier()?.suspect_all();
-                    backend.check_epoch(&mut link)?;
+                    check_epoch_or_suspect(backend, &mut link)?;
                     // Hearing has begun anew, so what was just read is read again.
                     cursor = outbox.heard().0;
                     continue;
@@ -145,6 +143,15 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
         }
     }
     Ok(())
+}
+
+/// There is reason to think that Redis has lost everything. If it does not say, everything that it has had is suspect meanwhile.
+fn check_epoch_or_suspect(backend: &TieredBackend, link: &mut Link) -> Result<(), Error> {
+    let checked = backend.check_epoch(link);
+    if checked.is_err() {
+        backend.tier()?.suspect_all();
+    }
+    checked
 }
 
 /// Begins to hear from now on, at an entry of its own. What happened before may have been missed, but for what the stream still has behind `heard`.
