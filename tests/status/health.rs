@@ -43,6 +43,8 @@ fn a_redis_that_is_away_or_refuses_makes_it_degraded_with_the_reason_and_it_stay
     let store = ObjectStore::builder().tiered(place.path(), redis.url()).max_size_mb(64).open().unwrap();
     let rig = Rig::start(store);
     until("it is well", || tells(rig.address(), "/readyz") == (200, "ready".into()));
+    // A Redis without room for an epoch is none that refuses single objects.
+    until("it takes part", || redis.cli(&["EXISTS", "scaler:obj:_epoch"]) == "1");
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     rig.store.put(b"id", &bytes(1, 1000), b"").unwrap();
     let degraded = |words: &str| {
