@@ -152,7 +152,7 @@ impl TieredBackend {
     /// Whether Redis's epoch is the known one; None if it does not say. If it is, what Redis has just lacked was deleted, or lost by itself: one that was
     /// emptied, or another one, lacks everything.
     pub(super) fn has_known_epoch(&self, link: &mut Link) -> Result<Option<bool>, Error> {
-        let Some(outbox) = &self.tier()?.outbox() else { return Ok(None) };
+        let Some(outbox) = &self.tier()?.outbox() else { return Ok(None) }; // nothing is shared, so there is none
         let known = outbox.epoch();
         match server::epoch(link, &self.keys) {
             Ok(found) => Ok(Some(!known.is_empty() && found == Some(known))),

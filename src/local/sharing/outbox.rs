@@ -163,7 +163,7 @@ impl Outbox {
         self.hearing.lock().cursors.epoch.clone()
     }
 
-    /// Notes that this is the epoch of the Redis for which the cursors hold.
+    /// Notes that this is the epoch of the Redis for which the cursors hold, which is thereby confirmed.
     pub fn set_epoch(&self, epoch: String) {
         self.hearing.lock().cursors.epoch = epoch;
         self.continuity.confirm();

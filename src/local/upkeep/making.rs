@@ -227,6 +227,7 @@ impl Sealer {
     /// Whether anything in the journal may be evicted; what stands in front of it is copied forward then. If there is nothing, that is
     /// remembered until something is written or settles.
     fn has_evictable(&mut self) -> Result<bool, Error> {
+        // What may not go now may go in a moment, so that is not remembered.
         let Some(outbox) = self.tier.outbox.as_ref().filter(|_| self.tier.room.may_evict(true)) else {
             return Ok(false);
         };

@@ -50,7 +50,8 @@ pub(crate) enum Verdict {
     Admit,
     /// Upkeep is to make room: by freeing what is dead, then by eviction. A caller that may wait waits for that pass.
     Evict,
-    /// Nothing can be evicted yet, but Redis is taking what can be once it has settled: the caller tries again in a moment.
+    /// Nothing can be evicted yet, but Redis is taking what can be once it has settled, or is about to say that it still has what is clean: the caller
+    /// tries again in a moment.
     Wait,
     Refuse,
 }
@@ -65,7 +66,7 @@ struct Case {
     /// What the last look for room has brought.
     found: Option<WaitOutcome>,
     is_overdue: bool,
-    /// Redis takes what it is sent.
+    /// Redis takes what it is sent, or is being asked whether it is the one that it was: more may be evictable soon.
     replicates: bool,
 }
 
