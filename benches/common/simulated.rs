@@ -28,7 +28,7 @@ const PACKED_MIN: usize = 128;
 const GATHER: Duration = Duration::from_millis(25);
 
 fn pause(nodes: usize) -> Duration {
-    (Duration::from_micros(250) * nodes.saturating_sub(8) as u32).min(Duration::from_millis(50))
+    (Duration::from_micros(500) * nodes.saturating_sub(8) as u32).min(Duration::from_millis(50))
 }
 
 /// Does what the script of a delete does, which is `src/redis/scripts.rs`'s own: looks at the version that stands there, then puts a tombstone.

@@ -16,7 +16,7 @@ const PEERS_MAX: usize = 4096;
 const PEERS_AT_ONCE: usize = 8;
 
 /// For each further node, a writer leaves so much time between two batches, ...
-const PAUSE_PER_PEER: Duration = Duration::from_micros(250);
+const PAUSE_PER_PEER: Duration = Duration::from_micros(500);
 
 /// ... and not more than this.
 const PAUSE_MAX: Duration = Duration::from_millis(50);
@@ -64,7 +64,7 @@ mod tests {
         peers.heard(0..8, start);
         assert_eq!(peers.pause(), Duration::ZERO);
         peers.heard(0..100, start);
-        assert_eq!(peers.pause(), Duration::from_millis(23));
+        assert_eq!(peers.pause(), Duration::from_millis(46));
         peers.heard(0..10_000, start);
         assert_eq!(peers.pause(), PAUSE_MAX);
         peers.heard(0..9, start + HEARD_WITHIN);
