@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use scaler_object_storage::RedisOptions;
 use tracing::Level;
 
 use crate::common::redis::{Mode, Proxy, RedisServer};
@@ -95,7 +96,9 @@ fn a_fetch_that_outlives_a_put_and_its_eviction_installs_nothing_old() {
         there.put(b"id", &bytes(1, 1000), b"").unwrap();
         until("it is shared", || stands(&redis, "id"));
         let url = redis.url_at(proxy.port());
-        let here = world.builder(0, &url, |options| options.settle_ms = 10).max_size_mb(16).open().unwrap();
+        // The fetch connects while replies are late, so its time limit for that is above all delays.
+        let change = |options: &mut RedisOptions| (options.settle_ms, options.connect_timeout_ms) = (10, 60_000);
+        let here = world.builder(0, &url, change).max_size_mb(16).open().unwrap();
         here.put(b"first", b"", b"").unwrap();
         until("it pushes", || stands(&redis, "first"));
         proxy.set(Mode::Delay(Duration::from_millis(delay_ms)));
