@@ -57,6 +57,7 @@ impl TieredBackend {
             Err(error) => {
                 // The threads that were started end by themselves; the directory is free at once.
                 backend.stop_threads();
+                backend.wake_replicator();
                 let _ = backend.local.close();
                 return Err(Error::io("start the threads of", backend.local.place())(error));
             }
@@ -328,6 +329,7 @@ impl TieredBackend {
             return self.local.close();
         }
         let _ = drain.send(Instant::now() + limit);
+        self.wake_replicator();
         // A connection that hangs may take longer than that; the rest is pushed by the next open.
         let _ = drained.recv_timeout(limit + LISTENERS_WAIT_MAX);
         self.stop_threads();

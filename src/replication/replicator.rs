@@ -10,7 +10,7 @@ mod wanted;
 
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, TryRecvError, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
 use gathering::{BUDGET, BatchKind, EXTRA_MAX, ReadAhead, Sending};
 
@@ -44,7 +44,7 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 /// How often the same complaint is logged.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 
-/// Runs until it is told to drain and has done so, or cannot.
+/// Runs until it is told to drain and has done so, or cannot. Whoever sends to `drain`, or drops its other end, then wakes this thread.
 pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receiver<Instant>) {
     let Some(mut replicator) = Replicator::new(backend) else { return };
     let mut backoff = Backoff::default();
@@ -77,21 +77,14 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
             }
             Err(error) => {
                 replicator.failed(&error);
-                let wait = backoff.failed();
-                select! {
-                    recv(drain) -> until => drain_until = until.ok(),
-                    default(wait) => {}
-                }
+                // Puts do not end this wait.
+                drain_until = drain.recv_timeout(backoff.failed()).ok();
                 continue;
             }
         };
-        select! {
-            recv(woken) -> _ => {}
-            recv(drain) -> until => match until {
-                Ok(until) => drain_until = Some(until),
-                Err(_) => return,
-            },
-            default(wait) => {}
+        // Not a selection from both channels: its end takes a lock that the one who puts holds while it wakes this thread.
+        if woken.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
+            return;
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use super::{ObjectStore, Parked};
 use crate::backend::Ticket;
@@ -72,13 +72,26 @@ impl Wait {
 
     /// Waits until the object exists, or until `deadline` or `cancel`.
     pub fn until(&self, deadline: Option<Instant>, cancel: Option<&CancelToken>) -> Result<Waited, Error> {
-        let never = crossbeam_channel::never();
-        let cancelled = cancel.map_or(&never, |token| &token.cancelled);
+        let Some(CancelToken { cancelled, .. }) = cancel else { return self.until_answered(deadline) };
         let timeout = deadline.map_or_else(crossbeam_channel::never, crossbeam_channel::at);
         select! {
             recv(self.answer) -> object => object.map(Waited::Object).map_err(|_| Error::Closed),
             recv(timeout) -> _ => Ok(Waited::TimedOut),
             recv(cancelled) -> _ => Ok(Waited::Cancelled),
+        }
+    }
+
+    /// As `until`, without a selection, which would cost the one who wakes this thread two more changes of threads: a selection that has ended
+    /// takes the channel's lock, which the sender holds while it wakes.
+    fn until_answered(&self, deadline: Option<Instant>) -> Result<Waited, Error> {
+        let answer = match deadline {
+            Some(deadline) => self.answer.recv_deadline(deadline),
+            None => self.answer.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        match answer {
+            Ok(object) => Ok(Waited::Object(object)),
+            Err(RecvTimeoutError::Timeout) => Ok(Waited::TimedOut),
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Closed),
         }
     }
 

@@ -1,7 +1,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use scaler_object_storage::Waited;
+use scaler_object_storage::{RedisOptions, Waited};
 
 use crate::common::{bytes, get, much_later, until};
 use crate::nodes::World;
@@ -94,6 +94,22 @@ fn what_was_not_pushed_before_closing_is_pushed_by_the_next_open() {
     world.redis.restart();
     let (_a, b) = (world.open(0), world.open(1));
     until("it is pushed", || b.get(b"id").is_ok_and(|object| object.is_some()));
+}
+
+/// After which the replicator looks again by itself.
+const REST: Duration = Duration::from_secs(60);
+
+#[test]
+fn closing_an_idle_store_ends_its_rest() {
+    let world = World::new(1);
+    let unhurried = |options: &mut RedisOptions| (options.settle_ms, options.drain_timeout_ms) = (3_600_000, 600_000);
+    let store = world.builder(0).redis_options(unhurried).open().unwrap();
+    store.put(b"id", b"data", b"").unwrap();
+    world.until_announced("id");
+    std::thread::sleep(Duration::from_millis(300)); // until the replicator has the answer, and rests
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || ended.send(store.close()));
+    end.recv_timeout(REST / 2).expect("closed before the replicator looks by itself").unwrap();
 }
 
 /// Invariant 10.
