@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select, unbounded};
 
 use super::{ObjectStore, Parked};
 use crate::backend::Ticket;
@@ -63,7 +63,8 @@ pub(crate) struct Wait {
 impl Wait {
     /// Begins a wait; the object if it exists already.
     pub fn begin(store: &ObjectStore, id: &[u8]) -> Result<Result<Object, Wait>, Error> {
-        let (sender, answer) = bounded(1);
+        // One answer at most. The end of a bounded channel would take the lock that the sender holds while it wakes this thread.
+        let (sender, answer) = unbounded();
         Ok(match store.get_or_park(id, move |object| drop(sender.send(object)))? {
             Parked::Ready(object) => Ok(object),
             Parked::Waiting(ticket) => Err(Wait { ticket, answer }),
@@ -81,8 +82,8 @@ impl Wait {
         }
     }
 
-    /// As `until`, without a selection, which would cost the one who wakes this thread two more changes of threads: a selection that has ended
-    /// takes the channel's lock, which the sender holds while it wakes.
+    /// As `until`, without a selection: one that has ended also takes the lock that the sender holds while it wakes this thread, so that each wake
+    /// would cost two more changes of threads.
     fn until_answered(&self, deadline: Option<Instant>) -> Result<Waited, Error> {
         let answer = match deadline {
             Some(deadline) => self.answer.recv_deadline(deadline),
