@@ -77,39 +77,13 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
     while !backend.is_closing() {
         let read = read(&mut link, &backend.keys, &cursor, BLOCK, ENTRIES_MAX)?;
         if read.lost_past {
-            tracing::warn!(
-                "events of other nodes may have been missed in the stream {}: what is held here is checked before it is served",
-                backend.keys.events()
-            );
-            check_epoch_or_suspect(backend, &mut link)?;
-            let begun = outbox.heard().0;
-            if begun != cursor {
-                cursor = begun; // hearing has begun anew already
-                continue;
-            }
-            // Before `begin`, which moves the cursor, and again after it: what was filled until then may have been fetched before the entry from
-            // which reading goes on.
-            backend.tier()?.suspect_all();
-            cursor = begin(backend, &mut link, Some(cursor))?;
-            backend.tier()?.suspect_all();
+            cursor = begin_again(backend, &mut link, outbox, cursor)?;
             continue;
         }
-        if !link.is_cluster() {
-            // The entry of the cursor is still there, so this is still the Redis that was asked for its epoch.
-            outbox.continuity.confirm_again();
-        } else if confirmed.elapsed() > CONFIRM_EVERY {
-            // The entry tells of one master alone.
-            match backend.has_known_epoch(&mut link)? {
-                Some(true) => outbox.continuity.confirm_again(),
-                Some(false) => {
-                    check_epoch_or_suspect(backend, &mut link)?;
-                    // Hearing has begun anew, so what was just read is read again.
-                    cursor = outbox.heard().0;
-                    continue;
-                }
-                None => {}
-            }
-            confirmed = Instant::now();
+        if !confirm(backend, &mut link, outbox, &mut confirmed)? {
+            // Hearing has begun anew, so what was just read is read again.
+            cursor = outbox.heard().0;
+            continue;
         }
         if read.has_unknown {
             backend.tier()?.suspect_all();
@@ -143,6 +117,49 @@ fn listen(backend: &TieredBackend, mut link: Link, backoff: &mut Backoff) -> Res
         }
     }
     Ok(())
+}
+
+/// The entry of the cursor is gone, and with it perhaps later ones. Returns the cursor from which hearing goes on.
+fn begin_again(backend: &TieredBackend, link: &mut Link, outbox: &Outbox, cursor: String) -> Result<String, Error> {
+    tracing::warn!(
+        "events of other nodes may have been missed in the stream {}: what is held here is checked before it is served",
+        backend.keys.events()
+    );
+    check_epoch_or_suspect(backend, link)?;
+    let begun = outbox.heard().0;
+    if begun != cursor {
+        return Ok(begun); // hearing has begun anew already
+    }
+    // Before `begin`, which moves the cursor, and again after it: what was filled until then may have been fetched before the entry from
+    // which reading goes on.
+    backend.tier()?.suspect_all();
+    let cursor = begin(backend, link, Some(cursor))?;
+    backend.tier()?.suspect_all();
+    Ok(cursor)
+}
+
+/// After a read: notes that this is still the Redis that was asked for its epoch. False if it is not; then hearing has begun anew. `confirmed` is when
+/// the masters of a cluster were asked.
+fn confirm(backend: &TieredBackend, link: &mut Link, outbox: &Outbox, confirmed: &mut Instant) -> Result<bool, Error> {
+    if !link.is_cluster() {
+        // The entry of the cursor is still there.
+        outbox.continuity.confirm_again();
+        return Ok(true);
+    }
+    // There the entry tells of one master alone.
+    if confirmed.elapsed() <= CONFIRM_EVERY {
+        return Ok(true);
+    }
+    match backend.has_known_epoch(link)? {
+        Some(true) => outbox.continuity.confirm_again(),
+        Some(false) => {
+            check_epoch_or_suspect(backend, link)?;
+            return Ok(false);
+        }
+        None => {}
+    }
+    *confirmed = Instant::now();
+    Ok(true)
 }
 
 /// There is reason to think that Redis has lost everything. If it does not say, everything that it has had is suspect meanwhile.

@@ -66,8 +66,8 @@ struct Case {
     /// What the last look for room has brought.
     found: Option<WaitOutcome>,
     is_overdue: bool,
-    /// Redis takes what it is sent, or is being asked whether it is the one that it was: more may be evictable soon.
-    replicates: bool,
+    /// More may be evictable soon: Redis takes what it is sent, or is being asked whether it is the one that it was.
+    evictable_soon: bool,
 }
 
 fn decide(case: Case) -> Verdict {
@@ -78,7 +78,7 @@ fn decide(case: Case) -> Verdict {
         Case { patience: Patience::Background, .. } => Verdict::Evict,
         Case { is_overdue: true, .. } => Verdict::Refuse,
         Case { found: None | Some(WaitOutcome::Room), .. } => Verdict::Evict,
-        Case { found: Some(WaitOutcome::Nothing), replicates: true, .. } => Verdict::Wait,
+        Case { found: Some(WaitOutcome::Nothing), evictable_soon: true, .. } => Verdict::Wait,
         Case { found: Some(WaitOutcome::Nothing | WaitOutcome::TimeOut), .. } => Verdict::Refuse,
     }
 }
@@ -88,15 +88,15 @@ pub(crate) struct Asking {
     patience: Patience,
     begun: Instant,
     found: Option<WaitOutcome>,
-    /// Redis took what it is sent, before the last look or after it.
-    replicates: bool,
+    /// See `Case`; as it was before the last look or after it.
+    evictable_soon: bool,
     /// How often it has looked again, after room was made or Redis was waited for, and found none.
     in_vain: u32,
 }
 
 impl Asking {
     pub fn new(patience: Patience) -> Self {
-        Asking { patience, begun: Instant::now(), found: None, replicates: false, in_vain: 0 }
+        Asking { patience, begun: Instant::now(), found: None, evictable_soon: false, in_vain: 0 }
     }
 
     /// When its waiting ends.
@@ -104,10 +104,10 @@ impl Asking {
         self.begun + ROOM_WAIT_MAX
     }
 
-    /// Notes the outcome of a wait. `replicates`: whether Redis took what it was sent, before the wait or after it: what settled during the
-    /// pass may be evicted though the pass did not see it.
-    pub fn looked(&mut self, found: WaitOutcome, replicates: bool) {
-        (self.found, self.replicates) = (Some(found), replicates);
+    /// Notes the outcome of a wait. `evictable_soon`: see `Case`; as it was before the wait or after it, as what settled during the pass may be
+    /// evicted though the pass did not see it.
+    pub fn looked(&mut self, found: WaitOutcome, evictable_soon: bool) {
+        (self.found, self.evictable_soon) = (Some(found), evictable_soon);
         self.in_vain += u32::from(found == WaitOutcome::Room);
     }
 
@@ -158,7 +158,7 @@ impl Room {
             patience: asking.patience,
             found: asking.found,
             is_overdue: Instant::now() >= asking.deadline(),
-            replicates: asking.replicates,
+            evictable_soon: asking.evictable_soon,
         })
     }
 

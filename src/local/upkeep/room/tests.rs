@@ -27,12 +27,18 @@ fn wanted(bytes: u64, is_live: bool) -> RoomDemand {
 fn what_is_done_for_one_who_found_no_room() {
     use Patience::{Background, Caller};
     use Verdict::{Admit, Evict, Refuse, Wait};
-    let none =
-        Case { has_room: false, could_fit: true, patience: Caller, found: None, is_overdue: false, replicates: false };
+    let none = Case {
+        has_room: false,
+        could_fit: true,
+        patience: Caller,
+        found: None,
+        is_overdue: false,
+        evictable_soon: false,
+    };
     let all = |case: Case, verdict: Verdict| {
         for found in [None, Some(WaitOutcome::Room), Some(WaitOutcome::Nothing), Some(WaitOutcome::TimeOut)] {
-            for (is_overdue, replicates) in [(false, false), (false, true), (true, false), (true, true)] {
-                let case = Case { found, is_overdue, replicates, ..case };
+            for (is_overdue, evictable_soon) in [(false, false), (false, true), (true, false), (true, true)] {
+                let case = Case { found, is_overdue, evictable_soon, ..case };
                 assert_eq!(decide(case), verdict, "{case:?}");
             }
         }
@@ -50,8 +56,8 @@ fn what_is_done_for_one_who_found_no_room() {
         (Some(WaitOutcome::TimeOut), [Refuse, Refuse]),
     ];
     for (found, verdicts) in table {
-        for (replicates, verdict) in [false, true].into_iter().zip(verdicts) {
-            let case = Case { found, replicates, ..none };
+        for (evictable_soon, verdict) in [false, true].into_iter().zip(verdicts) {
+            let case = Case { found, evictable_soon, ..none };
             assert_eq!(decide(case), verdict, "{case:?}");
             assert_eq!(decide(Case { is_overdue: true, ..case }), Refuse, "{case:?}, too late");
         }
