@@ -4,6 +4,8 @@
 //! compared takes turns. A filter chooses a part: `-- hit`, `-- miss`, `-- throughput`, `-- lag`, `-- wake`, `-- large`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
 
+#[path = "common/bare_chain.rs"]
+mod bare_chain;
 #[path = "../tests/common/mod.rs"]
 mod common;
 #[path = "common/large.rs"]
@@ -17,6 +19,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use bare_chain::{BARE_CHAIN, BareChain};
 use common::redis::RedisServer;
 use measuring::{
     Table, id, median, nanoseconds, only_listed, random_bytes, show_bytes, show_nanoseconds, show_ratio, wanted,
@@ -244,10 +247,10 @@ fn pipelined(redis: &RedisServer, objects: &[Vec<u8>]) -> f64 {
 fn lag() {
     let redis = RedisServer::start();
     let (a, b) = (open(&redis), open(&redis));
-    let mut bare = redis.connection();
+    let (mut bare, mut chain) = (redis.connection(), BareChain::new(&redis));
     let mut table = Table::new(["data", "put to wait's end", "redis-rs SET and GET", "ratio", "bare chain", "ratio"]);
     for (turn, size) in (0..).zip(SIZES) {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let (mut ours, mut theirs, mut chained) = (Vec::new(), Vec::new(), Vec::new());
         // Ids that were never deleted: a put above a delete takes Redis two turns.
         for number in turn * 1000..turn * 1000 + 200 {
             let data = random_bytes(number, size);
@@ -263,20 +266,21 @@ fn lag() {
             a.store.put(&id(number), &data, b"").unwrap();
             let (end, _) = waiter.join().unwrap();
             ours.push((end - start).as_nanos() as f64);
+            chained.push(chain.carry(&data));
             let start = Instant::now();
             let _: () = bare.set("bare", &data).unwrap();
             let _: Vec<u8> = bare.get("bare").unwrap();
             theirs.push(nanoseconds(start));
         }
         flush(&redis, &[&a]);
-        let (ours, theirs, chain) = (median(ours), median(theirs), bare_chain(&redis, size));
+        let (ours, theirs, chained) = (median(ours), median(theirs), median(chained));
         table.row([
             show_bytes(size),
             show_nanoseconds(ours),
             show_nanoseconds(theirs),
             show_ratio(ours / theirs),
-            show_nanoseconds(chain),
-            show_ratio(ours / chain),
+            show_nanoseconds(chained),
+            show_ratio(ours / chained),
         ]);
     }
     println!("\nLag: a put on one idle node, a wait on the other (p50)\n");
@@ -362,7 +366,8 @@ fn wake() {
         let mut bytes = vec![0; REPLY_BYTES];
         while stream.read_exact(&mut bytes).is_ok() && stream.write_all(&bytes).is_ok() {}
     });
-    let (mut ours, mut echoes) = (Vec::new(), Vec::new());
+    let mut chain = BareChain::new(&redis);
+    let (mut ours, mut echoes, mut chained) = (Vec::new(), Vec::new(), Vec::new());
     let mut reply = vec![0; REPLY_BYTES];
     for number in 0..500 {
         let (id, data) = (id(number), random_bytes(number, SIZE));
@@ -379,8 +384,9 @@ fn wake() {
         echoed.write_all(&reply).unwrap();
         echoed.read_exact(&mut reply).unwrap();
         echoes.push(nanoseconds(start));
+        chained.push(chain.carry(&data));
     }
-    let (ours, echo, bare) = (median(ours), median(echoes), bare_chain(&redis, SIZE));
+    let (ours, echo, bare) = (median(ours), median(echoes), median(chained));
     println!("\nWake-up: SET on one server, reply to the GET that waits on the other (1 KiB, idle, p50)\n");
     let mut table = Table::new(["SET to reply", "TCP echo", "ratio", "target", "bare chain", "ratio"]);
     table.row([
@@ -393,39 +399,6 @@ fn wake() {
     ]);
     table.print();
     println!("\n{BARE_CHAIN}");
-}
-
-const BARE_CHAIN: &str =
-    "Bare chain: SET and XADD by one client of redis-rs, until another one that blocks in XREAD has read the value.";
-
-/// What Redis itself takes to carry a value and the news of it from one client to another.
-fn bare_chain(redis: &RedisServer, size: usize) -> f64 {
-    let (mut writer, mut reader) = (redis.connection(), redis.connection());
-    let (sender, arrived) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        for number in 0..300 {
-            let mut read = redis::cmd("XREAD");
-            read.arg(&["BLOCK", "0", "STREAMS", "chain:events", "$"]);
-            let _: redis::Value = read.query(&mut reader).unwrap();
-            let data: Vec<u8> = reader.get(format!("chain:{number}")).unwrap();
-            sender.send((Instant::now(), data.len())).unwrap();
-        }
-    });
-    let mut times = Vec::new();
-    for number in 0..300 {
-        let data = random_bytes(number, size);
-        std::thread::sleep(Duration::from_millis(4));
-        let start = Instant::now();
-        let mut pipeline = redis::pipe();
-        pipeline.set(format!("chain:{number}"), data).ignore();
-        pipeline.cmd("XADD").arg(&["chain:events", "*", "n", "1"]).ignore();
-        let _: () = pipeline.query(&mut writer).unwrap();
-        let (end, bytes) = arrived.recv().unwrap();
-        assert_eq!(bytes, size);
-        times.push((end - start).as_nanos() as f64);
-    }
-    thread.join().unwrap();
-    median(times)
 }
 
 /// A plain SET and GET with the Python client, as the Python backend does them.
