@@ -77,7 +77,7 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
             }
             Err(error) => {
                 replicator.failed(&error);
-                // Puts do not end this wait.
+                // Puts do not end this wait. Where nobody is there any more to tell, the next turn finds that out.
                 drain_until = drain.recv_timeout(backoff.failed()).ok();
                 continue;
             }
