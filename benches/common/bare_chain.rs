@@ -25,7 +25,8 @@ impl BareChain {
         std::thread::spawn(move || {
             for number in 0_u64.. {
                 let mut read = redis::cmd("XREAD");
-                read.arg(&["BLOCK", "0", "STREAMS", "chain:events", "$"]);
+                // Behind the entry before, not behind `$`: a reader that comes late finds the next one there.
+                read.arg(&["BLOCK", "0", "STREAMS", "chain:events", &format!("{number}-1")]);
                 // Fails when the server is ended.
                 let Ok(_) = read.query::<redis::Value>(&mut reader) else { return };
                 let data: Vec<u8> = reader.get(format!("chain:{number}")).unwrap();
@@ -43,7 +44,7 @@ impl BareChain {
         let start = Instant::now();
         let mut pipeline = redis::pipe();
         pipeline.set(format!("chain:{}", self.sent), data).ignore();
-        pipeline.cmd("XADD").arg(&["chain:events", "*", "n", "1"]).ignore();
+        pipeline.cmd("XADD").arg(&["chain:events", &format!("{}-1", self.sent + 1), "n", "1"]).ignore();
         let _: () = pipeline.query(&mut self.writer).unwrap();
         let (end, bytes) = self.arrived.recv().unwrap();
         assert_eq!(bytes, data.len());

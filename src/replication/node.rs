@@ -52,7 +52,8 @@ pub(crate) struct TieredBackend {
 
 /// The ends of the channels by which closing stops the threads.
 pub(super) struct Running {
-    /// Tells the replicator to drain until this moment at most, and then to stop. If it is dropped, the replicator stops at once.
+    /// Tells the replicator to drain until this moment at most, and then to stop; if it is dropped, to stop at once. The replicator looks when it is
+    /// woken: see `wake_replicator`.
     pub drain: Sender<Instant>,
     pub drained: Receiver<()>,
     /// Disconnected when the last of the other threads has ended.

@@ -96,7 +96,7 @@ fn what_was_not_pushed_before_closing_is_pushed_by_the_next_open() {
     until("it is pushed", || b.get(b"id").is_ok_and(|object| object.is_some()));
 }
 
-/// After which the replicator looks again by itself.
+/// After which the replicator looks again by itself: `CLOCK_EVERY` in src/replication/replicator.rs. If that becomes shorter, so must this.
 const REST: Duration = Duration::from_secs(60);
 
 #[test]
