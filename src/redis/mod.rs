@@ -50,7 +50,7 @@ pub(crate) use keys::Keys;
 pub(crate) use link::Link;
 pub(crate) use masters::{Masters, masters};
 pub(crate) use permissions::refused_commands;
-pub(crate) use push::{Hearing, Outgoing, Pushed, Pusher, What};
+pub(crate) use push::{Begun, Hearing, Outgoing, Pushed, Pusher, What};
 pub(crate) use refusals::{explained, unusable};
 pub(crate) use stored_value::StoredValue;
 pub(crate) use target::Target;

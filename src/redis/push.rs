@@ -1,5 +1,6 @@
 //! Pushing writes to Redis: pipelined `SET NX` first, a script on the one key where something stands already, then the event.
 
+mod begun;
 mod chunks;
 mod counters;
 mod outcomes;
@@ -10,15 +11,16 @@ mod watched;
 
 use std::io::Write as _;
 
-use redis::{Cmd, RedisWrite as _, Value};
+use redis::{Cmd, RedisWrite as _};
 
+pub(crate) use self::begun::Begun;
 use self::counters::Counters;
 use self::outcomes::Outcomes;
 pub(crate) use self::outcomes::Pushed;
 pub(crate) use self::outgoing::{Outgoing, What};
 pub(crate) use self::watched::Hearing;
 use super::envelope::{Encoder, Head, Kind, version_bytes};
-use super::events::{EVENT_OPS_MAX, Notice, adding, announce};
+use super::events::{EVENT_OPS_MAX, Notice, announce};
 use super::fetch::heads;
 use super::keys::Keys;
 use super::link::Link;
@@ -27,10 +29,6 @@ use super::pipeline::Reply;
 use super::scripts::{self, Answer, Guard, GuardVerdict};
 use super::stored_value::StoredValue;
 use crate::error::Error;
-
-/// A pipeline is sent in parts of so many commands, or bytes of data, so that Redis works on one while the next is prepared.
-const AHEAD_COMMANDS: usize = 64;
-const AHEAD_BYTES: u64 = 256 << 10;
 
 /// A repeated write of at most this length is sent again at once, which costs no more than looking first.
 const LOOKED_FOR_BYTES_MIN: u64 = 1024;
@@ -49,14 +47,13 @@ pub(crate) struct Pusher {
     counters_off: Counters,
 }
 
-/// How a batch is pushed.
-struct How<F> {
+/// How writes are sent.
+#[derive(Clone, Copy)]
+struct How {
     /// Replace a value of the same version as well.
     also_same: bool,
     /// Send the events in the same pipeline as the writes.
     naming: bool,
-    /// Called while Redis is at work.
-    meanwhile: F,
 }
 
 /// A write for which the script has to be called.
@@ -91,29 +88,18 @@ impl Pusher {
     /// Redis refuses it. A refusal holds back no other write. After an error nothing is known of the whole batch: pushing it again over
     /// another link is harmless.
     pub fn push(&mut self, link: &mut Link, batch: &[Outgoing<'_>]) -> Result<Vec<Result<Pushed, String>>, Error> {
-        self.push_all(link, batch, None, false, || {})
+        let begun = self.begin(link, batch)?;
+        self.finish(link, batch, begun, None, None)
     }
 
-    /// As `push`, for a node of `tiered`; calls `meanwhile` once while Redis is at work on the batch, unless all of it is large.
-    pub fn push_while(
-        &mut self,
-        link: &mut Link,
-        batch: &[Outgoing<'_>],
-        hearing: &dyn Hearing,
-        meanwhile: impl FnOnce(),
-    ) -> Result<Vec<Result<Pushed, String>>, Error> {
-        self.push_all(link, batch, Some(hearing), false, meanwhile)
-    }
-
-    /// As `push_while` for one write.
+    /// As `push` for one write, for a node of `tiered`.
     pub fn push_one(
         &mut self,
         link: &mut Link,
         write: &Outgoing<'_>,
         hearing: &dyn Hearing,
     ) -> Result<Result<Pushed, String>, Error> {
-        let mut pushed = self.push_all(link, std::slice::from_ref(write), Some(hearing), false, || {})?;
-        Ok(pushed.pop().unwrap_or_else(|| Err("no answer".into())))
+        self.push_alone(link, write, hearing, false)
     }
 
     /// As `push_one`, but also replaces a value of the same version: one that was found damaged, or is wanted.
@@ -123,7 +109,19 @@ impl Pusher {
         write: &Outgoing<'_>,
         hearing: &dyn Hearing,
     ) -> Result<Result<Pushed, String>, Error> {
-        let mut pushed = self.push_all(link, std::slice::from_ref(write), Some(hearing), true, || {})?;
+        self.push_alone(link, write, hearing, true)
+    }
+
+    fn push_alone(
+        &mut self,
+        link: &mut Link,
+        write: &Outgoing<'_>,
+        hearing: &dyn Hearing,
+        also_same: bool,
+    ) -> Result<Result<Pushed, String>, Error> {
+        let batch = std::slice::from_ref(write);
+        let begun = self.begin_with(link, batch, also_same)?;
+        let mut pushed = self.finish(link, batch, begun, None, Some(hearing))?;
         Ok(pushed.pop().unwrap_or_else(|| Err("no answer".into())))
     }
 
@@ -135,15 +133,46 @@ impl Pusher {
         Ok(())
     }
 
-    fn push_all(
+    /// Sends everything of a batch that needs no answer first. The batch is to be finished before anything else is done with the link, but for
+    /// beginning one more if `keeps_two` says so.
+    pub fn begin(&mut self, link: &mut Link, batch: &[Outgoing<'_>]) -> Result<Begun, Error> {
+        self.begin_with(link, batch, false)
+    }
+
+    /// Whether a batch can be begun while another one is not finished yet: on Cluster nothing is sent ahead, and values without versions are written in
+    /// their order.
+    pub fn keeps_two(&self, link: &Link) -> bool {
+        self.value_format != ValueFormat::Python && !link.is_cluster()
+    }
+
+    fn begin_with(&mut self, link: &mut Link, batch: &[Outgoing<'_>], also_same: bool) -> Result<Begun, Error> {
+        if self.value_format == ValueFormat::Python {
+            return Ok(Begun::nothing(also_same));
+        }
+        let at_once = |(_, write): &(usize, &Outgoing<'_>)| !write.is_large() && !is_looked_for(write);
+        let chosen: Vec<usize> = batch.iter().enumerate().filter(at_once).map(|(index, _)| index).collect();
+        self.send(link, batch, chosen, How { also_same, naming: !link.is_cluster() })
+    }
+
+    /// Finishes a batch, and returns what `push` does. `behind`: the batch that was begun after it.
+    pub fn finish(
         &mut self,
         link: &mut Link,
         batch: &[Outgoing<'_>],
+        begun: Begun,
+        behind: Option<&mut Begun>,
         hearing: Option<&dyn Hearing>,
-        also_same: bool,
-        meanwhile: impl FnOnce(),
     ) -> Result<Vec<Result<Pushed, String>>, Error> {
         let mut outcomes = Outcomes::new(batch.len());
+        let also_same = begun.also_same;
+        let unsettled = self.answered(link, batch, begun, behind.as_deref(), &mut outcomes)?;
+        if outcomes.is_complete() {
+            return Ok(outcomes.into_results());
+        }
+        if let Some(behind) = behind {
+            behind.receive(link)?; // they would come in front of the answers to what follows
+        }
+        self.settle(link, batch, unsettled, also_same, &mut outcomes)?;
         if self.value_format == ValueFormat::Python {
             self.overwrite(link, batch, hearing, &mut outcomes)?;
         } else {
@@ -151,8 +180,7 @@ impl Pusher {
             let left = (0..batch.len()).filter(|index| !outcomes.is_settled(*index));
             let (large, small): (Vec<usize>, Vec<usize>) =
                 left.partition(|index| batch.get(*index).is_some_and(Outgoing::is_large));
-            let how = How { also_same, naming: !link.is_cluster(), meanwhile };
-            self.apply(link, batch, &small, how, &mut outcomes)?;
+            self.apply(link, batch, small, How { also_same, naming: !link.is_cluster() }, &mut outcomes)?;
             for index in large {
                 self.push_large(link, batch, index, also_same, &mut outcomes)?;
             }
@@ -163,11 +191,8 @@ impl Pusher {
 
     /// Settles repeated writes without sending them again if the same or a newer version stands in Redis already.
     fn look_first(&mut self, link: &mut Link, batch: &[Outgoing<'_>], outcomes: &mut Outcomes) -> Result<(), Error> {
-        let is_worth_it = |write: &Outgoing<'_>| {
-            write.is_repeat && write.put_bytes().is_some_and(|bytes| bytes > LOOKED_FOR_BYTES_MIN)
-        };
         let repeats: Vec<(usize, &Outgoing<'_>)> =
-            batch.iter().enumerate().filter(|(_, write)| is_worth_it(write)).collect();
+            batch.iter().enumerate().filter(|(_, write)| is_looked_for(write)).collect();
         if repeats.is_empty() {
             return Ok(());
         }
@@ -191,72 +216,18 @@ impl Pusher {
         Ok(())
     }
 
-    /// Pushes writes that are not chunked. Those that meet no value need one round trip.
+    /// Pushes writes that are not chunked, or a manifest. Without `naming`, their events follow.
     fn apply(
         &mut self,
         link: &mut Link,
         batch: &[Outgoing<'_>],
-        chosen: &[usize],
-        How { also_same, naming, meanwhile }: How<impl FnOnce()>,
+        chosen: Vec<usize>,
+        how: How,
         outcomes: &mut Outcomes,
     ) -> Result<(), Error> {
-        let writes: Vec<(usize, &Outgoing<'_>)> =
-            chosen.iter().filter_map(|index| Some((*index, batch.get(*index)?))).collect();
-        if writes.is_empty() {
-            return Ok(());
-        }
-        let mut commands: Vec<Cmd> = Vec::with_capacity(writes.len() + 2);
-        let mut expected = std::mem::take(&mut self.counters_off);
-        let (mut sent, mut bytes) = (0, 0);
-        for (index, write) in &writes {
-            if commands.len() >= AHEAD_COMMANDS || bytes >= AHEAD_BYTES {
-                sent += commands.len();
-                bytes = 0;
-                link.send_ahead(std::mem::take(&mut commands))?;
-            }
-            bytes += write.put_bytes().unwrap_or_default();
-            match write.what {
-                What::Put { ref object, .. } => {
-                    expected.add(Some(object.raw().len() as u64), None);
-                    commands.push(self.set_where_nothing_stands(write));
-                }
-                What::Delete => commands.push(self.script(write, &Unsettled::new(*index, false), also_same)),
-            }
-        }
-        let counting = expected.commands(&self.keys);
-        let counted_from = sent + commands.len();
-        commands.extend(counting);
-        let named_from = sent + commands.len();
-        let notices: Vec<Notice<'_>> = writes.iter().map(|(_, write)| write.notice()).collect();
-        if naming {
-            commands.extend(notices.chunks(EVENT_OPS_MAX).map(|notices| adding(&self.keys, self.node, notices)));
-        }
-        link.send_ahead(commands)?;
-        meanwhile();
-        let mut replies = link.run(&[])?;
-        let entries = replies.split_off(named_from);
-        self.counted(expected, &replies.split_off(counted_from));
-
-        let mut unsettled = Vec::new();
-        for (place, ((index, write), reply)) in writes.iter().zip(replies).enumerate() {
-            let put_bytes = write.put_bytes();
-            match reply {
-                Ok(Value::Nil) => unsettled.push(Unsettled::new(*index, false)),
-                Ok(Value::Okay) => outcomes.settle(*index, Ok(Pushed::Applied { replaced: None })),
-                reply => {
-                    if let Some(again) = self.understand(write, Unsettled::new(*index, false), reply, outcomes) {
-                        unsettled.push(again);
-                    }
-                }
-            }
-            if put_bytes.is_some() && !outcomes.is_new(*index) {
-                self.counters_off.add(None, put_bytes); // it was counted as new in advance
-            }
-            if outcomes.is_settled(*index) && entries.get(place / EVENT_OPS_MAX).is_some_and(Reply::is_ok) {
-                outcomes.named_now(*index);
-            }
-        }
-        self.settle(link, batch, unsettled, also_same, outcomes)
+        let begun = self.send(link, batch, chosen, how)?;
+        let unsettled = self.answered(link, batch, begun, None, outcomes)?;
+        self.settle(link, batch, unsettled, how.also_same, outcomes)
     }
 
     /// Calls the script for each write until the write is settled.
@@ -367,18 +338,6 @@ impl Pusher {
         Ok(())
     }
 
-    fn set_where_nothing_stands(&mut self, write: &Outgoing<'_>) -> Cmd {
-        let key = self.keys.object(&write.id);
-        let mut set = Cmd::with_capacity(6, 96 + key.len() + write.value_bytes_max());
-        set.arg("SET").arg(key);
-        let deadline_ms = self.add_value(&mut set, write);
-        set.arg("NX");
-        if deadline_ms != 0 {
-            set.arg("PXAT").arg(deadline_ms);
-        }
-        set
-    }
-
     fn script(&mut self, outgoing: &Outgoing<'_>, write: &Unsettled, also_same: bool) -> Cmd {
         let key = self.keys.object(&outgoing.id);
         let guard = Guard { version: version_bytes(outgoing.version), named: &write.named, also_same };
@@ -411,17 +370,11 @@ impl Pusher {
         }
         head.deadline_ms
     }
+}
 
-    /// Notes changes of the counters that Redis refused, to be made later.
-    fn counted(&mut self, by: Counters, replies: &[Reply]) {
-        let refused = |place: usize| replies.get(place).is_some_and(Reply::is_err);
-        if refused(0) {
-            self.counters_off.objects += by.objects;
-        }
-        if refused(1) {
-            self.counters_off.bytes += by.bytes;
-        }
-    }
+/// Whether Redis is asked first what stands there: the write may have been sent before, and sending it again would cost more.
+fn is_looked_for(write: &Outgoing<'_>) -> bool {
+    write.is_repeat && write.put_bytes().is_some_and(|bytes| bytes > LOOKED_FOR_BYTES_MIN)
 }
 
 #[cfg(test)]

@@ -31,6 +31,11 @@ pub(super) struct Bounds {
 }
 
 impl Caution {
+    /// Whether nothing has broken the connection of late.
+    pub fn is_calm(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// The bounds of a batch that begins at `from`, within `bounds`.
     pub fn bound(&self, lane: Lane, from: Lsn, bounds: Bounds) -> Bounds {
         match self.0 {

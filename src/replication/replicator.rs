@@ -1,18 +1,20 @@
 //! The replicator, the thread that pushes dirty records to Redis.
 //!
 //! A round is one batch: the records that the ledger says are next (`gathering`), and those apart that are due. What becomes of each is
-//! reported to the ledger (`sending`). This thread waits for Redis on its own connection, and for nothing else.
+//! reported to the ledger (`sending`). While batches are full, a round is several of them, of which two are under way at a time. This thread
+//! waits for Redis on its own connection, and for nothing else.
 
 mod gathering;
 mod hearing;
 mod sending;
 mod wanted;
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
-use gathering::{BUDGET, BatchKind, EXTRA_MAX, ReadAhead, Sending};
+use gathering::{BUDGET, BatchKind, EXTRA_MAX, Sending};
 
 use super::TieredBackend;
 use super::caution::Caution;
@@ -103,14 +105,12 @@ struct Replicator<'a> {
     catching_up: Option<(EntryId, Instant)>,
     /// While too many records stand apart: how far deletes were pushed ahead of the tail.
     scout: Option<Lsn>,
-    /// The next records, read while Redis was at work.
-    ahead: Option<ReadAhead>,
     /// The node part of this open's versions.
     node: u64,
     /// The greatest version that was sent.
     sent: Version,
-    /// The batch that is being sent, in case the connection breaks.
-    sending: Option<Sending>,
+    /// The batches under way, at most two, in case the connection breaks.
+    sending: VecDeque<Sending>,
     caution: Caution,
     /// How many records apart go with a batch: fewer after these broke the connection.
     extra_max: usize,
@@ -143,10 +143,9 @@ impl<'a> Replicator<'a> {
             masters: Masters::default(),
             catching_up: None,
             scout: None,
-            ahead: None,
             node: tier.node(),
             sent: Version::default(),
-            sending: None,
+            sending: VecDeque::new(),
             caution: Caution::default(),
             extra_max: EXTRA_MAX,
             alone: (Lsn::default(), 0),
@@ -161,7 +160,7 @@ impl<'a> Replicator<'a> {
         })
     }
 
-    /// Pushes one batch. Returns whether there may be more to do at once.
+    /// Pushes one batch, or a run of full ones. Returns whether there may be more to do at once.
     fn round(&mut self) -> Result<bool, Error> {
         self.connect()?;
         self.settle()?;
@@ -240,7 +239,6 @@ impl<'a> Replicator<'a> {
     fn restart(&mut self) {
         self.epoch = self.outbox.ledger.epoch();
         self.scout = None;
-        self.ahead = None;
     }
 
     /// Whether pushing has to wait until the events before this epoch are heard: without versions, pushing again could undo what others wrote.

@@ -62,6 +62,11 @@ impl Wants {
         !asked.is_empty()
     }
 
+    /// Whether `take` would return any.
+    pub fn are_there(&self) -> bool {
+        !self.ready.lock().is_empty()
+    }
+
     /// Takes up to so many ids.
     pub fn take(&self, ids_max: usize) -> Vec<(Box<[u8]>, Why)> {
         let mut wants = self.ready.lock();

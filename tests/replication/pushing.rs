@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use scaler_object_storage::RedisOptions;
+use scaler_object_storage::{ObjectStore, RedisOptions};
 use tracing::Level;
 
 use crate::common::redis::{Mode, Proxy, RedisServer};
@@ -58,6 +58,66 @@ fn a_record_that_breaks_the_connection_is_set_aside_and_named() {
     store.put(b"later", b"data", b"").unwrap();
     until("it goes on so", || stands(&redis, "later"));
     assert!(store.get(b"too large").unwrap().is_some());
+}
+
+/// A store with so many records of 2000 bytes that Redis has yet to get, more than go together, and then what `put` writes, and as many again.
+fn backlog(world: &World, proxy: &Proxy, url: &str, records: u64, put: impl FnOnce(&ObjectStore)) -> ObjectStore {
+    proxy.set(Mode::Refuse);
+    let store = world.open(0, url, |options| options.settle_ms = 600_000);
+    let write = |name: &str| {
+        for number in 0..records {
+            store.put(format!("{name} {number}").as_bytes(), &bytes(number, 2000), b"").unwrap();
+        }
+    };
+    write("before");
+    put(&store);
+    write("after");
+    store
+}
+
+/// How many objects of the backlog Redis has.
+fn objects(redis: &RedisServer) -> u64 {
+    redis.command::<Vec<String>>(&["KEYS", "scaler:obj:6*"]).len() as u64
+}
+
+/// Several batches are under way when the connection breaks, and any record of theirs may be the one.
+#[test]
+fn a_record_that_breaks_the_connection_is_found_deep_in_a_backlog() {
+    const RECORDS: u64 = 3000;
+    let world = World::new(1);
+    let redis = RedisServer::settings().line("proto-max-bulk-len 1mb").start();
+    let proxy = Proxy::to(&redis);
+    let put = |store: &ObjectStore| store.put(b"too large", &bytes(1, 1 << 20), b"").unwrap();
+    let store = backlog(&world, &proxy, &redis.url_at(proxy.port()), RECORDS, put);
+    proxy.set(Mode::Normal);
+    until("all others are pushed", || objects(&redis) == 2 * RECORDS);
+    let named = "746f6f206c61726765 with 1048576 bytes";
+    until("it is named", || log::has(Level::WARN, &[named, "proto-max-bulk-len"]));
+    assert!(store.get_here(b"too large").unwrap().is_some() && !stands(&redis, "too large"));
+    assert!(stands(&redis, "before 0") && stands(&redis, &format!("after {}", RECORDS - 1)));
+}
+
+/// Where connections break whatever goes over them, no record is at fault, and all of them come through in the end, each once.
+#[test]
+fn a_backlog_comes_through_connections_that_break_again_and_again() {
+    const RECORDS: u64 = 3000;
+    let world = World::new(1);
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(&redis);
+    let store = backlog(&world, &proxy, &redis.url_at(proxy.port()), RECORDS, |_| ());
+    let directory = world.directory(0).display().to_string();
+    proxy.set(Mode::ResetAfter(3_000_000));
+    until("all are pushed", || objects(&redis) == 2 * RECORDS);
+    proxy.set(Mode::Normal);
+    store.put(b"then", b"data", b"").unwrap();
+    until("it goes on", || stands(&redis, "then"));
+    assert!(proxy.resets() > 3, "{}", proxy.resets());
+    for name in ["before", "after"] {
+        for number in 0..RECORDS {
+            assert!(stands(&redis, &format!("{name} {number}")), "{directory}: {name} {number}");
+        }
+    }
+    assert!(!log::has(Level::WARN, &["breaks the connection each time", "with 2000 bytes"]));
 }
 
 /// A hung Redis ends no question of its own accord: a delete is answered all the same, also while a want is on its way.

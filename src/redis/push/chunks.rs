@@ -58,8 +58,7 @@ impl Pusher {
             outcomes.settle(index, Err(refusal));
             return Ok(());
         }
-        let how = How { also_same, naming: false, meanwhile: || {} };
-        self.apply(link, batch, &[index], how, outcomes)?;
+        self.apply(link, batch, vec![index], How { also_same, naming: false }, outcomes)?;
         if let Some(Ok(Pushed::Applied { .. } | Pushed::Same)) = outcomes.get(index)
             && let Err(refusal) = self.keep_chunks(link, write)?
         {

@@ -67,6 +67,11 @@ impl Outcomes {
         succeeded && !self.named.get(index).copied().unwrap_or(false)
     }
 
+    /// Whether nothing is left to be done for any of the writes.
+    pub fn is_complete(&self) -> bool {
+        (0..self.pushed.len()).all(|index| self.is_settled(index) && !self.is_unnamed(index))
+    }
+
     pub fn into_results(self) -> Vec<Result<Pushed, String>> {
         self.pushed.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err("no answer".into()))).collect()
     }

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
+use redis::Value;
+
 use super::*;
 use crate::object::Object;
 use crate::redis::events::{self, Event, Op};
@@ -35,6 +37,11 @@ fn world_with(change: impl FnOnce(&mut RedisOptions)) -> World {
 impl World {
     fn push(&mut self, batch: &[Outgoing]) -> Vec<Result<Pushed, String>> {
         self.pusher.push(&mut self.link, batch).unwrap()
+    }
+
+    fn push_hearing(&mut self, batch: &[Outgoing], hearing: &dyn Hearing) -> Vec<Result<Pushed, String>> {
+        let begun = self.pusher.begin(&mut self.link, batch).unwrap();
+        self.pusher.finish(&mut self.link, batch, begun, None, Some(hearing)).unwrap()
     }
 
     fn push_one(&mut self, write: Outgoing) -> Result<Pushed, String> {
@@ -408,7 +415,7 @@ fn a_python_value_that_is_pushed_again_undoes_nothing_that_others_did_meanwhile(
         })),
     };
     let repeats = [again("a"), again("b"), again("overruled")];
-    let pushed = world.pusher.push_while(&mut world.link, &repeats, &ears, || ()).unwrap();
+    let pushed = world.push_hearing(&repeats, &ears);
     assert_eq!(pushed[0], applied(None));
     assert_eq!(pushed[1], applied(Some(StoredValue::Python { bytes: 6 })), "after it was written no more");
     assert_eq!(pushed[2], Ok(Pushed::Overtaken));
@@ -424,7 +431,7 @@ fn a_python_value_that_is_pushed_again_undoes_nothing_that_others_did_meanwhile(
     let pushed = world.pusher.push_one(&mut world.link, &again("b"), &ears).unwrap();
     assert_eq!(pushed, Ok(Pushed::Later));
     let new = put("new", 1, &object("mine"));
-    let pushed = world.pusher.push_while(&mut world.link, &[again("a"), new], &Deaf, || ()).unwrap();
+    let pushed = world.push_hearing(&[again("a"), new], &Deaf);
     assert_eq!(pushed, [Ok(Pushed::Later), applied(None)]);
     assert_eq!(raw(&mut world.link, "t:62"), b"theirs");
     assert_eq!(world.heard(), [(Op::Put, "new".into(), 1)]);
@@ -513,3 +520,4 @@ fn counters_follow_puts_and_deletes() {
 }
 
 mod chunked;
+mod two;

@@ -8,8 +8,7 @@ use crate::id::ObjectId;
 use crate::local::ledger::Due;
 use crate::local::{Budget, Dirty, DirtyRecords, Lane, Lsn, Next, Obstacle, RecordFilter};
 use crate::redis::{Body, Outgoing, What};
-use crate::replication::TieredBackend;
-use crate::replication::caution::{Bounds, Caution};
+use crate::replication::caution::Bounds;
 
 /// Bounds of one batch.
 pub(super) const BUDGET: Budget = Budget { records: 1024, bytes: 4 << 20 };
@@ -20,12 +19,6 @@ const PACKED_MIN: usize = 128;
 /// Most records apart that go with a batch.
 pub(super) const EXTRA_MAX: usize = 256;
 
-/// Dirty records read ahead for the next batch.
-pub(super) struct ReadAhead {
-    pub next: Next,
-    pub found: DirtyRecords,
-}
-
 /// How a batch moves the walks: one of them gets from a place to another, or none does.
 #[derive(Clone, Copy)]
 pub(super) enum BatchKind {
@@ -33,6 +26,8 @@ pub(super) enum BatchKind {
         lane: Lane,
         from: Lsn,
         to: Lsn,
+        /// There was more to read than the batch takes.
+        is_full: bool,
     },
     /// Only deletes were read, ahead of the tail, up to here: too many records stand apart, or Redis is full.
     Scout(Lsn),
@@ -46,13 +41,27 @@ pub(super) struct Batch {
     pub step: BatchKind,
 }
 
-/// What is known of a batch that is being sent.
+/// What is known of a batch under way.
 pub(super) struct Sending {
     pub step: BatchKind,
     /// Its records apart; and the number of all its records.
     pub apart: Vec<(Lsn, Vec<u8>)>,
     pub records: usize,
     pub bytes: usize,
+}
+
+impl Sending {
+    /// Two batches of one walk as if they were one; `behind` has no records apart.
+    pub fn and(self, behind: Sending) -> Sending {
+        let step = match (self.step, behind.step) {
+            (BatchKind::Walk { lane, from, .. }, BatchKind::Walk { to, is_full, .. }) => {
+                BatchKind::Walk { lane, from, to, is_full }
+            }
+            (step, _) => step,
+        };
+        let (records, bytes) = (self.records + behind.records, self.bytes + behind.bytes);
+        Sending { step, apart: self.apart, records, bytes }
+    }
 }
 
 impl Replicator<'_> {
@@ -73,20 +82,46 @@ impl Replicator<'_> {
             return Ok(batch);
         }
         let Some(next) = self.outbox.ledger.next(self.epoch, end) else { return Ok(batch) };
-        let now = Instant::now();
-        if now < self.next_batch {
-            return Ok(batch);
+        if Instant::now() >= self.next_batch {
+            self.walk(&mut batch, next)?;
         }
-        let found = match self.ahead.take().filter(|it| it.next.lane == next.lane && it.next.from == next.from) {
-            Some(ahead) => ahead.found,
-            None => read(self.backend, &self.caution, next)?,
-        };
-        batch.step = BatchKind::Walk { lane: next.lane, from: next.from, to: found.next };
+        Ok(batch)
+    }
+
+    /// The batch that can be begun before the last one is finished: if that was full, the next one of its walk. None if something else may have to
+    /// be done first.
+    pub(super) fn gather_behind(&mut self) -> Option<Batch> {
+        let before = self.sending.back()?;
+        let BatchKind::Walk { lane, to, is_full: true, .. } = before.step else { return None };
+        let ledger = &self.outbox.ledger;
+        let keeps_two = self.link.as_ref().is_some_and(|link| self.pusher.keeps_two(link));
+        let is_ordinary = before.apart.is_empty() && !ledger.has_unpushed_apart() && self.caution.is_calm();
+        let is_wanted = self.backend.wants.are_there() || !self.backend.to_ask.is_empty();
+        if !keeps_two || !is_ordinary || self.full.is_failing() || is_wanted || Instant::now() < self.next_batch {
+            return None;
+        }
+        let next = ledger.next(self.epoch, self.backend.tier().ok()?.end()).filter(|next| next.lane == lane)?;
+        let mut batch = Batch { writes: Vec::new(), step: BatchKind::Nowhere };
+        // What cannot be read fails again in its turn.
+        self.walk(&mut batch, Next { from: to, ..next }).ok()?;
+        Some(batch)
+    }
+
+    /// Adds the next records of a walk to a batch.
+    fn walk(&mut self, batch: &mut Batch, next: Next) -> Result<(), Error> {
+        let now = Instant::now();
+        let Next { lane, from, until, sent_below } = next;
+        let wanted = if lane == Lane::Tail { RecordFilter::Dirty } else { RecordFilter::All };
+        let bounds = Bounds { records_max: BUDGET.records, until };
+        let bounds = self.caution.bound(lane, from, bounds);
+        let budget = Budget { records: bounds.records_max, ..BUDGET };
+        let found = self.backend.tier()?.dirty_records(from, bounds.until, wanted, budget)?;
+        batch.step = BatchKind::Walk { lane, from, to: found.next, is_full: found.next < until };
         if found.dirty.len() < PACKED_MIN {
             self.next_batch = now + self.backend.peers.pause();
         }
-        self.add(&mut batch, found, next.sent_below);
-        Ok(batch)
+        self.add(batch, found, sent_below);
+        Ok(())
     }
 
     /// Adds the records that were found, except those that stand apart. Those that cannot be read now are set apart.
@@ -138,14 +173,6 @@ impl Replicator<'_> {
         }
         Apart { writes, is_set_aside: due.is_set_aside }
     }
-}
-
-/// Reads the next records of a lane, as many as caution allows in one batch.
-pub(super) fn read(backend: &TieredBackend, caution: &Caution, next: Next) -> Result<DirtyRecords, Error> {
-    let wanted = if next.lane == Lane::Tail { RecordFilter::Dirty } else { RecordFilter::All };
-    let bounds = Bounds { records_max: BUDGET.records, until: next.until };
-    let Bounds { records_max, until } = caution.bound(next.lane, next.from, bounds);
-    backend.tier()?.dirty_records(next.from, until, wanted, Budget { records: records_max, ..BUDGET })
 }
 
 /// Records apart, to be pushed.

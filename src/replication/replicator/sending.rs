@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::gathering::{BUDGET, Batch, BatchKind, EXTRA_MAX, ReadAhead, Sending, read};
+use super::gathering::{BUDGET, Batch, BatchKind, EXTRA_MAX, Sending};
 use super::{COMPLAIN_EVERY, IN_FLIGHT_WAIT, Replicator};
 use crate::error::Error;
 use crate::id::ObjectId;
-use crate::local::{Budget, DeleteRetry, Lane, Lsn, Next, Obstacle, RecordFilter, RepeatedPut};
-use crate::redis::{Outgoing, Pushed, StoredValue, What};
+use crate::local::{Budget, DeleteRetry, Lsn, Obstacle, RecordFilter, RepeatedPut};
+use crate::redis::{Begun, Outgoing, Pushed, StoredValue, What};
 use crate::version::Version;
 
 /// How Redis's error begins when it is full.
@@ -19,9 +19,33 @@ const LATER_WAIT: Duration = Duration::from_millis(25);
 /// How often a record apart that is sent alone may break the connection.
 const ALONE_TRIES_MAX: u32 = 3;
 
+/// Most batches of a run. Between two runs there is time for everything else: settling, confirming, what others want.
+const RUN_MAX: usize = 16;
+
+/// A batch under way.
+struct UnderWay {
+    lsns: Vec<Lsn>,
+    writes: Vec<Outgoing<'static>>,
+    step: BatchKind,
+    begun: Begun,
+}
+
 impl Replicator<'_> {
-    /// Pushes a batch, and reports to the ledger what became of it.
-    pub(super) fn push(&mut self, Batch { writes: gathered, step }: Batch) -> Result<(), Error> {
+    /// Pushes a batch, and those that follow while they are full: each is begun before the one before it is finished, so that Redis and this
+    /// thread are at work at the same time.
+    pub(super) fn push(&mut self, batch: Batch) -> Result<(), Error> {
+        let mut first = self.begin(batch)?;
+        for _ in 1..RUN_MAX {
+            let Some(batch) = self.gather_behind() else { break };
+            let mut second = self.begin(batch)?;
+            self.finish(first, Some(&mut second.begun))?;
+            first = second;
+        }
+        self.finish(first, None)
+    }
+
+    /// Begins to push a batch.
+    fn begin(&mut self, Batch { writes: gathered, step }: Batch) -> Result<UnderWay, Error> {
         let (mut lsns, mut writes) = (Vec::with_capacity(gathered.len()), Vec::with_capacity(gathered.len()));
         let mut sending = Sending { step, apart: Vec::new(), records: 0, bytes: 0 };
         for (lsn, write) in gathered {
@@ -38,15 +62,24 @@ impl Replicator<'_> {
             lsns.push(lsn);
             writes.push(write);
         }
+        self.sending.push_back(sending);
+        self.sent = writes.iter().map(|write| write.version).fold(self.sent, Version::max);
+        let Some(link) = &mut self.link else { return Err(Error::Closed) };
+        let begun = self.pusher.begin(link, &writes)?;
+        Ok(UnderWay { lsns, writes, step, begun })
+    }
+
+    /// Finishes a batch, and reports to the ledger what became of it. `behind`: the batch that was begun after it.
+    fn finish(&mut self, batch: UnderWay, behind: Option<&mut Begun>) -> Result<(), Error> {
+        let UnderWay { lsns, writes, step, begun } = batch;
+        let Some(link) = &mut self.link else { return Err(Error::Closed) };
+        let pushed = self.pusher.finish(link, &writes, begun, behind, Some(self.backend))?;
+        self.sending.pop_front();
         if !writes.is_empty() {
-            self.sending = Some(sending);
-            self.sent = writes.iter().map(|write| write.version).fold(self.sent, Version::max);
-            let pushed = self.send(&writes, step)?;
-            self.sending = None;
             self.extra_max = EXTRA_MAX;
-            for ((lsn, write), pushed) in lsns.into_iter().zip(&writes).zip(pushed) {
-                self.pushed(lsn, write, pushed);
-            }
+        }
+        for ((lsn, write), pushed) in lsns.into_iter().zip(&writes).zip(pushed) {
+            self.pushed(lsn, write, pushed);
         }
         match step {
             BatchKind::Walk { lane, to, .. } => {
@@ -58,26 +91,6 @@ impl Replicator<'_> {
             BatchKind::Nowhere => {}
         }
         Ok(())
-    }
-
-    /// Sends a batch, and reads the next one while Redis is at work.
-    pub(super) fn send(
-        &mut self,
-        writes: &[Outgoing<'_>],
-        step: BatchKind,
-    ) -> Result<Vec<Result<Pushed, String>>, Error> {
-        let Self { backend, pusher, caution, link, ahead, .. } = self;
-        let Some(link) = link else { return Err(Error::Closed) };
-        let until = backend.tier()?.end();
-        pusher.push_while(link, writes, *backend, || {
-            if let BatchKind::Walk { lane: Lane::Tail, to, .. } = step
-                && to < until
-            {
-                let next = Next { lane: Lane::Tail, from: to, until, sent_below: to };
-                // What cannot be read fails again in its turn.
-                *ahead = read(backend, caution, next).ok().map(|found| ReadAhead { next, found });
-            }
-        })
     }
 
     /// Reports what became of one record.
@@ -164,16 +177,19 @@ impl Replicator<'_> {
     pub(super) fn failed(&mut self, error: &Error) {
         tracing::debug!("replication: {error}");
         self.backend.health.cannot_push(error);
+        let sending = std::mem::take(&mut self.sending).into_iter().reduce(Sending::and);
         if !error.is_cut_off() {
             return; // nothing is wrong with the connection
         }
         if self.link.take().is_some() {
             self.backend.counters.disconnects.add(1);
         }
-        let Some(Sending { step, apart, records, bytes }) = self.sending.take() else { return };
+        let Some(Sending { step, apart, records, bytes }) = sending.filter(|sending| sending.records > 0) else {
+            return;
+        };
         match (step, apart.as_slice()) {
             (_, [(lsn, id)]) if records == 1 => self.broke_alone(*lsn, &id.clone(), bytes, error),
-            (BatchKind::Walk { lane, from, to }, _) if apart.len() < records => {
+            (BatchKind::Walk { lane, from, to, .. }, _) if apart.len() < records => {
                 if self.caution.failed(lane, from, to, records)
                     && let Ok(tier) = self.backend.tier()
                     && let Ok(found) = tier.dirty_records(from, to, RecordFilter::All, Budget { records: 1, ..BUDGET })

@@ -67,8 +67,8 @@ fn a_push_that_stops_anywhere_leaves_nothing_for_ever() {
 
     // Stopped after the manifest: readable, and pushing it again makes the chunks stay.
     let mut outcomes = Outcomes::new(1);
-    let how = How { also_same: false, naming: false, meanwhile: || {} };
-    world.pusher.apply(&mut world.link, std::slice::from_ref(&write), &[0], how, &mut outcomes).unwrap();
+    let how = How { also_same: false, naming: false };
+    world.pusher.apply(&mut world.link, std::slice::from_ref(&write), vec![0], how, &mut outcomes).unwrap();
     assert_eq!(world.object("id"), Some(object.to_object()));
     assert!(ttls(&mut world).iter().all(|ttl| (1..=3600).contains(ttl)));
     assert_eq!(world.push_one(write.clone()), Ok(Pushed::Same));
