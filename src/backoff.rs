@@ -8,6 +8,7 @@ const MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Backoff {
     failures: u32,
     next: Option<Instant>,
+    first: Duration,
     longest: Duration,
 }
 
@@ -19,7 +20,12 @@ impl Default for Backoff {
 
 impl Backoff {
     pub fn up_to(longest: Duration) -> Self {
-        Backoff { failures: 0, next: None, longest }
+        Backoff::between(FIRST, longest)
+    }
+
+    /// The first pause is up to `first` long, the later ones up to `longest`.
+    pub fn between(first: Duration, longest: Duration) -> Self {
+        Backoff { failures: 0, next: None, first, longest }
     }
 
     pub fn is_failing(&self) -> bool {
@@ -27,7 +33,7 @@ impl Backoff {
     }
 
     pub fn failed(&mut self) -> Duration {
-        let full = FIRST.saturating_mul(1 << self.failures.min(16)).min(self.longest);
+        let full = self.first.saturating_mul(1 << self.failures.min(16)).min(self.longest);
         self.failures += 1;
         let jitter = crate::random::random_u64() % 1024;
         let wait = full / 2 + full / 2 * (jitter as u32) / 1024;
@@ -36,7 +42,7 @@ impl Backoff {
     }
 
     pub fn succeeded(&mut self) {
-        *self = Backoff::up_to(self.longest);
+        *self = Backoff::between(self.first, self.longest);
     }
 
     /// How long to wait before the next try.

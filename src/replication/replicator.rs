@@ -71,12 +71,12 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
         {
             return replicator.report_left();
         }
+        if round.is_ok() {
+            backoff.succeeded();
+        }
         let wait = match round {
             Ok(true) => continue,
-            Ok(false) => {
-                backoff.succeeded();
-                replicator.idle_time().min(if drain_until.is_some() { IN_FLIGHT_WAIT } else { Duration::MAX })
-            }
+            Ok(false) => replicator.idle_time().min(if drain_until.is_some() { IN_FLIGHT_WAIT } else { Duration::MAX }),
             Err(error) => {
                 replicator.failed(&error);
                 // Puts do not end this wait. Where nobody is there any more to tell, the next turn finds that out.
@@ -310,9 +310,9 @@ impl<'a> Replicator<'a> {
             return CATCH_UP_EVERY;
         }
         let ledger = &self.outbox.ledger;
-        let retry =
-            if self.full.is_failing() { Some(Instant::now() + self.full.remaining()) } else { ledger.next_due() };
         let end = self.backend.tier().map_or(Lsn::default(), |tier| tier.end());
+        let retry =
+            if self.full.is_failing() { Some(Instant::now() + self.full.remaining()) } else { ledger.next_due(end) };
         let more = ledger.next(self.epoch, end).map(|_| self.next_batch);
         let more = more.filter(|_| !self.full.is_failing() && !ledger.is_full());
         let next = [self.next_settled(), retry, more].into_iter().flatten().min();

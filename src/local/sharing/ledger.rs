@@ -87,6 +87,11 @@ impl State {
         self.apart.insert(lsn, Apart { id: id.to_vec(), fate, was_lost });
     }
 
+    /// Whether both walks are at their ends.
+    fn has_passed(&self, end: Lsn) -> bool {
+        self.tail.position >= end && self.backlog.as_ref().is_none_or(|(range, walk)| walk.position >= range.end)
+    }
+
     /// The backlog's walk, if `lsn` is in the backlog.
     fn backlog_of(&mut self, lsn: Lsn) -> Option<&mut Pass> {
         self.backlog.as_mut().filter(|(range, _)| range.contains(&lsn)).map(|(_, walk)| walk)
@@ -274,8 +279,9 @@ impl Ledger {
         self.0.lock().unnoted.remove(&lsn);
     }
 
-    /// The records apart that are due, oldest first.
-    pub fn due(&self, epoch: Epoch, now: Instant, records_max: usize) -> Due {
+    /// The records apart that are due, oldest first. One that breaks connections is due alone, and when everything else below `end` is pushed, as it
+    /// may cost the others a new connection.
+    pub fn due(&self, epoch: Epoch, now: Instant, records_max: usize, end: Lsn) -> Due {
         self.within(epoch, |state| {
             let named = |(lsn, apart): (&Lsn, &Apart)| (*lsn, apart.id.clone());
             let due = || state.apart.iter().filter(|(_, apart)| apart.is_due(now));
@@ -283,7 +289,7 @@ impl Ledger {
             if !records.is_empty() {
                 return Due { records, is_set_aside: false };
             }
-            let records: Vec<_> = due().take(1).map(named).collect();
+            let records: Vec<_> = due().filter(|_| state.has_passed(end)).take(1).map(named).collect();
             Due { is_set_aside: !records.is_empty(), records }
         })
     }
@@ -300,11 +306,18 @@ impl Ledger {
         })
     }
 
-    /// When the next record apart is due.
-    pub fn next_due(&self) -> Option<Instant> {
+    /// When the next record apart is due, as `due` sees it.
+    pub fn next_due(&self, end: Lsn) -> Option<Instant> {
         let state = self.0.lock();
         let now = Instant::now();
-        state.apart.values().filter_map(|apart| if apart.is_due(now) { Some(now) } else { apart.due() }).min()
+        let has_passed = state.has_passed(end);
+        let apart = state.apart.values().filter(|apart| has_passed || !apart.is_set_aside());
+        apart.filter_map(|apart| if apart.is_due(now) { Some(now) } else { apart.due() }).min()
+    }
+
+    /// Whether this record is set aside, since it breaks connections.
+    pub fn is_set_aside(&self, lsn: Lsn) -> bool {
+        self.0.lock().apart.get(&lsn).is_some_and(Apart::is_set_aside)
     }
 
     pub fn is_apart(&self, lsn: Lsn) -> bool {
@@ -442,8 +455,7 @@ impl Ledger {
     /// Whether everything below `end` was pushed, settled or not.
     pub fn is_pushed(&self, end: Lsn) -> bool {
         let state = self.0.lock();
-        let is_passed = state.backlog.as_ref().is_none_or(|(range, walk)| walk.position >= range.end);
-        state.tail.position >= end && is_passed && state.apart.values().all(Apart::is_pushed)
+        state.has_passed(end) && state.apart.values().all(Apart::is_pushed)
     }
 }
 

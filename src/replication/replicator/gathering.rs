@@ -67,12 +67,12 @@ impl Sending {
 impl Replicator<'_> {
     /// The next batch: the records apart that are due, then those of the tail or else of the backlog.
     pub(super) fn gather(&mut self) -> Result<Batch, Error> {
-        let apart = self.due_apart();
+        let end = self.backend.tier()?.end();
+        let apart = self.due_apart(end);
         let mut batch = Batch { writes: apart.writes, step: BatchKind::Nowhere };
         if apart.is_set_aside || (!batch.writes.is_empty() && self.extra_max < EXTRA_MAX) {
             return Ok(batch); // to be sent alone
         }
-        let end = self.backend.tier()?.end();
         if self.outbox.ledger.is_full() || self.full.is_failing() {
             let from = self.scout.or_else(|| self.outbox.ledger.next(self.epoch, end).map(|next| next.from));
             let Some(from) = from.filter(|from| *from < end) else { return Ok(batch) };
@@ -93,14 +93,16 @@ impl Replicator<'_> {
     pub(super) fn gather_behind(&mut self) -> Option<Batch> {
         let before = self.sending.back()?;
         let BatchKind::Walk { lane, to, is_full: true, .. } = before.step else { return None };
-        let ledger = &self.outbox.ledger;
-        let keeps_two = self.link.as_ref().is_some_and(|link| self.pusher.keeps_two(link));
-        let is_ordinary = before.apart.is_empty() && !ledger.has_unpushed_apart() && self.caution.is_calm();
-        let is_wanted = self.backend.wants.are_there() || !self.backend.to_ask.is_empty();
-        if !keeps_two || !is_ordinary || self.full.is_failing() || is_wanted || Instant::now() < self.next_batch {
+        if !before.apart.is_empty() || !self.caution.is_calm() || !self.pusher.keeps_two(self.link.as_ref()?) {
             return None;
         }
-        let next = ledger.next(self.epoch, self.backend.tier().ok()?.end()).filter(|next| next.lane == lane)?;
+        let (ledger, end, now) = (&self.outbox.ledger, self.backend.tier().ok()?.end(), Instant::now());
+        let is_wanted = self.backend.wants.are_there() || !self.backend.to_ask.is_empty();
+        let is_apart_due = ledger.next_due(end).is_some_and(|due| due <= now);
+        if is_wanted || is_apart_due || self.full.is_failing() || ledger.is_full() || now < self.next_batch {
+            return None;
+        }
+        let next = ledger.next(self.epoch, end).filter(|next| next.lane == lane)?;
         let mut batch = Batch { writes: Vec::new(), step: BatchKind::Nowhere };
         // What cannot be read fails again in its turn.
         self.walk(&mut batch, Next { from: to, ..next }).ok()?;
@@ -149,10 +151,10 @@ impl Replicator<'_> {
     }
 
     /// The records apart that are due.
-    fn due_apart(&mut self) -> Apart {
+    fn due_apart(&mut self, end: Lsn) -> Apart {
         let ledger = &self.outbox.ledger;
         let due = match (self.full.is_failing(), self.full.remaining().is_zero()) {
-            (false, _) => ledger.due(self.epoch, Instant::now(), self.extra_max),
+            (false, _) => ledger.due(self.epoch, Instant::now(), self.extra_max, end),
             (true, true) => ledger.oldest_refused(self.epoch),
             (true, false) => Due::default(),
         };

@@ -203,11 +203,11 @@ impl Replicator<'_> {
         }
     }
 
-    /// The connection broke while this record apart was sent alone.
+    /// The connection broke while this record apart was sent alone. One that was set aside for that is set aside again at once.
     pub(super) fn broke_alone(&mut self, lsn: Lsn, id: &[u8], bytes: usize, error: &Error) {
         let tries = if self.alone.0 == lsn { self.alone.1 + 1 } else { 1 };
         self.alone = (lsn, tries);
-        if tries >= ALONE_TRIES_MAX {
+        if tries >= ALONE_TRIES_MAX || self.outbox.ledger.is_set_aside(lsn) {
             self.set_aside(lsn, id, bytes, error);
         }
     }

@@ -9,7 +9,7 @@ const REFUSED_RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// ... and of one that breaks the connection each time, for which all others must wait for a new connection.
 const SET_ASIDE_RETRY_MAX: Duration = Duration::from_secs(600);
-pub(super) const SET_ASIDE_RETRY_MIN: Duration = Duration::from_secs(1);
+pub(super) const SET_ASIDE_RETRY_FIRST: Duration = Duration::from_secs(1);
 
 /// Why a record stands apart that was not pushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,15 +53,15 @@ pub(super) enum Fate {
 impl Fate {
     /// Held, for longer than the time before if it stood apart for the same reason.
     pub fn held(why: Obstacle, before: Option<&Apart>) -> Self {
-        let (shortest, longest) = match why {
-            Obstacle::SetAside => (SET_ASIDE_RETRY_MIN, SET_ASIDE_RETRY_MAX),
-            Obstacle::Refused | Obstacle::Unreadable => (Duration::ZERO, REFUSED_RETRY_MAX),
+        let new = || match why {
+            Obstacle::SetAside => Backoff::between(SET_ASIDE_RETRY_FIRST, SET_ASIDE_RETRY_MAX),
+            Obstacle::Refused | Obstacle::Unreadable => Backoff::up_to(REFUSED_RETRY_MAX),
         };
         let mut backoff = match before {
             Some(Apart { fate: Fate::Held { why: earlier, backoff, .. }, .. }) if *earlier == why => backoff.clone(),
-            _ => Backoff::up_to(longest),
+            _ => new(),
         };
-        let wait = backoff.failed().max(shortest);
+        let wait = backoff.failed();
         Fate::Held { why, due: Instant::now() + wait, backoff }
     }
 }

@@ -1,6 +1,6 @@
 //! Tests of what the ledger takes for dirty, due and settled.
 
-use super::apart::SET_ASIDE_RETRY_MIN;
+use super::apart::SET_ASIDE_RETRY_FIRST;
 use super::*;
 
 const SETTLE: Duration = Duration::from_secs(30);
@@ -59,7 +59,7 @@ fn after_a_cut_everything_unsettled_goes_again() {
     assert!(!ledger.is_pushed(at(300)));
     let next = ledger.next(again, at(400));
     assert_eq!(next, Some(Next { lane: Lane::Tail, from: at(200), until: at(400), sent_below: at(300) }));
-    assert_eq!(ledger.due(again, start, 9).records, [(at(50), b"late".to_vec())]);
+    assert_eq!(ledger.due(again, start, 9, at(400)).records, [(at(50), b"late".to_vec())]);
     // Reports on the earlier push are ignored.
     pass(&ledger, epoch, 400, second(start, 61));
     ledger.pushed(epoch, at(50), b"late", second(start, 61));
@@ -119,14 +119,16 @@ fn refused_postponed_and_lost_are_told_apart() {
     ledger.hold(epoch, at(4), b"large", Obstacle::SetAside);
     assert_eq!(ledger.held_count(), 2);
     let later = second(now, 3600);
-    let due: Vec<_> = ledger.due(epoch, later, 9).records.into_iter().map(|(lsn, _)| lsn).collect();
+    let due: Vec<_> = ledger.due(epoch, later, 9, at(0)).records.into_iter().map(|(lsn, _)| lsn).collect();
     assert_eq!(due, [at(1), at(2), at(3)]);
     assert_eq!(ledger.oldest_refused(epoch).records, [(at(3), b"refused".to_vec())]);
     for lsn in [1, 2, 3] {
         ledger.overtaken(epoch, at(lsn));
     }
-    assert_eq!(ledger.due(epoch, now + SET_ASIDE_RETRY_MIN / 2, 9), Due::default(), "it waits");
-    let alone = ledger.due(epoch, later, 9);
+    assert_eq!(ledger.due(epoch, now + SET_ASIDE_RETRY_FIRST / 2, 9, at(0)), Due::default(), "it waits");
+    assert_eq!(ledger.due(epoch, later, 9, at(1)), Due::default(), "others are to be pushed");
+    assert!(ledger.next_due(at(1)).is_none() && ledger.next_due(at(0)).is_some());
+    let alone = ledger.due(epoch, later, 9, at(0));
     assert!(alone.is_set_aside && alone.records == [(at(4), b"large".to_vec())]);
 }
 
@@ -207,6 +209,6 @@ fn what_redis_has_lost_is_dirty_until_it_has_settled_though_it_says_that_it_is_c
         ledger.pushed(epoch, at(150), b"lost", second(start, 1));
         assert!(ledger.is_dirty(at(150), true), "it was acknowledged a moment ago");
         let again = ledger.push_again();
-        assert_eq!(ledger.due(again, second(start, 2), 9).records.len(), 1);
+        assert_eq!(ledger.due(again, second(start, 2), 9, at(0)).records.len(), 1);
     }
 }
