@@ -367,3 +367,25 @@ fn after_a_cut_only_what_redis_lacks_is_sent_again() {
         assert!(!get(&reader, id(number).as_bytes()).data.is_empty());
     }
 }
+
+/// Of a batch whose answers never came, nobody knows whether Redis has it: what stands there is not sent once more.
+#[test]
+fn what_was_under_way_at_a_cut_is_looked_for_before_it_is_sent_again() {
+    const BYTES: usize = 600_000;
+    let world = World::new(1);
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(&redis);
+    let change = |options: &mut RedisOptions| (options.settle_ms, options.response_timeout_ms) = (600_000, 2000);
+    let store = world.open(0, &redis.url_at(proxy.port()), change);
+    let pushes = |store: &ObjectStore| store.stats().unwrap().replication.unwrap().pushes;
+    store.put(b"first", b"data", b"").unwrap();
+    until("it pushes", || pushes(&store) == 1);
+    proxy.set(Mode::Delay(Duration::from_secs(3600)));
+    store.put(b"id", &bytes(1, BYTES), b"").unwrap();
+    until("Redis has it", || stands(&redis, "id"));
+    until("its answer is waited for no more", || !store.stats().unwrap().replication.unwrap().is_reachable);
+    let before = proxy.bytes();
+    proxy.set(Mode::Normal);
+    until("both are pushed again", || pushes(&store) >= 3);
+    assert!(proxy.bytes() - before < BYTES as u64, "{} bytes went over the wire again", proxy.bytes() - before);
+}

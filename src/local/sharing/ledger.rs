@@ -144,6 +144,10 @@ impl Ledger {
     pub fn resume(&self) -> Epoch {
         let mut state = self.0.lock();
         state.epoch.0 += 1;
+        state.tail.resume();
+        if let Some((_, walk)) = &mut state.backlog {
+            walk.resume();
+        }
         state.epoch
     }
 
@@ -153,7 +157,7 @@ impl Ledger {
         state.epoch.0 += 1;
         state.backlog = Some(Lsn::NONE..end).filter(|it| !it.is_empty()).map(|it| (it, Pass::at(Lsn::NONE, Lsn::NONE)));
         state.settled = state.settled.max(end);
-        state.tail = Pass::at(state.settled, state.tail.sent_below);
+        state.tail = Pass::at(state.settled, state.tail.sent_or_sending_below());
         state.apart.clear();
         state.unnoted.clear();
     }
@@ -169,6 +173,15 @@ impl Ledger {
             let next = Next { lane: Lane::Backlog, from: *from, until: range.end, sent_below: *sent_below };
             (*from < range.end).then_some(next)
         })
+    }
+
+    /// Notes that the records of the walk up to `to` are about to be sent.
+    pub fn sending(&self, epoch: Epoch, lane: Lane, to: Lsn) {
+        self.within(epoch, |state| match (lane, &mut state.backlog) {
+            (Lane::Tail, _) => state.tail.send(to),
+            (Lane::Backlog, Some((_, walk))) => walk.send(to),
+            (Lane::Backlog, None) => {}
+        });
     }
 
     /// Notes that the walk has passed everything below `to`.
@@ -341,7 +354,7 @@ impl Ledger {
         let state = self.0.lock();
         let in_backlog = state.backlog.as_ref().is_some_and(|(range, _)| range.contains(&lsn));
         let was_lost = state.apart.get(&lsn).is_some_and(|apart| apart.was_lost || apart.is_pushed());
-        was_lost || in_backlog || lsn < state.tail.sent_below.max(state.tail.position)
+        was_lost || in_backlog || lsn < state.tail.sent_or_sending_below()
     }
 
     /// Whether this record was pushed, and has not settled.

@@ -62,6 +62,9 @@ impl Replicator<'_> {
             lsns.push(lsn);
             writes.push(write);
         }
+        if let BatchKind::Walk { lane, to, .. } = step {
+            self.outbox.ledger.sending(self.epoch, lane, to);
+        }
         self.sending.push_back(sending);
         self.sent = writes.iter().map(|write| write.version).fold(self.sent, Version::max);
         let Some(link) = &mut self.link else { return Err(Error::Closed) };

@@ -23,17 +23,34 @@ pub(super) struct Pass {
     acknowledged: VecDeque<Acknowledged>,
     /// What is below may have been sent before, so that it may stand in Redis already.
     pub sent_below: Lsn,
+    /// What is below was sent, or is under way: whether Redis has it is known once the walk has passed it.
+    sending_below: Lsn,
 }
 
 impl Pass {
     /// `sent_below`: how far earlier opens may have sent.
     pub fn at(position: Lsn, sent_below: Lsn) -> Self {
-        Pass { position, acknowledged: VecDeque::new(), sent_below }
+        Pass { position, acknowledged: VecDeque::new(), sent_below, sending_below: sent_below }
+    }
+
+    /// Notes that everything up to `to` is about to be sent.
+    pub fn send(&mut self, to: Lsn) {
+        self.sending_below = self.sending_below.max(to);
+    }
+
+    /// Up to where anything may have been sent, in this epoch or before.
+    pub fn sent_or_sending_below(&self) -> Lsn {
+        self.sent_below.max(self.sending_below).max(self.position)
+    }
+
+    /// What is under way is sent again: nobody knows what became of it.
+    pub fn resume(&mut self) {
+        self.sent_below = self.sent_or_sending_below();
     }
 
     /// Goes back to `from`, below which everything is settled: what was pushed since may be lost.
     pub fn restart(&mut self, from: Lsn) {
-        self.sent_below = self.sent_below.max(self.position);
+        self.resume();
         self.position = from;
         self.acknowledged.clear();
     }

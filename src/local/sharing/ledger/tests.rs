@@ -68,6 +68,23 @@ fn after_a_cut_everything_unsettled_goes_again() {
     assert_eq!(ledger.next(epoch, at(400)), None);
 }
 
+/// What was under way when a connection broke may stand in Redis, though Redis has not answered to it.
+#[test]
+fn what_was_under_way_may_have_been_sent() {
+    for begin_anew in [Ledger::push_again, Ledger::resume] {
+        let (ledger, epoch) = ledger();
+        pass(&ledger, epoch, 100, Instant::now());
+        ledger.sending(epoch, Lane::Tail, at(200));
+        let sent = |ledger: &Ledger| [50, 150, 200].map(|offset| ledger.may_have_been_sent(at(offset)));
+        assert_eq!(sent(&ledger), [true, true, false]);
+        assert!(!ledger.may_have_stood(at(150)), "if Redis refuses it now, it has never had it");
+        let again = begin_anew(&ledger);
+        assert_eq!(sent(&ledger), [true, true, false]);
+        assert!(ledger.may_have_stood(at(150)) && !ledger.may_have_stood(at(200)));
+        assert_eq!(ledger.next(again, at(300)).unwrap().sent_below, at(200));
+    }
+}
+
 #[test]
 fn a_record_pushed_late_is_not_settled_with_its_neighbours() {
     let (ledger, epoch) = ledger();
