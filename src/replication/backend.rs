@@ -14,7 +14,7 @@ use super::counters::Counters;
 use super::flights::Flights;
 use super::health::Health;
 use super::jobs::{ASKING_MAX, Channels, Fetchers, Gate, QUESTIONS_MAX};
-use super::node::{Running, TieredBackend};
+use super::node::{Drain, Running, TieredBackend};
 use super::peers::Peers;
 use super::wants::Wants;
 use super::{fetchers, reader, replicator, watcher};
@@ -48,16 +48,15 @@ impl TieredBackend {
     ) -> Result<Arc<Self>, Error> {
         Target::new(redis)?;
         let (wake, woken) = bounded(1);
-        let outbox = outbox_options(redis, wake);
+        let outbox = outbox_options(redis, wake.clone());
         let local = LocalBackend::open_with(local, under, Some(outbox))?;
         let (backend, channels) = Self::assemble(local, redis, waiters)?;
         let backend = Arc::new(backend);
-        match backend.start(woken, channels) {
+        match backend.start(wake, woken, channels) {
             Ok(running) => *backend.running.lock() = Some(running),
             Err(error) => {
                 // The threads that were started end by themselves; the directory is free at once.
                 backend.stop_threads();
-                backend.wake_replicator();
                 let _ = backend.local.close();
                 return Err(Error::io("start the threads of", backend.local.place())(error));
             }
@@ -102,9 +101,10 @@ impl TieredBackend {
         Ok((backend, Channels { jobs, asked }))
     }
 
-    fn start(self: &Arc<Self>, woken: Receiver<()>, channels: Channels) -> io::Result<Running> {
+    fn start(self: &Arc<Self>, wake: Sender<()>, woken: Receiver<()>, channels: Channels) -> io::Result<Running> {
         let Channels { jobs, asked } = channels;
-        let (drain, to_drain) = bounded(1);
+        let (until, to_drain) = bounded(1);
+        let drain = Drain::new(until, wake);
         let (drained_sender, drained) = bounded(1);
         let (ending, ended) = bounded::<()>(0);
         let spawn = |name: String, run: Box<dyn FnOnce(&TieredBackend) + Send>| {
@@ -328,8 +328,7 @@ impl TieredBackend {
             std::mem::forget((drain, drained, ended));
             return self.local.close();
         }
-        let _ = drain.send(Instant::now() + limit);
-        self.wake_replicator();
+        drain.begin(Instant::now() + limit);
         // A connection that hangs may take longer than that; the rest is pushed by the next open.
         let _ = drained.recv_timeout(limit + LISTENERS_WAIT_MAX);
         self.stop_threads();

@@ -52,12 +52,41 @@ pub(crate) struct TieredBackend {
 
 /// The ends of the channels by which closing stops the threads.
 pub(super) struct Running {
-    /// Tells the replicator to drain until this moment at most, and then to stop; if it is dropped, to stop at once. The replicator looks when it is
-    /// woken: see `wake_replicator`.
-    pub drain: Sender<Instant>,
+    pub drain: Drain,
     pub drained: Receiver<()>,
     /// Disconnected when the last of the other threads has ended.
     pub ended: Receiver<()>,
+}
+
+/// Tells the replicator to stop, at once if this is dropped. The replicator rests on what wakes it, so each of both wakes it too.
+pub(super) struct Drain {
+    until: Option<Sender<Instant>>,
+    wake: Sender<()>,
+}
+
+impl Drain {
+    pub fn new(until: Sender<Instant>, wake: Sender<()>) -> Drain {
+        Drain { until: Some(until), wake }
+    }
+
+    /// Has the replicator push what Redis lacks, until this moment at most, and then stop.
+    pub fn begin(&self, until: Instant) {
+        if let Some(sender) = &self.until {
+            let _ = sender.send(until); // it may have stopped by itself
+        }
+        self.wake();
+    }
+
+    fn wake(&self) {
+        let _ = self.wake.try_send(()); // full: it is woken already
+    }
+}
+
+impl Drop for Drain {
+    fn drop(&mut self) {
+        self.until = None;
+        self.wake();
+    }
 }
 
 impl TieredBackend {
@@ -240,5 +269,24 @@ impl TieredBackend {
             return Ok(Some(existed));
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::TryRecvError;
+
+    use super::*;
+
+    #[test]
+    fn to_drain_and_to_stop_wakes_the_replicator() {
+        let ((until, to_drain), (wake, woken)) = (bounded(1), bounded(1));
+        let drain = Drain::new(until, wake);
+        let limit = Instant::now();
+        drain.begin(limit);
+        assert_eq!((woken.try_recv(), to_drain.try_recv()), (Ok(()), Ok(limit)));
+        drop(drain);
+        assert_eq!(woken.try_recv(), Ok(()));
+        assert_eq!(to_drain.try_recv(), Err(TryRecvError::Disconnected));
     }
 }

@@ -46,7 +46,7 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 /// How often the same complaint is logged.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 
-/// Runs until it is told to drain and has done so, or cannot. Whoever sends to `drain`, or drops its other end, then wakes this thread.
+/// Runs until it is told to drain and has done so, or cannot: see `Drain`.
 pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receiver<Instant>) {
     let Some(mut replicator) = Replicator::new(backend) else { return };
     let mut backoff = Backoff::default();
