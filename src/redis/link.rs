@@ -22,7 +22,7 @@ pub(crate) struct Link {
     broken: Option<String>,
 }
 
-/// The commands given to `send_ahead` since the last `run`.
+/// The commands given to `send_ahead` whose answers were not read yet.
 #[derive(Default)]
 struct Ahead {
     /// How many were sent and are not answered yet.
@@ -92,8 +92,8 @@ impl Link {
         Ok(replies)
     }
 
-    /// Begins a pipeline, on which Redis works while the rest is prepared. The answers come in front of those of the next call, which has to be
-    /// `run`.
+    /// Begins a pipeline, on which Redis works while the rest is prepared. `receive_ahead` reads the answers; otherwise they come in front of those of
+    /// the next `run`.
     pub fn send_ahead(&mut self, commands: Vec<Cmd>) -> Result<(), Error> {
         if self.is_cluster() {
             self.ahead.kept.extend(commands);

@@ -1,7 +1,12 @@
 //! Finds a record that breaks the connection each time it is sent (it may exceed a limit of Redis, or a path may drop large packets): batches
 //! are made smaller until the record is sent alone, and then it is set aside.
 
+use std::collections::BTreeSet;
+
 use crate::local::{Lane, Lsn};
+
+/// Most records apart that go with a batch.
+const WITH_A_BATCH_MAX: usize = 256;
 
 /// A failed batch is tried again in so many parts.
 const PARTS: usize = 8;
@@ -74,6 +79,62 @@ impl Caution {
     }
 }
 
+/// The same for records apart. Those that were under way when the connection broke go by themselves, in ever smaller numbers, until each of them got
+/// through: after every break the others go again before them.
+#[derive(Debug)]
+pub(super) struct CautionApart {
+    suspects: BTreeSet<Lsn>,
+    records_max: usize,
+    /// A record that was sent alone, and how often it broke the connection.
+    alone: (Lsn, u32),
+}
+
+impl Default for CautionApart {
+    fn default() -> Self {
+        CautionApart { suspects: BTreeSet::new(), records_max: WITH_A_BATCH_MAX, alone: (Lsn::default(), 0) }
+    }
+}
+
+impl CautionApart {
+    /// Whether records apart may go with others.
+    pub fn is_calm(&self) -> bool {
+        self.suspects.is_empty()
+    }
+
+    /// Most records apart that go together.
+    pub fn records_max(&self) -> usize {
+        self.records_max
+    }
+
+    /// Notes that the connection broke while these were under way, `with_others` or not. Returns the one to be set aside: it was the only one, and
+    /// broke the connection `TRIES_MAX` times.
+    pub fn failed(&mut self, records: impl Iterator<Item = Lsn>, with_others: bool) -> Option<Lsn> {
+        self.suspects = records.collect();
+        let count = self.suspects.len();
+        self.records_max = if with_others { count.min(WITH_A_BATCH_MAX) } else { (count / PARTS).max(1) };
+        let only = self.suspects.first().copied().filter(|_| count == 1 && !with_others)?;
+        let tries = if self.alone.0 == only { self.alone.1 + 1 } else { 1 };
+        self.alone = (only, tries);
+        (tries >= TRIES_MAX).then(|| {
+            *self = CautionApart::default();
+            only
+        })
+    }
+
+    /// Notes that this record got through, or need not be pushed any more.
+    pub fn passed(&mut self, record: Lsn) {
+        if self.suspects.remove(&record) && self.suspects.is_empty() {
+            *self = CautionApart::default();
+        }
+    }
+
+    /// Forgets those that do not stand apart any more.
+    pub fn retain(&mut self, is_apart: impl Fn(Lsn) -> bool) {
+        let gone: Vec<Lsn> = self.suspects.iter().copied().filter(|lsn| !is_apart(*lsn)).collect();
+        gone.into_iter().for_each(|lsn| self.passed(lsn));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +177,41 @@ mod tests {
             assert!(!caution.failed(Lane::Tail, at(number), at(number + 1), 1));
             caution.passed(Lane::Tail, at(number + 1));
         }
+    }
+
+    /// Redis has lost records that had settled. After each break all of them are due again, oldest first.
+    #[test]
+    fn a_record_apart_that_breaks_the_connection_is_found_among_many() {
+        for (bad, others) in [(0, 40), (7, 40), (39, 40), (300, 700)] {
+            let (mut caution, mut failures, mut set_aside) = (CautionApart::default(), 0, None);
+            while set_aside.is_none() {
+                let mut left: Vec<u32> = (0..others).collect();
+                while !left.is_empty() && set_aside.is_none() {
+                    let batch: Vec<u32> = left.iter().copied().take(caution.records_max()).collect();
+                    if batch.contains(&bad) {
+                        failures += 1;
+                        // The first time they go with what is new.
+                        set_aside = caution.failed(batch.iter().map(|place| at(*place)), failures == 1);
+                        break;
+                    }
+                    batch.iter().for_each(|place| caution.passed(at(*place)));
+                    left.retain(|place| !batch.contains(place));
+                }
+                assert!(failures <= 8, "{bad} of {others}");
+            }
+            assert_eq!(set_aside, Some(at(bad)));
+            assert!(caution.is_calm() && caution.records_max() == WITH_A_BATCH_MAX);
+        }
+    }
+
+    #[test]
+    fn suspects_that_stand_apart_no_more_are_forgotten() {
+        let mut caution = CautionApart::default();
+        assert_eq!(caution.failed((0..100).map(at), false), None);
+        assert!(!caution.is_calm() && caution.records_max() == 12);
+        caution.retain(|lsn| lsn == at(3));
+        assert!(!caution.is_calm());
+        caution.passed(at(3));
+        assert!(caution.is_calm() && caution.records_max() == WITH_A_BATCH_MAX);
     }
 }

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
-use gathering::{BUDGET, BatchKind, EXTRA_MAX, Sending};
+use gathering::{BUDGET, BatchKind, Sending};
 
 use super::TieredBackend;
-use super::caution::Caution;
+use super::caution::{Caution, CautionApart};
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::local::ledger::Epoch;
@@ -58,9 +58,9 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
             Err(_) => {}
         }
         let round = replicator.round();
-        let is_held = replicator.outbox.ledger.held_count() > 0;
-        replicator.outbox.set_draining(round.is_ok() && !is_held);
-        if !is_held {
+        let is_refused = replicator.outbox.ledger.has_refused();
+        replicator.outbox.set_draining(round.is_ok() && !is_refused);
+        if !is_refused {
             backend.health.takes_all();
         }
         if round.is_ok() && replicator.catching_up.is_none() {
@@ -71,7 +71,8 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
         {
             return replicator.report_left();
         }
-        if round.is_ok() {
+        let is_idle = matches!(round, Ok(false)) && replicator.catching_up.is_none();
+        if std::mem::take(&mut replicator.has_progressed) || is_idle {
             backoff.succeeded();
         }
         let wait = match round {
@@ -112,10 +113,10 @@ struct Replicator<'a> {
     /// The batches under way, at most two, in case the connection breaks.
     sending: VecDeque<Sending>,
     caution: Caution,
-    /// How many records apart go with a batch: fewer after these broke the connection.
-    extra_max: usize,
-    /// A record apart that was sent alone, and how often it broke the connection.
-    alone: (Lsn, u32),
+    caution_apart: CautionApart,
+    /// The last record that got through, whatever was pushed again since; and whether one further on did lately.
+    reached: Lsn,
+    has_progressed: bool,
     /// Whether enough replicas have what was pushed.
     is_confirmed: bool,
     /// When the next batch begins: the more nodes there are, the more events are packed.
@@ -147,8 +148,9 @@ impl<'a> Replicator<'a> {
             sent: Version::default(),
             sending: VecDeque::new(),
             caution: Caution::default(),
-            extra_max: EXTRA_MAX,
-            alone: (Lsn::default(), 0),
+            caution_apart: CautionApart::default(),
+            reached: Lsn::default(),
+            has_progressed: false,
             is_confirmed: true,
             next_batch: Instant::now(),
             full: Backoff::default(),
@@ -191,6 +193,7 @@ impl<'a> Replicator<'a> {
         if self.outbox.ledger.epoch() != self.epoch {
             // Another thread has found that Redis has lost everything.
             self.restart();
+            self.caution.forget();
         }
         if let Some(link) = &mut self.link
             && self.clock_read.is_none_or(|read| read.elapsed() > CLOCK_EVERY)

@@ -3,13 +3,13 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use scaler_object_storage::{ObjectStore, RedisOptions};
+use scaler_object_storage::{ObjectStore, RedisOptions, ReplicationStats};
 use tracing::Level;
 
 use crate::common::redis::{Mode, Proxy, RedisServer};
 use crate::common::{bytes, until};
 use crate::log;
-use crate::world::{World, stands};
+use crate::world::{World, key, number, stands};
 
 /// A delete that waits for a moment is no sign of a Redis that takes nothing: puts wait for it to have made room, and are not refused.
 #[test]
@@ -75,6 +75,10 @@ fn backlog(world: &World, proxy: &Proxy, url: &str, records: u64, put: impl FnOn
     store
 }
 
+fn replication(store: &ObjectStore) -> ReplicationStats {
+    store.stats().unwrap().replication.unwrap()
+}
+
 /// How many objects of the backlog Redis has.
 fn objects(redis: &RedisServer) -> u64 {
     redis.command::<Vec<String>>(&["KEYS", "scaler:obj:6*"]).len() as u64
@@ -97,7 +101,109 @@ fn a_record_that_breaks_the_connection_is_found_deep_in_a_backlog() {
     assert!(stands(&redis, "before 0") && stands(&redis, &format!("after {}", RECORDS - 1)));
 }
 
-/// Where connections break whatever goes over them, no record is at fault, and all of them come through in the end, each once.
+/// Redis refused it at first, so that it stands apart, and goes with whatever is new.
+#[test]
+fn a_record_that_was_refused_and_then_breaks_the_connection_holds_back_no_other() {
+    let world = World::new(1);
+    let redis = RedisServer::start();
+    let store = world.open(0, &redis.url(), |options| options.settle_ms = 600_000);
+    store.put(b"before", b"data", b"").unwrap();
+    until("it is pushed", || stands(&redis, "before"));
+    let but_large = ["~scaler:obj:6[0-9a-b]*", "~scaler:obj:_*", "%R~*"];
+    redis.cli(&[&["ACL", "SETUSER", "default", "resetkeys"], &but_large[..]].concat());
+    store.put(b"large", &bytes(1, 1 << 20), b"").unwrap();
+    until("it is refused", || replication(&store).refusals > 0);
+    redis.cli(&["CONFIG", "SET", "proto-max-bulk-len", "1mb"]);
+    store.put(b"after", b"data", b"").unwrap();
+    until("it is named", || log::has(Level::WARN, &["6c61726765 with 1048576 bytes", "proto-max-bulk-len"]));
+    until("what came after it is pushed", || stands(&redis, "after"));
+}
+
+/// Redis was full, and refuses nothing any more, but a record that breaks connections still stands apart.
+#[test]
+fn after_redis_was_full_pushing_goes_on_though_a_record_is_set_aside() {
+    let world = World::new(1);
+    let redis = RedisServer::settings().line("proto-max-bulk-len 1mb").start();
+    let store = world.open(0, &redis.url(), |_| ());
+    store.put(b"too large", &bytes(1, 1 << 20), b"").unwrap();
+    until("it is set aside", || replication(&store).held_records == 1);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    store.put(b"refused", &bytes(2, 1000), b"").unwrap();
+    until("it is refused", || replication(&store).refusals > 0);
+    store.delete(b"refused").unwrap();
+    until("that is pushed", || stands(&redis, "refused"));
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    store.put(b"after", b"data", b"").unwrap();
+    until("it goes on", || stands(&redis, "after"));
+}
+
+/// Redis has lost single records that had settled long before, and one of them breaks the connection now.
+#[test]
+fn of_records_that_redis_has_lost_one_that_breaks_the_connection_is_found() {
+    const RECORDS: u64 = 40;
+    let world = World::new(1);
+    let redis = RedisServer::start();
+    let id = |number: u64| format!("id {number}");
+    let store = world.open(0, &redis.url(), |options| options.settle_ms = 100);
+    for number in 0..RECORDS {
+        store.put(id(number).as_bytes(), &bytes(number, 100), b"").unwrap();
+    }
+    store.put(b"large", &bytes(1, 1 << 20), b"").unwrap();
+    until("all have settled", || replication(&store).unsettled_bytes == 0 && replication(&store).dirty_records == 0);
+    store.close().unwrap();
+    let store = world.open(0, &redis.url(), |options| options.settle_ms = 600_000);
+    store.put(b"first", b"data", b"").unwrap();
+    until("it hears", || replication(&store).last_event_seconds.is_some());
+    redis.cli(&["CONFIG", "SET", "proto-max-bulk-len", "1mb"]);
+    for number in 0..RECORDS {
+        redis.cli(&["DEL", &key(&id(number))]);
+    }
+    redis.cli(&["DEL", &key("large")]);
+    redis.cli(&["DEL", "scaler:obj:_events"]);
+    until("they are suspect", || replication(&store).has_suspects);
+    for number in 0..RECORDS {
+        store.get(id(number).as_bytes()).unwrap();
+    }
+    store.get(b"large").unwrap();
+    until("it is named", || log::has(Level::WARN, &["6c61726765 with 1048576 bytes", "proto-max-bulk-len"]));
+    store.put(b"after", b"data", b"").unwrap();
+    until("all others are pushed", || {
+        stands(&redis, "after") && (0..RECORDS).all(|number| stands(&redis, &id(number)))
+    });
+}
+
+/// One record that Redis cannot take is no sign of a Redis that takes nothing: puts wait for the others to have made room.
+#[test]
+fn puts_are_not_refused_because_a_record_is_set_aside() {
+    let world = World::new(1);
+    let redis = RedisServer::settings().line("proto-max-bulk-len 1mb").start();
+    let store = world.builder(0, &redis.url(), |options| options.settle_ms = 100).max_size_mb(16).open().unwrap();
+    store.put(b"too large", &bytes(1, 1 << 20), b"").unwrap();
+    until("it is set aside", || replication(&store).held_records == 1);
+    let put = |number: u64| store.put(format!("id-{number}").as_bytes(), &bytes(number, 256 << 10), b"");
+    let refused: Vec<_> = (0..200).filter_map(|number| put(number).err()).collect();
+    assert!(refused.is_empty(), "{} of 200 refused: {}", refused.len(), refused[0]);
+}
+
+/// Nothing is wrong with records that are not read any more because the store is closed.
+#[test]
+fn closing_in_the_middle_of_a_backlog_sets_nothing_apart() {
+    let world = World::new(1);
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(&redis);
+    proxy.set(Mode::Refuse);
+    let store = world.open(0, &redis.url_at(proxy.port()), |options| options.drain_timeout_ms = 100);
+    for number in 0..20_000_u64 {
+        store.put(format!("id {number}").as_bytes(), &bytes(number, 100), b"").unwrap();
+    }
+    proxy.set(Mode::Delay(Duration::from_millis(700)));
+    until("it pushes", || objects(&redis) > 0);
+    store.close().unwrap();
+    until("its threads have ended", || number(&redis, "connected_clients") == 1);
+    assert!(!log::has(Level::WARN, &["the object store is closed", "stays here until it can be read"]));
+}
+
+/// Where connections break whatever goes over them, no record is at fault, and all of them come through in the end.
 #[test]
 fn a_backlog_comes_through_connections_that_break_again_and_again() {
     const RECORDS: u64 = 3000;

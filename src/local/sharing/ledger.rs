@@ -15,10 +15,10 @@ use parking_lot::Mutex;
 
 use crate::local::journal::Lsn;
 pub(crate) use apart::Obstacle;
-use apart::{Apart, Fate};
+use apart::{Apart, AsideRetry, Fate};
 use pass::Pass;
 
-/// Most records that stand apart. With so many, only deletes are pushed, which may make room: any other record could come to stand apart
+/// Most records that stand apart, but for those of the batches under way. With so many, only deletes are pushed, which may make room: any other record could come to stand apart
 /// too.
 pub(crate) const APART_MAX: usize = 4096;
 
@@ -45,6 +45,7 @@ struct State {
     /// Of the records apart, those that the next open may take for clean: whether it has to, as everything around was settled when they came to stand
     /// apart, or has to if the records say so.
     unnoted: BTreeMap<Lsn, bool>,
+    aside_retry: AsideRetry,
 }
 
 /// Which records are dirty, and which are settled. One lock; every call that reports on a push names the epoch of that push.
@@ -92,6 +93,18 @@ impl State {
         self.tail.position >= end && self.backlog.as_ref().is_none_or(|(range, walk)| walk.position >= range.end)
     }
 
+    fn is_full(&self) -> bool {
+        self.apart.values().filter(|apart| !apart.is_pushed()).count() >= APART_MAX
+    }
+
+    /// The record set aside that is tried next, the one that was tried least, and when: once everything else below `end` is pushed, or the walks stand
+    /// still since so many records stand apart.
+    fn next_aside(&self, end: Lsn) -> Option<(Instant, Lsn)> {
+        let aside = self.apart.iter().filter_map(|(lsn, apart)| Some((apart.tries()?, *lsn)));
+        let (_, lsn) = aside.min()?;
+        (self.has_passed(end) || self.is_full()).then_some((self.aside_retry.due, lsn))
+    }
+
     /// The backlog's walk, if `lsn` is in the backlog.
     fn backlog_of(&mut self, lsn: Lsn) -> Option<&mut Pass> {
         self.backlog.as_mut().filter(|(range, _)| range.contains(&lsn)).map(|(_, walk)| walk)
@@ -114,6 +127,7 @@ impl Ledger {
             backlog,
             apart: BTreeMap::new(),
             unnoted: BTreeMap::new(),
+            aside_retry: AsideRetry::new(),
         }))
     }
 
@@ -207,6 +221,9 @@ impl Ledger {
     pub fn pushed(&self, epoch: Epoch, lsn: Lsn, id: &[u8], now: Instant) {
         self.within(epoch, |state| {
             let apart = state.apart.remove(&lsn);
+            if apart.as_ref().is_some_and(Apart::is_set_aside) {
+                state.aside_retry.succeeded();
+            }
             if apart.as_ref().is_some_and(|apart| apart.was_lost) {
                 return state.set_apart(lsn, id, Fate::Pushed { at: now }, apart.as_ref());
             }
@@ -236,6 +253,9 @@ impl Ledger {
     pub fn hold(&self, epoch: Epoch, lsn: Lsn, id: &[u8], why: Obstacle) {
         self.within(epoch, |state| {
             let apart = state.apart.remove(&lsn);
+            if why == Obstacle::SetAside {
+                state.aside_retry.failed(apart.as_ref().is_some_and(Apart::is_set_aside));
+            }
             let fate = Fate::held(why, apart.as_ref());
             state.set_apart(lsn, id, fate, apart.as_ref());
         });
@@ -292,26 +312,25 @@ impl Ledger {
         self.0.lock().unnoted.remove(&lsn);
     }
 
-    /// The records apart that are due, oldest first. One that breaks connections is due alone, and when everything else below `end` is pushed, as it
-    /// may cost the others a new connection.
+    /// The records apart that are due, oldest first. One that breaks connections is due alone, when nothing else below `end` is, as it may cost the
+    /// others a new connection.
     pub fn due(&self, epoch: Epoch, now: Instant, records_max: usize, end: Lsn) -> Due {
         self.within(epoch, |state| {
-            let named = |(lsn, apart): (&Lsn, &Apart)| (*lsn, apart.id.clone());
-            let due = || state.apart.iter().filter(|(_, apart)| apart.is_due(now));
-            let records: Vec<_> = due().filter(|(_, it)| !it.is_set_aside()).take(records_max).map(named).collect();
+            let due = state.apart.iter().filter(|(_, apart)| apart.is_due(now)).take(records_max);
+            let records: Vec<_> = due.map(|(lsn, apart)| (*lsn, apart.id.clone())).collect();
             if !records.is_empty() {
                 return Due { records, is_set_aside: false };
             }
-            let records: Vec<_> = due().filter(|_| state.has_passed(end)).take(1).map(named).collect();
-            Due { is_set_aside: !records.is_empty(), records }
+            let aside = state.next_aside(end).filter(|(due, _)| *due <= now).map(|(_, lsn)| lsn);
+            let aside = aside.and_then(|lsn| Some((lsn, state.apart.get(&lsn)?.id.clone())));
+            Due { is_set_aside: aside.is_some(), records: aside.into_iter().collect() }
         })
     }
 
     /// The oldest record that Redis refuses, due or not: pushed as a probe of whether Redis has room by now.
     pub fn oldest_refused(&self, epoch: Epoch) -> Due {
         self.within(epoch, |state| {
-            let refused = |apart: &Apart| matches!(apart.fate, Fate::Held { why: Obstacle::Refused, .. });
-            let first = state.apart.iter().find(|(_, apart)| refused(apart));
+            let first = state.apart.iter().find(|(_, apart)| apart.is_refused());
             Due {
                 records: first.map(|(lsn, apart)| (*lsn, apart.id.clone())).into_iter().collect(),
                 is_set_aside: false,
@@ -323,9 +342,10 @@ impl Ledger {
     pub fn next_due(&self, end: Lsn) -> Option<Instant> {
         let state = self.0.lock();
         let now = Instant::now();
-        let has_passed = state.has_passed(end);
-        let apart = state.apart.values().filter(|apart| has_passed || !apart.is_set_aside());
-        apart.filter_map(|apart| if apart.is_due(now) { Some(now) } else { apart.due() }).min()
+        let apart = state.apart.values();
+        let apart = apart.filter_map(|apart| if apart.is_due(now) { Some(now) } else { apart.due() }).min();
+        let aside = state.next_aside(end).map(|(due, _)| due);
+        apart.into_iter().chain(aside).min()
     }
 
     /// Whether this record is set aside, since it breaks connections.
@@ -337,14 +357,15 @@ impl Ledger {
         self.0.lock().apart.contains_key(&lsn)
     }
 
-    /// Whether Redis may have had this record: it has answered to it before, and did not refuse it.
+    /// Whether Redis may have had this record: it was sent before, in an earlier epoch, and Redis did not refuse it.
     pub fn may_have_stood(&self, lsn: Lsn) -> bool {
         let state = self.0.lock();
         let in_backlog = state.backlog.as_ref().is_some_and(|(range, _)| range.contains(&lsn));
         match state.apart.get(&lsn) {
             Some(Apart { was_lost: true, .. }) => true,
             Some(Apart { fate: Fate::Held { .. } | Fate::Postponed { .. }, .. }) => false,
-            Some(Apart { fate: Fate::Lost | Fate::Pushed { .. }, .. }) => true,
+            // One that is set aside was sent, and nobody has answered.
+            Some(Apart { fate: Fate::Lost | Fate::Pushed { .. } | Fate::SetAside { .. }, .. }) => true,
             None => in_backlog || lsn < state.tail.sent_below,
         }
     }
@@ -390,9 +411,14 @@ impl Ledger {
         self.0.lock().apart.values().filter(|apart| apart.is_held()).count()
     }
 
+    /// Whether any record stands apart because Redis refuses it.
+    pub fn has_refused(&self) -> bool {
+        self.0.lock().apart.values().any(Apart::is_refused)
+    }
+
     /// Whether `APART_MAX` records stand apart that were not pushed.
     pub fn is_full(&self) -> bool {
-        self.0.lock().apart.values().filter(|apart| !apart.is_pushed()).count() >= APART_MAX
+        self.0.lock().is_full()
     }
 
     /// Settles what was acknowledged more than `settle` before `proven`, the moment at which the present master was proven to have it.

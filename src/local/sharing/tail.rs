@@ -100,6 +100,8 @@ impl LocalTier {
                             bytes += put.map_or(0, |put| put.object.len());
                             found.dirty.extend(dirty);
                         }
+                        // Nothing is wrong with the record.
+                        Err(Error::Closed) => return Err(Error::Closed),
                         Err(error) => found.unreadable.push((header.lsn, id.to_vec(), error)),
                     }
                 }

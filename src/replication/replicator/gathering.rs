@@ -16,9 +16,6 @@ pub(super) const BUDGET: Budget = Budget { records: 1024, bytes: 4 << 20 };
 /// After a batch of at least so many records, the next one follows without a pause.
 const PACKED_MIN: usize = 128;
 
-/// Most records apart that go with a batch.
-pub(super) const EXTRA_MAX: usize = 256;
-
 /// How a batch moves the walks: one of them gets from a place to another, or none does.
 #[derive(Clone, Copy)]
 pub(super) enum BatchKind {
@@ -70,7 +67,7 @@ impl Replicator<'_> {
         let end = self.backend.tier()?.end();
         let apart = self.due_apart(end);
         let mut batch = Batch { writes: apart.writes, step: BatchKind::Nowhere };
-        if apart.is_set_aside || (!batch.writes.is_empty() && self.extra_max < EXTRA_MAX) {
+        if apart.is_set_aside || (!batch.writes.is_empty() && !self.caution_apart.is_calm()) {
             return Ok(batch); // to be sent alone
         }
         if self.outbox.ledger.is_full() || self.full.is_failing() {
@@ -146,6 +143,9 @@ impl Replicator<'_> {
 
     /// Sets a record apart that cannot be read now.
     pub(super) fn unreadable(&self, lsn: Lsn, id: &[u8], error: &Error) {
+        if matches!(error, Error::Closed) {
+            return; // nothing is wrong with the record
+        }
         tracing::warn!("{error}; object {} stays here until it can be read, and is pushed then", ObjectId::new(id));
         self.outbox.ledger.hold(self.epoch, lsn, id, Obstacle::Unreadable);
     }
@@ -153,8 +153,9 @@ impl Replicator<'_> {
     /// The records apart that are due.
     fn due_apart(&mut self, end: Lsn) -> Apart {
         let ledger = &self.outbox.ledger;
+        self.caution_apart.retain(|lsn| ledger.is_apart(lsn));
         let due = match (self.full.is_failing(), self.full.remaining().is_zero()) {
-            (false, _) => ledger.due(self.epoch, Instant::now(), self.extra_max, end),
+            (false, _) => ledger.due(self.epoch, Instant::now(), self.caution_apart.records_max(), end),
             (true, true) => ledger.oldest_refused(self.epoch),
             (true, false) => Due::default(),
         };
@@ -167,7 +168,7 @@ impl Replicator<'_> {
                 Err(error) => self.unreadable(lsn, &id, &error),
             }
         }
-        if ledger.held_count() == 0 {
+        if !ledger.has_refused() {
             self.full.succeeded(); // nothing is left to probe with
             if self.complained.take().is_some() {
                 tracing::info!("Redis takes again what it has refused");

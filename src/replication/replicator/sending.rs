@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::gathering::{BUDGET, Batch, BatchKind, EXTRA_MAX, Sending};
+use super::gathering::{BUDGET, Batch, BatchKind, Sending};
 use super::{COMPLAIN_EVERY, IN_FLIGHT_WAIT, Replicator};
 use crate::error::Error;
 use crate::id::ObjectId;
@@ -16,11 +16,9 @@ const OUT_OF_MEMORY: &str = "OOM";
 /// The pause before a write that might undo what others did is tried again, so that their events are heard first.
 const LATER_WAIT: Duration = Duration::from_millis(25);
 
-/// How often a record apart that is sent alone may break the connection.
-const ALONE_TRIES_MAX: u32 = 3;
-
-/// Most batches of a run. Between two runs there is time for everything else: settling, confirming, what others want.
-const RUN_MAX: usize = 16;
+/// How long a run begins batches. Between two runs there is time for everything else: what others want, settling, confirming, and those who wait for
+/// room.
+const RUN_TIME: Duration = Duration::from_millis(100);
 
 /// A batch under way.
 struct UnderWay {
@@ -34,8 +32,9 @@ impl Replicator<'_> {
     /// Pushes a batch, and those that follow while they are full: each is begun before the one before it is finished, so that Redis and this
     /// thread are at work at the same time.
     pub(super) fn push(&mut self, batch: Batch) -> Result<(), Error> {
+        let until = Instant::now() + RUN_TIME;
         let mut first = self.begin(batch)?;
-        for _ in 1..RUN_MAX {
+        while Instant::now() < until {
             let Some(batch) = self.gather_behind() else { break };
             let mut second = self.begin(batch)?;
             self.finish(first, Some(&mut second.begun))?;
@@ -78,10 +77,11 @@ impl Replicator<'_> {
         let Some(link) = &mut self.link else { return Err(Error::Closed) };
         let pushed = self.pusher.finish(link, &writes, begun, behind, Some(self.backend))?;
         self.sending.pop_front();
-        if !writes.is_empty() {
-            self.extra_max = EXTRA_MAX;
-        }
         for ((lsn, write), pushed) in lsns.into_iter().zip(&writes).zip(pushed) {
+            self.caution_apart.passed(lsn);
+            if pushed.is_ok() && lsn > self.reached {
+                (self.reached, self.has_progressed) = (lsn, true);
+            }
             self.pushed(lsn, write, pushed);
         }
         match step {
@@ -190,40 +190,39 @@ impl Replicator<'_> {
         let Some(Sending { step, apart, records, bytes }) = sending.filter(|sending| sending.records > 0) else {
             return;
         };
-        match (step, apart.as_slice()) {
-            (_, [(lsn, id)]) if records == 1 => self.broke_alone(*lsn, &id.clone(), bytes, error),
-            (BatchKind::Walk { lane, from, to, .. }, _) if apart.len() < records => {
-                if self.caution.failed(lane, from, to, records)
-                    && let Ok(tier) = self.backend.tier()
-                    && let Ok(found) = tier.dirty_records(from, to, RecordFilter::All, Budget { records: 1, ..BUDGET })
-                    && let Some(dirty) = found.dirty.into_iter().next()
-                {
-                    self.caution.forget();
-                    self.set_aside(dirty.lsn, &dirty.id, bytes, error);
-                }
-            }
-            _ => self.extra_max = (records / 8).max(1),
+        let with_others = apart.len() < records;
+        self.suspect(&apart, with_others, bytes, error);
+        if let BatchKind::Walk { lane, from, to, .. } = step
+            && with_others
+            && self.caution.failed(lane, from, to, records)
+            && let Ok(tier) = self.backend.tier()
+            && let Ok(found) = tier.dirty_records(from, to, RecordFilter::All, Budget { records: 1, ..BUDGET })
+            && let Some(dirty) = found.dirty.into_iter().next()
+        {
+            self.caution.forget();
+            self.set_aside(dirty.lsn, &dirty.id, bytes, error);
         }
     }
 
-    /// The connection broke while this record apart was sent alone. One that was set aside for that is set aside again at once.
-    pub(super) fn broke_alone(&mut self, lsn: Lsn, id: &[u8], bytes: usize, error: &Error) {
-        let tries = if self.alone.0 == lsn { self.alone.1 + 1 } else { 1 };
-        self.alone = (lsn, tries);
-        if tries >= ALONE_TRIES_MAX || self.outbox.ledger.is_set_aside(lsn) {
-            self.set_aside(lsn, id, bytes, error);
+    /// The connection broke while these records apart were under way. One that was set aside for that is set aside again at once.
+    fn suspect(&mut self, apart: &[(Lsn, Vec<u8>)], with_others: bool, bytes: usize, error: &Error) {
+        let aside = match apart {
+            [] => None,
+            [(lsn, _)] if self.outbox.ledger.is_set_aside(*lsn) => Some(*lsn),
+            _ => self.caution_apart.failed(apart.iter().map(|(lsn, _)| *lsn), with_others),
+        };
+        if let Some((lsn, id)) = apart.iter().find(|(lsn, _)| aside == Some(*lsn)) {
+            self.set_aside(*lsn, id, bytes, error);
         }
     }
 
     /// Sets a record apart that breaks the connection each time, and logs its name.
-    pub(super) fn set_aside(&mut self, lsn: Lsn, id: &[u8], bytes: usize, error: &Error) {
+    fn set_aside(&self, lsn: Lsn, id: &[u8], bytes: usize, error: &Error) {
         tracing::warn!(
             "object {} with {bytes} bytes breaks the connection each time that it is sent: {error}; it stays here, is left out and tried again \
              later; look whether something on the way drops large packets, or proto-max-bulk-len is below its size",
             ObjectId::new(id)
         );
-        self.alone = (Lsn::default(), 0);
-        self.extra_max = EXTRA_MAX;
         self.outbox.ledger.hold(self.outbox.ledger.epoch(), lsn, id, Obstacle::SetAside);
     }
 }

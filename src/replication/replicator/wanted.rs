@@ -44,6 +44,8 @@ impl Replicator<'_> {
                 continue;
             }
             match tier.dirty_now(id) {
+                // It would break the connection.
+                Ok(Some(dirty)) if self.outbox.ledger.is_set_aside(dirty.lsn) => {}
                 Ok(Some(dirty)) if !self.is_needless(&dirty, *why, standing.ok().flatten()) => {
                     lacking.push((*why, dirty))
                 }

@@ -7,9 +7,33 @@ use crate::backoff::Backoff;
 /// The longest pause between tries of a record that Redis refuses, ...
 const REFUSED_RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// ... and of one that breaks the connection each time, for which all others must wait for a new connection.
+/// ... and between tries of any of those that break the connection each time, for which all others must wait for a new connection.
 const SET_ASIDE_RETRY_MAX: Duration = Duration::from_secs(600);
 pub(super) const SET_ASIDE_RETRY_FIRST: Duration = Duration::from_secs(1);
+
+/// When the next of the records that are set aside is tried: one for all, as nothing settles while connections break.
+#[derive(Debug)]
+pub(super) struct AsideRetry {
+    backoff: Backoff,
+    pub due: Instant,
+}
+
+impl AsideRetry {
+    pub fn new() -> Self {
+        AsideRetry { backoff: Backoff::between(SET_ASIDE_RETRY_FIRST, SET_ASIDE_RETRY_MAX), due: Instant::now() }
+    }
+
+    /// One was set aside; `again`: after it was tried once more.
+    pub fn failed(&mut self, again: bool) {
+        let pause = if again { self.backoff.failed() } else { SET_ASIDE_RETRY_FIRST };
+        self.due = self.due.max(Instant::now() + pause);
+    }
+
+    /// One got through: so may the others.
+    pub fn succeeded(&mut self) {
+        *self = AsideRetry::new();
+    }
+}
 
 /// Why a record stands apart that was not pushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +62,10 @@ pub(super) enum Fate {
         due: Instant,
         backoff: Backoff,
     },
+    /// It breaks the connection each time, and was tried so often since that was found.
+    SetAside {
+        tries: u32,
+    },
     /// Something else has to happen first. Not a failure.
     Postponed {
         due: Instant,
@@ -53,13 +81,12 @@ pub(super) enum Fate {
 impl Fate {
     /// Held, for longer than the time before if it stood apart for the same reason.
     pub fn held(why: Obstacle, before: Option<&Apart>) -> Self {
-        let new = || match why {
-            Obstacle::SetAside => Backoff::between(SET_ASIDE_RETRY_FIRST, SET_ASIDE_RETRY_MAX),
-            Obstacle::Refused | Obstacle::Unreadable => Backoff::up_to(REFUSED_RETRY_MAX),
-        };
+        if why == Obstacle::SetAside {
+            return Fate::SetAside { tries: before.and_then(Apart::tries).map_or(0, |tries| tries + 1) };
+        }
         let mut backoff = match before {
             Some(Apart { fate: Fate::Held { why: earlier, backoff, .. }, .. }) if *earlier == why => backoff.clone(),
-            _ => new(),
+            _ => Backoff::up_to(REFUSED_RETRY_MAX),
         };
         let wait = backoff.failed();
         Fate::Held { why, due: Instant::now() + wait, backoff }
@@ -70,7 +97,15 @@ impl Apart {
     pub fn due(&self) -> Option<Instant> {
         match self.fate {
             Fate::Held { due, .. } | Fate::Postponed { due } => Some(due),
-            Fate::Lost | Fate::Pushed { .. } => None,
+            Fate::SetAside { .. } | Fate::Lost | Fate::Pushed { .. } => None,
+        }
+    }
+
+    /// How often it was tried since it was set aside; None if it is not.
+    pub fn tries(&self) -> Option<u32> {
+        match self.fate {
+            Fate::SetAside { tries } => Some(tries),
+            _ => None,
         }
     }
 
@@ -79,14 +114,18 @@ impl Apart {
     }
 
     pub fn is_held(&self) -> bool {
-        matches!(self.fate, Fate::Held { .. })
+        matches!(self.fate, Fate::Held { .. } | Fate::SetAside { .. })
     }
 
     pub fn is_pushed(&self) -> bool {
         matches!(self.fate, Fate::Pushed { .. })
     }
 
+    pub fn is_refused(&self) -> bool {
+        matches!(self.fate, Fate::Held { why: Obstacle::Refused, .. })
+    }
+
     pub fn is_set_aside(&self) -> bool {
-        matches!(self.fate, Fate::Held { why: Obstacle::SetAside, .. })
+        self.tries().is_some()
     }
 }

@@ -159,6 +159,40 @@ fn what_stands_apart_is_bounded() {
     assert!(ledger.is_full() && !ledger.lose(at(u32::MAX), b"id") && ledger.lose(at(0), b"id"));
 }
 
+/// However many records break the connection, one is tried at a time, with one pause for all of them: the others settle in between.
+#[test]
+fn records_set_aside_are_tried_in_turn_and_ever_more_seldom() {
+    let (ledger, epoch) = ledger();
+    for number in 0..3 {
+        ledger.hold(epoch, at(number), b"id", Obstacle::SetAside);
+    }
+    assert!(ledger.may_have_stood(at(0)), "it was sent");
+    let later = Instant::now() + SET_ASIDE_RETRY_FIRST * 2;
+    let mut tried = Vec::new();
+    for _ in 0..6 {
+        let due = ledger.due(epoch, second(later, 99_999), 9, at(0));
+        assert!(due.is_set_aside && due.records.len() == 1);
+        tried.push(due.records[0].0);
+        ledger.hold(epoch, due.records[0].0, b"id", Obstacle::SetAside);
+    }
+    assert_eq!(tried, [0, 1, 2, 0, 1, 2].map(at));
+    assert_eq!(ledger.due(epoch, later, 9, at(0)), Due::default(), "the pause grows for all of them");
+    ledger.pushed(epoch, at(1), b"id", later);
+    assert!(ledger.due(epoch, Instant::now(), 9, at(0)).is_set_aside, "where one gets through others may");
+}
+
+#[test]
+fn a_ledger_full_of_records_that_are_set_aside_goes_on() {
+    let (ledger, epoch) = ledger();
+    for number in 0..APART_MAX as u32 {
+        ledger.hold(epoch, at(number), b"id", Obstacle::SetAside);
+    }
+    let end = at(APART_MAX as u32 + 1);
+    assert!(ledger.is_full() && ledger.next(epoch, end).is_some(), "the walks stand still");
+    assert!(ledger.due(epoch, second(Instant::now(), 999), 9, end).is_set_aside);
+    assert!(ledger.next_due(end).is_some());
+}
+
 #[test]
 fn a_ledger_of_a_store_about_which_nothing_is_known_takes_all_for_dirty() {
     let unknown = Ledger::new(None, at(100));
