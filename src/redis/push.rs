@@ -139,7 +139,7 @@ impl Pusher {
         self.begin_with(link, batch, false)
     }
 
-    /// Whether a batch can be begun while another one is not finished yet: on Cluster nothing is sent ahead, and values without versions are written in
+    /// Whether a batch can be begun while another one is not finished yet. On Cluster nothing is sent ahead; values without versions are written in
     /// their order.
     pub fn keeps_two(&self, link: &Link) -> bool {
         self.value_format != ValueFormat::Python && !link.is_cluster()

@@ -18,8 +18,8 @@ pub(crate) use apart::Obstacle;
 use apart::{Apart, AsideRetry, Fate};
 use pass::Pass;
 
-/// Most records that stand apart, but for those of the batches under way. With so many, only deletes are pushed, which may make room: any other record could come to stand apart
-/// too.
+/// Most records that stand apart, but for those of the batches under way. With so many, only deletes are pushed, which may make room: any other record
+/// could come to stand apart too.
 pub(crate) const APART_MAX: usize = 4096;
 
 /// Numbers the times that pushing began anew, after a loss or on a new connection. What a push of an earlier epoch reports is ignored.
