@@ -177,7 +177,7 @@ fn of_records_that_redis_has_lost_one_that_breaks_the_connection_is_found() {
 fn puts_are_not_refused_because_a_record_is_set_aside() {
     let world = World::new(1);
     let redis = RedisServer::settings().line("proto-max-bulk-len 1mb").start();
-    let store = world.builder(0, &redis.url(), |options| options.settle_ms = 100).max_size_mb(16).open().unwrap();
+    let store = world.builder(0, &redis.url(), |options| options.settle_ms = 1000).max_size_mb(16).open().unwrap();
     store.put(b"too large", &bytes(1, 1 << 20), b"").unwrap();
     until("it is set aside", || replication(&store).held_records == 1);
     let put = |number: u64| store.put(format!("id-{number}").as_bytes(), &bytes(number, 256 << 10), b"");

@@ -223,3 +223,21 @@ impl LocalTier {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local::upkeep::by_hand::{ByHand, outbox};
+
+    const BUDGET: Budget = Budget { records: 10, bytes: 1000 };
+
+    #[test]
+    fn a_store_that_is_closed_has_no_unreadable_records() {
+        let store = ByHand::open(Some(outbox()));
+        store.put(b"id", 100);
+        let read = || store.tier.dirty_records(Lsn::NONE, store.tier.end(), RecordFilter::Dirty, BUDGET);
+        assert_eq!(read().unwrap().dirty.len(), 1);
+        store.tier.gate.close();
+        assert!(matches!(read(), Err(Error::Closed)));
+    }
+}
