@@ -211,7 +211,6 @@ fn a_backlog_comes_through_connections_that_break_again_and_again() {
     let redis = RedisServer::start();
     let proxy = Proxy::to(&redis);
     let store = backlog(&world, &proxy, &redis.url_at(proxy.port()), RECORDS, |_| ());
-    let directory = world.directory(0).display().to_string();
     proxy.set(Mode::ResetAfter(3_000_000));
     until("all are pushed", || objects(&redis) == 2 * RECORDS);
     proxy.set(Mode::Normal);
@@ -220,7 +219,7 @@ fn a_backlog_comes_through_connections_that_break_again_and_again() {
     assert!(proxy.resets() > 3, "{}", proxy.resets());
     for name in ["before", "after"] {
         for number in 0..RECORDS {
-            assert!(stands(&redis, &format!("{name} {number}")), "{directory}: {name} {number}");
+            assert!(stands(&redis, &format!("{name} {number}")), "{name} {number}");
         }
     }
     assert!(!log::has(Level::WARN, &["breaks the connection each time", "with 2000 bytes"]));

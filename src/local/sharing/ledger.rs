@@ -254,7 +254,11 @@ impl Ledger {
         self.within(epoch, |state| {
             let apart = state.apart.remove(&lsn);
             if why == Obstacle::SetAside {
-                state.aside_retry.failed(apart.as_ref().is_some_and(Apart::is_set_aside));
+                let again = apart.as_ref().is_some_and(Apart::is_set_aside);
+                if !again && !state.apart.values().any(Apart::is_set_aside) {
+                    state.aside_retry = AsideRetry::new(); // what that says is of records that are gone
+                }
+                state.aside_retry.failed(again);
             }
             let fate = Fate::held(why, apart.as_ref());
             state.set_apart(lsn, id, fate, apart.as_ref());

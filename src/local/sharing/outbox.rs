@@ -147,7 +147,8 @@ impl Outbox {
         self.ledger.replicated() < end && self.stuck.lock().is_none_or(|since| since.elapsed() < STUCK_MIN)
     }
 
-    /// Notes whether Redis takes everything that it is sent.
+    /// Notes whether Redis takes what it is sent: it can be reached, and refuses nothing. A record that is set aside, or cannot be read, is no sign of
+    /// the contrary.
     pub fn set_draining(&self, emptied: bool) {
         let mut stuck = self.stuck.lock();
         *stuck = if emptied { None } else { stuck.or_else(|| Some(Instant::now())) };

@@ -15,6 +15,7 @@ const AHEAD_COMMANDS: usize = 64;
 const AHEAD_BYTES: u64 = 256 << 10;
 
 /// A batch that was begun: its first commands are sent, and its answers are still to be read.
+#[derive(Default)]
 pub(crate) struct Begun {
     /// Which writes of the batch were sent.
     chosen: Vec<usize>,
@@ -32,15 +33,7 @@ pub(crate) struct Begun {
 impl Begun {
     /// Nothing was sent yet.
     pub(super) fn nothing(also_same: bool) -> Begun {
-        Begun {
-            chosen: Vec::new(),
-            also_same,
-            commands: 0,
-            counted_from: 0,
-            named_from: 0,
-            expected: Counters::default(),
-            answers: None,
-        }
+        Begun { also_same, ..Begun::default() }
     }
 
     /// Reads the answers, to be used later. There must be none in front of them.
@@ -67,13 +60,13 @@ impl Pusher {
         let (mut sent, mut bytes) = (0, 0);
         let mut notices: Vec<Notice<'_>> = Vec::with_capacity(chosen.len());
         for index in &chosen {
-            let Some(write) = batch.get(*index) else { continue };
+            let Some(write) = batch.get(*index) else { continue }; // never: the places are this batch's own
             if commands.len() >= AHEAD_COMMANDS || bytes >= AHEAD_BYTES {
                 sent += commands.len();
                 bytes = 0;
                 link.send_ahead(std::mem::take(&mut commands))?;
             }
-            bytes += write.put_bytes().unwrap_or_default();
+            bytes += write.bytes() as u64;
             match write.what {
                 What::Put { ref object, .. } => {
                     expected.add(Some(object.raw().len() as u64), None);
@@ -112,7 +105,7 @@ impl Pusher {
         self.counted(expected, &replies.split_off(counted_from.min(replies.len())));
         let mut unsettled = Vec::new();
         for (place, (index, reply)) in chosen.into_iter().zip(replies).enumerate() {
-            let Some(write) = batch.get(index) else { continue };
+            let Some(write) = batch.get(index) else { continue }; // never, as in `send`
             let put_bytes = write.put_bytes();
             match reply {
                 Ok(Value::Nil) => unsettled.push(Unsettled::new(index, false)),
@@ -139,16 +132,5 @@ impl Pusher {
             set.arg("PXAT").arg(deadline_ms);
         }
         set
-    }
-
-    /// Notes changes of the counters that Redis refused, to be made later.
-    pub(super) fn counted(&mut self, by: Counters, replies: &[Reply]) {
-        let refused = |place: usize| replies.get(place).is_some_and(Reply::is_err);
-        if refused(0) {
-            self.counters_off.objects += by.objects;
-        }
-        if refused(1) {
-            self.counters_off.bytes += by.bytes;
-        }
     }
 }

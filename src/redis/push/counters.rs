@@ -2,7 +2,9 @@
 
 use redis::Cmd;
 
+use super::Pusher;
 use crate::redis::keys::Keys;
+use crate::redis::pipeline::Reply;
 
 /// Pending changes of the counters in Redis.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,5 +38,18 @@ impl Counters {
             add
         };
         vec![by(keys.object_count(), self.objects), by(keys.total_size(), self.bytes)]
+    }
+}
+
+impl Pusher {
+    /// Notes changes of the counters that Redis refused, to be made later.
+    pub(super) fn counted(&mut self, by: Counters, replies: &[Reply]) {
+        let refused = |place: usize| replies.get(place).is_some_and(Reply::is_err);
+        if refused(0) {
+            self.counters_off.objects += by.objects;
+        }
+        if refused(1) {
+            self.counters_off.bytes += by.bytes;
+        }
     }
 }

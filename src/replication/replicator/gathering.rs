@@ -101,7 +101,7 @@ impl Replicator<'_> {
         }
         let next = ledger.next(self.epoch, end).filter(|next| next.lane == lane)?;
         let mut batch = Batch { writes: Vec::new(), step: BatchKind::Nowhere };
-        // What cannot be read fails again in its turn.
+        // What cannot be read fails again in its turn, as does a store that was closed meanwhile.
         self.walk(&mut batch, Next { from: to, ..next }).ok()?;
         Some(batch)
     }

@@ -181,6 +181,20 @@ fn records_set_aside_are_tried_in_turn_and_ever_more_seldom() {
     assert!(ledger.due(epoch, Instant::now(), 9, at(0)).is_set_aside, "where one gets through others may");
 }
 
+/// A pause that has grown for records that are gone is not that of others.
+#[test]
+fn the_first_record_to_be_set_aside_again_is_tried_soon() {
+    let (ledger, epoch) = ledger();
+    let is_due_soon = || ledger.next_due(at(0)).unwrap() <= Instant::now() + SET_ASIDE_RETRY_FIRST;
+    for _ in 0..9 {
+        ledger.hold(epoch, at(1), b"old", Obstacle::SetAside);
+    }
+    assert!(!is_due_soon());
+    ledger.overtaken(epoch, at(1));
+    ledger.hold(epoch, at(2), b"new", Obstacle::SetAside);
+    assert!(is_due_soon());
+}
+
 #[test]
 fn a_ledger_full_of_records_that_are_set_aside_goes_on() {
     let (ledger, epoch) = ledger();
