@@ -149,13 +149,14 @@ impl Inner {
                 attempts += 1;
                 let pushed = lane.pusher.push(&mut lane.link, std::slice::from_ref(&write))?.pop();
                 self.await_replicas(id, lane)?;
-                pushed.unwrap_or_else(|| Err("no answer".into())).map_err(self.refused(action, id))
+                let pushed = pushed.unwrap_or_else(|| Err("no answer".into()));
+                pushed.and_then(Pushed::named).map_err(self.refused(action, id))
             })?;
             match pushed {
                 Pushed::Applied { replaced } => return Ok(replaced),
                 Pushed::Same => return Ok(None),
-                // These outcomes need a `Hearing`, which this backend does not have.
-                Pushed::Later | Pushed::Overtaken => {}
+                // `named` has taken the first one out, and the others need a `Hearing`, which this backend does not have.
+                Pushed::Unnamed(_) | Pushed::Later | Pushed::Overtaken => {}
                 // The first attempt may have been carried out, and replaced by the newer write: repeated above that, it would come back.
                 Pushed::Older(_) if attempts > 1 => {
                     let reason = "the connection broke during a write, which another one has replaced since";
@@ -310,14 +311,15 @@ impl Backend for RedisBackend {
         let pushed = inner.pool.run(|lane| {
             let pushed = lane.pusher.push(&mut lane.link, std::slice::from_ref(&write))?.pop();
             inner.await_replicas(id, lane)?;
-            pushed.unwrap_or_else(|| Err("no answer".into())).map_err(inner.refused("store", id))
+            let pushed = pushed.unwrap_or_else(|| Err("no answer".into()));
+            pushed.and_then(Pushed::named).map_err(inner.refused("store", id))
         })?;
         match pushed {
             Pushed::Applied { .. } => {
                 stored(Stored::now(&|| Some(object.clone())));
                 Ok(true)
             }
-            Pushed::Same | Pushed::Later | Pushed::Overtaken | Pushed::Older(_) => Ok(false),
+            Pushed::Same | Pushed::Unnamed(_) | Pushed::Later | Pushed::Overtaken | Pushed::Older(_) => Ok(false),
         }
     }
 

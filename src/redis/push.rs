@@ -43,8 +43,9 @@ pub(crate) struct Pusher {
     value_format: ValueFormat,
     tombstone_ttl_ms: u64,
     encoder: Encoder,
-    /// Changes that the counters in Redis have yet to get.
+    /// Changes that the counters in Redis have yet to get; and those that are under way, which come back here if they are not answered.
     counters_off: Counters,
+    counters_sent: Counters,
 }
 
 /// How writes are sent.
@@ -81,6 +82,7 @@ impl Pusher {
             tombstone_ttl_ms: options.tombstone_ttl_seconds.saturating_mul(1000).max(1),
             encoder: Encoder::new(options.compression == Compression::Lz4),
             counters_off: Counters::default(),
+            counters_sent: Counters::default(),
         }
     }
 
@@ -128,7 +130,7 @@ impl Pusher {
     /// Brings the counters in Redis up to date now; otherwise the next push does so.
     pub fn settle_counters(&mut self, link: &mut Link) -> Result<(), Error> {
         let off = std::mem::take(&mut self.counters_off);
-        let replies = link.run(&off.commands(&self.keys))?;
+        let replies = link.run(&off.commands(&self.keys)).inspect_err(|_| self.counters_off = off)?;
         self.counted(off, &replies);
         Ok(())
     }
@@ -151,11 +153,23 @@ impl Pusher {
         }
         let at_once = |(_, write): &(usize, &Outgoing<'_>)| !write.is_large() && !is_looked_for(write);
         let chosen: Vec<usize> = batch.iter().enumerate().filter(at_once).map(|(index, _)| index).collect();
-        self.send(link, batch, chosen, How { also_same, naming: !link.is_cluster() })
+        let how = How { also_same, naming: !link.is_cluster() };
+        self.send(link, batch, chosen, how).inspect_err(|_| self.uncounted())
     }
 
     /// Finishes a batch, and returns what `push` does. `behind`: the batch that was begun after it.
     pub fn finish(
+        &mut self,
+        link: &mut Link,
+        batch: &[Outgoing<'_>],
+        begun: Begun,
+        behind: Option<&mut Begun>,
+        hearing: Option<&dyn Hearing>,
+    ) -> Result<Vec<Result<Pushed, String>>, Error> {
+        self.settle_all(link, batch, begun, behind, hearing).inspect_err(|_| self.uncounted())
+    }
+
+    fn settle_all(
         &mut self,
         link: &mut Link,
         batch: &[Outgoing<'_>],
@@ -331,7 +345,9 @@ impl Pusher {
             for (index, _) in unnamed {
                 match &entry {
                     Ok(_) => outcomes.named_now(*index),
-                    Err(refusal) => outcomes.settle(*index, Err(format!("its event is refused: {refusal}"))),
+                    Err(refusal) => {
+                        outcomes.settle(*index, Ok(Pushed::Unnamed(format!("its event is refused: {refusal}"))));
+                    }
                 }
             }
         }

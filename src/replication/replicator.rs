@@ -112,6 +112,8 @@ struct Replicator<'a> {
     sent: Version,
     /// The batches under way, at most two, in case the connection breaks.
     sending: VecDeque<Sending>,
+    /// A record under way because another node wants it.
+    sending_wanted: Option<Lsn>,
     caution: Caution,
     caution_apart: CautionApart,
     /// The last record that got through, whatever was pushed again since; and whether one further on did lately.
@@ -147,6 +149,7 @@ impl<'a> Replicator<'a> {
             node: tier.node(),
             sent: Version::default(),
             sending: VecDeque::new(),
+            sending_wanted: None,
             caution: Caution::default(),
             caution_apart: CautionApart::default(),
             reached: Lsn::default(),
@@ -323,9 +326,9 @@ impl<'a> Replicator<'a> {
         next.map_or(limit, |next| next.saturating_duration_since(Instant::now()).min(limit))
     }
 
-    /// Whether everything is pushed and confirmed, settled or not.
+    /// Whether everything is pushed and confirmed, settled or not, but what breaks the connection each time.
     fn is_drained(&self) -> bool {
-        let is_pushed = self.backend.tier().is_ok_and(|tier| self.outbox.ledger.is_pushed(tier.end()));
+        let is_pushed = self.backend.tier().is_ok_and(|tier| self.outbox.ledger.is_pushed_but_aside(tier.end()));
         is_pushed && self.is_confirmed && self.catching_up.is_none()
     }
 
@@ -348,14 +351,14 @@ impl<'a> Replicator<'a> {
 
     /// Whether there is anything that Redis may not have. What was only read from it does not count.
     fn may_be_lacking(&self) -> bool {
-        if self.is_drained() {
-            return false;
-        }
-        let Ok(tier) = self.backend.tier() else { return true };
         let ledger = &self.outbox.ledger;
         if !self.is_confirmed || ledger.has_unpushed_apart() {
             return true;
         }
+        if self.is_drained() {
+            return false;
+        }
+        let Ok(tier) = self.backend.tier() else { return true };
         let filter = if ledger.has_backlog() { RecordFilter::All } else { RecordFilter::Dirty };
         let end = tier.end();
         let mut from = ledger.replicated();

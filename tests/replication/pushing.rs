@@ -53,11 +53,14 @@ fn a_record_that_breaks_the_connection_is_set_aside_and_named() {
     }
     store.delete(b"after 0").unwrap();
     until("all others are pushed", || (1..100).all(|number| stands(&redis, &format!("after {number}"))));
-    until("it is named", || log::has(Level::WARN, &["746f6f206c61726765 with 1048576 bytes", "proto-max-bulk-len"]));
+    let named = || log::count(Level::WARN, &["746f6f206c61726765 with 1048576 bytes", "proto-max-bulk-len"]);
+    until("it is named", || named() == 1);
     assert!(store.get_here(b"too large").unwrap().is_some() && !stands(&redis, "too large"));
     store.put(b"later", b"data", b"").unwrap();
     until("it goes on so", || stands(&redis, "later"));
     assert!(store.get(b"too large").unwrap().is_some());
+    until("it is tried again", || log::has(Level::DEBUG, &["746f6f206c61726765 has broken the connection again"]));
+    assert_eq!(named(), 1);
 }
 
 /// A store with so many records of 2000 bytes that Redis has yet to get, more than go together, and then what `put` writes, and as many again.
@@ -201,6 +204,25 @@ fn closing_in_the_middle_of_a_backlog_sets_nothing_apart() {
     store.close().unwrap();
     until("its threads have ended", || number(&redis, "connected_clients") == 1);
     assert!(!log::has(Level::WARN, &["the object store is closed", "stays here until it can be read"]));
+}
+
+/// It is tried again a second after it was found, and a close that waited for that would always see it break a connection again.
+#[test]
+fn closing_does_not_wait_for_a_record_that_is_set_aside() {
+    let redis = RedisServer::settings().line("proto-max-bulk-len 1mb").start();
+    let closes_at_once = |number: u64| {
+        let world = World::new(1);
+        let store = world.open(0, &redis.url(), |_| ());
+        let id = format!("closing {number}");
+        store.put(id.as_bytes(), &bytes(1, 1 << 20), b"").unwrap();
+        until("it is set aside", || replication(&store).held_records == 1);
+        store.close().unwrap();
+        let left = ["Redis does not have everything yet", world.directory(0).to_str().unwrap()];
+        assert!(log::has(Level::WARN, &left));
+        !log::has(Level::DEBUG, &[key(&id).trim_start_matches("scaler:obj:"), "has broken the connection again"])
+    };
+    // Not on a machine that stands still for a second now.
+    assert!((0..5).any(closes_at_once));
 }
 
 /// Where connections break whatever goes over them, no record is at fault, and all of them come through in the end.

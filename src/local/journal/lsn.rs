@@ -37,6 +37,11 @@ impl Lsn {
         Lsn(self.0.saturating_sub(1))
     }
 
+    /// The least lsn above this one.
+    pub fn just_above(self) -> Self {
+        Lsn(self.0.saturating_add(1))
+    }
+
     pub fn is_none(self) -> bool {
         self.0 == 0
     }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use crate::local::journal::Lsn;
 pub(crate) use apart::Obstacle;
 use apart::{Apart, AsideRetry, Fate};
-use pass::Pass;
+use pass::{Pass, SentAhead};
 
 /// Most records that stand apart, but for those of the batches under way. With so many, only deletes are pushed, which may make room: any other record
 /// could come to stand apart too.
@@ -46,6 +46,8 @@ struct State {
     /// apart, or has to if the records say so.
     unnoted: BTreeMap<Lsn, bool>,
     aside_retry: AsideRetry,
+    /// Records that the tail has yet to pass, and that were sent already.
+    sent_ahead: SentAhead,
 }
 
 /// Which records are dirty, and which are settled. One lock; every call that reports on a push names the epoch of that push.
@@ -85,7 +87,33 @@ impl State {
             self.unnoted.insert(lsn, lsn < self.settled);
         }
         let was_lost = before.is_some_and(|before| before.was_lost);
-        self.apart.insert(lsn, Apart { id: id.to_vec(), fate, was_lost });
+        let stood = before.map_or_else(|| self.may_have_stood(lsn), |before| before.may_have_stood);
+        let may_have_stood = stood || fate.was_sent();
+        self.apart.insert(lsn, Apart { id: id.to_vec(), fate, was_lost, may_have_stood });
+    }
+
+    /// Whether Redis may have had this record: it was sent, and Redis did not refuse it. What is under way for the first time does not count.
+    fn may_have_stood(&self, lsn: Lsn) -> bool {
+        match self.apart.get(&lsn) {
+            Some(apart) => apart.may_have_stood,
+            None => self.is_in_backlog(lsn) || self.tail.has_sent(lsn) || self.sent_ahead.contains(lsn),
+        }
+    }
+
+    fn may_have_been_sent(&self, lsn: Lsn) -> bool {
+        self.may_have_stood(lsn) || lsn < self.tail.sent_or_sending_below()
+    }
+
+    /// Notes that this record, which no walk has passed, may stand in Redis.
+    fn note_sent(&mut self, lsn: Lsn) {
+        match self.apart.get_mut(&lsn) {
+            Some(apart) => apart.may_have_stood = true,
+            None => self.sent_ahead.insert(lsn, &mut self.tail),
+        }
+    }
+
+    fn is_in_backlog(&self, lsn: Lsn) -> bool {
+        self.backlog.as_ref().is_some_and(|(range, _)| range.contains(&lsn))
     }
 
     /// Whether both walks are at their ends.
@@ -98,11 +126,12 @@ impl State {
     }
 
     /// The record set aside that is tried next, the one that was tried least, and when: once everything else below `end` is pushed, or the walks stand
-    /// still since so many records stand apart.
+    /// still since so many records stand apart; or much later, if it does not come to that.
     fn next_aside(&self, end: Lsn) -> Option<(Instant, Lsn)> {
         let aside = self.apart.iter().filter_map(|(lsn, apart)| Some((apart.tries()?, *lsn)));
         let (_, lsn) = aside.min()?;
-        (self.has_passed(end) || self.is_full()).then_some((self.aside_retry.due, lsn))
+        let is_quiet = self.has_passed(end) || self.is_full();
+        Some((if is_quiet { self.aside_retry.due } else { self.aside_retry.overdue }, lsn))
     }
 
     /// The backlog's walk, if `lsn` is in the backlog.
@@ -128,6 +157,7 @@ impl Ledger {
             apart: BTreeMap::new(),
             unnoted: BTreeMap::new(),
             aside_retry: AsideRetry::new(),
+            sent_ahead: SentAhead::default(),
         }))
     }
 
@@ -201,9 +231,28 @@ impl Ledger {
     /// Notes that the walk has passed everything below `to`.
     pub fn advance(&self, epoch: Epoch, lane: Lane, to: Lsn) {
         self.within(epoch, |state| match (lane, &mut state.backlog) {
-            (Lane::Tail, _) => state.tail.position = state.tail.position.max(to),
+            (Lane::Tail, _) => {
+                state.tail.position = state.tail.position.max(to);
+                state.sent_ahead.passed(state.tail.position);
+            }
             (Lane::Backlog, Some((_, walk))) => walk.position = walk.position.max(to),
             (Lane::Backlog, None) => {}
+        });
+    }
+
+    /// Notes that this record, which no walk has passed, may stand in Redis, whatever else becomes of it.
+    pub fn may_stand(&self, epoch: Epoch, lsn: Lsn) {
+        self.within(epoch, |state| state.note_sent(lsn));
+    }
+
+    /// A round has failed: nobody knows what became of what was under way, the walks' next records and `others`.
+    pub fn failed(&self, epoch: Epoch, others: impl IntoIterator<Item = Lsn>) {
+        self.within(epoch, |state| {
+            state.tail.resume();
+            if let Some((_, walk)) = &mut state.backlog {
+                walk.resume();
+            }
+            others.into_iter().for_each(|lsn| state.note_sent(lsn));
         });
     }
 
@@ -229,6 +278,9 @@ impl Ledger {
             }
             let was_apart = apart.is_some();
             let is_unsettled = lsn >= state.settled;
+            if is_unsettled && lsn >= state.tail.sent_or_sending_below() {
+                return state.sent_ahead.insert(lsn, &mut state.tail);
+            }
             let walk = if is_unsettled { Some(&mut state.tail) } else { state.backlog_of(lsn) };
             match walk {
                 Some(walk) if lsn >= walk.position => {} // the walk is about to pass it
@@ -287,19 +339,25 @@ impl Ledger {
             if apart.is_pushed() {
                 apart.fate = Fate::Lost;
             }
-            apart.was_lost = true;
+            (apart.was_lost, apart.may_have_stood) = (true, true);
         }
         true
     }
 
-    /// A record was copied: if it stands apart, its copy does. The copy says of itself that it is dirty, and nothing around it has settled.
+    /// A record was copied: what is known of it holds for its copy. The copy says of itself that it is dirty, and nothing around it has settled.
     pub fn moved(&self, from: Lsn, to: Lsn) {
-        let mut state = self.0.lock();
+        let state = &mut *self.0.lock();
         if let Some(mut apart) = state.apart.remove(&from) {
-            apart.was_lost |= state.apart.get(&to).is_some_and(|copy| copy.was_lost);
+            if let Some(copy) = state.apart.get(&to) {
+                apart.was_lost |= copy.was_lost;
+                apart.may_have_stood |= copy.may_have_stood;
+            }
             state.apart.insert(to, apart);
             state.unnoted.remove(&from);
+        } else if state.may_have_been_sent(from) {
+            state.note_sent(to);
         }
+        state.sent_ahead.remove(from);
     }
 
     /// The records apart that the next open may take for clean (`noted`). `also_pushed`: also those that Redis has, and that have not settled.
@@ -316,8 +374,8 @@ impl Ledger {
         self.0.lock().unnoted.remove(&lsn);
     }
 
-    /// The records apart that are due, oldest first. One that breaks connections is due alone, when nothing else below `end` is, as it may cost the
-    /// others a new connection.
+    /// The records apart that are due, oldest first. One that breaks connections is due alone, and as long as that can be only when nothing else below
+    /// `end` is, as it may cost the others a new connection.
     pub fn due(&self, epoch: Epoch, now: Instant, records_max: usize, end: Lsn) -> Due {
         self.within(epoch, |state| {
             let due = state.apart.iter().filter(|(_, apart)| apart.is_due(now)).take(records_max);
@@ -361,25 +419,14 @@ impl Ledger {
         self.0.lock().apart.contains_key(&lsn)
     }
 
-    /// Whether Redis may have had this record: it was sent before, in an earlier epoch, and Redis did not refuse it.
+    /// Whether Redis may have had this record before what is under way now: it was sent, and Redis did not refuse it.
     pub fn may_have_stood(&self, lsn: Lsn) -> bool {
-        let state = self.0.lock();
-        let in_backlog = state.backlog.as_ref().is_some_and(|(range, _)| range.contains(&lsn));
-        match state.apart.get(&lsn) {
-            Some(Apart { was_lost: true, .. }) => true,
-            Some(Apart { fate: Fate::Held { .. } | Fate::Postponed { .. }, .. }) => false,
-            // One that is set aside was sent, and nobody has answered.
-            Some(Apart { fate: Fate::Lost | Fate::Pushed { .. } | Fate::SetAside { .. }, .. }) => true,
-            None => in_backlog || lsn < state.tail.sent_below,
-        }
+        self.0.lock().may_have_stood(lsn)
     }
 
     /// Whether this record was sent before, in this open or an earlier one, whatever Redis has said to that.
     pub fn may_have_been_sent(&self, lsn: Lsn) -> bool {
-        let state = self.0.lock();
-        let in_backlog = state.backlog.as_ref().is_some_and(|(range, _)| range.contains(&lsn));
-        let was_lost = state.apart.get(&lsn).is_some_and(|apart| apart.was_lost || apart.is_pushed());
-        was_lost || in_backlog || lsn < state.tail.sent_or_sending_below()
+        self.0.lock().may_have_been_sent(lsn)
     }
 
     /// Whether this record was pushed, and has not settled.
@@ -457,8 +504,7 @@ impl Ledger {
     /// Whether Redis may lack the record at `lsn`. `is_clean` is the record's own flag.
     pub fn is_dirty(&self, lsn: Lsn, is_clean: bool) -> bool {
         let state = self.0.lock();
-        let in_backlog = state.backlog.as_ref().is_some_and(|(range, _)| range.contains(&lsn));
-        in_backlog || state.apart.contains_key(&lsn) || (lsn >= state.settled && !is_clean)
+        state.is_in_backlog(lsn) || state.apart.contains_key(&lsn) || (lsn >= state.settled && !is_clean)
     }
 
     /// The lsn below which everything is clean.
@@ -499,6 +545,12 @@ impl Ledger {
     pub fn is_pushed(&self, end: Lsn) -> bool {
         let state = self.0.lock();
         state.has_passed(end) && state.apart.values().all(Apart::is_pushed)
+    }
+
+    /// Whether everything below `end` was pushed but what is set aside.
+    pub fn is_pushed_but_aside(&self, end: Lsn) -> bool {
+        let state = self.0.lock();
+        state.has_passed(end) && state.apart.values().all(|apart| apart.is_pushed() || apart.is_set_aside())
     }
 }
 

@@ -283,7 +283,9 @@ impl LocalTier {
         }
         let to = if outbox.is_dirty(lsn, false) {
             let copying = Copying { flags: record.header.flags, payload: Lsn::NONE };
-            self.append_copy(&record, copying, None, Purpose::Copy)?
+            let to = self.append_copy(&record, copying, None, Purpose::Copy)?;
+            outbox.ledger.moved(lsn, to);
+            to
         } else {
             Lsn::NONE
         };
@@ -368,12 +370,15 @@ impl LocalTier {
             // Before the copy is entered, so that nobody finds it there unmarked.
             if let Some(outbox) = &self.outbox {
                 let is_clean = record.header.flags.has(Flags::CLEAN);
+                let is_dirty = outbox.is_dirty(lsn, is_clean);
                 if self.is_suspect(outbox, lsn, is_clean) {
-                    outbox.suspect_moved(to, record.id(), outbox.is_dirty(lsn, is_clean));
+                    outbox.suspect_moved(to, record.id(), is_dirty);
                 }
                 outbox.hidden.moved(lsn, to);
                 self.keep_announced(outbox, &record.header, to);
-                outbox.ledger.moved(lsn, to);
+                if is_dirty {
+                    outbox.ledger.moved(lsn, to);
+                }
             }
             Ok(to)
         };

@@ -24,8 +24,9 @@ pub(crate) struct Begun {
     commands: usize,
     counted_from: usize,
     named_from: usize,
-    /// The changes of the counters that were sent.
+    /// The changes of the counters that were sent, and those among them that make up for earlier ones.
     expected: Counters,
+    owed: Counters,
     /// The answers, if they were read already.
     answers: Option<Vec<Reply>>,
 }
@@ -56,7 +57,9 @@ impl Pusher {
             return Ok(Begun::nothing(also_same));
         }
         let mut commands: Vec<Cmd> = Vec::with_capacity(AHEAD_COMMANDS.min(chosen.len() + 3));
-        let mut expected = std::mem::take(&mut self.counters_off);
+        let owed = std::mem::take(&mut self.counters_off);
+        self.counters_sent = self.counters_sent.and(owed);
+        let mut expected = owed;
         let (mut sent, mut bytes) = (0, 0);
         let mut notices: Vec<Notice<'_>> = Vec::with_capacity(chosen.len());
         for index in &chosen {
@@ -84,7 +87,7 @@ impl Pusher {
         }
         let total = sent + commands.len();
         link.send_ahead(commands)?;
-        Ok(Begun { chosen, also_same, commands: total, counted_from, named_from, expected, answers: None })
+        Ok(Begun { chosen, also_same, commands: total, counted_from, named_from, expected, owed, answers: None })
     }
 
     /// Reads the answers to what was sent. Those that met no value are settled; returns those for which the script has to be called.
@@ -96,11 +99,12 @@ impl Pusher {
         behind: Option<&Begun>,
         outcomes: &mut Outcomes,
     ) -> Result<Vec<Unsettled>, Error> {
-        let Begun { chosen, also_same: _, commands: _, counted_from, named_from, expected, answers } = begun;
+        let Begun { chosen, counted_from, named_from, expected, owed, answers, .. } = begun;
         let mut replies = match answers {
             Some(answers) => answers,
             None => link.receive_ahead(behind.map_or(0, |behind| behind.commands))?,
         };
+        self.counters_sent = self.counters_sent.without(owed);
         let entries = replies.split_off(named_from.min(replies.len()));
         self.counted(expected, &replies.split_off(counted_from.min(replies.len())));
         let mut unsettled = Vec::new();

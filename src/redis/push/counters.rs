@@ -27,6 +27,16 @@ impl Counters {
         }
     }
 
+    pub fn and(self, other: Counters) -> Counters {
+        let (objects, bytes) = (self.objects.saturating_add(other.objects), self.bytes.saturating_add(other.bytes));
+        Counters { objects, bytes }
+    }
+
+    pub fn without(self, other: Counters) -> Counters {
+        let (objects, bytes) = (self.objects.saturating_sub(other.objects), self.bytes.saturating_sub(other.bytes));
+        Counters { objects, bytes }
+    }
+
     /// The commands that make these changes: none, or one for each counter.
     pub fn commands(self, keys: &Keys) -> Vec<Cmd> {
         if self == Counters::default() {
@@ -51,5 +61,12 @@ impl Pusher {
         if refused(1) {
             self.counters_off.bytes += by.bytes;
         }
+    }
+
+    /// The connection broke: what was under way is most likely not counted. The new objects among it are counted when they are pushed again, but what
+    /// was owed would be forgotten.
+    pub(super) fn uncounted(&mut self) {
+        let sent = std::mem::take(&mut self.counters_sent);
+        self.counters_off = self.counters_off.and(sent);
     }
 }

@@ -10,12 +10,24 @@ pub(crate) enum Pushed {
     },
     /// The same version stood there already.
     Same,
+    /// It stands there, but its event is refused, with these words: nobody hears of it.
+    Unnamed(String),
     /// A newer version stands there: nothing was changed.
     Older(StoredValue),
     /// Without versions: nothing was changed, since others keep writing there, or their events were not heard yet. To be pushed a little later.
     Later,
     /// Without versions: nothing was changed, since the write does not count any more.
     Overtaken,
+}
+
+impl Pushed {
+    /// For those who do not push again: a write of which nobody hears counts as refused.
+    pub fn named(self) -> Result<Pushed, String> {
+        match self {
+            Pushed::Unnamed(reason) => Err(reason),
+            pushed => Ok(pushed),
+        }
+    }
 }
 
 /// The outcome of each write of a batch, as far as it is settled.

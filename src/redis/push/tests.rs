@@ -14,7 +14,7 @@ use crate::version::Version;
 
 /// A server, a link, a pusher, and where the event stream stood at the beginning.
 struct World {
-    _server: Server,
+    server: Server,
     link: Link,
     pusher: Pusher,
     cursor: String,
@@ -31,7 +31,7 @@ fn world_with(change: impl FnOnce(&mut RedisOptions)) -> World {
     change(&mut options);
     let hello = Notice { op: Op::Hello, id: b"", version: version(0) };
     let cursor = events::publish(&mut link, &keys(), NODE, &[hello]).unwrap();
-    World { link, pusher: Pusher::new(&options, NODE), _server: server, cursor }
+    World { link, pusher: Pusher::new(&options, NODE), server, cursor }
 }
 
 impl World {
@@ -358,6 +358,43 @@ fn counters_follow_puts_and_deletes() {
     assert_eq!(world.counters(), (3, bytes(0) + bytes(3) + bytes(large)));
     world.push(&[delete("a", 3), delete("b", 3), delete("large", 3), delete("large", 4)]);
     assert_eq!(world.counters(), (0, 0));
+}
+
+/// What is owed to the counters goes with the next batches, and comes back if these do not get through.
+#[test]
+fn counters_owe_nothing_less_after_a_broken_connection() {
+    let mut world = world();
+    world.push(&[put("a", 1, &object("old"))]);
+    world.push(&[put("a", 2, &object("new"))]); // counted as another object, for now
+    let (first, second) = ([put("b", 1, &object("1"))], [put("c", 1, &object("2"))]);
+    let mut other = world.server.link();
+    call(&mut other, &["CLIENT", "KILL", "TYPE", "normal"]).unwrap();
+    let begun = world.pusher.begin(&mut world.link, &first).and_then(|begun| {
+        let mut behind = world.pusher.begin(&mut world.link, &second)?;
+        world.pusher.finish(&mut world.link, &first, begun, Some(&mut behind), None)
+    });
+    assert!(begun.is_err_and(|error| error.is_cut_off()));
+    world.link = other;
+    world.push(&[&first[..], &second].concat());
+    assert_eq!(world.counters(), (3, 3 * 8 + 3 + 1 + 1));
+}
+
+/// Whoever reads the value may go by it, though nobody hears of it.
+#[test]
+fn a_write_whose_event_is_refused_is_not_said_to_be_refused() {
+    let mut world = world();
+    call(&mut world.link, &["ACL", "SETUSER", "default", "resetkeys", "~t:6*", "~t:_meta*", "%R~*"]).unwrap();
+    let [first, again] = [0, 1].map(|_| world.push_one(put("a", 1, &object("a"))).unwrap());
+    call(&mut world.link, &["ACL", "SETUSER", "default", "allkeys"]).unwrap();
+    for pushed in [first, again] {
+        let Pushed::Unnamed(reason) = &pushed else { panic!("{pushed:?}") };
+        assert!(reason.starts_with("its event is refused: NOPERM"), "{reason}");
+        assert!(pushed.named().is_err());
+    }
+    assert_eq!(world.object("a"), Some(object("a")));
+    assert!(world.heard().is_empty());
+    assert_eq!(world.push_one(put("a", 1, &object("a"))), Ok(Pushed::Same));
+    assert_eq!(world.heard()[0], (Op::Put, "a".into(), 1));
 }
 
 mod chunked;

@@ -41,10 +41,12 @@ pub(super) struct Batch {
 /// What is known of a batch under way.
 pub(super) struct Sending {
     pub step: BatchKind,
-    /// Its records apart; and the number of all its records.
+    /// Its records apart; the number of all its records, and their bytes.
     pub apart: Vec<(Lsn, Vec<u8>)>,
     pub records: usize,
     pub bytes: usize,
+    /// Deletes that were found ahead of the tail, and do not stand apart.
+    pub ahead: Vec<Lsn>,
 }
 
 impl Sending {
@@ -57,7 +59,7 @@ impl Sending {
             (step, _) => step,
         };
         let (records, bytes) = (self.records + behind.records, self.bytes + behind.bytes);
-        Sending { step, apart: self.apart, records, bytes }
+        Sending { step, records, bytes, ..self }
     }
 }
 

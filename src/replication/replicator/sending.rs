@@ -46,7 +46,7 @@ impl Replicator<'_> {
     /// Begins to push a batch.
     fn begin(&mut self, Batch { writes: gathered, step }: Batch) -> Result<UnderWay, Error> {
         let (mut lsns, mut writes) = (Vec::with_capacity(gathered.len()), Vec::with_capacity(gathered.len()));
-        let mut sending = Sending { step, apart: Vec::new(), records: 0, bytes: 0 };
+        let mut sending = Sending { step, apart: Vec::new(), records: 0, bytes: 0, ahead: Vec::new() };
         for (lsn, write) in gathered {
             // Whoever asked for the object before it was deleted should get it.
             if matches!(write.what, What::Delete) && self.backend.flights.is_in_flight(&write.id) {
@@ -55,6 +55,8 @@ impl Replicator<'_> {
             }
             if self.outbox.ledger.is_apart(lsn) {
                 sending.apart.push((lsn, write.id.clone()));
+            } else if matches!(step, BatchKind::Scout(_)) {
+                sending.ahead.push(lsn);
             }
             sending.records += 1;
             sending.bytes += write.bytes();
@@ -132,22 +134,31 @@ impl Replicator<'_> {
                 self.backend.counters.overtaken.add(1);
                 ledger.overtaken(self.epoch, lsn);
             }
-            Err(reason) => {
-                ledger.hold(self.epoch, lsn, &write.id, Obstacle::Refused);
-                self.backend.counters.refusals.add(1);
-                self.backend.health.refused(&reason);
-                if reason.starts_with(OUT_OF_MEMORY) && self.full.remaining().is_zero() {
-                    self.full.failed();
-                }
-                if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
-                    self.complained = Some(Instant::now());
-                    tracing::warn!(
-                        "Redis refuses object {}: {reason}; it stays here and is tried again, as {} others are",
-                        ObjectId::new(&write.id),
-                        ledger.held_count().saturating_sub(1)
-                    );
-                }
+            // Others may have read it, though they have not heard of it.
+            Ok(Pushed::Unnamed(reason)) => {
+                ledger.may_stand(self.epoch, lsn);
+                self.refused(lsn, write, &reason);
             }
+            Err(reason) => self.refused(lsn, write, &reason),
+        }
+    }
+
+    /// Redis refuses the write, though it takes others: it is tried again later.
+    fn refused(&mut self, lsn: Lsn, write: &Outgoing<'_>, reason: &str) {
+        let ledger = &self.outbox.ledger;
+        ledger.hold(self.epoch, lsn, &write.id, Obstacle::Refused);
+        self.backend.counters.refusals.add(1);
+        self.backend.health.refused(reason);
+        if reason.starts_with(OUT_OF_MEMORY) && self.full.remaining().is_zero() {
+            self.full.failed();
+        }
+        if self.complained.is_none_or(|at| at.elapsed() > COMPLAIN_EVERY) {
+            self.complained = Some(Instant::now());
+            tracing::warn!(
+                "Redis refuses object {}: {reason}; it stays here and is tried again, as {} others are",
+                ObjectId::new(&write.id),
+                ledger.held_count().saturating_sub(1)
+            );
         }
     }
 
@@ -181,13 +192,16 @@ impl Replicator<'_> {
         tracing::debug!("replication: {error}");
         self.backend.health.cannot_push(error);
         let sending = std::mem::take(&mut self.sending).into_iter().reduce(Sending::and);
+        let others = sending.iter().flat_map(|sending| sending.apart.iter().map(|(lsn, _)| lsn).chain(&sending.ahead));
+        self.outbox.ledger.failed(self.epoch, others.chain(&self.sending_wanted).copied());
+        self.sending_wanted = None;
         if !error.is_cut_off() {
             return; // nothing is wrong with the connection
         }
         if self.link.take().is_some() {
             self.backend.counters.disconnects.add(1);
         }
-        let Some(Sending { step, apart, records, bytes }) = sending.filter(|sending| sending.records > 0) else {
+        let Some(Sending { step, apart, records, bytes, .. }) = sending.filter(|sending| sending.records > 0) else {
             return;
         };
         let with_others = apart.len() < records;
@@ -216,13 +230,18 @@ impl Replicator<'_> {
         }
     }
 
-    /// Sets a record apart that breaks the connection each time, and logs its name.
+    /// Sets a record apart that breaks the connection each time. Its name is logged the first time.
     fn set_aside(&self, lsn: Lsn, id: &[u8], bytes: usize, error: &Error) {
-        tracing::warn!(
-            "object {} with {bytes} bytes breaks the connection each time that it is sent: {error}; it stays here, is left out and tried again \
-             later; look whether something on the way drops large packets, or proto-max-bulk-len is below its size",
-            ObjectId::new(id)
-        );
-        self.outbox.ledger.hold(self.outbox.ledger.epoch(), lsn, id, Obstacle::SetAside);
+        let ledger = &self.outbox.ledger;
+        let object = ObjectId::new(id);
+        if ledger.is_set_aside(lsn) {
+            tracing::debug!("object {object} has broken the connection again: {error}");
+        } else {
+            tracing::warn!(
+                "object {object} with {bytes} bytes breaks the connection each time that it is sent: {error}; it stays here, is left out and tried \
+                 again later; look whether something on the way drops large packets, or proto-max-bulk-len is below its size"
+            );
+        }
+        ledger.hold(ledger.epoch(), lsn, id, Obstacle::SetAside);
     }
 }

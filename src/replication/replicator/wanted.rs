@@ -4,7 +4,7 @@ use super::Replicator;
 use crate::error::Error;
 use crate::id::ObjectId;
 use crate::local::{Dirty, Lsn};
-use crate::redis::{Notice, StoredValue, claim, heads, publish};
+use crate::redis::{Notice, Pushed, StoredValue, claim, heads, publish};
 use crate::replication::wants::Why;
 
 /// Most wanted ids that are handled between two batches, in each direction.
@@ -58,13 +58,15 @@ impl Replicator<'_> {
         for (why, dirty) in lacking {
             let (lsn, write) = (dirty.lsn, self.outgoing(dirty, self.backend.is_unversioned()));
             let Some(link) = &mut self.link else { return Ok(true) };
+            self.sending_wanted = Some(lsn).filter(|lsn| !lsn.is_none());
             let pushed = match why {
                 Why::Damaged => self.pusher.repair(link, &write, self.backend)?,
                 Why::Wanted | Why::Lacking => self.pusher.push_one(link, &write, self.backend)?,
             };
+            self.sending_wanted = None;
             match pushed {
                 // This is another node's delete, which that node pushes.
-                Err(reason) if lsn == Lsn::default() => {
+                Err(reason) | Ok(Pushed::Unnamed(reason)) if lsn.is_none() => {
                     tracing::debug!("Redis refuses the delete of {}: {reason}", ObjectId::new(&write.id));
                 }
                 pushed => self.pushed(lsn, &write, pushed),

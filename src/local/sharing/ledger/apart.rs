@@ -11,22 +11,30 @@ const REFUSED_RETRY_MAX: Duration = Duration::from_secs(60);
 const SET_ASIDE_RETRY_MAX: Duration = Duration::from_secs(600);
 pub(super) const SET_ASIDE_RETRY_FIRST: Duration = Duration::from_secs(1);
 
+/// After so many such pauses one of them is tried though there are others to be pushed.
+pub(super) const SET_ASIDE_OVERDUE: u32 = 10;
+
 /// When the next of the records that are set aside is tried: one for all, as nothing settles while connections break.
 #[derive(Debug)]
 pub(super) struct AsideRetry {
     backoff: Backoff,
     pub due: Instant,
+    /// When others do not stop it any more.
+    pub overdue: Instant,
 }
 
 impl AsideRetry {
     pub fn new() -> Self {
-        AsideRetry { backoff: Backoff::between(SET_ASIDE_RETRY_FIRST, SET_ASIDE_RETRY_MAX), due: Instant::now() }
+        let now = Instant::now();
+        AsideRetry { backoff: Backoff::between(SET_ASIDE_RETRY_FIRST, SET_ASIDE_RETRY_MAX), due: now, overdue: now }
     }
 
     /// One was set aside; `again`: after it was tried once more.
     pub fn failed(&mut self, again: bool) {
         let pause = if again { self.backoff.failed() } else { SET_ASIDE_RETRY_FIRST };
-        self.due = self.due.max(Instant::now() + pause);
+        let now = Instant::now();
+        self.due = self.due.max(now + pause);
+        self.overdue = self.overdue.max(now + pause * SET_ASIDE_OVERDUE);
     }
 
     /// One got through: so may the others.
@@ -53,6 +61,8 @@ pub(super) struct Apart {
     /// Redis has lost it, or it is the copy of a dirty record that was sent. It may say of itself that it is clean, so that the walks pass over it:
     /// it stands apart until it has settled.
     pub was_lost: bool,
+    /// It was sent, and Redis did not refuse it.
+    pub may_have_stood: bool,
 }
 
 /// What has become of a record that stands apart.
@@ -90,6 +100,11 @@ impl Fate {
         };
         let wait = backoff.failed();
         Fate::Held { why, due: Instant::now() + wait, backoff }
+    }
+
+    /// Whether it says that the record was sent and not refused. One that is set aside was sent, and nobody has answered.
+    pub fn was_sent(&self) -> bool {
+        matches!(self, Fate::SetAside { .. } | Fate::Lost | Fate::Pushed { .. })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of what the ledger takes for dirty, due and settled.
 
-use super::apart::SET_ASIDE_RETRY_FIRST;
+use super::apart::{SET_ASIDE_OVERDUE, SET_ASIDE_RETRY_FIRST};
+use super::pass::SENT_AHEAD_MAX;
 use super::*;
 
 const SETTLE: Duration = Duration::from_secs(30);
@@ -78,6 +79,8 @@ fn what_was_under_way_may_have_been_sent() {
         let sent = |ledger: &Ledger| [50, 150, 200].map(|offset| ledger.may_have_been_sent(at(offset)));
         assert_eq!(sent(&ledger), [true, true, false]);
         assert!(!ledger.may_have_stood(at(150)), "if Redis refuses it now, it has never had it");
+        ledger.failed(epoch, []);
+        assert!(ledger.may_have_stood(at(150)), "if it refuses it the next time, it may have had it before");
         let again = begin_anew(&ledger);
         assert_eq!(sent(&ledger), [true, true, false]);
         assert!(ledger.may_have_stood(at(150)) && !ledger.may_have_stood(at(200)));
@@ -143,8 +146,9 @@ fn refused_postponed_and_lost_are_told_apart() {
         ledger.overtaken(epoch, at(lsn));
     }
     assert_eq!(ledger.due(epoch, now + SET_ASIDE_RETRY_FIRST / 2, 9, at(0)), Due::default(), "it waits");
-    assert_eq!(ledger.due(epoch, later, 9, at(1)), Due::default(), "others are to be pushed");
-    assert!(ledger.next_due(at(1)).is_none() && ledger.next_due(at(0)).is_some());
+    let soon = now + SET_ASIDE_RETRY_FIRST * 2;
+    assert_eq!(ledger.due(epoch, soon, 9, at(1)), Due::default(), "others are to be pushed");
+    assert!(ledger.next_due(at(1)).unwrap() > soon && ledger.next_due(at(0)).unwrap() < soon);
     let alone = ledger.due(epoch, later, 9, at(0));
     assert!(alone.is_set_aside && alone.records == [(at(4), b"large".to_vec())]);
 }
@@ -179,6 +183,22 @@ fn records_set_aside_are_tried_in_turn_and_ever_more_seldom() {
     assert_eq!(ledger.due(epoch, later, 9, at(0)), Due::default(), "the pause grows for all of them");
     ledger.pushed(epoch, at(1), b"id", later);
     assert!(ledger.due(epoch, Instant::now(), 9, at(0)).is_set_aside, "where one gets through others may");
+}
+
+/// Without a moment in which nothing else is to be pushed, it is tried all the same.
+#[test]
+fn a_record_set_aside_does_not_wait_for_others_without_end() {
+    let (ledger, epoch) = ledger();
+    ledger.hold(epoch, at(1), b"id", Obstacle::SetAside);
+    let busy = ledger.next_due(at(2)).unwrap();
+    ledger.advance(epoch, Lane::Tail, at(2));
+    let quiet = ledger.next_due(at(2)).unwrap();
+    assert_eq!(busy - quiet, SET_ASIDE_RETRY_FIRST * (SET_ASIDE_OVERDUE - 1));
+    let is_due = |now: Instant, end: u32| ledger.due(epoch, now, 9, at(end)).is_set_aside;
+    assert!(is_due(quiet, 2) && !is_due(quiet, 3) && is_due(busy, 3));
+    assert!(!ledger.is_pushed(at(2)) && ledger.is_pushed_but_aside(at(2)) && !ledger.is_pushed_but_aside(at(3)));
+    ledger.hold(epoch, at(0), b"id", Obstacle::Refused);
+    assert!(!ledger.is_pushed_but_aside(at(2)));
 }
 
 /// A pause that has grown for records that are gone is not that of others.
@@ -219,20 +239,82 @@ fn a_ledger_of_a_store_about_which_nothing_is_known_takes_all_for_dirty() {
 
 /// Versions: only what Redis may have had can be known to whoever has overwritten it.
 #[test]
-fn what_redis_has_answered_to_may_have_stood_there_unless_it_was_refused() {
+fn what_was_sent_may_have_stood_unless_it_was_refused_whenever_it_was_sent() {
     let (ledger, epoch) = ledger();
+    ledger.sending(epoch, Lane::Tail, at(5));
+    assert!(!ledger.may_have_stood(at(3)), "it is under way for the first time");
+    ledger.hold(epoch, at(2), b"id", Obstacle::Refused);
     ledger.advance(epoch, Lane::Tail, at(5));
-    assert!(!ledger.may_have_stood(at(3)), "it was sent once, in this epoch");
+    assert!(ledger.may_have_stood(at(3)) && !ledger.may_have_stood(at(2)), "it was pushed, and the other one refused");
     let epoch = ledger.push_again();
-    assert!(ledger.may_have_stood(at(3)) && !ledger.may_have_stood(at(5)));
+    assert!(ledger.may_have_stood(at(3)) && !ledger.may_have_stood(at(2)) && !ledger.may_have_stood(at(5)));
     ledger.hold(epoch, at(3), b"id", Obstacle::Refused);
     ledger.postpone(epoch, at(4), b"id", Duration::ZERO);
-    assert!(!ledger.may_have_stood(at(3)) && !ledger.may_have_stood(at(4)));
-    assert!(ledger.lose(at(1), b"id") && ledger.may_have_stood(at(1)));
-    ledger.hold(epoch, at(1), b"id", Obstacle::Refused);
-    assert!(ledger.may_have_stood(at(1)), "it stood there before it was lost");
+    ledger.postpone(epoch, at(7), b"id", Duration::ZERO);
+    assert!(ledger.may_have_stood(at(3)) && ledger.may_have_stood(at(4)), "they stood there before");
+    assert!(!ledger.may_have_stood(at(7)));
+    assert!(ledger.lose(at(2), b"id") && ledger.may_have_stood(at(2)));
+    ledger.hold(epoch, at(2), b"id", Obstacle::Refused);
+    assert!(ledger.may_have_stood(at(2)), "it stood there before it was lost");
     let earlier = Ledger::new(Some(at(60)), at(100));
     assert!(earlier.may_have_stood(at(99)) && !earlier.may_have_stood(at(100)), "an earlier life may have sent it");
+}
+
+/// The same for one that Redis has refused: when the connection breaks, nobody knows what became of the next try.
+#[test]
+fn what_was_refused_may_have_stood_once_a_round_failed_with_it() {
+    let (ledger, epoch) = ledger();
+    [1, 2].map(|offset| ledger.hold(epoch, at(offset), b"id", Obstacle::Refused));
+    ledger.failed(epoch, [at(2)]);
+    for _ in 0..2 {
+        assert!(!ledger.may_have_stood(at(1)) && ledger.may_have_stood(at(2)));
+        let epoch = ledger.push_again();
+        [1, 2].map(|offset| ledger.hold(epoch, at(offset), b"id", Obstacle::Refused));
+    }
+    ledger.may_stand(ledger.epoch(), at(1));
+    assert!(ledger.may_have_stood(at(1)), "its event was refused");
+}
+
+/// The same for what is pushed before the walk comes to it: since another node wants it, or as a delete while Redis is full.
+#[test]
+fn what_was_sent_ahead_of_the_tail_may_have_stood() {
+    let (ledger, epoch) = ledger();
+    ledger.pushed(epoch, at(150), b"id", Instant::now());
+    ledger.failed(epoch, [at(250)]);
+    let sent = |ledger: &Ledger| {
+        let sent = [149, 150, 151, 250, 251].map(|offset| ledger.may_have_stood(at(offset)));
+        assert_eq!(sent, [149, 150, 151, 250, 251].map(|offset| ledger.may_have_been_sent(at(offset))));
+        sent
+    };
+    assert_eq!(sent(&ledger), [false, true, false, true, false]);
+    ledger.hold(epoch, at(250), b"id", Obstacle::Refused);
+    let epoch = ledger.push_again();
+    assert_eq!(sent(&ledger), [false, true, false, true, false]);
+    pass(&ledger, epoch, 151, Instant::now());
+    assert_eq!(sent(&ledger), [true, true, false, true, false]);
+    for offset in 1000..=1000 + SENT_AHEAD_MAX as u32 {
+        ledger.may_stand(epoch, at(offset));
+    }
+    let last = 1000 + SENT_AHEAD_MAX as u32;
+    assert!(ledger.may_have_stood(at(500)), "too many to tell them from the others");
+    assert!(ledger.may_have_stood(at(last)) && !ledger.may_have_stood(at(last + 1)));
+}
+
+/// The same for copies: what they are copies of was sent.
+#[test]
+fn the_copy_of_what_was_sent_may_have_stood() {
+    let (ledger, epoch) = ledger();
+    ledger.hold(epoch, at(1), b"id", Obstacle::Refused);
+    ledger.hold(epoch, at(2), b"id", Obstacle::SetAside);
+    pass(&ledger, epoch, 100, Instant::now());
+    ledger.sending(epoch, Lane::Tail, at(200));
+    for offset in [1, 2, 50, 150, 250] {
+        ledger.moved(at(offset), at(offset + 1000));
+    }
+    let copies = [1, 2, 50, 150, 250].map(|offset| ledger.may_have_stood(at(offset + 1000)));
+    assert_eq!(copies, [false, true, true, true, false]);
+    ledger.moved(at(1050), at(2050));
+    assert!(ledger.may_have_stood(at(2050)) && !ledger.may_have_stood(at(1050)), "a copy of the copy");
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn again(id: &str) -> Outgoing<'static> {
 #[test]
 fn a_python_value_that_is_pushed_again_undoes_nothing_that_others_did_meanwhile() {
     let mut world = python_world();
-    let mut other = world._server.link();
+    let mut other = world.server.link();
     let mut writes = 3;
     let ears = Ears {
         counting: &["a", "b"],
@@ -82,7 +82,7 @@ fn a_python_value_that_is_pushed_again_undoes_nothing_that_others_did_meanwhile(
     assert_eq!(world.heard(), [(Op::Put, "a".into(), 1), (Op::Put, "b".into(), 1)]);
 
     // If others keep writing, or no events are heard, the write is left for later.
-    let mut other = world._server.link();
+    let mut other = world.server.link();
     let all_the_time = || drop(call(&mut other, &["SET", "t:62", "theirs"]).unwrap());
     let ears = Ears { counting: &["b"], others: RefCell::new(Box::new(all_the_time)) };
     let pushed = world.pusher.push_one(&mut world.link, &again("b"), &ears).unwrap();
