@@ -33,14 +33,19 @@ fn date_ahead(world: &World, id: &str, seconds: u64) {
 
 /// The same for a copy of the value under another id.
 fn copy_ahead(world: &World, from: &str, to: &str, seconds: u64) {
-    let mut value: Vec<u8> = world.redis.command(&["GET", &key(from)]);
+    let value = ahead(world.redis.command(&["GET", &key(from)]), seconds);
+    let _: String = world.redis.command(&[b"SET", key(to).as_bytes(), &value]);
+}
+
+/// A value with a version that is so much later.
+fn ahead(mut value: Vec<u8>, seconds: u64) -> Vec<u8> {
     let mut clock = u64::from_be_bytes(value[8..16].try_into().unwrap());
     clock += (seconds * 1000) << 16;
     value[8..16].copy_from_slice(&clock.to_be_bytes());
     value[36..40].fill(0);
     let checksum = xxh3_64(&value[..64]) as u32;
     value[36..40].copy_from_slice(&checksum.to_le_bytes());
-    let _: String = world.redis.command(&[b"SET", key(to).as_bytes(), &value]);
+    value
 }
 
 /// Versions: a delete exceeds what stands, however far ahead that is, though the node has never heard of it.
@@ -133,6 +138,31 @@ fn a_put_whose_event_was_refused_undoes_no_later_write() {
     let world = World::new(1);
     let (node, redis) = refused_at_first(&world, world.redis.port(), &["~scaler:obj:6*", "~scaler:obj:_m*"]);
     overwritten(&world, &redis, &node, || drop(world.redis.cli(&["ACL", "SETUSER", "default", "allkeys"])));
+}
+
+/// The same for a delete that was sent ahead of other records, as Redis was full and that might make room.
+#[test]
+fn a_delete_that_was_sent_while_redis_was_full_undoes_no_later_write() {
+    let _wall = Wall::take();
+    let world = World::new(1);
+    let (node, redis) = (world.open(0), reader(&world));
+    redis.put(b"other", b"later", b"").unwrap();
+    node.put(b"id", b"earlier", b"").unwrap();
+    comes_to_have(&redis, b"id", Some(b"earlier"));
+    world.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    node.put(b"more", b"data", b"").unwrap();
+    until("Redis is full", || node.stats().unwrap().replication.unwrap().refusals > 0);
+    node.delete(b"id").unwrap();
+    comes_to_have(&redis, b"id", None);
+    let value = ahead(world.redis.command(&["GET", &key("other")]), 600);
+    let set: &[u8] = b"#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], ARGV[1])";
+    let _: String = world.redis.command(&[&b"EVAL"[..], set, b"1", key("id").as_bytes(), &value]);
+    world.redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    comes_to_have(&redis, b"more", Some(b"data"));
+    node.put(b"last", b"data", b"").unwrap();
+    comes_to_have(&redis, b"last", Some(b"data"));
+    node.close().unwrap();
+    assert_eq!(redis.get(b"id").unwrap().unwrap().data, "later");
 }
 
 /// Two nodes, of which one has a wall clock that is wrong, write one after the other, each when it has heard of what the other wrote.

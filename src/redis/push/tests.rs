@@ -365,7 +365,9 @@ fn counters_follow_puts_and_deletes() {
 fn counters_owe_nothing_less_after_a_broken_connection() {
     let mut world = world();
     world.push(&[put("a", 1, &object("old"))]);
-    world.push(&[put("a", 2, &object("new"))]); // counted as another object, for now
+    for clock in [2, 3] {
+        world.push(&[put("a", clock, &object("new"))]); // counted as another object until the next batch
+    }
     let (first, second) = ([put("b", 1, &object("1"))], [put("c", 1, &object("2"))]);
     let mut other = world.server.link();
     call(&mut other, &["CLIENT", "KILL", "TYPE", "normal"]).unwrap();
