@@ -264,12 +264,12 @@ fn what_was_sent_may_have_stood_unless_it_was_refused_whenever_it_was_sent() {
 #[test]
 fn what_was_refused_may_have_stood_once_a_round_failed_with_it() {
     let (ledger, epoch) = ledger();
-    [1, 2].map(|offset| ledger.hold(epoch, at(offset), b"id", Obstacle::Refused));
+    let refuse = |epoch| (1..3).for_each(|offset| ledger.hold(epoch, at(offset), b"id", Obstacle::Refused));
+    refuse(epoch);
     ledger.failed(epoch, [at(2)]);
     for _ in 0..2 {
         assert!(!ledger.may_have_stood(at(1)) && ledger.may_have_stood(at(2)));
-        let epoch = ledger.push_again();
-        [1, 2].map(|offset| ledger.hold(epoch, at(offset), b"id", Obstacle::Refused));
+        refuse(ledger.push_again());
     }
     ledger.may_stand(ledger.epoch(), at(1));
     assert!(ledger.may_have_stood(at(1)), "its event was refused");
