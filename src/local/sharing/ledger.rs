@@ -4,19 +4,23 @@
 //! lost all its data. What a walk has passed is pushed, except for the records that stand *apart*, each for a reason. What was pushed stays
 //! dirty until it is *settled*, since a failover may undo what Redis has just acknowledged.
 
+mod ahead;
 mod apart;
 mod pass;
+mod questions;
+mod state;
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::local::journal::Lsn;
+use ahead::SentAhead;
 pub(crate) use apart::Obstacle;
 use apart::{Apart, AsideRetry, Fate};
-use pass::{Pass, SentAhead};
+use pass::Pass;
+use state::State;
 
 /// Most records that stand apart, but for those of the batches under way. With so many, only deletes are pushed, which may make room: any other record
 /// could come to stand apart too.
@@ -31,23 +35,6 @@ pub(crate) struct Epoch(u64);
 pub(crate) enum Lane {
     Tail,
     Backlog,
-}
-
-/// The state under the ledger's lock.
-struct State {
-    epoch: Epoch,
-    /// Records below are clean, except those in the backlog and those apart.
-    settled: Lsn,
-    tail: Pass,
-    /// After a total loss of Redis: the records in this range are dirty again, whatever their flags say. What is new is pushed before them.
-    backlog: Option<(Range<Lsn>, Pass)>,
-    apart: BTreeMap<Lsn, Apart>,
-    /// Of the records apart, those that the next open may take for clean: whether it has to, as everything around was settled when they came to stand
-    /// apart, or has to if the records say so.
-    unnoted: BTreeMap<Lsn, bool>,
-    aside_retry: AsideRetry,
-    /// Records that the tail has yet to pass, and that were sent already.
-    sent_ahead: SentAhead,
 }
 
 /// Which records are dirty, and which are settled. One lock; every call that reports on a push names the epoch of that push.
@@ -78,66 +65,6 @@ pub(crate) struct Due {
     pub records: Vec<(Lsn, Vec<u8>)>,
     /// It is a single record that breaks connections: to be sent alone.
     pub is_set_aside: bool,
-}
-
-impl State {
-    /// Has a record stand apart; `before`: as it stood apart until now.
-    fn set_apart(&mut self, lsn: Lsn, id: &[u8], fate: Fate, before: Option<&Apart>) {
-        if before.is_none() {
-            self.unnoted.insert(lsn, lsn < self.settled);
-        }
-        let was_lost = before.is_some_and(|before| before.was_lost);
-        let stood = before.map_or_else(|| self.may_have_stood(lsn), |before| before.may_have_stood);
-        let may_have_stood = stood || fate.was_sent();
-        self.apart.insert(lsn, Apart { id: id.to_vec(), fate, was_lost, may_have_stood });
-    }
-
-    /// Whether Redis may have had this record: it was sent, and Redis did not refuse it. What is under way for the first time does not count.
-    fn may_have_stood(&self, lsn: Lsn) -> bool {
-        match self.apart.get(&lsn) {
-            Some(apart) => apart.may_have_stood,
-            None => self.is_in_backlog(lsn) || self.tail.has_sent(lsn) || self.sent_ahead.contains(lsn),
-        }
-    }
-
-    fn may_have_been_sent(&self, lsn: Lsn) -> bool {
-        self.may_have_stood(lsn) || lsn < self.tail.sent_or_sending_below()
-    }
-
-    /// Notes that this record, which no walk has passed, may stand in Redis.
-    fn note_sent(&mut self, lsn: Lsn) {
-        match self.apart.get_mut(&lsn) {
-            Some(apart) => apart.may_have_stood = true,
-            None => self.sent_ahead.insert(lsn, &mut self.tail),
-        }
-    }
-
-    fn is_in_backlog(&self, lsn: Lsn) -> bool {
-        self.backlog.as_ref().is_some_and(|(range, _)| range.contains(&lsn))
-    }
-
-    /// Whether both walks are at their ends.
-    fn has_passed(&self, end: Lsn) -> bool {
-        self.tail.position >= end && self.backlog.as_ref().is_none_or(|(range, walk)| walk.position >= range.end)
-    }
-
-    fn is_full(&self) -> bool {
-        self.apart.values().filter(|apart| !apart.is_pushed()).count() >= APART_MAX
-    }
-
-    /// The record set aside that is tried next, the one that was tried least, and when: once everything else below `end` is pushed, or the walks stand
-    /// still since so many records stand apart; or much later, if it does not come to that.
-    fn next_aside(&self, end: Lsn) -> Option<(Instant, Lsn)> {
-        let aside = self.apart.iter().filter_map(|(lsn, apart)| Some((apart.tries()?, *lsn)));
-        let (_, lsn) = aside.min()?;
-        let is_quiet = self.has_passed(end) || self.is_full();
-        Some((if is_quiet { self.aside_retry.due } else { self.aside_retry.overdue }, lsn))
-    }
-
-    /// The backlog's walk, if `lsn` is in the backlog.
-    fn backlog_of(&mut self, lsn: Lsn) -> Option<&mut Pass> {
-        self.backlog.as_mut().filter(|(range, _)| range.contains(&lsn)).map(|(_, walk)| walk)
-    }
 }
 
 impl Ledger {
@@ -204,19 +131,6 @@ impl Ledger {
         state.tail = Pass::at(state.settled, state.tail.sent_or_sending_below());
         state.apart.clear();
         state.unnoted.clear();
-    }
-
-    /// Where the next batch is read, the tail before the backlog. None if both walks are at their ends.
-    pub fn next(&self, epoch: Epoch, end: Lsn) -> Option<Next> {
-        self.within(epoch, |state| {
-            let Pass { position: from, sent_below, .. } = state.tail;
-            if from < end {
-                return Some(Next { lane: Lane::Tail, from, until: end, sent_below });
-            }
-            let (range, Pass { position: from, sent_below, .. }) = state.backlog.as_ref()?;
-            let next = Next { lane: Lane::Backlog, from: *from, until: range.end, sent_below: *sent_below };
-            (*from < range.end).then_some(next)
-        })
     }
 
     /// Notes that the records of the walk up to `to` are about to be sent.
@@ -374,104 +288,6 @@ impl Ledger {
         self.0.lock().unnoted.remove(&lsn);
     }
 
-    /// The records apart that are due, oldest first. One that breaks connections is due alone, and as long as that can be only when nothing else below
-    /// `end` is, as it may cost the others a new connection.
-    pub fn due(&self, epoch: Epoch, now: Instant, records_max: usize, end: Lsn) -> Due {
-        self.within(epoch, |state| {
-            let due = state.apart.iter().filter(|(_, apart)| apart.is_due(now)).take(records_max);
-            let records: Vec<_> = due.map(|(lsn, apart)| (*lsn, apart.id.clone())).collect();
-            if !records.is_empty() {
-                return Due { records, is_set_aside: false };
-            }
-            let aside = state.next_aside(end).filter(|(due, _)| *due <= now).map(|(_, lsn)| lsn);
-            let aside = aside.and_then(|lsn| Some((lsn, state.apart.get(&lsn)?.id.clone())));
-            Due { is_set_aside: aside.is_some(), records: aside.into_iter().collect() }
-        })
-    }
-
-    /// The oldest record that Redis refuses, due or not: pushed as a probe of whether Redis has room by now.
-    pub fn oldest_refused(&self, epoch: Epoch) -> Due {
-        self.within(epoch, |state| {
-            let first = state.apart.iter().find(|(_, apart)| apart.is_refused());
-            Due {
-                records: first.map(|(lsn, apart)| (*lsn, apart.id.clone())).into_iter().collect(),
-                is_set_aside: false,
-            }
-        })
-    }
-
-    /// When the next record apart is due, as `due` sees it.
-    pub fn next_due(&self, end: Lsn) -> Option<Instant> {
-        let state = self.0.lock();
-        let now = Instant::now();
-        let apart = state.apart.values();
-        let apart = apart.filter_map(|apart| if apart.is_due(now) { Some(now) } else { apart.due() }).min();
-        let aside = state.next_aside(end).map(|(due, _)| due);
-        apart.into_iter().chain(aside).min()
-    }
-
-    /// Whether this record is set aside, since it breaks connections.
-    pub fn is_set_aside(&self, lsn: Lsn) -> bool {
-        self.0.lock().apart.get(&lsn).is_some_and(Apart::is_set_aside)
-    }
-
-    pub fn is_apart(&self, lsn: Lsn) -> bool {
-        self.0.lock().apart.contains_key(&lsn)
-    }
-
-    /// Whether Redis may have had this record before what is under way now: it was sent, and Redis did not refuse it.
-    pub fn may_have_stood(&self, lsn: Lsn) -> bool {
-        self.0.lock().may_have_stood(lsn)
-    }
-
-    /// Whether this record was sent before, in this open or an earlier one, whatever Redis has said to that.
-    pub fn may_have_been_sent(&self, lsn: Lsn) -> bool {
-        self.0.lock().may_have_been_sent(lsn)
-    }
-
-    /// Whether this record was pushed, and has not settled.
-    pub fn is_settling(&self, lsn: Lsn) -> bool {
-        let state = self.0.lock();
-        match (state.apart.get(&lsn), &state.backlog) {
-            (Some(apart), _) => apart.is_pushed(),
-            (None, Some((range, walk))) if range.contains(&lsn) => lsn < walk.position,
-            (None, _) => (state.settled..state.tail.position).contains(&lsn),
-        }
-    }
-
-    /// What was not pushed yet: stretches of the journal, each with whether it is the backlog, and the records that stand apart in front of them.
-    pub fn unpushed(&self, end: Lsn) -> (Vec<(Lsn, Lsn, bool)>, Vec<Lsn>) {
-        let state = self.0.lock();
-        let mut walks = Vec::new();
-        if state.tail.position < end {
-            walks.push((state.tail.position, end, false));
-        }
-        if let Some((range, walk)) = &state.backlog
-            && walk.position < range.end
-        {
-            walks.push((walk.position, range.end, true));
-        }
-        let is_ahead = |lsn: &Lsn| walks.iter().any(|(from, until, _)| (*from..*until).contains(lsn));
-        let apart = state.apart.iter().filter(|(lsn, apart)| !apart.is_pushed() && !is_ahead(lsn));
-        let apart = apart.map(|(lsn, _)| *lsn).collect();
-        (walks, apart)
-    }
-
-    /// How many records could not be pushed.
-    pub fn held_count(&self) -> usize {
-        self.0.lock().apart.values().filter(|apart| apart.is_held()).count()
-    }
-
-    /// Whether any record stands apart because Redis refuses it.
-    pub fn has_refused(&self) -> bool {
-        self.0.lock().apart.values().any(Apart::is_refused)
-    }
-
-    /// Whether `APART_MAX` records stand apart that were not pushed.
-    pub fn is_full(&self) -> bool {
-        self.0.lock().is_full()
-    }
-
     /// Settles what was acknowledged more than `settle` before `proven`, the moment at which the present master was proven to have it.
     pub fn settle(&self, epoch: Epoch, proven: Instant, settle: Duration) {
         let Some(before) = proven.checked_sub(settle) else { return };
@@ -487,70 +303,6 @@ impl Ledger {
             state.backlog = state.backlog.take().filter(|(range, _)| !range.is_empty());
             state.apart.retain(|_, apart| !matches!(apart.fate, Fate::Pushed { at } if at <= before));
         });
-    }
-
-    /// When something can be settled next.
-    pub fn next_settled(&self, settle: Duration) -> Option<Instant> {
-        let state = self.0.lock();
-        let walks = [Some(&state.tail), state.backlog.as_ref().map(|(_, walk)| walk)];
-        let walks = walks.into_iter().flatten().filter_map(Pass::unsettled_since);
-        let apart = state.apart.values().filter_map(|apart| match apart.fate {
-            Fate::Pushed { at } => Some(at),
-            _ => None,
-        });
-        walks.chain(apart).min().map(|at| at + settle)
-    }
-
-    /// Whether Redis may lack the record at `lsn`. `is_clean` is the record's own flag.
-    pub fn is_dirty(&self, lsn: Lsn, is_clean: bool) -> bool {
-        let state = self.0.lock();
-        state.is_in_backlog(lsn) || state.apart.contains_key(&lsn) || (lsn >= state.settled && !is_clean)
-    }
-
-    /// The lsn below which everything is clean.
-    pub fn replicated(&self) -> Lsn {
-        let state = self.0.lock();
-        let backlog = state.backlog.as_ref().map_or(state.settled, |(range, _)| range.start);
-        let apart = state.apart.first_key_value().map_or(state.settled, |(lsn, _)| *lsn);
-        apart.min(backlog).min(state.settled)
-    }
-
-    /// A value that changes whenever dirty records may have become clean.
-    pub fn moment(&self) -> (Lsn, Lsn, usize) {
-        let state = self.0.lock();
-        let backlog = state.backlog.as_ref().map_or(Lsn::NONE, |(range, _)| range.start);
-        (state.settled, backlog, state.apart.len())
-    }
-
-    pub fn has_backlog(&self) -> bool {
-        self.0.lock().backlog.is_some()
-    }
-
-    /// The first record below `end` that was not pushed; None if all were.
-    pub fn first_unpushed(&self, end: Lsn) -> Option<Lsn> {
-        let state = self.0.lock();
-        let tail = Some(state.tail.position).filter(|position| *position < end);
-        let backlog = state.backlog.as_ref().filter(|(range, walk)| walk.position < range.end);
-        let backlog = backlog.map(|(_, walk)| walk.position);
-        let apart = state.apart.iter().find(|(_, apart)| !apart.is_pushed()).map(|(lsn, _)| *lsn);
-        [tail, backlog, apart].into_iter().flatten().min()
-    }
-
-    /// Whether a record stands apart that was not pushed.
-    pub fn has_unpushed_apart(&self) -> bool {
-        self.0.lock().apart.values().any(|apart| !apart.is_pushed())
-    }
-
-    /// Whether everything below `end` was pushed, settled or not.
-    pub fn is_pushed(&self, end: Lsn) -> bool {
-        let state = self.0.lock();
-        state.has_passed(end) && state.apart.values().all(Apart::is_pushed)
-    }
-
-    /// Whether everything below `end` was pushed but what is set aside.
-    pub fn is_pushed_but_aside(&self, end: Lsn) -> bool {
-        let state = self.0.lock();
-        state.has_passed(end) && state.apart.values().all(|apart| apart.is_pushed() || apart.is_set_aside())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tests of what the ledger takes for dirty, due and settled.
 
+use super::ahead::SENT_AHEAD_MAX;
 use super::apart::{SET_ASIDE_OVERDUE, SET_ASIDE_RETRY_FIRST};
-use super::pass::SENT_AHEAD_MAX;
 use super::*;
 
 const SETTLE: Duration = Duration::from_secs(30);
