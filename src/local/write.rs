@@ -208,7 +208,7 @@ impl LocalTier {
         if let (Origin::Fill(_), Some(outbox)) = (incoming.origin, &self.outbox)
             && losses != Some(outbox.losses())
         {
-            outbox.suspect_moved(lsn, id, false);
+            outbox.suspect_moved(lsn, None);
         }
         stored(Stored::now(&|| self.get_locked(id)));
         Ok(Some(lsn))

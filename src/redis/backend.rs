@@ -150,13 +150,13 @@ impl Inner {
                 let pushed = lane.pusher.push(&mut lane.link, std::slice::from_ref(&write))?.pop();
                 self.await_replicas(id, lane)?;
                 let pushed = pushed.unwrap_or_else(|| Err("no answer".into()));
-                pushed.and_then(Pushed::named).map_err(self.refused(action, id))
+                pushed.and_then(Pushed::complete).map_err(self.refused(action, id))
             })?;
             match pushed {
                 Pushed::Applied { replaced } => return Ok(replaced),
                 Pushed::Same => return Ok(None),
-                // `named` has taken the first one out, and the others need a `Hearing`, which this backend does not have.
-                Pushed::Unnamed(_) | Pushed::Later | Pushed::Overtaken => {}
+                // `complete` has taken the first one out, and the others need a `Hearing`, which this backend does not have.
+                Pushed::Incomplete(_) | Pushed::Later | Pushed::Overtaken => {}
                 // The first attempt may have been carried out, and replaced by the newer write: repeated above that, it would come back.
                 Pushed::Older(_) if attempts > 1 => {
                     let reason = "the connection broke during a write, which another one has replaced since";
@@ -312,14 +312,14 @@ impl Backend for RedisBackend {
             let pushed = lane.pusher.push(&mut lane.link, std::slice::from_ref(&write))?.pop();
             inner.await_replicas(id, lane)?;
             let pushed = pushed.unwrap_or_else(|| Err("no answer".into()));
-            pushed.and_then(Pushed::named).map_err(inner.refused("store", id))
+            pushed.and_then(Pushed::complete).map_err(inner.refused("store", id))
         })?;
         match pushed {
             Pushed::Applied { .. } => {
                 stored(Stored::now(&|| Some(object.clone())));
                 Ok(true)
             }
-            Pushed::Same | Pushed::Unnamed(_) | Pushed::Later | Pushed::Overtaken | Pushed::Older(_) => Ok(false),
+            Pushed::Same | Pushed::Incomplete(_) | Pushed::Later | Pushed::Overtaken | Pushed::Older(_) => Ok(false),
         }
     }
 

@@ -59,6 +59,12 @@ impl Connection {
         Ok(stream.flush()?)
     }
 
+    /// Whether the connection has ended, as far as is known here already.
+    pub fn has_ended(&self) -> bool {
+        let stream = self.stream.get_ref();
+        stream.buffer().is_empty() && stream.get_ref().has_ended()
+    }
+
     /// The next answer. After an error the connection is of no use, as the beginning of the next answer is unknown.
     pub fn receive(&mut self) -> Result<Value, RedisError> {
         self.parser.parse_value(Bounded { stream: &mut self.stream, bytes_left: ANSWER_BYTES_MAX })

@@ -5,7 +5,7 @@ use redis::Cmd;
 use super::cluster::Cluster;
 use super::connection::Connection;
 use super::keys::Keys;
-use super::pipeline::{Lent, Reply, pipeline, receive_all, send, send_lent};
+use super::pipeline::{Lent, Reply, pipeline, receive_all, receive_all_or_refused, send, send_lent};
 use super::target::Target;
 use crate::error::Error;
 
@@ -20,6 +20,8 @@ pub(crate) struct Link {
     ahead: Ahead,
     /// Why the link cannot be used any more: after a failure, the next answer read could be that to another command.
     broken: Option<String>,
+    /// It failed since this was the wrong server for all that was sent ahead.
+    is_refused: bool,
 }
 
 /// The commands given to `send_ahead` whose answers were not read yet.
@@ -47,7 +49,7 @@ impl Link {
     }
 
     fn new(target: Target, nodes: Nodes) -> Link {
-        Link { target, nodes, packed: Vec::new(), ahead: Ahead::default(), broken: None }
+        Link { target, nodes, packed: Vec::new(), ahead: Ahead::default(), broken: None, is_refused: false }
     }
 
     /// The address of Redis, without user and password.
@@ -130,10 +132,31 @@ impl Link {
         }
         let count = self.ahead.sent.saturating_sub(left);
         self.ahead.sent -= count;
-        self.guarded(|nodes, _| match nodes {
-            Nodes::One(connection) => receive_all(connection, count),
+        let mut is_refused = false;
+        let received = self.guarded(|nodes, _| match nodes {
+            Nodes::One(connection) => receive_all_or_refused(connection, count, &mut is_refused),
             Nodes::Cluster(_) => Ok(Vec::new()),
-        })
+        });
+        self.is_refused = is_refused && self.ahead.sent == 0;
+        received
+    }
+
+    /// Whether the link failed since this was the wrong server for all that was sent ahead last: none of that was carried out.
+    pub fn has_refused_all(&self) -> bool {
+        self.is_refused
+    }
+
+    /// Whether the connection has ended, as far as is known here already. Always false on Cluster.
+    pub fn has_ended(&self) -> bool {
+        match &self.nodes {
+            Nodes::One(connection) => connection.has_ended(),
+            Nodes::Cluster(_) => false,
+        }
+    }
+
+    /// The error of a link whose connection has ended.
+    pub fn ended(&self) -> Error {
+        self.target.unreachable("the connection has ended")
     }
 
     /// As `run`, on the node that holds `key`: for commands that name no key.

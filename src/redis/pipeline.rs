@@ -28,6 +28,17 @@ pub(super) fn receive_all(connection: &mut Connection, count: usize) -> Result<V
     (0..count).map(|_| receive(connection)).map(|reply| reply.and_then(fail_if_wrong_server)).collect()
 }
 
+/// As `receive_all`. `is_refused`: set if this was the wrong server for all the commands, so that none of them was carried out.
+pub(super) fn receive_all_or_refused(
+    connection: &mut Connection,
+    count: usize,
+    is_refused: &mut bool,
+) -> Result<Vec<Reply>, String> {
+    let replies: Vec<Reply> = (0..count).map(|_| receive(connection)).collect::<Result<_, _>>()?;
+    *is_refused = count > 0 && replies.iter().all(|reply| matches!(reply, Err(refusal) if is_wrong_server(refusal)));
+    replies.into_iter().map(fail_if_wrong_server).collect()
+}
+
 /// Runs one command on a connection that is not a link yet.
 pub(super) fn ask(connection: &mut Connection, command: &Cmd) -> Result<Reply, String> {
     let mut replies = pipeline(connection, &mut Vec::new(), std::iter::once(command))?;

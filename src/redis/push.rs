@@ -185,6 +185,7 @@ impl Pusher {
         }
         if let Some(behind) = behind {
             behind.receive(link)?; // they would come in front of the answers to what follows
+            self.counters_sent = self.counters_sent.without(std::mem::take(&mut behind.owed));
         }
         self.settle(link, batch, unsettled, also_same, &mut outcomes)?;
         if self.value_format == ValueFormat::Python {
@@ -221,7 +222,7 @@ impl Pusher {
                 if head.kind == Kind::Manifest
                     && let Err(refusal) = self.keep_chunks(link, write)?
                 {
-                    outcomes.settle(index, Err(refusal));
+                    outcomes.settle(index, Ok(Pushed::Incomplete(refusal)));
                     continue;
                 }
                 outcomes.settle(index, Ok(Pushed::Same));
@@ -304,7 +305,8 @@ impl Pusher {
         let answer = match Answer::of(reply) {
             Ok(answer) => answer,
             Err(refusal) => {
-                outcomes.settle(index, Err(refusal));
+                let is_begun = matches!(outgoing.what, What::Delete) && scripts::is_from_within(&refusal);
+                outcomes.settle(index, if is_begun { Ok(Pushed::Incomplete(refusal)) } else { Err(refusal) });
                 return None;
             }
         };
@@ -346,7 +348,7 @@ impl Pusher {
                 match &entry {
                     Ok(_) => outcomes.named_now(*index),
                     Err(refusal) => {
-                        outcomes.settle(*index, Ok(Pushed::Unnamed(format!("its event is refused: {refusal}"))));
+                        outcomes.settle(*index, Ok(Pushed::Incomplete(format!("its event is refused: {refusal}"))));
                     }
                 }
             }

@@ -146,6 +146,11 @@ pub(super) fn is_forgotten(refusal: &str) -> bool {
     code(refusal) == "NOSCRIPT"
 }
 
+/// Whether a command of a script was refused: those before it may have been carried out.
+pub(super) fn is_from_within(refusal: &str) -> bool {
+    refusal.contains("user_script")
+}
+
 impl Answer {
     pub fn of(reply: Reply) -> Result<Answer, String> {
         let Value::Array(parts) = reply? else { return Err("the script gave no answer".into()) };

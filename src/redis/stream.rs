@@ -5,6 +5,7 @@
 //! timeout would otherwise let a server that hangs hold the thread for ever.
 
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -85,6 +86,21 @@ impl Stream {
         };
         wire.timeout = timeout.max(TIMEOUT_MIN);
         wire.socket.set_read_timeout(Some(wire.timeout))
+    }
+}
+
+impl Stream {
+    /// Whether the server has closed the connection, or the system has given it up. Only as far as that is known here already.
+    pub fn has_ended(&self) -> bool {
+        let socket = match self {
+            Stream::Plain(wire) => &wire.socket,
+            Stream::Tls(tls) => &tls.sock.socket,
+        };
+        let mut byte = [MaybeUninit::uninit()];
+        match socket.recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT) {
+            Ok(bytes) => bytes == 0,
+            Err(error) => !matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock),
+        }
     }
 }
 

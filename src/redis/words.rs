@@ -31,6 +31,10 @@ impl<R> Words<R> {
         Words { answers, place: Place::Kind }
     }
 
+    pub fn get_ref(&self) -> &R {
+        &self.answers
+    }
+
     pub fn get_mut(&mut self) -> &mut R {
         &mut self.answers
     }

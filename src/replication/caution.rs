@@ -79,19 +79,31 @@ impl Caution {
     }
 }
 
+/// A record that was sent alone, and how often it has broken the connection since another one did.
+#[derive(Debug, Default)]
+pub(super) struct Alone(Lsn, u32);
+
+impl Alone {
+    /// Notes that the connection broke while this record was under way. Returns whether to set it aside.
+    pub fn failed(&mut self, record: Lsn) -> bool {
+        let tries = if self.0 == record { self.1 + 1 } else { 1 };
+        *self = Alone(record, tries);
+        tries >= TRIES_MAX
+    }
+}
+
 /// The same for records apart. Those that were under way when the connection broke go by themselves, in ever smaller numbers, until each of them got
 /// through: after every break the others go again before them.
 #[derive(Debug)]
 pub(super) struct CautionApart {
     suspects: BTreeSet<Lsn>,
     records_max: usize,
-    /// A record that was sent alone, and how often it broke the connection.
-    alone: (Lsn, u32),
+    alone: Alone,
 }
 
 impl Default for CautionApart {
     fn default() -> Self {
-        CautionApart { suspects: BTreeSet::new(), records_max: WITH_A_BATCH_MAX, alone: (Lsn::default(), 0) }
+        CautionApart { suspects: BTreeSet::new(), records_max: WITH_A_BATCH_MAX, alone: Alone::default() }
     }
 }
 
@@ -113,9 +125,7 @@ impl CautionApart {
         let count = self.suspects.len();
         self.records_max = if with_others { count.min(WITH_A_BATCH_MAX) } else { (count / PARTS).max(1) };
         let only = self.suspects.first().copied().filter(|_| count == 1 && !with_others)?;
-        let tries = if self.alone.0 == only { self.alone.1 + 1 } else { 1 };
-        self.alone = (only, tries);
-        (tries >= TRIES_MAX).then(|| {
+        self.alone.failed(only).then(|| {
             *self = CautionApart::default();
             only
         })

@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
 use gathering::{BUDGET, BatchKind, Sending};
+use wanted::Wanted;
 
 use super::TieredBackend;
-use super::caution::{Caution, CautionApart};
+use super::caution::{Alone, Caution, CautionApart};
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::local::ledger::Epoch;
@@ -50,11 +51,10 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(30);
 pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receiver<Instant>) {
     let Some(mut replicator) = Replicator::new(backend) else { return };
     let mut backoff = Backoff::default();
-    let mut drain_until = None;
     loop {
         match drain.try_recv() {
-            Ok(until) => drain_until = Some(until),
-            Err(TryRecvError::Disconnected) if drain_until.is_none() => return,
+            Ok(until) => replicator.drain_until = Some(until),
+            Err(TryRecvError::Disconnected) if replicator.drain_until.is_none() => return,
             Err(_) => {}
         }
         let round = replicator.round();
@@ -66,7 +66,7 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
         if round.is_ok() && replicator.catching_up.is_none() {
             backend.health.pushes();
         }
-        if let Some(until) = drain_until
+        if let Some(until) = replicator.drain_until
             && (round.is_err() || replicator.is_drained() || Instant::now() >= until)
         {
             return replicator.report_left();
@@ -77,11 +77,15 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
         }
         let wait = match round {
             Ok(true) => continue,
-            Ok(false) => replicator.idle_time().min(if drain_until.is_some() { IN_FLIGHT_WAIT } else { Duration::MAX }),
+            Ok(false) => replicator.idle_time().min(if replicator.drain_until.is_some() {
+                IN_FLIGHT_WAIT
+            } else {
+                Duration::MAX
+            }),
             Err(error) => {
                 replicator.failed(&error);
                 // Puts do not end this wait. Where nobody is there any more to tell, the next turn finds that out.
-                drain_until = drain.recv_timeout(backoff.failed()).ok();
+                replicator.drain_until = drain.recv_timeout(backoff.failed()).ok();
                 continue;
             }
         };
@@ -112,10 +116,11 @@ struct Replicator<'a> {
     sent: Version,
     /// The batches under way, at most two, in case the connection breaks.
     sending: VecDeque<Sending>,
-    /// A record under way because another node wants it.
-    sending_wanted: Option<Lsn>,
+    /// A record under way because another node wants it, alone.
+    sending_wanted: Option<Wanted>,
     caution: Caution,
     caution_apart: CautionApart,
+    caution_wanted: Alone,
     /// The last record that got through, whatever was pushed again since; and whether one further on did lately.
     reached: Lsn,
     has_progressed: bool,
@@ -125,6 +130,8 @@ struct Replicator<'a> {
     next_batch: Instant,
     /// Failing while Redis is full: then one object is pushed now and then as a probe, and the deletes that may make room.
     full: Backoff,
+    /// Told to drain: until when.
+    drain_until: Option<Instant>,
     clock_read: Option<Instant>,
     settled: Option<Instant>,
     complained: Option<Instant>,
@@ -152,11 +159,13 @@ impl<'a> Replicator<'a> {
             sending_wanted: None,
             caution: Caution::default(),
             caution_apart: CautionApart::default(),
+            caution_wanted: Alone::default(),
             reached: Lsn::default(),
             has_progressed: false,
             is_confirmed: true,
             next_batch: Instant::now(),
             full: Backoff::default(),
+            drain_until: None,
             clock_read: None,
             settled: None,
             complained: None,
@@ -183,6 +192,9 @@ impl<'a> Replicator<'a> {
     }
 
     fn connect(&mut self) -> Result<(), Error> {
+        if let Some(link) = self.link.as_ref().filter(|link| link.has_ended()) {
+            return Err(link.ended()); // or else what is sent next would count as sent
+        }
         let is_redirected = self.link.as_mut().is_some_and(Link::take_redirected);
         if self.link.is_none() || is_redirected {
             let mut link = match self.link.take() {
@@ -197,6 +209,7 @@ impl<'a> Replicator<'a> {
             // Another thread has found that Redis has lost everything.
             self.restart();
             self.caution.forget();
+            self.full = Backoff::default();
         }
         if let Some(link) = &mut self.link
             && self.clock_read.is_none_or(|read| read.elapsed() > CLOCK_EVERY)
@@ -334,6 +347,7 @@ impl<'a> Replicator<'a> {
 
     /// When the thread ends: settles the counters in Redis, and logs what was not pushed.
     fn report_left(&mut self) {
+        self.forget_overtaken();
         if let Some(link) = &mut self.link
             && let Err(error) = self.pusher.settle_counters(link)
         {
@@ -346,6 +360,17 @@ impl<'a> Replicator<'a> {
                 "Redis does not have everything yet: the rest is pushed when {} is opened again{why}",
                 self.backend.local_place()
             );
+        }
+    }
+
+    /// Forgets the records apart that newer ones of their ids have overtaken, which otherwise is found out only when their turn comes.
+    fn forget_overtaken(&self) {
+        let Ok(tier) = self.backend.tier() else { return }; // a forked child pushes nothing
+        let ledger = &self.outbox.ledger;
+        for (lsn, id) in ledger.unpushed_apart() {
+            if matches!(tier.dirty_at(&id, lsn), Ok(None)) {
+                ledger.overtaken(ledger.epoch(), lsn);
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 mod common;
 
 mod lifetimes;
+mod may_have_stood;
 mod order;
 mod redis_clock;
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 use scaler_object_storage::ObjectStore;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::common::redis::{Mode, Proxy};
 use crate::common::until;
 use crate::nodes::World;
 use crate::wall::Wall;
@@ -22,7 +21,7 @@ pub fn comes_to_have(redis: &ObjectStore, id: &[u8], data: Option<&[u8]>) {
     });
 }
 
-fn key(id: &str) -> String {
+pub fn key(id: &str) -> String {
     id.bytes().fold("scaler:obj:".to_string(), |key, byte| format!("{key}{byte:02x}"))
 }
 
@@ -32,13 +31,13 @@ fn date_ahead(world: &World, id: &str, seconds: u64) {
 }
 
 /// The same for a copy of the value under another id.
-fn copy_ahead(world: &World, from: &str, to: &str, seconds: u64) {
+pub fn copy_ahead(world: &World, from: &str, to: &str, seconds: u64) {
     let value = ahead(world.redis.command(&["GET", &key(from)]), seconds);
     let _: String = world.redis.command(&[b"SET", key(to).as_bytes(), &value]);
 }
 
 /// A value with a version that is so much later.
-fn ahead(mut value: Vec<u8>, seconds: u64) -> Vec<u8> {
+pub fn ahead(mut value: Vec<u8>, seconds: u64) -> Vec<u8> {
     let mut clock = u64::from_be_bytes(value[8..16].try_into().unwrap());
     clock += (seconds * 1000) << 16;
     value[8..16].copy_from_slice(&clock.to_be_bytes());
@@ -94,75 +93,6 @@ fn a_blind_put_beats_a_version_that_no_clock_can_have_given() {
             assert_eq!(node.get(size.to_string().as_bytes()).unwrap().unwrap().metadata, "m");
         }
     }
-}
-
-/// The next open of a node, whose put of `id` Redis refuses at first; and the Redis, past every node.
-fn refused_at_first(world: &World, port: u16, but_these: &[&str]) -> (ObjectStore, ObjectStore) {
-    let url = world.redis.url_at(port);
-    let node = ObjectStore::builder().tiered(world.directory(0), url);
-    let node = node.redis_options(|options| options.response_timeout_ms = 2000).open().unwrap();
-    let redis = reader(world);
-    redis.put(b"other", b"later", b"").unwrap();
-    world.until_all_is_heard_by(&node);
-    world.redis.cli(&[&["ACL", "SETUSER", "default", "resetkeys", "%R~*"], but_these].concat());
-    node.put(b"id", b"earlier", b"").unwrap();
-    until("it is refused", || node.stats().unwrap().replication.unwrap().refusals > 0);
-    (node, redis)
-}
-
-/// Another node, which has a clock that is wrong, has read what stands there, and overwrites it.
-fn overwritten(world: &World, redis: &ObjectStore, node: &ObjectStore, then: impl FnOnce()) {
-    until("Redis has it", || redis.get(b"id").unwrap().is_some());
-    copy_ahead(world, "other", "id", 600);
-    then();
-    until("the later write has come", || node.get(b"id").unwrap().unwrap().data == "later");
-    comes_to_have(redis, b"id", Some(b"later"));
-}
-
-/// Versions: a put that was refused may stand in Redis all the same, once it was sent again over a connection that broke.
-#[test]
-fn a_put_that_was_refused_and_then_cut_off_undoes_no_later_write() {
-    let _wall = Wall::take();
-    let world = World::new(1);
-    let proxy = Proxy::to(&world.redis);
-    let (node, redis) = refused_at_first(&world, proxy.port(), &["~scaler:obj:_*"]);
-    proxy.set(Mode::Delay(Duration::from_secs(3600)));
-    world.redis.cli(&["ACL", "SETUSER", "default", "allkeys"]);
-    overwritten(&world, &redis, &node, || proxy.set(Mode::Normal));
-}
-
-/// The same for one of which only the event was refused.
-#[test]
-fn a_put_whose_event_was_refused_undoes_no_later_write() {
-    let _wall = Wall::take();
-    let world = World::new(1);
-    let (node, redis) = refused_at_first(&world, world.redis.port(), &["~scaler:obj:6*", "~scaler:obj:_m*"]);
-    overwritten(&world, &redis, &node, || drop(world.redis.cli(&["ACL", "SETUSER", "default", "allkeys"])));
-}
-
-/// The same for a delete that was sent ahead of other records, as Redis was full and that might make room.
-#[test]
-fn a_delete_that_was_sent_while_redis_was_full_undoes_no_later_write() {
-    let _wall = Wall::take();
-    let world = World::new(1);
-    let (node, redis) = (world.open(0), reader(&world));
-    redis.put(b"other", b"later", b"").unwrap();
-    node.put(b"id", b"earlier", b"").unwrap();
-    comes_to_have(&redis, b"id", Some(b"earlier"));
-    world.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
-    node.put(b"more", b"data", b"").unwrap();
-    until("Redis is full", || node.stats().unwrap().replication.unwrap().refusals > 0);
-    node.delete(b"id").unwrap();
-    comes_to_have(&redis, b"id", None);
-    let value = ahead(world.redis.command(&["GET", &key("other")]), 600);
-    let set: &[u8] = b"#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], ARGV[1])";
-    let _: String = world.redis.command(&[&b"EVAL"[..], set, b"1", key("id").as_bytes(), &value]);
-    world.redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
-    comes_to_have(&redis, b"more", Some(b"data"));
-    node.put(b"last", b"data", b"").unwrap();
-    comes_to_have(&redis, b"last", Some(b"data"));
-    node.close().unwrap();
-    assert_eq!(redis.get(b"id").unwrap().unwrap().data, "later");
 }
 
 /// Two nodes, of which one has a wall clock that is wrong, write one after the other, each when it has heard of what the other wrote.

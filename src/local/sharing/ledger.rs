@@ -102,6 +102,7 @@ impl Ledger {
     pub fn push_again(&self) -> Epoch {
         let mut state = self.0.lock();
         state.epoch.0 += 1;
+        state.cut_off();
         let settled = state.settled;
         state.tail.restart(settled);
         if let Some((range, walk)) = &mut state.backlog {
@@ -115,6 +116,7 @@ impl Ledger {
     pub fn resume(&self) -> Epoch {
         let mut state = self.0.lock();
         state.epoch.0 += 1;
+        state.cut_off();
         state.tail.resume();
         if let Some((_, walk)) = &mut state.backlog {
             walk.resume();
@@ -124,13 +126,17 @@ impl Ledger {
 
     /// Redis has lost all its data: all records below `end` are dirty.
     pub fn lose_everything(&self, end: Lsn) {
-        let mut state = self.0.lock();
+        let state = &mut *self.0.lock();
         state.epoch.0 += 1;
+        state.cut_off();
         state.backlog = Some(Lsn::NONE..end).filter(|it| !it.is_empty()).map(|it| (it, Pass::at(Lsn::NONE, Lsn::NONE)));
         state.settled = state.settled.max(end);
         state.tail = Pass::at(state.settled, state.tail.sent_or_sending_below());
-        state.apart.clear();
-        state.unnoted.clear();
+        // The backlog comes to the others. What stood in the way of these may do so still.
+        state.apart.retain(|_, apart| apart.is_held());
+        state.apart.values_mut().for_each(Apart::try_now);
+        let State { apart, unnoted, settled, .. } = state;
+        *unnoted = apart.keys().map(|lsn| (*lsn, *lsn < *settled)).collect();
     }
 
     /// Notes that the records of the walk up to `to` are about to be sent.
@@ -162,11 +168,23 @@ impl Ledger {
     /// A round has failed: nobody knows what became of what was under way, the walks' next records and `others`.
     pub fn failed(&self, epoch: Epoch, others: impl IntoIterator<Item = Lsn>) {
         self.within(epoch, |state| {
+            state.cut_off();
             state.tail.resume();
             if let Some((_, walk)) = &mut state.backlog {
                 walk.resume();
             }
             others.into_iter().for_each(|lsn| state.note_sent(lsn));
+        });
+    }
+
+    /// A round has failed since nothing of what was under way was carried out.
+    pub fn refused(&self, epoch: Epoch) {
+        self.within(epoch, |state| {
+            drop(state.sent_ahead.unanswered());
+            state.tail.refuse();
+            if let Some((_, walk)) = &mut state.backlog {
+                walk.refuse();
+            }
         });
     }
 
@@ -183,6 +201,9 @@ impl Ledger {
     /// Notes that this record was pushed.
     pub fn pushed(&self, epoch: Epoch, lsn: Lsn, id: &[u8], now: Instant) {
         self.within(epoch, |state| {
+            if let Some(copy) = state.sent_ahead.answered(lsn) {
+                state.note_sent(copy);
+            }
             let apart = state.apart.remove(&lsn);
             if apart.as_ref().is_some_and(Apart::is_set_aside) {
                 state.aside_retry.succeeded();
@@ -192,7 +213,7 @@ impl Ledger {
             }
             let was_apart = apart.is_some();
             let is_unsettled = lsn >= state.settled;
-            if is_unsettled && lsn >= state.tail.sent_or_sending_below() {
+            if is_unsettled && lsn >= state.tail.position.max(state.tail.sent_or_sending_below()) {
                 return state.sent_ahead.insert(lsn, &mut state.tail);
             }
             let walk = if is_unsettled { Some(&mut state.tail) } else { state.backlog_of(lsn) };
@@ -218,9 +239,15 @@ impl Ledger {
     /// Sets a record apart that could not be pushed, to be tried again later.
     pub fn hold(&self, epoch: Epoch, lsn: Lsn, id: &[u8], why: Obstacle) {
         self.within(epoch, |state| {
+            // If it was refused, Redis has not had its copy either.
+            if let Some(copy) = state.sent_ahead.answered(lsn).filter(|_| why == Obstacle::SetAside) {
+                state.note_sent(copy);
+            }
             let apart = state.apart.remove(&lsn);
+            let again = apart.as_ref().is_some_and(Apart::is_set_aside);
+            // One that is set aside is not sent while it cannot be read, and stays set aside.
+            let why = if again && why == Obstacle::Unreadable { Obstacle::SetAside } else { why };
             if why == Obstacle::SetAside {
-                let again = apart.as_ref().is_some_and(Apart::is_set_aside);
                 if !again && !state.apart.values().any(Apart::is_set_aside) {
                     state.aside_retry = AsideRetry::new(); // what that says is of records that are gone
                 }
@@ -234,28 +261,37 @@ impl Ledger {
     /// Sets a record apart that is to be pushed after `wait`.
     pub fn postpone(&self, epoch: Epoch, lsn: Lsn, id: &[u8], wait: Duration) {
         self.within(epoch, |state| {
-            let fate = Fate::Postponed { due: Instant::now() + wait };
             let apart = state.apart.remove(&lsn);
+            let fate = match apart.as_ref().and_then(Apart::tries) {
+                Some(tries) => {
+                    state.aside_retry.postponed(wait);
+                    Fate::SetAside { tries }
+                }
+                None => Fate::Postponed { due: Instant::now() + wait },
+            };
             state.set_apart(lsn, id, fate, apart.as_ref());
         });
     }
 
     /// Redis has lost this one record: it is dirty until it is pushed again. Does nothing and returns false if too many stand apart.
     pub fn lose(&self, lsn: Lsn, id: &[u8]) -> bool {
-        let mut state = self.0.lock();
-        if state.apart.len() >= APART_MAX && !state.apart.contains_key(&lsn) {
-            return false;
+        let state = &mut *self.0.lock();
+        let is_lost = state.set_lost(lsn, id);
+        if is_lost {
+            state.note_sent(lsn);
         }
-        if !state.apart.contains_key(&lsn) {
-            state.set_apart(lsn, id, Fate::Lost, None);
+        is_lost
+    }
+
+    /// As if Redis had lost the copy `to` of a dirty record, of which nobody knows whether it has been overruled since it was sent.
+    pub fn lose_copy(&self, from: Lsn, to: Lsn, id: &[u8]) -> bool {
+        let state = &mut *self.0.lock();
+        let may_have_stood = state.may_have_stood(from);
+        let is_lost = state.set_lost(to, id);
+        if is_lost && may_have_stood {
+            state.note_sent(to);
         }
-        if let Some(apart) = state.apart.get_mut(&lsn) {
-            if apart.is_pushed() {
-                apart.fate = Fate::Lost;
-            }
-            (apart.was_lost, apart.may_have_stood) = (true, true);
-        }
-        true
+        is_lost
     }
 
     /// A record was copied: what is known of it holds for its copy. The copy says of itself that it is dirty, and nothing around it has settled.
@@ -268,8 +304,10 @@ impl Ledger {
             }
             state.apart.insert(to, apart);
             state.unnoted.remove(&from);
-        } else if state.may_have_been_sent(from) {
+        } else if state.may_have_stood(from) {
             state.note_sent(to);
+        } else if state.may_have_been_sent(from) {
+            state.sent_ahead.copied(from, to);
         }
         state.sent_ahead.remove(from);
     }

@@ -267,10 +267,11 @@ impl Outbox {
         }
     }
 
-    /// A suspect's record was copied to `lsn`: the copy is suspect too. A dirty one is pushed apart, as one that was sent before.
-    pub fn suspect_moved(&self, lsn: Lsn, id: &[u8], is_dirty: bool) {
-        let end = Lsn::new(lsn.segment(), lsn.offset() + 1);
-        if is_dirty && self.ledger.lose(lsn, id) {
+    /// A suspect's record was copied to `to`: the copy is suspect too. `dirty`: place and id of a dirty one, whose copy is pushed apart, as one that may
+    /// have been sent before.
+    pub fn suspect_moved(&self, to: Lsn, dirty: Option<(Lsn, &[u8])>) {
+        let end = to.just_above();
+        if dirty.is_some_and(|(from, id)| self.ledger.lose_copy(from, to, id)) {
             self.doubt_sent_below(end);
         }
         self.suspect_below(end);

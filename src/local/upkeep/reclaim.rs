@@ -372,7 +372,7 @@ impl LocalTier {
                 let is_clean = record.header.flags.has(Flags::CLEAN);
                 let is_dirty = outbox.is_dirty(lsn, is_clean);
                 if self.is_suspect(outbox, lsn, is_clean) {
-                    outbox.suspect_moved(to, record.id(), is_dirty);
+                    outbox.suspect_moved(to, is_dirty.then_some((lsn, record.id())));
                 }
                 outbox.hidden.moved(lsn, to);
                 self.keep_announced(outbox, &record.header, to);

@@ -26,7 +26,7 @@ pub(crate) struct Begun {
     named_from: usize,
     /// The changes of the counters that were sent, and those among them that make up for earlier ones.
     expected: Counters,
-    owed: Counters,
+    pub(super) owed: Counters,
     /// The answers, if they were read already.
     answers: Option<Vec<Reply>>,
 }

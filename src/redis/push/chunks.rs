@@ -62,7 +62,7 @@ impl Pusher {
         if let Some(Ok(Pushed::Applied { .. } | Pushed::Same)) = outcomes.get(index)
             && let Err(refusal) = self.keep_chunks(link, write)?
         {
-            outcomes.settle(index, Err(refusal));
+            outcomes.settle(index, Ok(Pushed::Incomplete(refusal))); // others may read it until its chunks expire
         }
         Ok(())
     }

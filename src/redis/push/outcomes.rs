@@ -10,8 +10,8 @@ pub(crate) enum Pushed {
     },
     /// The same version stood there already.
     Same,
-    /// It stands there, but its event is refused, with these words: nobody hears of it.
-    Unnamed(String),
+    /// It stands there, but something that belongs to it is refused, with these words: its event, that its chunks stay, or its tombstone.
+    Incomplete(String),
     /// A newer version stands there: nothing was changed.
     Older(StoredValue),
     /// Without versions: nothing was changed, since others keep writing there, or their events were not heard yet. To be pushed a little later.
@@ -21,10 +21,10 @@ pub(crate) enum Pushed {
 }
 
 impl Pushed {
-    /// For those who do not push again: a write of which nobody hears counts as refused.
-    pub fn named(self) -> Result<Pushed, String> {
+    /// For those who do not push again: such a write counts as refused.
+    pub fn complete(self) -> Result<Pushed, String> {
         match self {
-            Pushed::Unnamed(reason) => Err(reason),
+            Pushed::Incomplete(reason) => Err(reason),
             pushed => Ok(pushed),
         }
     }

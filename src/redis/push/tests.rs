@@ -389,9 +389,9 @@ fn a_write_whose_event_is_refused_is_not_said_to_be_refused() {
     let [first, again] = [0, 1].map(|_| world.push_one(put("a", 1, &object("a"))).unwrap());
     call(&mut world.link, &["ACL", "SETUSER", "default", "allkeys"]).unwrap();
     for pushed in [first, again] {
-        let Pushed::Unnamed(reason) = &pushed else { panic!("{pushed:?}") };
+        let Pushed::Incomplete(reason) = &pushed else { panic!("{pushed:?}") };
         assert!(reason.starts_with("its event is refused: NOPERM"), "{reason}");
-        assert!(pushed.named().is_err());
+        assert!(pushed.complete().is_err());
     }
     assert_eq!(world.object("a"), Some(object("a")));
     assert!(world.heard().is_empty());

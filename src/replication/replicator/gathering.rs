@@ -45,6 +45,8 @@ pub(super) struct Sending {
     pub apart: Vec<(Lsn, Vec<u8>)>,
     pub records: usize,
     pub bytes: usize,
+    /// The first of its records that do not stand apart.
+    pub first: Option<(Lsn, Vec<u8>)>,
     /// Deletes that were found ahead of the tail, and do not stand apart.
     pub ahead: Vec<Lsn>,
 }
@@ -161,6 +163,8 @@ impl Replicator<'_> {
             (true, true) => ledger.oldest_refused(self.epoch),
             (true, false) => Due::default(),
         };
+        // While draining that would end it, at the cost of the others.
+        let due = if due.is_set_aside && self.drain_until.is_some() { Due::default() } else { due };
         let mut writes = Vec::with_capacity(due.records.len());
         for (lsn, id) in due.records {
             match self.backend.tier().and_then(|tier| tier.dirty_at(&id, lsn)) {

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::gathering::{BUDGET, Batch, BatchKind, Sending};
+use super::gathering::{Batch, BatchKind, Sending};
+use super::wanted::Wanted;
 use super::{COMPLAIN_EVERY, IN_FLIGHT_WAIT, Replicator};
 use crate::error::Error;
 use crate::id::ObjectId;
-use crate::local::{Budget, DeleteRetry, Lsn, Obstacle, RecordFilter, RepeatedPut};
-use crate::redis::{Begun, Outgoing, Pushed, StoredValue, What};
+use crate::local::{DeleteRetry, Lsn, Obstacle, RepeatedPut};
+use crate::redis::{Begun, Link, Outgoing, Pushed, StoredValue, What};
 use crate::version::Version;
 
 /// How Redis's error begins when it is full.
@@ -46,7 +47,7 @@ impl Replicator<'_> {
     /// Begins to push a batch.
     fn begin(&mut self, Batch { writes: gathered, step }: Batch) -> Result<UnderWay, Error> {
         let (mut lsns, mut writes) = (Vec::with_capacity(gathered.len()), Vec::with_capacity(gathered.len()));
-        let mut sending = Sending { step, apart: Vec::new(), records: 0, bytes: 0, ahead: Vec::new() };
+        let mut sending = Sending { step, apart: Vec::new(), records: 0, bytes: 0, first: None, ahead: Vec::new() };
         for (lsn, write) in gathered {
             // Whoever asked for the object before it was deleted should get it.
             if matches!(write.what, What::Delete) && self.backend.flights.is_in_flight(&write.id) {
@@ -55,8 +56,11 @@ impl Replicator<'_> {
             }
             if self.outbox.ledger.is_apart(lsn) {
                 sending.apart.push((lsn, write.id.clone()));
-            } else if matches!(step, BatchKind::Scout(_)) {
-                sending.ahead.push(lsn);
+            } else {
+                if matches!(step, BatchKind::Scout(_)) {
+                    sending.ahead.push(lsn);
+                }
+                sending.first.get_or_insert_with(|| (lsn, write.id.clone()));
             }
             sending.records += 1;
             sending.bytes += write.bytes();
@@ -84,7 +88,16 @@ impl Replicator<'_> {
             if pushed.is_ok() && lsn > self.reached {
                 (self.reached, self.has_progressed) = (lsn, true);
             }
-            self.pushed(lsn, write, pushed);
+            let is_ahead = matches!(step, BatchKind::Scout(_)) && !self.outbox.ledger.is_apart(lsn);
+            match pushed {
+                // It need not stand apart: the tail comes to it.
+                Err(reason) if is_ahead => self.complain(write, &reason),
+                Ok(Pushed::Incomplete(reason)) if is_ahead => {
+                    self.outbox.ledger.may_stand(self.epoch, lsn);
+                    self.complain(write, &reason);
+                }
+                pushed => self.pushed(lsn, write, pushed),
+            }
         }
         match step {
             BatchKind::Walk { lane, to, .. } => {
@@ -135,7 +148,7 @@ impl Replicator<'_> {
                 ledger.overtaken(self.epoch, lsn);
             }
             // Others may have read it, though they have not heard of it.
-            Ok(Pushed::Unnamed(reason)) => {
+            Ok(Pushed::Incomplete(reason)) => {
                 ledger.may_stand(self.epoch, lsn);
                 self.refused(lsn, write, &reason);
             }
@@ -145,8 +158,12 @@ impl Replicator<'_> {
 
     /// Redis refuses the write, though it takes others: it is tried again later.
     fn refused(&mut self, lsn: Lsn, write: &Outgoing<'_>, reason: &str) {
-        let ledger = &self.outbox.ledger;
-        ledger.hold(self.epoch, lsn, &write.id, Obstacle::Refused);
+        self.outbox.ledger.hold(self.epoch, lsn, &write.id, Obstacle::Refused);
+        self.complain(write, reason);
+    }
+
+    /// Counts a refusal, and logs it now and then.
+    fn complain(&mut self, write: &Outgoing<'_>, reason: &str) {
         self.backend.counters.refusals.add(1);
         self.backend.health.refused(reason);
         if reason.starts_with(OUT_OF_MEMORY) && self.full.remaining().is_zero() {
@@ -157,7 +174,7 @@ impl Replicator<'_> {
             tracing::warn!(
                 "Redis refuses object {}: {reason}; it stays here and is tried again, as {} others are",
                 ObjectId::new(&write.id),
-                ledger.held_count().saturating_sub(1)
+                self.outbox.ledger.held_count().saturating_sub(1)
             );
         }
     }
@@ -187,39 +204,51 @@ impl Replicator<'_> {
         }
     }
 
-    /// Deals with a round that failed: drops a broken connection, and notes which records may have broken it.
+    /// Deals with a round that failed: drops a broken connection, and notes what may have been sent, and which records may have broken it.
     pub(super) fn failed(&mut self, error: &Error) {
         tracing::debug!("replication: {error}");
         self.backend.health.cannot_push(error);
         let sending = std::mem::take(&mut self.sending).into_iter().reduce(Sending::and);
-        let others = sending.iter().flat_map(|sending| sending.apart.iter().map(|(lsn, _)| lsn).chain(&sending.ahead));
-        self.outbox.ledger.failed(self.epoch, others.chain(&self.sending_wanted).copied());
-        self.sending_wanted = None;
-        if !error.is_cut_off() {
-            return; // nothing is wrong with the connection
-        }
-        if self.link.take().is_some() {
+        let wanted = self.sending_wanted.take();
+        let is_refused = self.link.as_ref().is_some_and(Link::has_refused_all);
+        if error.is_cut_off() && self.link.take().is_some() {
             self.backend.counters.disconnects.add(1);
         }
-        let Some(Sending { step, apart, records, bytes, .. }) = sending.filter(|sending| sending.records > 0) else {
-            return;
-        };
+        if is_refused {
+            return self.outbox.ledger.refused(self.epoch); // nothing was carried out, and no record is at fault
+        }
+        let apart = sending.iter().flat_map(|it| it.apart.iter().map(|(lsn, _)| lsn).chain(&it.ahead));
+        let others = apart.chain(wanted.iter().map(|wanted| &wanted.lsn)).copied();
+        self.outbox.ledger.failed(self.epoch, others);
+        if error.is_cut_off() {
+            wanted.into_iter().for_each(|wanted| self.suspect_wanted(wanted, error));
+            sending.into_iter().for_each(|sending| self.suspect(sending, error));
+        }
+    }
+
+    /// The connection broke while this record was under way, alone.
+    fn suspect_wanted(&mut self, Wanted { lsn, id, bytes }: Wanted, error: &Error) {
+        if self.caution_wanted.failed(lsn) {
+            self.set_aside(lsn, &id, bytes, error);
+        }
+    }
+
+    /// The connection broke while these records were under way.
+    fn suspect(&mut self, Sending { step, apart, records, bytes, first, .. }: Sending, error: &Error) {
         let with_others = apart.len() < records;
-        self.suspect(&apart, with_others, bytes, error);
+        self.suspect_apart(&apart, with_others, bytes, error);
         if let BatchKind::Walk { lane, from, to, .. } = step
             && with_others
             && self.caution.failed(lane, from, to, records)
-            && let Ok(tier) = self.backend.tier()
-            && let Ok(found) = tier.dirty_records(from, to, RecordFilter::All, Budget { records: 1, ..BUDGET })
-            && let Some(dirty) = found.dirty.into_iter().next()
+            && let Some((lsn, id)) = first
         {
             self.caution.forget();
-            self.set_aside(dirty.lsn, &dirty.id, bytes, error);
+            self.set_aside(lsn, &id, bytes, error);
         }
     }
 
     /// The connection broke while these records apart were under way. One that was set aside for that is set aside again at once.
-    fn suspect(&mut self, apart: &[(Lsn, Vec<u8>)], with_others: bool, bytes: usize, error: &Error) {
+    fn suspect_apart(&mut self, apart: &[(Lsn, Vec<u8>)], with_others: bool, bytes: usize, error: &Error) {
         let aside = match apart {
             [] => None,
             [(lsn, _)] if self.outbox.ledger.is_set_aside(*lsn) => Some(*lsn),

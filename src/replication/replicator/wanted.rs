@@ -10,6 +10,13 @@ use crate::replication::wants::Why;
 /// Most wanted ids that are handled between two batches, in each direction.
 const WANTS_MAX: usize = 128;
 
+/// A record under way because another node wants it.
+pub(super) struct Wanted {
+    pub lsn: Lsn,
+    pub id: Vec<u8>,
+    pub bytes: usize,
+}
+
 impl Replicator<'_> {
     /// Asks other nodes, by an event, for ids that are awaited here.
     pub(super) fn ask_for_wanted(&mut self) -> Result<(), Error> {
@@ -58,7 +65,7 @@ impl Replicator<'_> {
         for (why, dirty) in lacking {
             let (lsn, write) = (dirty.lsn, self.outgoing(dirty, self.backend.is_unversioned()));
             let Some(link) = &mut self.link else { return Ok(true) };
-            self.sending_wanted = Some(lsn).filter(|lsn| !lsn.is_none());
+            self.sending_wanted = (!lsn.is_none()).then(|| Wanted { lsn, id: write.id.clone(), bytes: write.bytes() });
             let pushed = match why {
                 Why::Damaged => self.pusher.repair(link, &write, self.backend)?,
                 Why::Wanted | Why::Lacking => self.pusher.push_one(link, &write, self.backend)?,
@@ -66,7 +73,7 @@ impl Replicator<'_> {
             self.sending_wanted = None;
             match pushed {
                 // This is another node's delete, which that node pushes.
-                Err(reason) | Ok(Pushed::Unnamed(reason)) if lsn.is_none() => {
+                Err(reason) | Ok(Pushed::Incomplete(reason)) if lsn.is_none() => {
                     tracing::debug!("Redis refuses the delete of {}: {reason}", ObjectId::new(&write.id));
                 }
                 pushed => self.pushed(lsn, &write, pushed),

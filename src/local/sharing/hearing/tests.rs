@@ -129,7 +129,7 @@ fn when_all_suspects_are_checked_there_are_none() {
     let all_checked = outbox.suspicion();
     put(b"copied");
     let Known::Held { lsn, .. } = tier.known(b"copied").unwrap() else { panic!("it is gone") };
-    outbox.suspect_moved(lsn, b"copied", false);
+    outbox.suspect_moved(lsn, None);
     outbox.suspect_none(all_checked);
     assert!(outbox.is_suspect(lsn), "one was copied since");
     backend.close().unwrap();

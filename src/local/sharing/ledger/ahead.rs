@@ -1,6 +1,6 @@
 //! Which records were sent out of their turn.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::pass::Pass;
 use crate::local::journal::Lsn;
@@ -11,31 +11,56 @@ pub(super) const SENT_AHEAD_MAX: usize = 1 << 20;
 /// Records that were sent before the tail came to them: since another node wants them, or as deletes that make room in a full Redis, or as what they
 /// are copies of.
 #[derive(Debug, Default)]
-pub(super) struct SentAhead(BTreeSet<Lsn>);
+pub(super) struct SentAhead {
+    places: BTreeSet<Lsn>,
+    /// Copies of records that are under way for the first time, by the places of these: sent as well, unless those are refused.
+    copies: BTreeMap<Lsn, Lsn>,
+}
 
 impl SentAhead {
     pub fn contains(&self, lsn: Lsn) -> bool {
-        self.0.contains(&lsn)
+        self.places.contains(&lsn)
+    }
+
+    /// Whether the record is the copy of one that is under way.
+    pub fn is_copy(&self, lsn: Lsn) -> bool {
+        self.copies.values().any(|copy| *copy == lsn)
     }
 
     /// If they become too many, the tail takes everything up to the last of them for sent.
     pub fn insert(&mut self, lsn: Lsn, tail: &mut Pass) {
-        self.0.insert(lsn);
-        if self.0.len() > SENT_AHEAD_MAX
-            && let Some(last) = std::mem::take(&mut self.0).pop_last()
+        self.places.insert(lsn);
+        if self.places.len() > SENT_AHEAD_MAX
+            && let Some(last) = std::mem::take(&mut self.places).pop_last()
         {
             tail.sent_below = tail.sent_below.max(last.just_above());
         }
     }
 
     pub fn remove(&mut self, lsn: Lsn) {
-        self.0.remove(&lsn);
+        self.places.remove(&lsn);
+    }
+
+    /// A record that is under way for the first time was copied.
+    pub fn copied(&mut self, from: Lsn, to: Lsn) {
+        self.copies.insert(from, to);
+    }
+
+    /// What became of this record is known. Returns the place of its copy, if it was copied while it was under way.
+    pub fn answered(&mut self, lsn: Lsn) -> Option<Lsn> {
+        self.copies.remove(&lsn)
+    }
+
+    /// What became of those that were under way is not known. Returns the places of their copies.
+    pub fn unanswered(&mut self) -> impl Iterator<Item = Lsn> + use<> {
+        std::mem::take(&mut self.copies).into_values()
     }
 
     /// The tail has passed everything below `position`.
     pub fn passed(&mut self, position: Lsn) {
-        while self.0.first().is_some_and(|first| *first < position) {
-            self.0.pop_first();
+        while self.places.first().is_some_and(|first| *first < position) {
+            self.places.pop_first();
         }
+        self.copies.retain(|from, _| *from >= position);
     }
 }

@@ -37,6 +37,12 @@ impl AsideRetry {
         self.overdue = self.overdue.max(now + pause * SET_ASIDE_OVERDUE);
     }
 
+    /// Something else has to happen first.
+    pub fn postponed(&mut self, wait: Duration) {
+        let due = Instant::now() + wait;
+        (self.due, self.overdue) = (self.due.max(due), self.overdue.max(due));
+    }
+
     /// One got through: so may the others.
     pub fn succeeded(&mut self) {
         *self = AsideRetry::new();
@@ -104,7 +110,7 @@ impl Fate {
 
     /// Whether it says that the record was sent and not refused. One that is set aside was sent, and nobody has answered.
     pub fn was_sent(&self) -> bool {
-        matches!(self, Fate::SetAside { .. } | Fate::Lost | Fate::Pushed { .. })
+        matches!(self, Fate::SetAside { .. } | Fate::Pushed { .. })
     }
 }
 
@@ -121,6 +127,14 @@ impl Apart {
         match self.fate {
             Fate::SetAside { tries } => Some(tries),
             _ => None,
+        }
+    }
+
+    /// Has it tried again at once, but one that is set aside.
+    pub fn try_now(&mut self) {
+        if let Fate::Held { due, backoff, .. } = &mut self.fate {
+            *due = Instant::now();
+            backoff.succeeded();
         }
     }
 

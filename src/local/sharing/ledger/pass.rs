@@ -23,7 +23,8 @@ pub(super) struct Pass {
     acknowledged: VecDeque<Acknowledged>,
     /// What is below may have been sent before, so that it may stand in Redis already.
     pub sent_below: Lsn,
-    /// What is below was sent, or is under way: whether Redis has it is known once the walk has passed it.
+    /// What is below was sent, or is under way: whether Redis has it is known once the walk has passed it. Where a walk begins says nothing of
+    /// that: after a total loss the tail begins behind records that may never have been sent.
     sending_below: Lsn,
 }
 
@@ -38,9 +39,14 @@ impl Pass {
         self.sending_below = self.sending_below.max(to);
     }
 
+    /// What is under way was refused as a whole.
+    pub fn refuse(&mut self) {
+        self.sending_below = self.sending_below.min(self.position.max(self.sent_below));
+    }
+
     /// Up to where anything may have been sent, in this epoch or before.
     pub fn sent_or_sending_below(&self) -> Lsn {
-        self.sent_below.max(self.sending_below).max(self.position)
+        self.sent_below.max(self.sending_below)
     }
 
     /// Whether this record was sent and is not under way for the first time. Those that stand apart say so themselves.

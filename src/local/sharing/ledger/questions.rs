@@ -156,14 +156,22 @@ impl Ledger {
         self.0.lock().backlog.is_some()
     }
 
-    /// The first record below `end` that was not pushed; None if all were.
+    /// The first record below `end` that was not pushed, of those that are not set aside; None if all were.
     pub fn first_unpushed(&self, end: Lsn) -> Option<Lsn> {
         let state = self.0.lock();
         let tail = Some(state.tail.position).filter(|position| *position < end);
         let backlog = state.backlog.as_ref().filter(|(range, walk)| walk.position < range.end);
         let backlog = backlog.map(|(_, walk)| walk.position);
-        let apart = state.apart.iter().find(|(_, apart)| !apart.is_pushed()).map(|(lsn, _)| *lsn);
+        let apart =
+            state.apart.iter().find(|(_, apart)| !apart.is_pushed() && !apart.is_set_aside()).map(|(lsn, _)| *lsn);
         [tail, backlog, apart].into_iter().flatten().min()
+    }
+
+    /// The records apart that were not pushed.
+    pub fn unpushed_apart(&self) -> Vec<(Lsn, Vec<u8>)> {
+        let state = self.0.lock();
+        let unpushed = state.apart.iter().filter(|(_, apart)| !apart.is_pushed());
+        unpushed.map(|(lsn, apart)| (*lsn, apart.id.clone())).collect()
     }
 
     /// Whether a record stands apart that was not pushed.

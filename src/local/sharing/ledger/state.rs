@@ -41,14 +41,18 @@ impl State {
 
     /// Whether Redis may have had this record: it was sent, and Redis did not refuse it. What is under way for the first time does not count.
     pub fn may_have_stood(&self, lsn: Lsn) -> bool {
-        match self.apart.get(&lsn) {
-            Some(apart) => apart.may_have_stood,
-            None => self.is_in_backlog(lsn) || self.tail.has_sent(lsn) || self.sent_ahead.contains(lsn),
+        if let Some(apart) = self.apart.get(&lsn) {
+            return apart.may_have_stood;
         }
+        let was_sent = match &self.backlog {
+            Some((range, walk)) if range.contains(&lsn) => lsn < self.tail.sent_below || walk.has_sent(lsn),
+            _ => self.tail.has_sent(lsn),
+        };
+        was_sent || self.sent_ahead.contains(lsn)
     }
 
     pub fn may_have_been_sent(&self, lsn: Lsn) -> bool {
-        self.may_have_stood(lsn) || lsn < self.tail.sent_or_sending_below()
+        self.may_have_stood(lsn) || lsn < self.tail.sent_or_sending_below() || self.sent_ahead.is_copy(lsn)
     }
 
     /// Notes that this record, which no walk has passed, may stand in Redis.
@@ -57,6 +61,30 @@ impl State {
             Some(apart) => apart.may_have_stood = true,
             None => self.sent_ahead.insert(lsn, &mut self.tail),
         }
+    }
+
+    /// Nobody knows what became of what is under way.
+    pub fn cut_off(&mut self) {
+        for copy in self.sent_ahead.unanswered() {
+            self.note_sent(copy);
+        }
+    }
+
+    /// Has a record stand apart as lost by Redis until it is pushed again. Does nothing and returns false if too many stand apart.
+    pub fn set_lost(&mut self, lsn: Lsn, id: &[u8]) -> bool {
+        if self.apart.len() >= APART_MAX && !self.apart.contains_key(&lsn) {
+            return false;
+        }
+        if !self.apart.contains_key(&lsn) {
+            self.set_apart(lsn, id, Fate::Lost, None);
+        }
+        if let Some(apart) = self.apart.get_mut(&lsn) {
+            if apart.is_pushed() {
+                apart.fate = Fate::Lost;
+            }
+            apart.was_lost = true;
+        }
+        true
     }
 
     pub fn is_in_backlog(&self, lsn: Lsn) -> bool {

@@ -22,6 +22,7 @@ fn ledger() -> (Ledger, Epoch) {
 }
 
 fn pass(ledger: &Ledger, epoch: Epoch, to: u32, now: Instant) {
+    ledger.sending(epoch, Lane::Tail, at(to));
     ledger.advance(epoch, Lane::Tail, at(to));
     ledger.acknowledge(epoch, now);
 }
@@ -201,6 +202,22 @@ fn a_record_set_aside_does_not_wait_for_others_without_end() {
     assert!(!ledger.is_pushed_but_aside(at(2)));
 }
 
+/// It cannot be read, or something else has to happen first: it is not sent then, and would break the connection still.
+#[test]
+fn a_record_set_aside_stays_so_until_redis_answers() {
+    let (ledger, epoch) = ledger();
+    ledger.hold(epoch, at(1), b"id", Obstacle::SetAside);
+    ledger.hold(epoch, at(1), b"id", Obstacle::Unreadable);
+    assert!(ledger.is_set_aside(at(1)));
+    let wait = SET_ASIDE_RETRY_FIRST * 30;
+    ledger.postpone(epoch, at(1), b"id", wait);
+    assert!(ledger.is_set_aside(at(1)));
+    assert_eq!(ledger.due(epoch, Instant::now() + wait / 2, 9, at(0)), Due::default());
+    assert!(ledger.due(epoch, Instant::now() + wait, 9, at(0)).is_set_aside);
+    ledger.hold(epoch, at(1), b"id", Obstacle::Refused);
+    assert!(!ledger.is_set_aside(at(1)), "it came through");
+}
+
 /// A pause that has grown for records that are gone is not that of others.
 #[test]
 fn the_first_record_to_be_set_aside_again_is_tried_soon() {
@@ -312,9 +329,100 @@ fn the_copy_of_what_was_sent_may_have_stood() {
         ledger.moved(at(offset), at(offset + 1000));
     }
     let copies = [1, 2, 50, 150, 250].map(|offset| ledger.may_have_stood(at(offset + 1000)));
-    assert_eq!(copies, [false, true, true, true, false]);
+    assert_eq!(copies, [false, true, true, false, false]);
     ledger.moved(at(1050), at(2050));
     assert!(ledger.may_have_stood(at(2050)) && !ledger.may_have_stood(at(1050)), "a copy of the copy");
+}
+
+/// Copied while it is under way for the first time: what Redis answers to that says whether it has had its copy.
+#[test]
+fn the_copy_of_what_was_under_way_may_have_stood_unless_it_is_refused() {
+    let under_way = || {
+        let (ledger, epoch) = ledger();
+        ledger.sending(epoch, Lane::Tail, at(100));
+        (1..5).for_each(|offset| ledger.moved(at(offset), at(offset + 1000)));
+        assert!(ledger.may_have_been_sent(at(1001)) && !ledger.may_have_stood(at(1001)));
+        (ledger, epoch)
+    };
+    let stood = |ledger: &Ledger| [1001, 1002, 1003, 1004].map(|offset| ledger.may_have_stood(at(offset)));
+    let (ledger, epoch) = under_way();
+    ledger.pushed(epoch, at(1), b"id", Instant::now());
+    ledger.hold(epoch, at(2), b"id", Obstacle::Refused);
+    ledger.hold(epoch, at(3), b"id", Obstacle::SetAside);
+    ledger.advance(epoch, Lane::Tail, at(100));
+    ledger.push_again();
+    assert_eq!(stood(&ledger), [true, false, true, false]);
+    let ends: [fn(&Ledger); 4] = [
+        |ledger| ledger.failed(ledger.epoch(), []),
+        |ledger| drop(ledger.push_again()),
+        |ledger| drop(ledger.resume()),
+        |ledger| ledger.lose_everything(at(500)),
+    ];
+    for end in ends {
+        let (ledger, _) = under_way();
+        end(&ledger);
+        assert_eq!(stood(&ledger), [true; 4], "nobody knows");
+    }
+    let (ledger, epoch) = under_way();
+    ledger.refused(epoch);
+    ledger.push_again();
+    assert_eq!(stood(&ledger), [false; 4]);
+}
+
+#[test]
+fn the_copy_of_a_suspect_may_have_stood_if_the_suspect_may() {
+    let (ledger, epoch) = ledger();
+    ledger.hold(epoch, at(1), b"id", Obstacle::Refused);
+    pass(&ledger, epoch, 100, Instant::now());
+    for offset in [1, 2] {
+        assert!(ledger.lose_copy(at(offset), at(offset + 1000), b"id"));
+        ledger.moved(at(offset), at(offset + 1000));
+    }
+    assert!(!ledger.may_have_stood(at(1001)) && ledger.may_have_stood(at(1002)));
+    assert!(ledger.is_apart(at(1001)) && ledger.is_apart(at(1002)));
+}
+
+/// What a server refused as a whole that is no master, but not what others were answered before.
+#[test]
+fn what_was_refused_as_a_whole_was_not_sent() {
+    let (ledger, epoch) = ledger();
+    pass(&ledger, epoch, 100, Instant::now());
+    ledger.sending(epoch, Lane::Tail, at(200));
+    ledger.refused(epoch);
+    for _ in 0..2 {
+        assert!(ledger.may_have_stood(at(99)) && ledger.may_have_been_sent(at(99)));
+        assert!(!ledger.may_have_stood(at(150)) && !ledger.may_have_been_sent(at(150)));
+        ledger.push_again();
+    }
+}
+
+/// Redis has lost everything: what was never there before cannot have stood since either.
+#[test]
+fn a_total_loss_says_nothing_of_what_was_never_sent() {
+    let (ledger, epoch) = ledger();
+    ledger.hold(epoch, at(10), b"refused", Obstacle::Refused);
+    ledger.hold(epoch, at(11), b"stood", Obstacle::Refused);
+    ledger.may_stand(epoch, at(11));
+    ledger.hold(epoch, at(12), b"large", Obstacle::SetAside);
+    ledger.postpone(epoch, at(13), b"late", Duration::ZERO);
+    pass(&ledger, epoch, 100, Instant::now());
+    ledger.may_stand(epoch, at(150));
+    let stood = |ledger: &Ledger| [10, 11, 12, 50, 149, 150, 250].map(|offset| ledger.may_have_stood(at(offset)));
+    assert_eq!(stood(&ledger), [false, true, true, true, false, true, false]);
+    ledger.lose_everything(at(200));
+    assert_eq!(stood(&ledger), [false, true, true, true, false, true, false]);
+    let epoch = ledger.push_again();
+    assert_eq!(stood(&ledger), [false, true, true, true, false, true, false]);
+    // What Redis refused is tried at once, and what breaks the connection in its turn.
+    let due: Vec<_> = ledger.due(epoch, Instant::now(), 9, at(300)).records.into_iter().map(|(lsn, _)| lsn).collect();
+    assert_eq!(due, [at(10), at(11)]);
+    assert!(ledger.is_set_aside(at(12)) && !ledger.is_apart(at(13)));
+    assert_eq!(ledger.unnoted(false).len(), 3, "the next open has to know");
+    ledger.sending(epoch, Lane::Backlog, at(150));
+    assert_eq!(stood(&ledger), [false, true, true, true, false, true, false]);
+    ledger.advance(epoch, Lane::Backlog, at(150));
+    ledger.push_again();
+    assert_eq!(stood(&ledger), [false, true, true, true, true, true, false]);
 }
 
 #[test]
