@@ -305,8 +305,7 @@ impl Pusher {
         let answer = match Answer::of(reply) {
             Ok(answer) => answer,
             Err(refusal) => {
-                let is_begun = matches!(outgoing.what, What::Delete) && scripts::is_from_within(&refusal);
-                outcomes.settle(index, if is_begun { Ok(Pushed::Incomplete(refusal)) } else { Err(refusal) });
+                outcomes.settle(index, Err(refusal));
                 return None;
             }
         };
@@ -321,6 +320,7 @@ impl Pusher {
             }
             (GuardVerdict::Same, Some(StoredValue::Ours(_))) => Pushed::Same,
             (GuardVerdict::Older, Some(standing @ StoredValue::Ours(_))) => Pushed::Older(standing),
+            (GuardVerdict::NoTombstone, _) => Pushed::Incomplete(String::from_utf8_lossy(&answer.head).into_owned()),
             // A damaged head holds back no write, whatever version it states.
             (GuardVerdict::Same | GuardVerdict::Older | GuardVerdict::Chunks, _) => {
                 return Some(Unsettled { named: answer.head, chunks_of: None, ..write });

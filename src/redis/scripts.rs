@@ -29,8 +29,13 @@ static PUT: LazyLock<Source> = LazyLock::new(|| {
 });
 
 /// Works when Redis is out of memory: DEL is accepted then, and after a script's first write so is SET.
-static DELETE: LazyLock<Source> =
-    LazyLock::new(|| guarded("redis.call('DEL', KEYS[1]) redis.call('SET', KEYS[1], ARGV[5], 'PX', ARGV[4])"));
+static DELETE: LazyLock<Source> = LazyLock::new(|| {
+    guarded(
+        "redis.call('DEL', KEYS[1]) \
+         local set = redis.pcall('SET', KEYS[1], ARGV[5], 'PX', ARGV[4]) \
+         if set['err'] then return {4, set['err'], 0} end",
+    )
+});
 
 /// XADD that works when Redis is out of memory, because XTRIM comes first. Arguments: entries, node, batch.
 static PUBLISH: LazyLock<Source> = LazyLock::new(|| {
@@ -92,6 +97,8 @@ pub(super) enum GuardVerdict {
     Older,
     /// A manifest stands there: set its chunks to expire, then call again with its head as `named`.
     Chunks,
+    /// What stood there is deleted, but the tombstone was refused, with the words in `head`.
+    NoTombstone,
 }
 
 /// Arguments that the guarded scripts have in common.
@@ -146,11 +153,6 @@ pub(super) fn is_forgotten(refusal: &str) -> bool {
     code(refusal) == "NOSCRIPT"
 }
 
-/// Whether a command of a script was refused: those before it may have been carried out.
-pub(super) fn is_from_within(refusal: &str) -> bool {
-    refusal.contains("user_script")
-}
-
 impl Answer {
     pub fn of(reply: Reply) -> Result<Answer, String> {
         let Value::Array(parts) = reply? else { return Err("the script gave no answer".into()) };
@@ -162,6 +164,7 @@ impl Answer {
             1 => GuardVerdict::Same,
             2 => GuardVerdict::Older,
             3 => GuardVerdict::Chunks,
+            4 => GuardVerdict::NoTombstone,
             _ => return Err("the script's answer is not known".into()),
         };
         Ok(Answer { verdict, head: head.clone(), bytes: u64::try_from(*bytes).unwrap_or(0) })

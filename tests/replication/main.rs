@@ -13,5 +13,6 @@ mod log;
 mod once;
 mod pushing;
 mod reconnecting;
+mod set_aside;
 mod settling;
 mod world;

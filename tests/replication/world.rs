@@ -1,9 +1,10 @@
 use std::path::Path;
 
-use scaler_object_storage::{ObjectStore, ObjectStoreBuilder, RedisOptions};
+use scaler_object_storage::{ObjectStore, ObjectStoreBuilder, RedisOptions, ReplicationStats};
 use tempfile::TempDir;
 
-use crate::common::redis::RedisServer;
+use crate::common::bytes;
+use crate::common::redis::{Mode, Proxy, RedisServer};
 
 /// Directories for nodes.
 pub struct World {
@@ -60,4 +61,28 @@ pub fn copy(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), to).unwrap();
         }
     }
+}
+
+/// A store with so many records of 2000 bytes that Redis has yet to get, more than go together, and then what `put` writes, and as many again.
+pub fn backlog(world: &World, proxy: &Proxy, url: &str, records: u64, put: impl FnOnce(&ObjectStore)) -> ObjectStore {
+    proxy.set(Mode::Refuse);
+    let store = world.open(0, url, |options| options.settle_ms = 600_000);
+    let write = |name: &str| {
+        for number in 0..records {
+            store.put(format!("{name} {number}").as_bytes(), &bytes(number, 2000), b"").unwrap();
+        }
+    };
+    write("before");
+    put(&store);
+    write("after");
+    store
+}
+
+pub fn replication(store: &ObjectStore) -> ReplicationStats {
+    store.stats().unwrap().replication.unwrap()
+}
+
+/// How many objects of the backlog Redis has.
+pub fn objects(redis: &RedisServer) -> u64 {
+    redis.command::<Vec<String>>(&["KEYS", "scaler:obj:6*"]).len() as u64
 }

@@ -92,6 +92,7 @@ impl ByHand {
         let (ledger, now) = (&self.outbox().ledger, Instant::now());
         let epoch = ledger.epoch();
         for lane in [Lane::Tail, Lane::Backlog] {
+            ledger.sending(epoch, lane, self.tier.journal.end());
             ledger.advance(epoch, lane, self.tier.journal.end());
         }
         ledger.acknowledge(epoch, now);

@@ -198,3 +198,42 @@ fn a_wrong_password_is_denied_and_not_shown() {
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }
 }
+
+/// Whoever asks first need not wonder what became of what was given to it.
+#[test]
+fn a_connection_that_has_ended_says_so() {
+    let server = Server::start();
+    let (link, mut other) = (server.link(), server.link());
+    assert!(!link.has_ended());
+    call(&mut other, &["CLIENT", "KILL", "TYPE", "normal"]).unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    while !link.has_ended() {
+        assert!(Instant::now() < until);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(!other.has_ended());
+}
+
+#[test]
+fn a_link_to_the_wrong_server_says_whether_that_has_carried_out_anything() {
+    let server = Server::start();
+    let set = |key: &str| {
+        let mut set = redis::cmd("SET");
+        set.arg(key).arg("value");
+        set
+    };
+    let mut other = server.link();
+    let mut links = [(); 3].map(|()| server.link());
+    call(&mut other, &["REPLICAOF", "127.0.0.1", "1"]).unwrap();
+    let pipelines = [vec![set("a"), set("b")], vec![set("a"), get()], vec![set("a"), set("b")]];
+    for (link, commands) in links.iter_mut().zip(pipelines) {
+        link.send_ahead(commands).unwrap();
+    }
+    links[2].send_ahead(vec![set("c")]).unwrap();
+    let lefts = [0, 0, 1]; // the last one has more under way, of which nothing is known
+    let refused = links.iter_mut().zip(lefts).map(|(link, left)| {
+        assert!(link.receive_ahead(left).is_err_and(|error| error.is_cut_off()));
+        link.has_refused_all()
+    });
+    assert_eq!(refused.collect::<Vec<_>>(), [true, false, false]);
+}

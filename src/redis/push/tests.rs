@@ -105,6 +105,12 @@ fn head_of(write: &Outgoing<'_>) -> Head {
     }
 }
 
+/// What does not shrink.
+fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let word = |number: u64| xxhash_rust::xxh3::xxh3_64_with_seed(&number.to_le_bytes(), seed).to_le_bytes();
+    (0..bytes as u64 / 8).flat_map(word).collect()
+}
+
 // docs/replication.md, Pushing 2: the highest version wins, in whatever order writes arrive.
 #[test]
 fn the_highest_version_wins() {

@@ -33,9 +33,15 @@ fn tell(tier: &LocalTier, redis_ms: u64) {
     tier.journal.set_time(Reading { redis_ms, at: Instant::now(), give_or_take: Duration::ZERO });
 }
 
+fn push(outbox: &Outbox, end: Lsn) {
+    let epoch = outbox.ledger.epoch();
+    outbox.ledger.sending(epoch, Lane::Tail, end);
+    outbox.ledger.advance(epoch, Lane::Tail, end);
+}
+
 fn settle(outbox: &Outbox, end: Lsn) {
     let (epoch, now) = (outbox.ledger.epoch(), Instant::now());
-    outbox.ledger.advance(epoch, Lane::Tail, end);
+    push(outbox, end);
     outbox.ledger.acknowledge(epoch, now);
     outbox.ledger.settle(epoch, now + Duration::from_secs(1), Duration::ZERO);
 }
@@ -83,7 +89,7 @@ fn what_was_pushed_and_has_not_settled_is_suspect_where_redis_can_tell() {
         let is_suspect = || tier.suspect(b"id").unwrap().is_some();
         tier.put(b"id", b"data", b"", &mut |_| {}).unwrap();
         tier.suspect_earlier();
-        outbox.ledger.advance(outbox.ledger.epoch(), Lane::Tail, tier.journal.end());
+        push(outbox, tier.journal.end());
         assert!(!is_suspect(), "it was pushed after the loss, and had not been overruled");
         outbox.set_deaf(true);
         assert_eq!(is_suspect(), has_versions);

@@ -354,8 +354,8 @@ fn the_copy_of_what_was_under_way_may_have_stood_unless_it_is_refused() {
     assert_eq!(stood(&ledger), [true, false, true, false]);
     let ends: [fn(&Ledger); 4] = [
         |ledger| ledger.failed(ledger.epoch(), []),
-        |ledger| drop(ledger.push_again()),
-        |ledger| drop(ledger.resume()),
+        |ledger| _ = ledger.push_again(),
+        |ledger| _ = ledger.resume(),
         |ledger| ledger.lose_everything(at(500)),
     ];
     for end in ends {

@@ -10,12 +10,6 @@ fn large(fill: u8) -> Object {
     object(vec![fill; 2 * CHUNK_BYTES + 77])
 }
 
-/// What does not shrink.
-fn noise(seed: u64, bytes: usize) -> Vec<u8> {
-    let word = |number: u64| xxhash_rust::xxh3::xxh3_64_with_seed(&number.to_le_bytes(), seed).to_le_bytes();
-    (0..bytes as u64 / 8).flat_map(word).collect()
-}
-
 fn ttls(world: &mut World) -> Vec<i64> {
     let keys = world.chunk_keys();
     keys.iter().map(|key| number(call(&mut world.link, &["TTL", key]))).collect()

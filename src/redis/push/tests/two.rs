@@ -74,6 +74,25 @@ fn a_refusal_in_one_of_two_batches_is_its_own() {
     assert_eq!(world.counters(), (1, 12));
 }
 
+/// The second batch was answered, the first one breaks the connection.
+#[test]
+fn what_is_owed_to_the_counters_is_not_counted_twice() {
+    let mut world = world();
+    for clock in 1..4 {
+        world.push(&[put("a", clock, &object("new"))]); // counted as another object until the next batch
+    }
+    call(&mut world.link, &["CONFIG", "SET", "proto-max-bulk-len", "1mb"]).unwrap();
+    let first = [put("large", 1, &object(noise(1, 1 << 20)))];
+    let second = [put("b", 1, &object("1"))];
+    let begun = world.pusher.begin(&mut world.link, &first).unwrap();
+    let mut behind = world.pusher.begin(&mut world.link, &second).unwrap();
+    let broken = world.pusher.finish(&mut world.link, &first, begun, Some(&mut behind), None);
+    assert!(broken.is_err_and(|error| error.is_cut_off()));
+    world.link = world.server.link();
+    world.push(&second);
+    assert_eq!(world.counters(), (2, 2 * 8 + 3 + 1));
+}
+
 /// What is written to one of a few ids, and whether it counts as sent before.
 #[derive(Clone, Debug)]
 struct Written {
