@@ -148,7 +148,7 @@ impl Ledger {
         });
     }
 
-    /// Notes that the walk has passed everything below `to`.
+    /// Notes that the walk has passed everything below `to`. What became of each record there was reported before.
     pub fn advance(&self, epoch: Epoch, lane: Lane, to: Lsn) {
         self.within(epoch, |state| match (lane, &mut state.backlog) {
             (Lane::Tail, _) => {

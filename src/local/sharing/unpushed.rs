@@ -70,10 +70,10 @@ impl LocalTier {
         Ok(Unpushed { records, bytes, oldest_age: Duration::from_millis(oldest_age), is_estimate })
     }
 
-    /// Bytes of the journal that Redis may not have for good yet.
+    /// Bytes of the journal that Redis may not have for good yet, but for what stands apart because it could not be pushed.
     pub fn unsettled_bytes(&self) -> u64 {
         let Some(outbox) = &self.outbox else { return 0 };
-        self.journal_bytes(outbox.ledger.replicated(), self.journal.end())
+        self.journal_bytes(outbox.ledger.settled(), self.journal.end())
     }
 
     fn journal_bytes(&self, from: Lsn, until: Lsn) -> u64 {

@@ -64,8 +64,8 @@ pub(crate) enum Obstacle {
 pub(super) struct Apart {
     pub id: Vec<u8>,
     pub fate: Fate,
-    /// Redis has lost it, or it is the copy of a dirty record that was sent. It may say of itself that it is clean, so that the walks pass over it:
-    /// it stands apart until it has settled.
+    /// It stands apart until it has settled, since the walks may pass over it: Redis has lost it, though it may say of itself that it is clean. The
+    /// copy of a dirty suspect is treated alike.
     pub was_lost: bool,
     /// It was sent, and Redis did not refuse it.
     pub may_have_stood: bool,

@@ -71,7 +71,7 @@ impl Ledger {
         self.0.lock().may_have_stood(lsn)
     }
 
-    /// Whether this record was sent before, in this open or an earlier one, whatever Redis has said to that.
+    /// Whether this record may have been sent before, in this open or an earlier one, whatever Redis has said to that.
     pub fn may_have_been_sent(&self, lsn: Lsn) -> bool {
         self.0.lock().may_have_been_sent(lsn)
     }
@@ -143,6 +143,14 @@ impl Ledger {
         let backlog = state.backlog.as_ref().map_or(state.settled, |(range, _)| range.start);
         let apart = state.apart.first_key_value().map_or(state.settled, |(lsn, _)| *lsn);
         apart.min(backlog).min(state.settled)
+    }
+
+    /// The lsn below which everything that was pushed has settled.
+    pub fn settled(&self) -> Lsn {
+        let state = self.0.lock();
+        let backlog = state.backlog.as_ref().map(|(range, _)| range.start);
+        let apart = state.apart.iter().find(|(_, apart)| apart.is_pushed()).map(|(lsn, _)| *lsn);
+        [backlog, apart].into_iter().flatten().fold(state.settled, Lsn::min)
     }
 
     /// A value that changes whenever dirty records may have become clean.

@@ -104,6 +104,24 @@ fn a_record_pushed_late_is_not_settled_with_its_neighbours() {
     assert_eq!(ledger.next_settled(SETTLE), None);
 }
 
+/// What could not be pushed is told of as such, and does not make everything behind it look unsettled.
+#[test]
+fn what_was_pushed_has_settled_though_a_record_in_front_of_it_could_not_be_pushed() {
+    let (ledger, epoch) = ledger();
+    let start = Instant::now();
+    ledger.hold(epoch, at(5), b"id", Obstacle::SetAside);
+    pass(&ledger, epoch, 100, start);
+    assert_eq!(ledger.settled(), at(0));
+    ledger.settle(epoch, second(start, 31), SETTLE);
+    assert_eq!((ledger.settled(), ledger.replicated()), (at(100), at(5)));
+    ledger.pushed(epoch, at(5), b"id", second(start, 32));
+    assert_eq!(ledger.settled(), at(5));
+    ledger.settle(epoch, second(start, 99), SETTLE);
+    assert_eq!(ledger.settled(), at(100));
+    ledger.lose_everything(at(200));
+    assert_eq!(ledger.settled(), Lsn::NONE);
+}
+
 /// Two total losses, one behind the other: what is said of the push into the first Redis says nothing of the second.
 #[test]
 fn what_was_pushed_before_a_total_loss_is_not_settled_by_it() {
