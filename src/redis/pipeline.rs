@@ -35,7 +35,10 @@ pub(super) fn receive_all_or_refused(
     is_refused: &mut bool,
 ) -> Result<Vec<Reply>, String> {
     let replies: Vec<Reply> = (0..count).map(|_| receive(connection)).collect::<Result<_, _>>()?;
-    *is_refused = count > 0 && replies.iter().all(|reply| matches!(reply, Err(refusal) if is_wrong_server(refusal)));
+    // A script that the server does not know was not run either.
+    let is_wrong = |reply: &Reply| reply.as_ref().is_err_and(|refusal| is_wrong_server(refusal));
+    let is_unknown = |reply: &Reply| reply.as_ref().is_err_and(|refusal| code(refusal) == "NOSCRIPT");
+    *is_refused = replies.iter().any(is_wrong) && replies.iter().all(|reply| is_wrong(reply) || is_unknown(reply));
     replies.into_iter().map(fail_if_wrong_server).collect()
 }
 

@@ -46,6 +46,8 @@ pub(crate) struct Pusher {
     /// Changes that the counters in Redis have yet to get; and those that are under way, which come back here if they are not answered.
     counters_off: Counters,
     counters_sent: Counters,
+    /// Of the last batch that was begun, or is being finished, nothing was answered yet.
+    is_unanswered: bool,
 }
 
 /// How writes are sent.
@@ -83,6 +85,7 @@ impl Pusher {
             encoder: Encoder::new(options.compression == Compression::Lz4),
             counters_off: Counters::default(),
             counters_sent: Counters::default(),
+            is_unanswered: true,
         }
     }
 
@@ -135,6 +138,11 @@ impl Pusher {
         Ok(())
     }
 
+    /// After an error: whether no part of the batch that was to be finished has been answered before.
+    pub fn is_unanswered(&self) -> bool {
+        self.is_unanswered
+    }
+
     /// Sends everything of a batch that needs no answer first. The batch is to be finished before anything else is done with the link, but for
     /// beginning one more if `keeps_two` says so.
     pub fn begin(&mut self, link: &mut Link, batch: &[Outgoing<'_>]) -> Result<Begun, Error> {
@@ -179,7 +187,9 @@ impl Pusher {
     ) -> Result<Vec<Result<Pushed, String>>, Error> {
         let mut outcomes = Outcomes::new(batch.len());
         let also_same = begun.also_same;
+        self.is_unanswered = true;
         let unsettled = self.answered(link, batch, begun, behind.as_deref(), &mut outcomes)?;
+        self.is_unanswered = false;
         if outcomes.is_complete() {
             return Ok(outcomes.into_results());
         }
@@ -320,7 +330,10 @@ impl Pusher {
             }
             (GuardVerdict::Same, Some(StoredValue::Ours(_))) => Pushed::Same,
             (GuardVerdict::Older, Some(standing @ StoredValue::Ours(_))) => Pushed::Older(standing),
-            (GuardVerdict::NoTombstone, _) => Pushed::Incomplete(String::from_utf8_lossy(&answer.head).into_owned()),
+            (GuardVerdict::NoTombstone, replaced) => {
+                self.counters_off.add(None, replaced.and_then(|standing| standing.counted_bytes()));
+                Pushed::Incomplete(answer.refusal)
+            }
             // A damaged head holds back no write, whatever version it states.
             (GuardVerdict::Same | GuardVerdict::Older | GuardVerdict::Chunks, _) => {
                 return Some(Unsettled { named: answer.head, chunks_of: None, ..write });

@@ -33,7 +33,7 @@ static DELETE: LazyLock<Source> = LazyLock::new(|| {
     guarded(
         "redis.call('DEL', KEYS[1]) \
          local set = redis.pcall('SET', KEYS[1], ARGV[5], 'PX', ARGV[4]) \
-         if set['err'] then return {4, set['err'], 0} end",
+         if set['err'] then return {4, head, bytes, set['err']} end",
     )
 });
 
@@ -86,6 +86,8 @@ pub(super) struct Answer {
     pub verdict: GuardVerdict,
     pub head: Vec<u8>,
     pub bytes: u64,
+    /// How Redis has refused a part of it.
+    pub refusal: String,
 }
 
 /// What a guarded script did.
@@ -97,7 +99,7 @@ pub(super) enum GuardVerdict {
     Older,
     /// A manifest stands there: set its chunks to expire, then call again with its head as `named`.
     Chunks,
-    /// What stood there is deleted, but the tombstone was refused, with the words in `head`.
+    /// What stood there is deleted, but the tombstone was refused.
     NoTombstone,
 }
 
@@ -156,7 +158,7 @@ pub(super) fn is_forgotten(refusal: &str) -> bool {
 impl Answer {
     pub fn of(reply: Reply) -> Result<Answer, String> {
         let Value::Array(parts) = reply? else { return Err("the script gave no answer".into()) };
-        let [Value::Int(verdict), Value::BulkString(head), Value::Int(bytes)] = parts.as_slice() else {
+        let [Value::Int(verdict), Value::BulkString(head), Value::Int(bytes), refusal @ ..] = parts.as_slice() else {
             return Err("the script gave another answer than it should".into());
         };
         let verdict = match verdict {
@@ -167,6 +169,10 @@ impl Answer {
             4 => GuardVerdict::NoTombstone,
             _ => return Err("the script's answer is not known".into()),
         };
-        Ok(Answer { verdict, head: head.clone(), bytes: u64::try_from(*bytes).unwrap_or(0) })
+        let refusal = match refusal {
+            [Value::BulkString(words)] => String::from_utf8_lossy(words).into_owned(),
+            _ => String::new(), // nothing was refused
+        };
+        Ok(Answer { verdict, head: head.clone(), bytes: u64::try_from(*bytes).unwrap_or(0), refusal })
     }
 }

@@ -90,7 +90,8 @@ impl Stream {
 }
 
 impl Stream {
-    /// Whether the server has closed the connection, or the system has given it up. Only as far as that is known here already.
+    /// Whether the server has closed the connection, or the system has given it up. Only as far as that is known here already, and over TLS only
+    /// where the connection was cut: an orderly end is a message, which is not read here.
     pub fn has_ended(&self) -> bool {
         let socket = match self {
             Stream::Plain(wire) => &wire.socket,

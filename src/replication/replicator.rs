@@ -66,10 +66,11 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
         if round.is_ok() && replicator.catching_up.is_none() {
             backend.health.pushes();
         }
-        if let Some(until) = replicator.drain_until
-            && (round.is_err() || replicator.is_drained() || Instant::now() >= until)
-        {
-            return replicator.report_left();
+        if let Some(until) = replicator.drain_until {
+            let has_failed = round.is_err() && replicator.has_reconnected;
+            if has_failed || replicator.is_drained() || Instant::now() >= until {
+                return replicator.report_left();
+            }
         }
         let is_idle = matches!(round, Ok(false)) && replicator.catching_up.is_none();
         if std::mem::take(&mut replicator.has_progressed) || is_idle {
@@ -77,13 +78,18 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
         }
         let wait = match round {
             Ok(true) => continue,
-            Ok(false) => replicator.idle_time().min(if replicator.drain_until.is_some() {
-                IN_FLIGHT_WAIT
-            } else {
-                Duration::MAX
-            }),
+            Ok(false) if replicator.drain_until.is_some() => IN_FLIGHT_WAIT,
+            Ok(false) => replicator.idle_time(),
             Err(error) => {
+                let was_connected = replicator.link.is_some();
                 replicator.failed(&error);
+                if replicator.drain_until.is_some() {
+                    replicator.has_reconnected = true;
+                    if was_connected && replicator.link.is_none() {
+                        continue;
+                    }
+                    return replicator.report_left();
+                }
                 // Puts do not end this wait. Where nobody is there any more to tell, the next turn finds that out.
                 replicator.drain_until = drain.recv_timeout(backoff.failed()).ok();
                 continue;
@@ -132,6 +138,8 @@ struct Replicator<'a> {
     full: Backoff,
     /// Told to drain: until when.
     drain_until: Option<Instant>,
+    /// The connection broke while draining: one that had ended long before says nothing of Redis.
+    has_reconnected: bool,
     clock_read: Option<Instant>,
     settled: Option<Instant>,
     complained: Option<Instant>,
@@ -166,6 +174,7 @@ impl<'a> Replicator<'a> {
             next_batch: Instant::now(),
             full: Backoff::default(),
             drain_until: None,
+            has_reconnected: false,
             clock_read: None,
             settled: None,
             complained: None,
@@ -330,11 +339,11 @@ impl<'a> Replicator<'a> {
         }
         let ledger = &self.outbox.ledger;
         let end = self.backend.tier().map_or(Lsn::default(), |tier| tier.end());
-        let retry =
-            if self.full.is_failing() { Some(Instant::now() + self.full.remaining()) } else { ledger.next_due(end) };
+        let probe = self.full.is_failing().then(|| Instant::now() + self.full.remaining());
+        let retry = ledger.next_due(end, self.full.is_failing());
         let more = ledger.next(self.epoch, end).map(|_| self.next_batch);
         let more = more.filter(|_| !self.full.is_failing() && !ledger.is_full());
-        let next = [self.next_settled(), retry, more].into_iter().flatten().min();
+        let next = [self.next_settled(), probe, retry, more].into_iter().flatten().min();
         let limit = if self.is_confirmed { CLOCK_EVERY } else { REPLICAS_WAIT };
         next.map_or(limit, |next| next.saturating_duration_since(Instant::now()).min(limit))
     }

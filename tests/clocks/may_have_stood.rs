@@ -20,9 +20,14 @@ fn replication(node: &ObjectStore) -> ReplicationStats {
 
 /// A node that reaches Redis by this port, and the Redis, past every node, which has "later" under "other".
 fn node_at(world: &World, port: u16) -> (ObjectStore, ObjectStore) {
+    node_with(world, port, 2000)
+}
+
+/// The same; it waits so long for an answer.
+fn node_with(world: &World, port: u16, response_timeout_ms: u64) -> (ObjectStore, ObjectStore) {
     let url = world.redis.url_at(port);
     let node = ObjectStore::builder().tiered(world.directory(0), url);
-    let node = node.redis_options(|options| options.response_timeout_ms = 2000).open().unwrap();
+    let node = node.redis_options(|options| options.response_timeout_ms = response_timeout_ms).open().unwrap();
     let redis = reader(world);
     redis.put(b"other", b"later", b"").unwrap();
     world.until_all_is_heard_by(&node);
@@ -172,6 +177,26 @@ fn a_put_that_no_master_was_given_is_made_again() {
     assert_eq!(in_the_end(&node, &redis, "id").unwrap(), b"ours");
 }
 
+/// Nor a delete, whose script that server does not know.
+#[test]
+fn a_delete_that_no_master_was_given_is_made_again() {
+    let _wall = Wall::take();
+    let world = World::new(1);
+    let proxy = Proxy::to(&world.redis);
+    let (node, redis) = node_at(&world, proxy.port());
+    copy_ahead(&world, "other", "copy", SECONDS);
+    let disconnects = replication(&node).disconnects;
+    world.redis.cli(&["SCRIPT", "FLUSH"]);
+    world.redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    node.delete(b"id").unwrap();
+    until("it is refused", || replication(&node).disconnects > disconnects);
+    proxy.set(Mode::Refuse);
+    world.redis.cli(&["REPLICAOF", "NO", "ONE"]);
+    let _: u64 = world.redis.command(&["COPY", &key("copy"), &key("id"), "REPLACE"]);
+    proxy.set(Mode::Normal);
+    assert_eq!(in_the_end(&node, &redis, "id"), None);
+}
+
 /// Nor what was written while Redis was away, though Redis has lost everything since.
 #[test]
 fn a_put_that_was_never_sent_is_made_again_though_redis_was_emptied() {
@@ -190,4 +215,30 @@ fn a_put_that_was_never_sent_is_made_again_though_redis_was_emptied() {
     proxy.set(Mode::Normal);
     comes_to_have(&redis, b"before", Some(b"data"));
     assert_eq!(in_the_end(&node, &redis, "id").unwrap(), b"ours");
+}
+
+/// A part of the batch was carried out before the server became a replica.
+#[test]
+fn a_put_that_was_carried_out_before_the_server_was_demoted_undoes_no_later_write() {
+    let _wall = Wall::take();
+    let world = World::new(1);
+    let proxy = Proxy::to(&world.redis);
+    let (node, redis) = node_with(&world, proxy.port(), 20_000);
+    copy_ahead(&world, "other", "copy", SECONDS);
+    let disconnects = replication(&node).disconnects;
+    proxy.set(Mode::Delay(Duration::from_millis(500)));
+    node.put(b"busy", b"data", b"").unwrap(); // while that is under way the others gather
+    until("it is under way", || redis.get(b"busy").unwrap().is_some());
+    node.put(b"id", b"earlier", b"").unwrap();
+    node.put(b"big", &vec![1; 2 << 20], b"").unwrap();
+    until("the chunks stand", || {
+        world.redis.keys().iter().filter(|key| key.starts_with(b"scaler:obj:626967:")).count() == 2
+    });
+    world.redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    until("it is refused", || replication(&node).disconnects > disconnects);
+    proxy.set(Mode::Refuse);
+    world.redis.cli(&["REPLICAOF", "NO", "ONE"]);
+    let _: u64 = world.redis.command(&["COPY", &key("copy"), &key("id"), "REPLACE"]);
+    proxy.set(Mode::Normal);
+    assert_eq!(in_the_end(&node, &redis, "id").unwrap(), b"later");
 }

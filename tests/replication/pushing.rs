@@ -7,9 +7,9 @@ use scaler_object_storage::RedisOptions;
 use tracing::Level;
 
 use crate::common::redis::{Mode, Proxy, RedisServer};
-use crate::common::{bytes, until};
+use crate::common::{bytes, much_later, until};
 use crate::log;
-use crate::world::{World, backlog, number, objects, replication, stands};
+use crate::world::{World, backlog, key, number, objects, replication, stands};
 
 /// A delete that waits for a moment is no sign of a Redis that takes nothing: puts wait for it to have made room, and are not refused.
 #[test]
@@ -62,6 +62,85 @@ fn however_much_redis_refuses_what_stands_apart_is_bounded() {
     assert!(replication(&store).held_records <= APART_MAX + UNDER_WAY_MAX);
     redis.cli(&["ACL", "SETUSER", "default", "allkeys"]);
     until("all are pushed", || (0..DELETES).all(|number| stands(&redis, &format!("unknown {number}"))));
+}
+
+/// What was refused while Redis was full is pushed when it has room, and what is new, though another record goes on to be refused.
+#[test]
+fn after_redis_was_full_a_record_that_is_refused_for_another_reason_holds_back_no_other() {
+    let world = World::new(1);
+    let redis = RedisServer::start();
+    let store = world.open(0, &redis.url(), |_| ());
+    redis.cli(&["RPUSH", &key("list"), "x"]);
+    store.put(b"list", b"data", b"").unwrap();
+    until("it is refused", || replication(&store).held_records == 1);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    store.put(b"also", b"data", b"").unwrap();
+    until("both are refused", || replication(&store).held_records == 2);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    store.put(b"new", b"data", b"").unwrap();
+    until("the others are pushed", || stands(&redis, "also") && stands(&redis, "new"));
+    assert_eq!(replication(&store).held_records, 1);
+}
+
+/// They may make room, as those of objects that were evicted here.
+#[test]
+fn while_redis_is_full_deletes_of_what_is_not_here_are_pushed() {
+    let world = World::new(1);
+    let redis = RedisServer::start();
+    let store = world.open(0, &redis.url(), |_| ());
+    store.put(b"before", b"data", b"").unwrap();
+    until("it is pushed", || stands(&redis, "before"));
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    store.put(b"refused", b"data", b"").unwrap();
+    until("it is refused", || replication(&store).held_records == 1);
+    for id in ["one", "another"] {
+        store.delete(id.as_bytes()).unwrap();
+        until("its tombstone stands", || stands(&redis, id));
+    }
+    assert!(!stands(&redis, "refused"));
+}
+
+/// It was settled, and another node wants it: until its manifest stands and is made to stay, its chunks expire.
+#[test]
+fn the_chunks_of_a_wanted_object_stay_though_the_connection_broke_before_they_were_made_to() {
+    let world = World::new(2);
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(&redis);
+    let store = world.open(0, &redis.url_at(proxy.port()), |options| options.settle_ms = 100);
+    store.put(b"wanted", &bytes(1, 2 << 20), b"").unwrap();
+    until("it has settled", || replication(&store).unsettled_bytes == 0 && replication(&store).dirty_records == 0);
+    let other = world.open(1, &redis.url(), |_| ());
+    other.put(b"first", b"data", b"").unwrap();
+    until("it is pushed", || stands(&redis, "first"));
+    let chunks = || redis.command::<Vec<String>>(&["KEYS", &format!("{}:*", key("wanted"))]);
+    let lives = || chunks().iter().map(|chunk| redis.command::<i64>(&["TTL", chunk])).collect::<Vec<_>>();
+    chunks().iter().for_each(|chunk| drop(redis.cli(&["DEL", chunk])));
+    proxy.set(Mode::Delay(Duration::from_millis(400)));
+    redis.cli(&["DEL", &key("wanted")]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| other.wait(b"wanted", much_later(), None).unwrap());
+        until("its manifest stands", || stands(&redis, "wanted"));
+        proxy.set(Mode::Refuse);
+        proxy.set(Mode::Normal);
+    });
+    until("they stay", || lives() == [-1, -1]);
+}
+
+/// A connection may have ended long before, which says nothing of Redis.
+#[test]
+fn what_was_put_before_a_close_is_pushed_though_the_connection_has_ended() {
+    let redis = RedisServer::start();
+    for _ in 0..5 {
+        let world = World::new(1);
+        let store = world.open(0, &redis.url(), |_| ());
+        store.put(b"before", b"data", b"").unwrap();
+        until("it is pushed", || replication(&store).dirty_records == 0 && stands(&redis, "before"));
+        redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        store.put(b"id", b"data", b"").unwrap();
+        store.close().unwrap();
+        assert!(stands(&redis, "id"));
+        redis.cli(&["FLUSHALL"]);
+    }
 }
 
 /// Nothing is wrong with records that are not read any more because the store is closed.

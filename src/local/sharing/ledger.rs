@@ -129,9 +129,12 @@ impl Ledger {
         let state = &mut *self.0.lock();
         state.epoch.0 += 1;
         state.cut_off();
+        // What only the backlog before this one has sent stands in front of all that the tail has.
+        let by_backlog = state.backlog.as_ref().map_or(Lsn::NONE, |(_, walk)| walk.sent_or_sending_below());
+        let sent_below = state.tail.sent_or_sending_below().max(by_backlog);
         state.backlog = Some(Lsn::NONE..end).filter(|it| !it.is_empty()).map(|it| (it, Pass::at(Lsn::NONE, Lsn::NONE)));
         state.settled = state.settled.max(end);
-        state.tail = Pass::at(state.settled, state.tail.sent_or_sending_below());
+        state.tail = Pass::at(state.settled, sent_below);
         // The backlog comes to the others. What stood in the way of these may do so still.
         state.apart.retain(|_, apart| apart.is_held());
         state.apart.values_mut().for_each(Apart::try_now);
@@ -233,7 +236,10 @@ impl Ledger {
 
     /// Notes that this record need not be pushed any more, as a newer one of its id stands.
     pub fn overtaken(&self, epoch: Epoch, lsn: Lsn) {
-        self.within(epoch, |state| drop(state.apart.remove(&lsn)));
+        self.within(epoch, |state| {
+            state.apart.remove(&lsn);
+            state.sent_ahead.answered(lsn);
+        });
     }
 
     /// Sets a record apart that could not be pushed, to be tried again later.
@@ -298,6 +304,9 @@ impl Ledger {
     pub fn moved(&self, from: Lsn, to: Lsn) {
         let state = &mut *self.0.lock();
         if let Some(mut apart) = state.apart.remove(&from) {
+            if std::mem::take(&mut apart.is_under_way) && !apart.may_have_stood {
+                state.sent_ahead.copied(from, to);
+            }
             if let Some(copy) = state.apart.get(&to) {
                 apart.was_lost |= copy.was_lost;
                 apart.may_have_stood |= copy.may_have_stood;
@@ -326,6 +335,30 @@ impl Ledger {
         self.0.lock().unnoted.remove(&lsn);
     }
 
+    /// The records apart that are due, oldest first, and about to be sent. One that breaks connections is due alone, and as long as that can be only
+    /// when nothing else below `end` is, as it may cost the others a new connection. `is_full`: Redis is, and those that wait for room are not due.
+    pub fn due(&self, epoch: Epoch, now: Instant, records_max: usize, end: Lsn, is_full: bool) -> Due {
+        self.within(epoch, |state| {
+            let is_due = |apart: &Apart| apart.is_due(now) && !(is_full && apart.is_for_room());
+            let due = state.apart.iter_mut().filter(|(_, apart)| is_due(apart)).take(records_max);
+            let records: Vec<_> = due.map(|(lsn, apart)| (*lsn, apart.begin())).collect();
+            if !records.is_empty() {
+                return Due { records, is_set_aside: false };
+            }
+            let aside = state.next_aside(end).filter(|(due, _)| *due <= now).map(|(_, lsn)| lsn);
+            let aside = aside.and_then(|lsn| Some((lsn, state.apart.get_mut(&lsn)?.begin())));
+            Due { is_set_aside: aside.is_some(), records: aside.into_iter().collect() }
+        })
+    }
+
+    /// The oldest record that waits for room, due or not: pushed as a probe of whether Redis has room by now.
+    pub fn probe(&self, epoch: Epoch) -> Option<(Lsn, Vec<u8>)> {
+        self.within(epoch, |state| {
+            let (lsn, apart) = state.apart.iter_mut().find(|(_, apart)| apart.is_for_room())?;
+            Some((*lsn, apart.begin()))
+        })
+    }
+
     /// Settles what was acknowledged more than `settle` before `proven`, the moment at which the present master was proven to have it.
     pub fn settle(&self, epoch: Epoch, proven: Instant, settle: Duration) {
         let Some(before) = proven.checked_sub(settle) else { return };
@@ -338,7 +371,9 @@ impl Ledger {
             {
                 range.start = range.start.max(settled);
             }
-            state.backlog = state.backlog.take().filter(|(range, _)| !range.is_empty());
+            if let Some((range, _)) = state.backlog.take_if(|(range, _)| range.is_empty()) {
+                state.tail.sent_below = state.tail.sent_below.max(range.end); // all of it was sent
+            }
             state.apart.retain(|_, apart| !matches!(apart.fate, Fate::Pushed { at } if at <= before));
         });
     }

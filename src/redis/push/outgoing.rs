@@ -45,7 +45,7 @@ impl Outgoing<'_> {
     }
 
     /// Whether the object is chunked.
-    pub(super) fn is_large(&self) -> bool {
+    pub fn is_large(&self) -> bool {
         self.put_bytes().is_some_and(|bytes| chunk_count(bytes).is_some())
     }
 

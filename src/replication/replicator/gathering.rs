@@ -45,6 +45,7 @@ pub(super) struct Sending {
     pub apart: Vec<(Lsn, Vec<u8>)>,
     pub records: usize,
     pub bytes: usize,
+    pub batches: usize,
     /// The first of its records that do not stand apart.
     pub first: Option<(Lsn, Vec<u8>)>,
     /// Deletes that were found ahead of the tail, and do not stand apart.
@@ -61,7 +62,7 @@ impl Sending {
             (step, _) => step,
         };
         let (records, bytes) = (self.records + behind.records, self.bytes + behind.bytes);
-        Sending { step, records, bytes, ..self }
+        Sending { step, records, bytes, batches: self.batches + behind.batches, ..self }
     }
 }
 
@@ -99,7 +100,7 @@ impl Replicator<'_> {
         }
         let (ledger, end, now) = (&self.outbox.ledger, self.backend.tier().ok()?.end(), Instant::now());
         let is_wanted = self.backend.wants.are_there() || !self.backend.to_ask.is_empty();
-        let is_apart_due = ledger.next_due(end).is_some_and(|due| due <= now);
+        let is_apart_due = ledger.next_due(end, false).is_some_and(|due| due <= now);
         if is_wanted || is_apart_due || self.full.is_failing() || ledger.is_full() || now < self.next_batch {
             return None;
         }
@@ -158,11 +159,11 @@ impl Replicator<'_> {
     fn due_apart(&mut self, end: Lsn) -> Apart {
         let ledger = &self.outbox.ledger;
         self.caution_apart.retain(|lsn| ledger.is_apart(lsn));
-        let due = match (self.full.is_failing(), self.full.remaining().is_zero()) {
-            (false, _) => ledger.due(self.epoch, Instant::now(), self.caution_apart.records_max(), end),
-            (true, true) => ledger.oldest_refused(self.epoch),
-            (true, false) => Due::default(),
-        };
+        let (is_full, records_max) = (self.full.is_failing(), self.caution_apart.records_max());
+        let mut due = ledger.due(self.epoch, Instant::now(), records_max, end, is_full);
+        if is_full && self.full.remaining().is_zero() && due.records.is_empty() {
+            due.records.extend(ledger.probe(self.epoch));
+        }
         // While draining that would end it, at the cost of the others.
         let due = if due.is_set_aside && self.drain_until.is_some() { Due::default() } else { due };
         let mut writes = Vec::with_capacity(due.records.len());
@@ -174,11 +175,11 @@ impl Replicator<'_> {
                 Err(error) => self.unreadable(lsn, &id, &error),
             }
         }
-        if !ledger.has_refused() {
+        if !ledger.has_any_for_room() {
             self.full.succeeded(); // nothing is left to probe with
-            if self.complained.take().is_some() {
-                tracing::info!("Redis takes again what it has refused");
-            }
+        }
+        if !ledger.has_refused() && self.complained.take().is_some() {
+            tracing::info!("Redis takes again what it has refused");
         }
         Apart { writes, is_set_aside: due.is_set_aside }
     }

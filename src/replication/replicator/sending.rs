@@ -47,7 +47,8 @@ impl Replicator<'_> {
     /// Begins to push a batch.
     fn begin(&mut self, Batch { writes: gathered, step }: Batch) -> Result<UnderWay, Error> {
         let (mut lsns, mut writes) = (Vec::with_capacity(gathered.len()), Vec::with_capacity(gathered.len()));
-        let mut sending = Sending { step, apart: Vec::new(), records: 0, bytes: 0, first: None, ahead: Vec::new() };
+        let mut sending =
+            Sending { step, apart: Vec::new(), batches: 1, records: 0, bytes: 0, first: None, ahead: Vec::new() };
         for (lsn, write) in gathered {
             // Whoever asked for the object before it was deleted should get it.
             if matches!(write.what, What::Delete) && self.backend.flights.is_in_flight(&write.id) {
@@ -158,7 +159,8 @@ impl Replicator<'_> {
 
     /// Redis refuses the write, though it takes others: it is tried again later.
     fn refused(&mut self, lsn: Lsn, write: &Outgoing<'_>, reason: &str) {
-        self.outbox.ledger.hold(self.epoch, lsn, &write.id, Obstacle::Refused);
+        let why = if reason.starts_with(OUT_OF_MEMORY) { Obstacle::Full } else { Obstacle::Refused };
+        self.outbox.ledger.hold(self.epoch, lsn, &write.id, why);
         self.complain(write, reason);
     }
 
@@ -210,7 +212,9 @@ impl Replicator<'_> {
         self.backend.health.cannot_push(error);
         let sending = std::mem::take(&mut self.sending).into_iter().reduce(Sending::and);
         let wanted = self.sending_wanted.take();
-        let is_refused = self.link.as_ref().is_some_and(Link::has_refused_all);
+        let is_refused = sending.as_ref().is_some_and(|sending| sending.batches == 1)
+            && self.pusher.is_unanswered()
+            && self.link.as_ref().is_some_and(Link::has_refused_all);
         if error.is_cut_off() && self.link.take().is_some() {
             self.backend.counters.disconnects.add(1);
         }

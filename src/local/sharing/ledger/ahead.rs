@@ -13,7 +13,8 @@ pub(super) const SENT_AHEAD_MAX: usize = 1 << 20;
 #[derive(Debug, Default)]
 pub(super) struct SentAhead {
     places: BTreeSet<Lsn>,
-    /// Copies of records that are under way for the first time, by the places of these: sent as well, unless those are refused.
+    /// Copies of records that are under way for the first time, by the places of these: sent as well, unless those are refused. Each of these
+    /// is answered, or the round fails.
     copies: BTreeMap<Lsn, Lsn>,
 }
 
@@ -61,6 +62,5 @@ impl SentAhead {
         while self.places.first().is_some_and(|first| *first < position) {
             self.places.pop_first();
         }
-        self.copies.retain(|from, _| *from >= position);
     }
 }

@@ -54,6 +54,8 @@ impl AsideRetry {
 pub(crate) enum Obstacle {
     /// Redis refuses it, though it takes others.
     Refused,
+    /// Redis has no room for it.
+    Full,
     /// The journal cannot be read there now.
     Unreadable,
     /// The connection breaks each time it is sent.
@@ -69,6 +71,8 @@ pub(super) struct Apart {
     pub was_lost: bool,
     /// It was sent, and Redis did not refuse it.
     pub may_have_stood: bool,
+    /// It was due, and what became of it was not reported yet.
+    pub is_under_way: bool,
 }
 
 /// What has become of a record that stands apart.
@@ -130,6 +134,12 @@ impl Apart {
         }
     }
 
+    /// Notes that it is about to be sent. Returns its id.
+    pub fn begin(&mut self) -> Vec<u8> {
+        self.is_under_way = true;
+        self.id.clone()
+    }
+
     /// Has it tried again at once, but one that is set aside.
     pub fn try_now(&mut self) {
         if let Fate::Held { due, backoff, .. } = &mut self.fate {
@@ -151,7 +161,12 @@ impl Apart {
     }
 
     pub fn is_refused(&self) -> bool {
-        matches!(self.fate, Fate::Held { why: Obstacle::Refused, .. })
+        self.is_for_room() || matches!(self.fate, Fate::Held { why: Obstacle::Refused, .. })
+    }
+
+    /// Whether it waits until Redis has room.
+    pub fn is_for_room(&self) -> bool {
+        matches!(self.fate, Fate::Held { why: Obstacle::Full, .. })
     }
 
     pub fn is_set_aside(&self) -> bool {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::apart::{Apart, Fate};
 use super::pass::Pass;
-use super::{Due, Epoch, Lane, Ledger, Next};
+use super::{Epoch, Lane, Ledger, Next};
 use crate::local::journal::Lsn;
 
 impl Ledger {
@@ -21,37 +21,11 @@ impl Ledger {
         })
     }
 
-    /// The records apart that are due, oldest first. One that breaks connections is due alone, and as long as that can be only when nothing else below
-    /// `end` is, as it may cost the others a new connection.
-    pub fn due(&self, epoch: Epoch, now: Instant, records_max: usize, end: Lsn) -> Due {
-        self.within(epoch, |state| {
-            let due = state.apart.iter().filter(|(_, apart)| apart.is_due(now)).take(records_max);
-            let records: Vec<_> = due.map(|(lsn, apart)| (*lsn, apart.id.clone())).collect();
-            if !records.is_empty() {
-                return Due { records, is_set_aside: false };
-            }
-            let aside = state.next_aside(end).filter(|(due, _)| *due <= now).map(|(_, lsn)| lsn);
-            let aside = aside.and_then(|lsn| Some((lsn, state.apart.get(&lsn)?.id.clone())));
-            Due { is_set_aside: aside.is_some(), records: aside.into_iter().collect() }
-        })
-    }
-
-    /// The oldest record that Redis refuses, due or not: pushed as a probe of whether Redis has room by now.
-    pub fn oldest_refused(&self, epoch: Epoch) -> Due {
-        self.within(epoch, |state| {
-            let first = state.apart.iter().find(|(_, apart)| apart.is_refused());
-            Due {
-                records: first.map(|(lsn, apart)| (*lsn, apart.id.clone())).into_iter().collect(),
-                is_set_aside: false,
-            }
-        })
-    }
-
     /// When the next record apart is due, as `due` sees it.
-    pub fn next_due(&self, end: Lsn) -> Option<Instant> {
+    pub fn next_due(&self, end: Lsn, is_full: bool) -> Option<Instant> {
         let state = self.0.lock();
         let now = Instant::now();
-        let apart = state.apart.values();
+        let apart = state.apart.values().filter(|apart| !(is_full && apart.is_for_room()));
         let apart = apart.filter_map(|apart| if apart.is_due(now) { Some(now) } else { apart.due() }).min();
         let aside = state.next_aside(end).map(|(due, _)| due);
         apart.into_iter().chain(aside).min()
@@ -112,6 +86,11 @@ impl Ledger {
     /// Whether any record stands apart because Redis refuses it.
     pub fn has_refused(&self) -> bool {
         self.0.lock().apart.values().any(Apart::is_refused)
+    }
+
+    /// Whether any record stands apart because Redis has no room for it.
+    pub fn has_any_for_room(&self) -> bool {
+        self.0.lock().apart.values().any(Apart::is_for_room)
     }
 
     /// Whether `APART_MAX` records stand apart that were not pushed.

@@ -36,7 +36,7 @@ impl State {
         let was_lost = before.is_some_and(|before| before.was_lost);
         let stood = before.map_or_else(|| self.may_have_stood(lsn), |before| before.may_have_stood);
         let may_have_stood = stood || fate.was_sent();
-        self.apart.insert(lsn, Apart { id: id.to_vec(), fate, was_lost, may_have_stood });
+        self.apart.insert(lsn, Apart { id: id.to_vec(), fate, was_lost, may_have_stood, is_under_way: false });
     }
 
     /// Whether Redis may have had this record: it was sent, and Redis did not refuse it. What is under way for the first time does not count.
@@ -52,7 +52,13 @@ impl State {
     }
 
     pub fn may_have_been_sent(&self, lsn: Lsn) -> bool {
-        self.may_have_stood(lsn) || lsn < self.tail.sent_or_sending_below() || self.sent_ahead.is_copy(lsn)
+        let by_walk = match &self.backlog {
+            Some((range, walk)) if range.contains(&lsn) => {
+                lsn < self.tail.sent_below || lsn < walk.sent_or_sending_below()
+            }
+            _ => lsn < self.tail.sent_or_sending_below(),
+        };
+        by_walk || self.may_have_stood(lsn) || self.sent_ahead.is_copy(lsn)
     }
 
     /// Notes that this record, which no walk has passed, may stand in Redis.

@@ -61,7 +61,7 @@ fn after_a_cut_everything_unsettled_goes_again() {
     assert!(!ledger.is_pushed(at(300)));
     let next = ledger.next(again, at(400));
     assert_eq!(next, Some(Next { lane: Lane::Tail, from: at(200), until: at(400), sent_below: at(300) }));
-    assert_eq!(ledger.due(again, start, 9, at(400)).records, [(at(50), b"late".to_vec())]);
+    assert_eq!(ledger.due(again, start, 9, at(400), false).records, [(at(50), b"late".to_vec())]);
     // Reports on the earlier push are ignored.
     pass(&ledger, epoch, 400, second(start, 61));
     ledger.pushed(epoch, at(50), b"late", second(start, 61));
@@ -158,17 +158,17 @@ fn refused_postponed_and_lost_are_told_apart() {
     ledger.hold(epoch, at(4), b"large", Obstacle::SetAside);
     assert_eq!(ledger.held_count(), 2);
     let later = second(now, 3600);
-    let due: Vec<_> = ledger.due(epoch, later, 9, at(0)).records.into_iter().map(|(lsn, _)| lsn).collect();
+    let due: Vec<_> = ledger.due(epoch, later, 9, at(0), false).records.into_iter().map(|(lsn, _)| lsn).collect();
     assert_eq!(due, [at(1), at(2), at(3)]);
-    assert_eq!(ledger.oldest_refused(epoch).records, [(at(3), b"refused".to_vec())]);
+    assert_eq!(ledger.probe(epoch), None, "Redis has room");
     for lsn in [1, 2, 3] {
         ledger.overtaken(epoch, at(lsn));
     }
-    assert_eq!(ledger.due(epoch, now + SET_ASIDE_RETRY_FIRST / 2, 9, at(0)), Due::default(), "it waits");
+    assert_eq!(ledger.due(epoch, now + SET_ASIDE_RETRY_FIRST / 2, 9, at(0), false), Due::default(), "it waits");
     let soon = now + SET_ASIDE_RETRY_FIRST * 2;
-    assert_eq!(ledger.due(epoch, soon, 9, at(1)), Due::default(), "others are to be pushed");
-    assert!(ledger.next_due(at(1)).unwrap() > soon && ledger.next_due(at(0)).unwrap() < soon);
-    let alone = ledger.due(epoch, later, 9, at(0));
+    assert_eq!(ledger.due(epoch, soon, 9, at(1), false), Due::default(), "others are to be pushed");
+    assert!(ledger.next_due(at(1), false).unwrap() > soon && ledger.next_due(at(0), false).unwrap() < soon);
+    let alone = ledger.due(epoch, later, 9, at(0), false);
     assert!(alone.is_set_aside && alone.records == [(at(4), b"large".to_vec())]);
 }
 
@@ -193,15 +193,15 @@ fn records_set_aside_are_tried_in_turn_and_ever_more_seldom() {
     let later = Instant::now() + SET_ASIDE_RETRY_FIRST * 2;
     let mut tried = Vec::new();
     for _ in 0..6 {
-        let due = ledger.due(epoch, second(later, 99_999), 9, at(0));
+        let due = ledger.due(epoch, second(later, 99_999), 9, at(0), false);
         assert!(due.is_set_aside && due.records.len() == 1);
         tried.push(due.records[0].0);
         ledger.hold(epoch, due.records[0].0, b"id", Obstacle::SetAside);
     }
     assert_eq!(tried, [0, 1, 2, 0, 1, 2].map(at));
-    assert_eq!(ledger.due(epoch, later, 9, at(0)), Due::default(), "the pause grows for all of them");
+    assert_eq!(ledger.due(epoch, later, 9, at(0), false), Due::default(), "the pause grows for all of them");
     ledger.pushed(epoch, at(1), b"id", later);
-    assert!(ledger.due(epoch, Instant::now(), 9, at(0)).is_set_aside, "where one gets through others may");
+    assert!(ledger.due(epoch, Instant::now(), 9, at(0), false).is_set_aside, "where one gets through others may");
 }
 
 /// Without a moment in which nothing else is to be pushed, it is tried all the same.
@@ -209,11 +209,11 @@ fn records_set_aside_are_tried_in_turn_and_ever_more_seldom() {
 fn a_record_set_aside_does_not_wait_for_others_without_end() {
     let (ledger, epoch) = ledger();
     ledger.hold(epoch, at(1), b"id", Obstacle::SetAside);
-    let busy = ledger.next_due(at(2)).unwrap();
+    let busy = ledger.next_due(at(2), false).unwrap();
     ledger.advance(epoch, Lane::Tail, at(2));
-    let quiet = ledger.next_due(at(2)).unwrap();
+    let quiet = ledger.next_due(at(2), false).unwrap();
     assert_eq!(busy - quiet, SET_ASIDE_RETRY_FIRST * (SET_ASIDE_OVERDUE - 1));
-    let is_due = |now: Instant, end: u32| ledger.due(epoch, now, 9, at(end)).is_set_aside;
+    let is_due = |now: Instant, end: u32| ledger.due(epoch, now, 9, at(end), false).is_set_aside;
     assert!(is_due(quiet, 2) && !is_due(quiet, 3) && is_due(busy, 3));
     assert!(!ledger.is_pushed(at(2)) && ledger.is_pushed_but_aside(at(2)) && !ledger.is_pushed_but_aside(at(3)));
     ledger.hold(epoch, at(0), b"id", Obstacle::Refused);
@@ -230,8 +230,8 @@ fn a_record_set_aside_stays_so_until_redis_answers() {
     let wait = SET_ASIDE_RETRY_FIRST * 30;
     ledger.postpone(epoch, at(1), b"id", wait);
     assert!(ledger.is_set_aside(at(1)));
-    assert_eq!(ledger.due(epoch, Instant::now() + wait / 2, 9, at(0)), Due::default());
-    assert!(ledger.due(epoch, Instant::now() + wait, 9, at(0)).is_set_aside);
+    assert_eq!(ledger.due(epoch, Instant::now() + wait / 2, 9, at(0), false), Due::default());
+    assert!(ledger.due(epoch, Instant::now() + wait, 9, at(0), false).is_set_aside);
     ledger.hold(epoch, at(1), b"id", Obstacle::Refused);
     assert!(!ledger.is_set_aside(at(1)), "it came through");
 }
@@ -240,7 +240,7 @@ fn a_record_set_aside_stays_so_until_redis_answers() {
 #[test]
 fn the_first_record_to_be_set_aside_again_is_tried_soon() {
     let (ledger, epoch) = ledger();
-    let is_due_soon = || ledger.next_due(at(0)).unwrap() <= Instant::now() + SET_ASIDE_RETRY_FIRST;
+    let is_due_soon = || ledger.next_due(at(0), false).unwrap() <= Instant::now() + SET_ASIDE_RETRY_FIRST;
     for _ in 0..9 {
         ledger.hold(epoch, at(1), b"old", Obstacle::SetAside);
     }
@@ -258,8 +258,8 @@ fn a_ledger_full_of_records_that_are_set_aside_goes_on() {
     }
     let end = at(APART_MAX as u32 + 1);
     assert!(ledger.is_full() && ledger.next(epoch, end).is_some(), "the walks stand still");
-    assert!(ledger.due(epoch, second(Instant::now(), 999), 9, end).is_set_aside);
-    assert!(ledger.next_due(end).is_some());
+    assert!(ledger.due(epoch, second(Instant::now(), 999), 9, end, false).is_set_aside);
+    assert!(ledger.next_due(end, false).is_some());
 }
 
 #[test]
@@ -367,6 +367,7 @@ fn the_copy_of_what_was_under_way_may_have_stood_unless_it_is_refused() {
     ledger.pushed(epoch, at(1), b"id", Instant::now());
     ledger.hold(epoch, at(2), b"id", Obstacle::Refused);
     ledger.hold(epoch, at(3), b"id", Obstacle::SetAside);
+    ledger.overtaken(epoch, at(4));
     ledger.advance(epoch, Lane::Tail, at(100));
     ledger.push_again();
     assert_eq!(stood(&ledger), [true, false, true, false]);
@@ -385,6 +386,67 @@ fn the_copy_of_what_was_under_way_may_have_stood_unless_it_is_refused() {
     ledger.refused(epoch);
     ledger.push_again();
     assert_eq!(stood(&ledger), [false; 4]);
+}
+
+/// The same in the backlog, and of what stands apart and was due.
+#[test]
+fn the_copy_of_what_was_under_way_again_may_have_stood() {
+    let (ledger, epoch) = ledger();
+    ledger.hold(epoch, at(10), b"id", Obstacle::Refused);
+    ledger.hold(epoch, at(11), b"id", Obstacle::Refused);
+    ledger.hold(epoch, at(12), b"id", Obstacle::Refused);
+    ledger.lose_everything(at(200));
+    let epoch = ledger.epoch();
+    ledger.sending(epoch, Lane::Backlog, at(100));
+    let due = ledger.due(epoch, Instant::now(), 2, at(200), false).records;
+    assert_eq!(due.iter().map(|(lsn, _)| *lsn).collect::<Vec<_>>(), [at(10), at(11)]);
+    for offset in [10, 11, 12, 50, 51] {
+        ledger.moved(at(offset), at(offset + 1000));
+    }
+    ledger.pushed(epoch, at(10), b"id", Instant::now());
+    ledger.hold(epoch, at(11), b"id", Obstacle::Refused);
+    ledger.pushed(epoch, at(50), b"id", Instant::now());
+    ledger.failed(epoch, []);
+    let stood = [1010, 1011, 1012, 1050, 1051].map(|offset| ledger.may_have_stood(at(offset)));
+    assert_eq!(stood, [true, false, false, true, true]);
+}
+
+/// What only the backlog has sent stood there before the next loss, settled or not.
+#[test]
+fn what_stood_between_two_total_losses_may_have_stood() {
+    for has_settled in [false, true] {
+        let (ledger, _) = ledger();
+        ledger.lose_everything(at(200));
+        let (epoch, now) = (ledger.epoch(), Instant::now());
+        ledger.sending(epoch, Lane::Backlog, at(200));
+        ledger.advance(epoch, Lane::Backlog, at(200));
+        if has_settled {
+            ledger.acknowledge(epoch, now);
+            ledger.settle(epoch, second(now, 60), SETTLE);
+            assert!(!ledger.has_backlog());
+        }
+        ledger.lose_everything(at(300));
+        assert!(ledger.may_have_stood(at(150)) && !ledger.may_have_stood(at(250)));
+    }
+}
+
+/// While Redis is full, what waits for room is not due, but asked with; and what stands apart for another reason is due as ever.
+#[test]
+fn while_redis_is_full_only_what_waits_for_room_is_held_back() {
+    let (ledger, epoch) = ledger();
+    ledger.hold(epoch, at(1), b"refused", Obstacle::Refused);
+    ledger.hold(epoch, at(2), b"full", Obstacle::Full);
+    ledger.hold(epoch, at(3), b"full", Obstacle::Full);
+    ledger.postpone(epoch, at(4), b"postponed", Duration::ZERO);
+    let later = second(Instant::now(), 99);
+    let due = |is_full| ledger.due(epoch, later, 9, at(0), is_full).records.into_iter().map(|(lsn, _)| lsn);
+    assert_eq!(due(true).collect::<Vec<_>>(), [at(1), at(4)]);
+    assert_eq!(due(false).collect::<Vec<_>>(), [1, 2, 3, 4].map(at));
+    assert_eq!(ledger.probe(epoch), Some((at(2), b"full".to_vec())));
+    ledger.overtaken(epoch, at(1));
+    ledger.overtaken(epoch, at(4));
+    assert!(ledger.next_due(at(0), true).is_none() && ledger.next_due(at(0), false).is_some());
+    assert!(ledger.has_refused() && ledger.has_any_for_room());
 }
 
 #[test]
@@ -432,7 +494,8 @@ fn a_total_loss_says_nothing_of_what_was_never_sent() {
     let epoch = ledger.push_again();
     assert_eq!(stood(&ledger), [false, true, true, true, false, true, false]);
     // What Redis refused is tried at once, and what breaks the connection in its turn.
-    let due: Vec<_> = ledger.due(epoch, Instant::now(), 9, at(300)).records.into_iter().map(|(lsn, _)| lsn).collect();
+    let due: Vec<_> =
+        ledger.due(epoch, Instant::now(), 9, at(300), false).records.into_iter().map(|(lsn, _)| lsn).collect();
     assert_eq!(due, [at(10), at(11)]);
     assert!(ledger.is_set_aside(at(12)) && !ledger.is_apart(at(13)));
     assert_eq!(ledger.unnoted(false).len(), 3, "the next open has to know");
@@ -482,6 +545,6 @@ fn what_redis_has_lost_is_dirty_until_it_has_settled_though_it_says_that_it_is_c
         ledger.pushed(epoch, at(150), b"lost", second(start, 1));
         assert!(ledger.is_dirty(at(150), true), "it was acknowledged a moment ago");
         let again = ledger.push_again();
-        assert_eq!(ledger.due(again, second(start, 2), 9, at(0)).records.len(), 1);
+        assert_eq!(ledger.due(again, second(start, 2), 9, at(0), false).records.len(), 1);
     }
 }
