@@ -5,7 +5,7 @@ use redis::Cmd;
 use super::cluster::Cluster;
 use super::connection::Connection;
 use super::keys::Keys;
-use super::pipeline::{Lent, Reply, pipeline, receive_all, receive_all_or_refused, send, send_lent};
+use super::pipeline::{Lent, Reply, is_wrong_server, pipeline, receive_all, receive_all_or_refused, send, send_lent};
 use super::target::Target;
 use crate::error::Error;
 
@@ -20,7 +20,8 @@ pub(crate) struct Link {
     ahead: Ahead,
     /// Why the link cannot be used any more: after a failure, the next answer read could be that to another command.
     broken: Option<String>,
-    /// It failed since this was the wrong server for all that was sent ahead.
+    /// It failed since this was the wrong server; and for all that was sent ahead.
+    is_wrong_server: bool,
     is_refused: bool,
 }
 
@@ -49,7 +50,15 @@ impl Link {
     }
 
     fn new(target: Target, nodes: Nodes) -> Link {
-        Link { target, nodes, packed: Vec::new(), ahead: Ahead::default(), broken: None, is_refused: false }
+        Link {
+            target,
+            nodes,
+            packed: Vec::new(),
+            ahead: Ahead::default(),
+            broken: None,
+            is_wrong_server: false,
+            is_refused: false,
+        }
     }
 
     /// The address of Redis, without user and password.
@@ -141,6 +150,11 @@ impl Link {
         received
     }
 
+    /// Whether the link failed since this was the wrong server (READONLY, LOADING and the like), which says nothing of what was sent.
+    pub fn is_to_wrong_server(&self) -> bool {
+        self.is_wrong_server
+    }
+
     /// Whether the link failed since this was the wrong server for all that was sent ahead last: none of that was carried out.
     pub fn has_refused_all(&self) -> bool {
         self.is_refused
@@ -229,6 +243,7 @@ impl Link {
         self.packed.shrink_to(KEPT_BYTES_MAX);
         ran.map_err(|reason| {
             let error = self.target.unreachable(&reason);
+            self.is_wrong_server = is_wrong_server(&reason);
             self.broken = Some(reason);
             error
         })

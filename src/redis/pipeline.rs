@@ -164,7 +164,7 @@ pub(super) fn fail_if_wrong_server(reply: Reply) -> Result<Reply, String> {
     }
 }
 
-fn is_wrong_server(refusal: &str) -> bool {
+pub(super) fn is_wrong_server(refusal: &str) -> bool {
     WRONG_SERVER.contains(&code(refusal))
         // In a script's error, the code follows the script's own text.
         || (code(refusal) == "ERR" && WRONG_SERVER.iter().take(4).any(|code| refusal.contains(&format!("-{code} "))))

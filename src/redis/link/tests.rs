@@ -212,6 +212,8 @@ fn a_connection_that_has_ended_says_so() {
         std::thread::sleep(Duration::from_millis(1));
     }
     assert!(!other.has_ended());
+    let mut link = link;
+    assert!(link.run(&[get()]).is_err() && !link.is_to_wrong_server());
 }
 
 #[test]
@@ -233,6 +235,7 @@ fn a_link_to_the_wrong_server_says_whether_that_has_carried_out_anything() {
     let lefts = [0, 0, 1]; // the last one has more under way, of which nothing is known
     let refused = links.iter_mut().zip(lefts).map(|(link, left)| {
         assert!(link.receive_ahead(left).is_err_and(|error| error.is_cut_off()));
+        assert!(link.is_to_wrong_server());
         link.has_refused_all()
     });
     assert_eq!(refused.collect::<Vec<_>>(), [true, false, false]);

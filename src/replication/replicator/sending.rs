@@ -215,16 +215,17 @@ impl Replicator<'_> {
         let is_refused = sending.as_ref().is_some_and(|sending| sending.batches == 1)
             && self.pusher.is_unanswered()
             && self.link.as_ref().is_some_and(Link::has_refused_all);
+        let is_to_wrong_server = self.link.as_ref().is_some_and(Link::is_to_wrong_server);
         if error.is_cut_off() && self.link.take().is_some() {
             self.backend.counters.disconnects.add(1);
         }
         if is_refused {
-            return self.outbox.ledger.refused(self.epoch); // nothing was carried out, and no record is at fault
+            return self.outbox.ledger.refused(self.epoch); // nothing was carried out
         }
         let apart = sending.iter().flat_map(|it| it.apart.iter().map(|(lsn, _)| lsn).chain(&it.ahead));
         let others = apart.chain(wanted.iter().map(|wanted| &wanted.lsn)).copied();
         self.outbox.ledger.failed(self.epoch, others);
-        if error.is_cut_off() {
+        if error.is_cut_off() && !is_to_wrong_server {
             wanted.into_iter().for_each(|wanted| self.suspect_wanted(wanted, error));
             sending.into_iter().for_each(|sending| self.suspect(sending, error));
         }

@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::id::ObjectId;
 use crate::local::{Dirty, Lsn};
 use crate::redis::{Notice, Pushed, StoredValue, claim, heads, publish};
+use crate::replication::caution::Alone;
 use crate::replication::wants::Why;
 
 /// Most wanted ids that are handled between two batches, in each direction.
@@ -76,6 +77,7 @@ impl Replicator<'_> {
                 Why::Wanted | Why::Lacking => self.pusher.push_one(link, &write, self.backend)?,
             };
             self.sending_wanted = None;
+            self.caution_wanted = Alone::default();
             match pushed {
                 // This is another node's delete, which that node pushes.
                 Err(reason) | Ok(Pushed::Incomplete(reason)) if lsn.is_none() => {
