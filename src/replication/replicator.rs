@@ -66,11 +66,10 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
         if round.is_ok() && replicator.catching_up.is_none() {
             backend.health.pushes();
         }
-        if let Some(until) = replicator.drain_until {
-            let has_failed = round.is_err() && replicator.has_reconnected;
-            if has_failed || replicator.is_drained() || Instant::now() >= until {
-                return replicator.report_left();
-            }
+        if let Some(until) = replicator.drain_until
+            && (replicator.is_drained() || Instant::now() >= until)
+        {
+            return replicator.report_left();
         }
         let is_idle = matches!(round, Ok(false)) && replicator.catching_up.is_none();
         if std::mem::take(&mut replicator.has_progressed) || is_idle {
@@ -84,8 +83,8 @@ pub(super) fn run(backend: &TieredBackend, woken: &Receiver<()>, drain: &Receive
                 let was_connected = replicator.link.is_some();
                 replicator.failed(&error);
                 if replicator.drain_until.is_some() {
-                    replicator.has_reconnected = true;
-                    if was_connected && replicator.link.is_none() {
+                    let is_cut_off = was_connected && replicator.link.is_none();
+                    if is_cut_off && !std::mem::replace(&mut replicator.has_reconnected, true) {
                         continue;
                     }
                     return replicator.report_left();
@@ -138,7 +137,7 @@ struct Replicator<'a> {
     full: Backoff,
     /// Told to drain: until when.
     drain_until: Option<Instant>,
-    /// The connection broke while draining: one that had ended long before says nothing of Redis.
+    /// A connection that broke while draining was made anew, once: it may have ended long before, which says nothing of Redis.
     has_reconnected: bool,
     clock_read: Option<Instant>,
     settled: Option<Instant>,

@@ -183,7 +183,7 @@ impl Ledger {
     /// A round has failed since nothing of what was under way was carried out.
     pub fn refused(&self, epoch: Epoch) {
         self.within(epoch, |state| {
-            drop(state.sent_ahead.unanswered());
+            drop(state.end_round());
             state.tail.refuse();
             if let Some((_, walk)) = &mut state.backlog {
                 walk.refuse();

@@ -69,11 +69,15 @@ impl State {
         }
     }
 
+    /// Nothing is under way any more. Returns the copies that were made meanwhile of what was sent for the first time.
+    pub fn end_round(&mut self) -> impl Iterator<Item = Lsn> + use<> {
+        self.apart.values_mut().for_each(|apart| apart.is_under_way = false);
+        self.sent_ahead.unanswered()
+    }
+
     /// Nobody knows what became of what is under way.
     pub fn cut_off(&mut self) {
-        for copy in self.sent_ahead.unanswered() {
-            self.note_sent(copy);
-        }
+        self.end_round().for_each(|copy| self.note_sent(copy));
     }
 
     /// Has a record stand apart as lost by Redis until it is pushed again. Does nothing and returns false if too many stand apart.

@@ -383,9 +383,13 @@ fn the_copy_of_what_was_under_way_may_have_stood_unless_it_is_refused() {
         assert_eq!(stood(&ledger), [true; 4], "nobody knows");
     }
     let (ledger, epoch) = under_way();
+    ledger.hold(epoch, at(200), b"id", Obstacle::Refused);
+    assert_eq!(ledger.due(epoch, second(Instant::now(), 99), 1, at(0), false).records.len(), 1);
     ledger.refused(epoch);
+    ledger.moved(at(200), at(1200));
     ledger.push_again();
     assert_eq!(stood(&ledger), [false; 4]);
+    assert!(!ledger.may_have_stood(at(1200)), "it was not under way any more");
 }
 
 /// The same in the backlog, and of what stands apart and was due.
