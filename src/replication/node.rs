@@ -172,7 +172,8 @@ impl TieredBackend {
             self.begin_hearing(link)?;
             // Other nodes may have noticed earlier and pushed, also deletes: their events are heard before anything is pushed here.
             self.hear_gathered(link, None)?;
-            outbox.ledger.lose_everything(self.tier()?.end());
+            let tier = self.tier()?;
+            outbox.ledger.lose_everything(|| tier.end());
             outbox.set_epoch(epoch);
         }
         outbox.wake();

@@ -124,9 +124,11 @@ impl Ledger {
         state.epoch
     }
 
-    /// Redis has lost all its data: all records below `end` are dirty.
-    pub fn lose_everything(&self, end: Lsn) {
+    /// Redis has lost all its data: all records below the journal's `end` are dirty. It is read when nobody can take any of them for clean any more:
+    /// what is written behind it, also as a copy, is told that Redis has lost it.
+    pub fn lose_everything(&self, end: impl FnOnce() -> Lsn) {
         let state = &mut *self.0.lock();
+        let end = end();
         state.epoch.0 += 1;
         state.cut_off();
         // What only the backlog before this one has sent stands in front of all that the tail has.

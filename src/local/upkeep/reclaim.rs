@@ -283,7 +283,7 @@ impl LocalTier {
         }
         let to = if outbox.is_dirty(lsn, false) {
             let copying = Copying { flags: record.header.flags, payload: Lsn::NONE };
-            let to = self.append_copy(&record, copying, None, Purpose::Copy)?;
+            let (to, _) = self.append_copy(&record, copying, None, Purpose::Copy)?;
             outbox.ledger.moved(lsn, to);
             to
         } else {
@@ -360,29 +360,34 @@ impl LocalTier {
         {
             record.verify(segment)?;
         }
-        let lsn = record.lsn;
         let body_place = body.as_ref().map(Reservation::place);
         let copy = |copying| -> Result<Lsn, AppendError> {
-            let to = self.append_copy(record, copying, body_place, purpose)?;
+            let (to, says_clean) = self.append_copy(record, copying, body_place, purpose)?;
             if let Some(body) = body {
                 body.keep(to);
             }
             // Before the copy is entered, so that nobody finds it there unmarked.
             if let Some(outbox) = &self.outbox {
-                let is_clean = record.header.flags.has(Flags::CLEAN);
-                let is_dirty = outbox.is_dirty(lsn, is_clean);
-                if self.is_suspect(outbox, lsn, is_clean) {
-                    outbox.suspect_moved(to, is_dirty.then_some((lsn, record.id())));
-                }
-                outbox.hidden.moved(lsn, to);
-                self.keep_announced(outbox, &record.header, to);
-                if is_dirty {
-                    outbox.ledger.moved(lsn, to);
-                }
+                self.note_copy(outbox, record, to, says_clean);
             }
             Ok(to)
         };
         Ok(self.liveness.relocate(fingerprint, record.id(), &record.header, body_place, copy)?)
+    }
+
+    /// Has everything that is known of a record hold for its copy. `says_clean`: the copy was written as one of what Redis has.
+    fn note_copy(&self, outbox: &Outbox, record: &RecordAt, to: Lsn, says_clean: bool) {
+        let (lsn, is_clean) = (record.lsn, record.header.flags.has(Flags::CLEAN));
+        let is_dirty = outbox.is_dirty(lsn, is_clean);
+        // Redis may have lost it while the copy was written: the walks would leave out what says that it is clean.
+        if self.is_suspect(outbox, lsn, is_clean) || (is_dirty && says_clean) {
+            outbox.suspect_moved(to, is_dirty.then_some((lsn, record.id())));
+        }
+        outbox.hidden.moved(lsn, to);
+        self.keep_announced(outbox, &record.header, to);
+        if is_dirty {
+            outbox.ledger.moved(lsn, to);
+        }
     }
 
     fn counts(&self, record: &RecordAt, fingerprint: u64) -> bool {
@@ -390,13 +395,14 @@ impl LocalTier {
         self.liveness.counts(fingerprint, record.id(), &record.header)
     }
 
+    /// Returns the place of the copy, and whether it says that Redis has it.
     fn append_copy(
         &self,
         record: &RecordAt,
         Copying { flags, payload }: Copying,
         body: Option<BodyPlace>,
         purpose: Purpose,
-    ) -> Result<Lsn, AppendError> {
+    ) -> Result<(Lsn, bool), AppendError> {
         let Header { lsn, version, deadline_ms, body_hash, data_bytes, metadata_bytes, kind, body_place, .. } =
             record.header;
         let is_clean = self.outbox.as_ref().is_some_and(|outbox| !outbox.is_dirty(lsn, flags.has(Flags::CLEAN)));
@@ -419,7 +425,7 @@ impl LocalTier {
             metadata,
             data,
         };
-        Ok(self.journal.append(&copy, purpose)?.lsn)
+        Ok((self.journal.append(&copy, purpose)?.lsn, is_clean))
     }
 
     /// Lets go a damaged record in the segment that is being reclaimed, with what it took. No drop is needed, as nothing older could come back.

@@ -118,7 +118,7 @@ fn what_was_pushed_has_settled_though_a_record_in_front_of_it_could_not_be_pushe
     assert_eq!(ledger.settled(), at(5));
     ledger.settle(epoch, second(start, 99), SETTLE);
     assert_eq!(ledger.settled(), at(100));
-    ledger.lose_everything(at(200));
+    ledger.lose_everything(|| at(200));
     assert_eq!(ledger.settled(), Lsn::NONE);
 }
 
@@ -127,14 +127,14 @@ fn what_was_pushed_has_settled_though_a_record_in_front_of_it_could_not_be_pushe
 fn what_was_pushed_before_a_total_loss_is_not_settled_by_it() {
     let (ledger, _) = ledger();
     let start = Instant::now();
-    ledger.lose_everything(at(500));
+    ledger.lose_everything(|| at(500));
     let first = ledger.epoch();
     assert_eq!(ledger.next(first, at(500)).map(|next| (next.lane, next.until)), Some((Lane::Backlog, at(500))));
     ledger.advance(first, Lane::Backlog, at(500));
     ledger.acknowledge(first, start);
     assert!(ledger.is_pushed(at(500)));
 
-    ledger.lose_everything(at(500));
+    ledger.lose_everything(|| at(500));
     ledger.advance(first, Lane::Backlog, at(500));
     ledger.acknowledge(first, start);
     ledger.settle(first, second(start, 99), SETTLE);
@@ -375,7 +375,7 @@ fn the_copy_of_what_was_under_way_may_have_stood_unless_it_is_refused() {
         |ledger| ledger.failed(ledger.epoch(), []),
         |ledger| _ = ledger.push_again(),
         |ledger| _ = ledger.resume(),
-        |ledger| ledger.lose_everything(at(500)),
+        |ledger| ledger.lose_everything(|| at(500)),
     ];
     for end in ends {
         let (ledger, _) = under_way();
@@ -399,7 +399,7 @@ fn the_copy_of_what_was_under_way_again_may_have_stood() {
     ledger.hold(epoch, at(10), b"id", Obstacle::Refused);
     ledger.hold(epoch, at(11), b"id", Obstacle::Refused);
     ledger.hold(epoch, at(12), b"id", Obstacle::Refused);
-    ledger.lose_everything(at(200));
+    ledger.lose_everything(|| at(200));
     let epoch = ledger.epoch();
     ledger.sending(epoch, Lane::Backlog, at(100));
     let due = ledger.due(epoch, Instant::now(), 2, at(200), false).records;
@@ -420,7 +420,7 @@ fn the_copy_of_what_was_under_way_again_may_have_stood() {
 fn what_stood_between_two_total_losses_may_have_stood() {
     for has_settled in [false, true] {
         let (ledger, _) = ledger();
-        ledger.lose_everything(at(200));
+        ledger.lose_everything(|| at(200));
         let (epoch, now) = (ledger.epoch(), Instant::now());
         ledger.sending(epoch, Lane::Backlog, at(200));
         ledger.advance(epoch, Lane::Backlog, at(200));
@@ -429,7 +429,7 @@ fn what_stood_between_two_total_losses_may_have_stood() {
             ledger.settle(epoch, second(now, 60), SETTLE);
             assert!(!ledger.has_backlog());
         }
-        ledger.lose_everything(at(300));
+        ledger.lose_everything(|| at(300));
         assert!(ledger.may_have_stood(at(150)) && !ledger.may_have_stood(at(250)));
     }
 }
@@ -493,7 +493,7 @@ fn a_total_loss_says_nothing_of_what_was_never_sent() {
     ledger.may_stand(epoch, at(150));
     let stood = |ledger: &Ledger| [10, 11, 12, 50, 149, 150, 250].map(|offset| ledger.may_have_stood(at(offset)));
     assert_eq!(stood(&ledger), [false, true, true, true, false, true, false]);
-    ledger.lose_everything(at(200));
+    ledger.lose_everything(|| at(200));
     assert_eq!(stood(&ledger), [false, true, true, true, false, true, false]);
     let epoch = ledger.push_again();
     assert_eq!(stood(&ledger), [false, true, true, true, false, true, false]);
@@ -526,7 +526,7 @@ fn what_was_pushed_is_settling_until_it_has_settled() {
     let epoch = ledger.push_again();
     assert_eq!(settling(&ledger), [false; 4], "they are about to be pushed again");
 
-    ledger.lose_everything(at(200));
+    ledger.lose_everything(|| at(200));
     assert_eq!(settling(&ledger), [false; 4]);
     let epoch_after = ledger.epoch();
     ledger.advance(epoch, Lane::Backlog, at(150));

@@ -1,5 +1,7 @@
 //! Tests of which segments are reclaimed, and what is copied, evicted, moved or lost by that.
 
+use std::time::Instant;
+
 use super::*;
 use crate::local::Underlying;
 use crate::local::sharing::outbox::OutboxOptions;
@@ -237,7 +239,7 @@ fn a_copy_says_whether_redis_has_it() {
     assert!(!is_dirty(&store, b"clean") && is_dirty(&store, b"dirty"));
     // The records of what Redis had are dirty again: it has lost everything.
     let second = store.seal();
-    store.outbox().ledger.lose_everything(store.tier.journal.end());
+    store.outbox().ledger.lose_everything(|| store.tier.journal.end());
     store.reclaim(second);
     assert!(is_dirty(&store, b"clean") && is_dirty(&store, b"dirty"));
 
@@ -246,6 +248,31 @@ fn a_copy_says_whether_redis_has_it() {
     let first = alone.seal();
     alone.reclaim(first);
     assert!(is_dirty(&alone, b"id"), "nothing is said of others");
+}
+
+/// Invariant 3: Redis loses everything between the moment in which the copy is found to be clean and that in which it stands.
+#[test]
+fn a_copy_that_says_that_redis_has_it_is_pushed_if_redis_has_lost_it_meanwhile() {
+    for is_single in [false, true] {
+        let store = ByHand::open(Some(outbox()));
+        store.put(b"id", 100);
+        store.settle();
+        let (tier, ledger, from) = (&store.tier, &store.outbox().ledger, store.place(b"id"));
+        let record = tier.record_at(from).unwrap();
+        let copying = Copying { flags: record.header.flags, payload: Lsn::NONE };
+        let end = tier.journal.end();
+        let (to, says_clean) = tier.append_copy(&record, copying, None, Purpose::Copy).unwrap();
+        assert!(says_clean && to >= end);
+        if is_single {
+            assert!(ledger.lose(from, b"id"))
+        } else {
+            ledger.lose_everything(|| end)
+        }
+        tier.note_copy(store.outbox(), &record, to, says_clean);
+        assert!(ledger.is_dirty(to, true));
+        assert!(ledger.due(ledger.epoch(), Instant::now(), 9, to, false).records.contains(&(to, b"id".to_vec())));
+        assert!(ledger.unnoted(false).iter().any(|unnoted| unnoted.lsn == to), "the next open has to know");
+    }
 }
 
 // Invariant 4: what was deleted would come back.
