@@ -53,8 +53,8 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    /// Two batches of one walk as if they were one; `behind` has no records apart.
-    pub fn and(self, behind: Sending) -> Sending {
+    /// Two batches of one walk as if they were one.
+    pub fn and(mut self, behind: Sending) -> Sending {
         let step = match (self.step, behind.step) {
             (BatchKind::Walk { lane, from, .. }, BatchKind::Walk { to, is_full, .. }) => {
                 BatchKind::Walk { lane, from, to, is_full }
@@ -62,6 +62,7 @@ impl Sending {
             (step, _) => step,
         };
         let (records, bytes) = (self.records + behind.records, self.bytes + behind.bytes);
+        self.apart.extend(behind.apart); // which came to stand apart while the batch was gathered
         Sending { step, records, bytes, batches: self.batches + behind.batches, ..self }
     }
 }

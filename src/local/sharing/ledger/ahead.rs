@@ -47,9 +47,13 @@ impl SentAhead {
         self.copies.insert(from, to);
     }
 
-    /// What became of this record is known. Returns the place of its copy, if it was copied while it was under way.
+    /// What became of this record is known. Returns the place of its copy, or of the last copy of that, if it was copied while it was under way.
     pub fn answered(&mut self, lsn: Lsn) -> Option<Lsn> {
-        self.copies.remove(&lsn)
+        let mut copy = self.copies.remove(&lsn)?;
+        while let Some(next) = self.copies.remove(&copy) {
+            copy = next;
+        }
+        Some(copy)
     }
 
     /// What became of those that were under way is not known. Returns the places of their copies.

@@ -358,7 +358,8 @@ fn the_copy_of_what_was_under_way_may_have_stood_unless_it_is_refused() {
     let under_way = || {
         let (ledger, epoch) = ledger();
         ledger.sending(epoch, Lane::Tail, at(100));
-        (1..5).for_each(|offset| ledger.moved(at(offset), at(offset + 1000)));
+        (1..5).for_each(|offset| ledger.moved(at(offset), at(offset + 500)));
+        (1..5).for_each(|offset| ledger.moved(at(offset + 500), at(offset + 1000)));
         assert!(ledger.may_have_been_sent(at(1001)) && !ledger.may_have_stood(at(1001)));
         (ledger, epoch)
     };
