@@ -9,7 +9,7 @@ BUILD := $(abspath $(or $(CARGO_TARGET_DIR),target))
 SCALER_VERSIONS := newest 2.6.0
 ROUNDS ?= 1000
 SECONDS ?= 60
-FUZZ_SECONDS ?= 15
+FUZZ_SECONDS ?= 10
 FILES ?= $(addprefix src/local/,index/liveness.rs index/payloads.rs index/owed.rs journal/reserve.rs files/space.rs upkeep/progress.rs \
 	upkeep/room.rs upkeep/making.rs upkeep/reclaim.rs catalog/size.rs catalog/compaction.rs opening/superseded.rs opening/scan.rs \
 	opening/recovery.rs bodies.rs read.rs)
@@ -121,7 +121,7 @@ fuzz: needs ## Fuzz one TARGET for SECONDS (60)
 	$(FUZZ) run $(TARGET) -- -len_control=0 -max_total_time=$(SECONDS)
 
 .PHONY: fuzz-all
-fuzz-all: needs ## Fuzz every target for FUZZ_SECONDS (15) each
+fuzz-all: needs ## Fuzz every target for FUZZ_SECONDS (10) each
 	@tests/needs.sh cargo cargo-fuzz
 	@for target in $$($(FUZZ) list); do \
 		echo "fuzzing $$target for $(FUZZ_SECONDS) s"; \
