@@ -46,7 +46,7 @@ pub(crate) struct Pusher {
     /// Changes that the counters in Redis have yet to get; and those that are under way, which come back here if they are not answered.
     counters_off: Counters,
     counters_sent: Counters,
-    /// Of the last batch that was begun, or is being finished, nothing was answered yet.
+    /// Of the batch that is being finished, nothing was answered yet.
     is_unanswered: bool,
 }
 

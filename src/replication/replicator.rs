@@ -391,7 +391,7 @@ impl<'a> Replicator<'a> {
         if self.is_drained() {
             return false;
         }
-        let Ok(tier) = self.backend.tier() else { return true };
+        let Ok(tier) = self.backend.tier() else { return true }; // it cannot be seen
         let filter = if ledger.has_backlog() { RecordFilter::All } else { RecordFilter::Dirty };
         let end = tier.end();
         let mut from = ledger.replicated();

@@ -36,15 +36,15 @@ fn node_with(world: &World, port: u16, response_timeout_ms: u64) -> (ObjectStore
     (node, redis)
 }
 
-/// Closes the node, which pushes first what it has to, and looks what Redis has then.
-fn in_the_end(node: &ObjectStore, redis: &ObjectStore, id: &str) -> Option<Vec<u8>> {
+/// Closes the node, which pushes first what it has to, and looks what Redis has under `id` then.
+fn in_the_end(node: &ObjectStore, redis: &ObjectStore) -> Option<Vec<u8>> {
     node.put(b"last", b"data", b"").unwrap();
     comes_to_have(redis, b"last", Some(b"data"));
     node.close().unwrap();
-    redis.get(id.as_bytes()).unwrap().map(|object| object.data.to_vec())
+    redis.get(b"id").unwrap().map(|object| object.data.to_vec())
 }
 
-/// The next open of a node, whose put of `id` Redis refuses at first; and the Redis, past every node.
+/// A node whose put of `id` Redis refuses at first; and the Redis, past every node.
 fn refused_at_first(world: &World, port: u16, but_these: &[&str]) -> (ObjectStore, ObjectStore) {
     let (node, redis) = node_at(world, port);
     world.redis.cli(&[&["ACL", "SETUSER", "default", "resetkeys", "%R~*"], but_these].concat());
@@ -60,6 +60,18 @@ fn overwritten(world: &World, redis: &ObjectStore, node: &ObjectStore, then: imp
     then();
     until("the later write has come", || node.get(b"id").unwrap().unwrap().data == "later");
     comes_to_have(redis, b"id", Some(b"later"));
+}
+
+/// Redis is a replica until it has refused what the node sends, and `copy` is what another node has written to `id` before the node comes again.
+fn demoted_for_a_while(world: &World, proxy: &Proxy, node: &ObjectStore, write: impl FnOnce()) {
+    let disconnects = replication(node).disconnects;
+    world.redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    write();
+    until("it is refused", || replication(node).disconnects > disconnects);
+    proxy.set(Mode::Refuse);
+    world.redis.cli(&["REPLICAOF", "NO", "ONE"]);
+    let _: u64 = world.redis.command(&["COPY", &key("copy"), &key("id"), "REPLACE"]);
+    proxy.set(Mode::Normal);
 }
 
 /// Versions: a put that was refused may stand in Redis all the same, once it was sent again over a connection that broke.
@@ -105,7 +117,7 @@ fn a_delete_that_was_sent_while_redis_was_full_undoes_no_later_write() {
     let _: String = world.redis.command(&[&b"EVAL"[..], set, b"1", key("id").as_bytes(), &value]);
     world.redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     comes_to_have(&redis, b"more", Some(b"data"));
-    assert_eq!(in_the_end(&node, &redis, "id").unwrap(), b"later");
+    assert_eq!(in_the_end(&node, &redis).unwrap(), b"later");
 }
 
 /// The same for a large one that others can read, though its chunks cannot be made to stay.
@@ -135,7 +147,7 @@ fn a_delete_whose_tombstone_was_refused_undoes_no_later_write() {
     assert!(redis.get(b"id").unwrap().is_none());
     let _: u64 = world.redis.command(&["COPY", &key("copy"), &key("id"), "REPLACE"]);
     world.redis.cli(&["ACL", "SETUSER", "default", "+set"]);
-    assert_eq!(in_the_end(&node, &redis, "id").unwrap(), b"later");
+    assert_eq!(in_the_end(&node, &redis).unwrap(), b"later");
 }
 
 /// What would have been given to a connection that had ended was not sent.
@@ -152,7 +164,7 @@ fn a_put_that_finds_the_connection_ended_is_made_again() {
         until("it is found out", || replication(&node).disconnects > disconnects);
         copy_ahead(&world, "other", "id", SECONDS);
         proxy.set(Mode::Normal);
-        in_the_end(&node, &redis, "id").unwrap() == b"ours"
+        in_the_end(&node, &redis).unwrap() == b"ours"
     };
     // Not where the put came before the end.
     assert!((0..5).any(is_made_again));
@@ -166,15 +178,8 @@ fn a_put_that_no_master_was_given_is_made_again() {
     let proxy = Proxy::to(&world.redis);
     let (node, redis) = node_at(&world, proxy.port());
     copy_ahead(&world, "other", "copy", SECONDS);
-    let disconnects = replication(&node).disconnects;
-    world.redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
-    node.put(b"id", b"ours", b"").unwrap();
-    until("it is refused", || replication(&node).disconnects > disconnects);
-    proxy.set(Mode::Refuse);
-    world.redis.cli(&["REPLICAOF", "NO", "ONE"]);
-    let _: u64 = world.redis.command(&["COPY", &key("copy"), &key("id"), "REPLACE"]);
-    proxy.set(Mode::Normal);
-    assert_eq!(in_the_end(&node, &redis, "id").unwrap(), b"ours");
+    demoted_for_a_while(&world, &proxy, &node, || node.put(b"id", b"ours", b"").unwrap());
+    assert_eq!(in_the_end(&node, &redis).unwrap(), b"ours");
 }
 
 /// Nor a delete, whose script that server does not know.
@@ -185,16 +190,9 @@ fn a_delete_that_no_master_was_given_is_made_again() {
     let proxy = Proxy::to(&world.redis);
     let (node, redis) = node_at(&world, proxy.port());
     copy_ahead(&world, "other", "copy", SECONDS);
-    let disconnects = replication(&node).disconnects;
     world.redis.cli(&["SCRIPT", "FLUSH"]);
-    world.redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
-    node.delete(b"id").unwrap();
-    until("it is refused", || replication(&node).disconnects > disconnects);
-    proxy.set(Mode::Refuse);
-    world.redis.cli(&["REPLICAOF", "NO", "ONE"]);
-    let _: u64 = world.redis.command(&["COPY", &key("copy"), &key("id"), "REPLACE"]);
-    proxy.set(Mode::Normal);
-    assert_eq!(in_the_end(&node, &redis, "id"), None);
+    demoted_for_a_while(&world, &proxy, &node, || _ = node.delete(b"id").unwrap());
+    assert_eq!(in_the_end(&node, &redis), None);
 }
 
 /// Nor what was written while Redis was away, though Redis has lost everything since.
@@ -214,7 +212,7 @@ fn a_put_that_was_never_sent_is_made_again_though_redis_was_emptied() {
     let _: String = world.redis.command(&[b"SET", key("id").as_bytes(), &value]);
     proxy.set(Mode::Normal);
     comes_to_have(&redis, b"before", Some(b"data"));
-    assert_eq!(in_the_end(&node, &redis, "id").unwrap(), b"ours");
+    assert_eq!(in_the_end(&node, &redis).unwrap(), b"ours");
 }
 
 /// A part of the batch was carried out before the server became a replica.
@@ -225,7 +223,6 @@ fn a_put_that_was_carried_out_before_the_server_was_demoted_undoes_no_later_writ
     let proxy = Proxy::to(&world.redis);
     let (node, redis) = node_with(&world, proxy.port(), 20_000);
     copy_ahead(&world, "other", "copy", SECONDS);
-    let disconnects = replication(&node).disconnects;
     proxy.set(Mode::Delay(Duration::from_millis(500)));
     node.put(b"busy", b"data", b"").unwrap(); // while that is under way the others gather
     until("it is under way", || redis.get(b"busy").unwrap().is_some());
@@ -234,11 +231,6 @@ fn a_put_that_was_carried_out_before_the_server_was_demoted_undoes_no_later_writ
     until("the chunks stand", || {
         world.redis.keys().iter().filter(|key| key.starts_with(b"scaler:obj:626967:")).count() == 2
     });
-    world.redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
-    until("it is refused", || replication(&node).disconnects > disconnects);
-    proxy.set(Mode::Refuse);
-    world.redis.cli(&["REPLICAOF", "NO", "ONE"]);
-    let _: u64 = world.redis.command(&["COPY", &key("copy"), &key("id"), "REPLACE"]);
-    proxy.set(Mode::Normal);
-    assert_eq!(in_the_end(&node, &redis, "id").unwrap(), b"later");
+    demoted_for_a_while(&world, &proxy, &node, || ());
+    assert_eq!(in_the_end(&node, &redis).unwrap(), b"later");
 }

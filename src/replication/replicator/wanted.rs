@@ -68,7 +68,7 @@ impl Replicator<'_> {
             // Until its manifest stands and they are made to stay, its chunks expire: if that comes to nothing, it has to be pushed again.
             let needs_care = write.is_large() && !lsn.is_none() && !self.outbox.is_dirty(lsn, true);
             if needs_care && !self.outbox.ledger.lose(lsn, &write.id) {
-                continue; // too many stand apart
+                continue; // too many stand apart; whoever wants it asks again
             }
             let Some(link) = &mut self.link else { return Ok(true) };
             self.sending_wanted = (!lsn.is_none()).then(|| Wanted { lsn, id: write.id.clone(), bytes: write.bytes() });
